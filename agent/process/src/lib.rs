@@ -1,0 +1,1 @@
+//! A child process: group, signals, output, bounded waits, reaping.

@@ -1,0 +1,1 @@
+//! One connection's life: pull, heartbeat, journal append, log upload, results. Knows gRPC, not work.

@@ -1,0 +1,1 @@
+//! The product: the binary that runs inside the customer's network.

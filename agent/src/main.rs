@@ -1,0 +1,2 @@
+//! The deputy-agent binary.
+fn main() {}

@@ -1,0 +1,285 @@
+//! What a step may ask of the executor. The executor implements [`Host`]; steps see [`StepContext`].
+//!
+//! ```text
+//! effect(effect, look, act)
+//!   1. Done in the journal?             return its value: an effect happens once
+//!   2. append Intent, wait for its acknowledgement (or StaleEpoch: Halt)
+//!   3. Intent, but no Done, from before? look first: Mine → Done, Foreign and Unclear stop the
+//!      task, Absent is believed only after the settle time
+//!   4. act with a Permit                one API call
+//!   5. Done rides with the next frame
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deputy_credentials::TaskIdentity;
+use deputy_logs::LogWriter;
+use deputy_task::attempt::AttemptRef;
+use deputy_task::outcome::Failure;
+use deputy_task::record::Direction;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::effect::{Effect, Look, Recorded, Settled};
+use crate::failure::{Halt, StepError};
+use crate::permit::Permit;
+
+/// What the journal answers when an effect begins.
+#[derive(Debug, Clone)]
+pub enum Begun {
+    /// It was done before: this is its value.
+    Done(Value),
+    /// The intent is acknowledged and new: act.
+    Act(Permit),
+    /// An attempt before this one (or this one before a reconnect) recorded the intent, and nobody
+    /// recorded a result: look first. The permit is fresh; ask for another with [`Host::renew`]
+    /// when looking took longer.
+    LookFirst(Permit),
+    /// As `LookFirst`, and the effect may simply be run again: retry-safe, or an operator's decision.
+    Again(Permit),
+}
+
+/// What the executor does for a step. Implemented once, by the executor; the local run uses the same.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Steps 1 and 2 of an effect.
+    async fn begin(&self, effect: &Effect) -> Result<Begun, Halt>;
+    /// A fresh permit for an effect that has begun: the intent is acknowledged again.
+    async fn renew(&self, effect: &Effect) -> Result<Permit, Halt>;
+    /// Records the result; rides with the next frame.
+    async fn done(&self, effect: &Effect, value: Value) -> Result<(), Halt>;
+    /// The recorded fact, if there is one.
+    fn recorded_fact(&self, name: &str) -> Option<Value>;
+    /// Records a fact; rides with the next frame.
+    async fn record_fact(&self, name: &str, value: Value) -> Result<(), Halt>;
+    /// For undo: what the forward program recorded under this effect name.
+    fn recorded_effect(&self, name: &str) -> Recorded<Value>;
+    /// For undo: records the result of a forward effect that was found to have happened.
+    async fn settle_done(&self, name: &str, value: Value) -> Result<(), Halt>;
+    /// Ends when the program must stop at its next boundary, and says why.
+    async fn halted(&self) -> Halt;
+    /// Shows what is awaited; empty for nothing.
+    fn waiting(&self, what: String);
+    /// The folder of the task, made on first use, 0700.
+    async fn workspace(&self) -> Result<PathBuf, StepError>;
+    /// The folder of a source, fetched and unpacked on first use.
+    async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError>;
+    /// The task's AWS identity, taken on first use.
+    async fn identity(&self) -> Result<TaskIdentity, StepError>;
+    /// The log of this attempt, for this step; opened on first use.
+    fn log(&self) -> LogWriter;
+    /// Makes a value known to the redactor before it can be printed.
+    fn add_secret(&self, value: &[u8]);
+}
+
+/// What a step has at hand. Cheap to clone.
+#[derive(Clone)]
+pub struct StepContext {
+    /// The step's name.
+    pub step: Arc<str>,
+    /// Which attempt this is.
+    pub attempt: AttemptRef,
+    /// The forward program or its undo.
+    pub direction: Direction,
+    /// The program version that this journal is written with.
+    pub program_version: u32,
+    /// Does the task ask for rollback (so that before-images must be kept)?
+    pub keeps_before_images: bool,
+    host: Arc<dyn Host>,
+}
+
+/// Outputs of a step.
+#[derive(Debug, Clone, Default)]
+pub struct Outputs {
+    /// Shown, journaled, usable by later steps.
+    pub values: Map<String, Value>,
+    /// Usable by later steps of the same attempt; never leave the agent.
+    pub secrets: BTreeMap<String, String>,
+}
+
+/// What an undo did.
+#[derive(Debug, Clone, Default)]
+pub struct Undone {
+    /// Something was restored.
+    pub restored: bool,
+    /// What was left alone and why, one sentence each; not empty means the world is not what it was.
+    pub left: Vec<String>,
+}
+
+impl StepContext {
+    /// Made by the executor for each step it runs or undoes.
+    #[must_use]
+    pub fn new(host: Arc<dyn Host>, step: &str, attempt: AttemptRef, direction: Direction, program_version: u32) -> Self {
+        Self { step: step.into(), attempt, direction, program_version, keeps_before_images: false, host }
+    }
+
+    /// The executor's side.
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    /// Changes the world once. `look` tells whether an interrupted earlier try happened; `act` is
+    /// one API call (or one child process) and gets the permit to transmit.
+    ///
+    /// # Errors
+    /// What `act` or `look` answer, a halt, or `WorldUnknown` for a foreign or unclear look.
+    pub async fn effect<T, L, A>(&self, effect: Effect, look: impl Fn() -> L, act: impl FnOnce(Permit) -> A) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        L: Future<Output = Result<Look<T>, StepError>>,
+        A: Future<Output = Result<T, StepError>>,
+    {
+        let permit = match self.host.begin(&effect).await? {
+            Begun::Done(value) => return decode(&effect.name, value),
+            Begun::Act(permit) | Begun::Again(permit) => permit,
+            Begun::LookFirst(_) => match self.look_until_settled(&effect, &look).await? {
+                Some(value) => {
+                    self.host.done(&effect, encode(&value)).await?;
+                    return Ok(value);
+                }
+                None => self.host.renew(&effect).await?,
+            },
+        };
+        let value = act(permit).await?;
+        self.host.done(&effect, encode(&value)).await?;
+        Ok(value)
+    }
+
+    /// `Absent` is believed only when the settle time has passed since the first look.
+    async fn look_until_settled<T, L>(&self, effect: &Effect, look: &impl Fn() -> L) -> Result<Option<T>, StepError>
+    where
+        L: Future<Output = Result<Look<T>, StepError>>,
+    {
+        let settled = tokio::time::Instant::now() + effect.settle;
+        loop {
+            match look().await? {
+                Look::Mine(value) => return Ok(Some(value)),
+                Look::Foreign(failure) | Look::Unclear(failure) => return Err(StepError::WorldUnknown(Box::new(failure))),
+                Look::Absent if tokio::time::Instant::now() >= settled => return Ok(None),
+                Look::Absent => self.sleep(Duration::from_millis(500).min(effect.settle), "an earlier call to become visible").await?,
+            }
+        }
+    }
+
+    /// What was seen and steers the program: observed once, recorded, and never looked at again on replay.
+    ///
+    /// # Errors
+    /// What `observe` answers, or a halt.
+    pub async fn fact<T, F>(&self, name: &str, observe: impl FnOnce() -> F) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T, StepError>>,
+    {
+        if let Some(value) = self.host.recorded_fact(name) {
+            return decode(name, value);
+        }
+        let value = observe().await?;
+        self.host.record_fact(name, encode(&value)).await?;
+        Ok(value)
+    }
+
+    /// For undo: a fact of the forward program, if it was recorded.
+    ///
+    /// # Errors
+    /// If the recorded value is not a `T`.
+    pub fn recorded_fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
+        self.host.recorded_fact(name).map(|value| decode(name, value)).transpose()
+    }
+
+    /// For undo: what became of a forward effect. An open one is looked at first.
+    ///
+    /// # Errors
+    /// What `look` answers, a halt, or `WorldUnknown` for an unclear look.
+    pub async fn settled<T, L>(&self, name: &str, settle: Duration, look: impl Fn() -> L) -> Result<Settled<T>, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        L: Future<Output = Result<Look<T>, StepError>>,
+    {
+        match self.host.recorded_effect(name) {
+            Recorded::Never => Ok(Settled::Never),
+            Recorded::Done(value) => Ok(Settled::Happened(decode(name, value)?)),
+            Recorded::Open => {
+                let effect = Effect::bounded(name, "", &Value::Null).settle(settle);
+                match self.look_until_settled(&effect, &look).await? {
+                    Some(value) => {
+                        self.host.settle_done(name, encode(&value)).await?;
+                        Ok(Settled::Happened(value))
+                    }
+                    None => Ok(Settled::Never),
+                }
+            }
+        }
+    }
+
+    /// Waits, and shows what for. Every wait loop of a step goes through here, so that cancel,
+    /// timeout and drain stop it at once.
+    ///
+    /// # Errors
+    /// The halt that ended it.
+    pub async fn sleep(&self, duration: Duration, waiting_for: impl Display) -> Result<(), StepError> {
+        self.host.waiting(waiting_for.to_string());
+        tokio::select! {
+            halt = self.host.halted() => Err(halt.into()),
+            () = tokio::time::sleep(duration) => Ok(()),
+        }
+    }
+
+    /// One line for people in the task's log.
+    pub fn narrate(&self, line: impl Display) {
+        self.host.log().narrate(&line.to_string());
+    }
+
+    /// The task's folder.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub async fn workspace(&self) -> Result<PathBuf, StepError> {
+        self.host.workspace().await
+    }
+
+    /// The folder of a source.
+    ///
+    /// # Errors
+    /// If there is no such source, or it cannot be fetched or unpacked.
+    pub async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
+        self.host.source(name).await
+    }
+
+    /// The task's AWS identity.
+    ///
+    /// # Errors
+    /// If it cannot be taken, in AWS's words.
+    pub async fn identity(&self) -> Result<TaskIdentity, StepError> {
+        self.host.identity().await
+    }
+
+    /// A file within `folder`, which `relative` must not leave.
+    ///
+    /// # Errors
+    /// If it does, or does not exist.
+    pub fn file_within(&self, folder: &Path, relative: &str) -> Result<PathBuf, StepError> {
+        let inside = folder.canonicalize().ok().and_then(|root| {
+            let path = root.join(relative).canonicalize().ok()?;
+            path.starts_with(&root).then_some(path)
+        });
+        inside.ok_or_else(|| Failure::new("source.noSuchFile", format!("{relative} is not a file of the source")).into())
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+fn decode<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, StepError> {
+    serde_json::from_value(value).map_err(|error| {
+        Halt::Nondeterministic(format!("the recorded value of {name} cannot be read by this version: {error}")).into()
+    })
+}

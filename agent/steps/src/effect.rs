@@ -1,0 +1,97 @@
+//! What an effect is made of: its name, its plan, and what looking at the world can tell.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+pub use deputy_task::record::EffectClass;
+
+use deputy_task::outcome::Failure;
+
+/// One change of the world, before it is made.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// `<verb>/<natural id>`, unique within the step and direction, for example `updateService/checkout-api`.
+    pub name: String,
+    /// How long it may be in flight.
+    pub class: EffectClass,
+    /// The non-secret arguments; their digest must be the same on every replay.
+    pub plan: Value,
+    /// One line for people, for example `UpdateService checkout-api`.
+    pub summary: String,
+    /// How long `Absent` is not believed after an intent whose outcome is unknown: the service's
+    /// documented read lag.
+    pub settle: Duration,
+}
+
+impl Effect {
+    /// A bounded effect: one API call, at most 20 s after its intent was acknowledged.
+    pub fn bounded(name: impl Into<String>, summary: impl Into<String>, plan: &impl Serialize) -> Self {
+        Self {
+            name: name.into(),
+            class: EffectClass::Bounded { budget: deputy_task::record::MAX_BOUNDED_BUDGET },
+            plan: serde_json::to_value(plan).unwrap_or(Value::Null),
+            summary: summary.into(),
+            settle: Duration::from_secs(5),
+        }
+    }
+
+    /// A held effect: an opaque child.
+    pub fn held(name: impl Into<String>, summary: impl Into<String>, plan: &impl Serialize, retry_safe: RetrySafe) -> Self {
+        Self {
+            class: EffectClass::Held { retry_safe: retry_safe == RetrySafe::Yes },
+            settle: Duration::ZERO,
+            ..Self::bounded(name, summary, plan)
+        }
+    }
+
+    /// The same with another settle time.
+    #[must_use]
+    pub fn settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+}
+
+/// May a held effect be run again elsewhere?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetrySafe {
+    /// Yes.
+    Yes,
+    /// No: its task waits for its agent or for an operator.
+    No,
+}
+
+/// What looking at the world tells about an intent whose result was never recorded.
+#[derive(Debug, Clone)]
+pub enum Look<T> {
+    /// It happened, by us: this is its result.
+    Mine(T),
+    /// It did not happen.
+    Absent,
+    /// Somebody else changed the thing since.
+    Foreign(Failure),
+    /// It cannot be told.
+    Unclear(Failure),
+}
+
+/// What is recorded about an effect of the forward program, for the undo program.
+#[derive(Debug, Clone)]
+pub enum Recorded<T> {
+    /// No intent: it was never tried.
+    Never,
+    /// An intent without a result.
+    Open,
+    /// Its result.
+    Done(T),
+}
+
+/// What became of an open forward effect, for the undo program.
+#[derive(Debug, Clone)]
+pub enum Settled<T> {
+    /// Never tried, or tried and proven absent: there is nothing to undo.
+    Never,
+    /// It happened.
+    Happened(T),
+}

@@ -1,0 +1,47 @@
+//! How a step ends when it does not succeed.
+
+use deputy_task::outcome::{Failure, StopReason};
+
+/// Why a step program stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StepError {
+    /// The deployment failed; the step's world is what its journal says.
+    #[error("{0}")]
+    Failed(Box<Failure>),
+    /// An effect's outcome cannot be known (`Unclear`), or somebody else changed the thing
+    /// (`Foreign`): the task stops and the world is reported as unknown or as it was left.
+    #[error("{0}")]
+    WorldUnknown(Box<Failure>),
+    /// The executor stops the program; the step passes this on and does nothing more.
+    #[error("{0}")]
+    Halted(Halt),
+}
+
+/// Why the executor stops a program at its next boundary.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    /// The attempt is not ours any more. Do not touch the world; say nothing.
+    #[error("this attempt was given to another agent")]
+    Stale,
+    /// Cancel or timeout.
+    #[error("stopped: {0:?}")]
+    Stopped(StopReason),
+    /// The agent drains: the task is released with its journal.
+    #[error("the agent drains")]
+    Drained,
+    /// The program asked for something else than its journal says.
+    #[error("the program does not match its journal: {0}")]
+    Nondeterministic(String),
+}
+
+impl From<Failure> for StepError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<Halt> for StepError {
+    fn from(halt: Halt) -> Self {
+        Self::Halted(halt)
+    }
+}

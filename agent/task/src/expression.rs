@@ -1,0 +1,1 @@
+//! Expressions `${{ … }}` over task, steps, agent, inputs.

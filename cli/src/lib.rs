@@ -1,0 +1,1 @@
+//! The deputy command: submit, follow, cancel, explain, fleet, schema.

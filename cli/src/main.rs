@@ -1,0 +1,2 @@
+//! The deputy binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The control plane's side of the protocol: small, but real and durable.

@@ -1,0 +1,2 @@
+//! The deputy-manager binary.
+fn main() {}

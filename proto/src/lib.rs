@@ -1,0 +1,1 @@
+//! The contract: deputy.v1, generated code, version constants.

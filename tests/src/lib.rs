@@ -1,0 +1,1 @@
+//! A world of real processes, and the tests that live in it.
