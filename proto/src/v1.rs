@@ -1,6 +1,5 @@
 //! Generated code of package `deputy.v1`. Written by `cargo xtask gen`; not edited by hand.
 #![expect(
-    missing_docs,
     clippy::unwrap_used,
     clippy::too_many_arguments,
     reason = "generated; the comments of the .proto files are the documentation"
