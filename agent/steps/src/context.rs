@@ -22,12 +22,12 @@ use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::outcome::Failure;
-use deputy_task::record::Direction;
+use deputy_task::record::{Direction, EffectKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::effect::{Effect, Look, Recorded, Settled};
+use crate::effect::{Effect, EffectClass, Look, Recorded, RetrySafe, Settled};
 use crate::failure::{Halt, StepError};
 use crate::permit::Permit;
 
@@ -55,8 +55,8 @@ pub trait Host: Send + Sync + 'static {
     async fn renew(&self, effect: &Effect) -> Result<Permit, Halt>;
     /// Records the result; rides with the next frame.
     async fn done(&self, effect: &Effect, value: Value) -> Result<(), Halt>;
-    /// The recorded fact, if there is one.
-    fn recorded_fact(&self, name: &str) -> Option<Value>;
+    /// The recorded fact of that program (forward or undo) of this step, if there is one.
+    fn recorded_fact(&self, direction: Direction, name: &str) -> Option<Value>;
     /// Records a fact; rides with the next frame.
     async fn record_fact(&self, name: &str, value: Value) -> Result<(), Halt>;
     /// For undo: what the forward program recorded under this effect name.
@@ -65,6 +65,9 @@ pub trait Host: Send + Sync + 'static {
     async fn settle_done(&self, name: &str, value: Value) -> Result<(), Halt>;
     /// Ends when the program must stop at its next boundary, and says why.
     async fn halted(&self) -> Halt;
+    /// Ends when the child of a held effect must be killed, and says why: as `halted`, but a drain
+    /// counts only at its deadline, and the end of the lease counts if the effect is retry-safe.
+    async fn held_halted(&self, retry_safe: RetrySafe) -> Halt;
     /// Shows what is awaited; empty for nothing.
     fn waiting(&self, what: String);
     /// The folder of the task, made on first use, 0700.
@@ -77,6 +80,8 @@ pub trait Host: Send + Sync + 'static {
     fn log(&self) -> LogWriter;
     /// Makes a value known to the redactor before it can be printed.
     fn add_secret(&self, value: &[u8]);
+    /// The text without the values that `add_secret` made known.
+    fn mask(&self, text: &str) -> String;
 }
 
 /// What a step has at hand. Cheap to clone.
@@ -116,8 +121,21 @@ pub struct Undone {
 impl StepContext {
     /// Made by the executor for each step it runs or undoes.
     #[must_use]
-    pub fn new(host: Arc<dyn Host>, step: &str, attempt: AttemptRef, direction: Direction, program_version: u32) -> Self {
-        Self { step: step.into(), attempt, direction, program_version, keeps_before_images: false, host }
+    pub fn new(
+        host: Arc<dyn Host>,
+        step: &str,
+        attempt: AttemptRef,
+        direction: Direction,
+        program_version: u32,
+    ) -> Self {
+        Self {
+            step: step.into(),
+            attempt,
+            direction,
+            program_version,
+            keeps_before_images: false,
+            host,
+        }
     }
 
     /// The executor's side.
@@ -129,27 +147,69 @@ impl StepContext {
     /// Changes the world once. `look` tells whether an interrupted earlier try happened; `act` is
     /// one API call (or one child process) and gets the permit to transmit.
     ///
+    /// What `act` answers decides what is recorded:
+    /// - `Ok`: Done, with the value.
+    /// - `Failed`, of a bounded effect: the service refused, *nothing changed*; recorded, and every
+    ///   replay fails with the same words. Of a held effect: the child ran and failed.
+    /// - `WorldUnknown`: no answer (a timeout, a broken connection). A bounded effect is looked at
+    ///   at once: `Mine` makes it Done, `Absent` makes it `Failed`.
+    /// - `NotSent`: the permit was over before anything was sent; it is renewed and `act` runs again.
+    /// - `Halted`: passed on; the intent stays open for the next attempt to look at.
+    ///
     /// # Errors
     /// What `act` or `look` answer, a halt, or `WorldUnknown` for a foreign or unclear look.
-    pub async fn effect<T, L, A>(&self, effect: Effect, look: impl Fn() -> L, act: impl FnOnce(Permit) -> A) -> Result<T, StepError>
+    pub async fn effect<T, L, A>(
+        &self,
+        effect: Effect,
+        look: impl Fn() -> L,
+        act: impl Fn(Permit) -> A,
+    ) -> Result<T, StepError>
     where
         T: Serialize + DeserializeOwned,
         L: Future<Output = Result<Look<T>, StepError>>,
         A: Future<Output = Result<T, StepError>>,
     {
-        let permit = match self.host.begin(&effect).await? {
-            Begun::Done(value) => return decode(&effect.name, value),
+        let mut permit = match self.host.begin(&effect).await? {
+            Begun::Done(value) => return replayed(&effect.name, value),
             Begun::Act(permit) | Begun::Again(permit) => permit,
             Begun::LookFirst(_) => match self.look_until_settled(&effect, &look).await? {
-                Some(value) => {
-                    self.host.done(&effect, encode(&value)).await?;
-                    return Ok(value);
-                }
+                Some(value) => return self.finish(&effect, value).await,
                 None => self.host.renew(&effect).await?,
             },
         };
-        let value = act(permit).await?;
-        self.host.done(&effect, encode(&value)).await?;
+        let mut renewals = 0;
+        let failure = loop {
+            match act(permit).await {
+                Ok(value) => return self.finish(&effect, value).await,
+                Err(StepError::NotSent) if renewals < MAX_RENEWALS => {
+                    renewals += 1;
+                    permit = self.host.renew(&effect).await?;
+                }
+                Err(StepError::NotSent) => {
+                    break Box::new(Failure::new(
+                        "effect.notSent",
+                        format!(
+                            "{} could not be sent within its time, {MAX_RENEWALS} times in a row",
+                            effect.summary
+                        ),
+                    ));
+                }
+                Err(StepError::WorldUnknown(failure)) if matches!(effect.class, EffectClass::Bounded { .. }) => {
+                    match self.look_until_settled(&effect, &look).await? {
+                        Some(value) => return self.finish(&effect, value).await,
+                        None => break failure,
+                    }
+                }
+                Err(StepError::Failed(failure)) => break failure,
+                Err(error @ (StepError::WorldUnknown(_) | StepError::Halted(_))) => return Err(error),
+            }
+        };
+        self.host.done(&effect, refusal(&failure)).await?;
+        Err(StepError::Failed(failure))
+    }
+
+    async fn finish<T: Serialize>(&self, effect: &Effect, value: T) -> Result<T, StepError> {
+        self.host.done(effect, encode(&value)).await?;
         Ok(value)
     }
 
@@ -162,9 +222,17 @@ impl StepContext {
         loop {
             match look().await? {
                 Look::Mine(value) => return Ok(Some(value)),
-                Look::Foreign(failure) | Look::Unclear(failure) => return Err(StepError::WorldUnknown(Box::new(failure))),
+                Look::Foreign(failure) | Look::Unclear(failure) => {
+                    return Err(StepError::WorldUnknown(Box::new(failure)));
+                }
                 Look::Absent if tokio::time::Instant::now() >= settled => return Ok(None),
-                Look::Absent => self.sleep(Duration::from_millis(500).min(effect.settle), "an earlier call to become visible").await?,
+                Look::Absent => {
+                    self.sleep(
+                        Duration::from_millis(500).min(effect.settle),
+                        "an earlier call to become visible",
+                    )
+                    .await?
+                }
             }
         }
     }
@@ -178,7 +246,7 @@ impl StepContext {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T, StepError>>,
     {
-        if let Some(value) = self.host.recorded_fact(name) {
+        if let Some(value) = self.host.recorded_fact(self.direction, name) {
             return decode(name, value);
         }
         let value = observe().await?;
@@ -191,20 +259,28 @@ impl StepContext {
     /// # Errors
     /// If the recorded value is not a `T`.
     pub fn recorded_fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
-        self.host.recorded_fact(name).map(|value| decode(name, value)).transpose()
+        self.host
+            .recorded_fact(Direction::Forward, name)
+            .map(|value| decode(name, value))
+            .transpose()
     }
 
     /// For undo: what became of a forward effect. An open one is looked at first.
     ///
     /// # Errors
     /// What `look` answers, a halt, or `WorldUnknown` for an unclear look.
-    pub async fn settled<T, L>(&self, name: &str, settle: Duration, look: impl Fn() -> L) -> Result<Settled<T>, StepError>
+    pub async fn settled<T, L>(
+        &self,
+        name: &str,
+        settle: Duration,
+        look: impl Fn() -> L,
+    ) -> Result<Settled<T>, StepError>
     where
         T: Serialize + DeserializeOwned,
         L: Future<Output = Result<Look<T>, StepError>>,
     {
         match self.host.recorded_effect(name) {
-            Recorded::Never => Ok(Settled::Never),
+            Recorded::Never | Recorded::Refused(_) => Ok(Settled::Never),
             Recorded::Done(value) => Ok(Settled::Happened(decode(name, value)?)),
             Recorded::Open => {
                 let effect = Effect::bounded(name, "", &Value::Null).settle(settle);
@@ -230,6 +306,32 @@ impl StepContext {
             halt = self.host.halted() => Err(halt.into()),
             () = tokio::time::sleep(duration) => Ok(()),
         }
+    }
+
+    /// Ends when the program must stop at its next boundary: for long reads that do not wait in
+    /// [`Self::sleep`].
+    pub async fn halted(&self) -> Halt {
+        self.host.halted().await
+    }
+
+    /// Ends when the child of a held effect must be killed. `act` then kills the process group and
+    /// answers the halt.
+    pub async fn held_halted(&self, retry_safe: RetrySafe) -> Halt {
+        self.host.held_halted(retry_safe).await
+    }
+
+    /// The journal key of an effect of this step, for [`crate::failpoint::hit`].
+    #[must_use]
+    pub fn key(&self, name: &str) -> EffectKey {
+        EffectKey::of(&self.step, self.direction, name)
+    }
+
+    /// `value` as JSON, known secret values replaced: what may go into a plan.
+    #[must_use]
+    pub fn masked(&self, value: &impl Serialize) -> Value {
+        let mut value = encode(value);
+        mask(self.host.as_ref(), &mut value);
+        value
     }
 
     /// One line for people in the task's log.
@@ -270,7 +372,45 @@ impl StepContext {
             let path = root.join(relative).canonicalize().ok()?;
             path.starts_with(&root).then_some(path)
         });
-        inside.ok_or_else(|| Failure::new("source.noSuchFile", format!("{relative} is not a file of the source")).into())
+        inside
+            .ok_or_else(|| Failure::new("source.noSuchFile", format!("{relative} is not a file of the source")).into())
+    }
+}
+
+/// The key under which a recorded failure is told apart from a value.
+const REFUSED: &str = "$refused";
+
+/// How often an effect whose permit ran out before it was sent is tried again.
+const MAX_RENEWALS: u32 = 3;
+
+/// A failed effect, as the value of its Done record.
+#[must_use]
+pub fn refusal(failure: &Failure) -> Value {
+    let mut object = Map::new();
+    object.insert(REFUSED.to_owned(), encode(failure));
+    Value::Object(object)
+}
+
+/// The failure, if the value of a Done record is one.
+#[must_use]
+pub fn refused(value: &Value) -> Option<Failure> {
+    let object = value.as_object().filter(|object| object.len() == 1)?;
+    serde_json::from_value(object.get(REFUSED)?.clone()).ok()
+}
+
+fn replayed<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, StepError> {
+    match refused(&value) {
+        Some(failure) => Err(StepError::Failed(Box::new(failure))),
+        None => decode(name, value),
+    }
+}
+
+fn mask(host: &dyn Host, value: &mut Value) {
+    match value {
+        Value::String(text) => *text = host.mask(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(host, item)),
+        Value::Object(entries) => entries.values_mut().for_each(|entry| mask(host, entry)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -280,6 +420,9 @@ fn encode<T: Serialize>(value: &T) -> Value {
 
 fn decode<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, StepError> {
     serde_json::from_value(value).map_err(|error| {
-        Halt::Nondeterministic(format!("the recorded value of {name} cannot be read by this version: {error}")).into()
+        Halt::Nondeterministic(format!(
+            "the recorded value of {name} cannot be read by this version: {error}"
+        ))
+        .into()
     })
 }

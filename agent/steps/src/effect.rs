@@ -30,7 +30,9 @@ impl Effect {
     pub fn bounded(name: impl Into<String>, summary: impl Into<String>, plan: &impl Serialize) -> Self {
         Self {
             name: name.into(),
-            class: EffectClass::Bounded { budget: deputy_task::record::MAX_BOUNDED_BUDGET },
+            class: EffectClass::Bounded {
+                budget: deputy_task::record::MAX_BOUNDED_BUDGET,
+            },
             plan: serde_json::to_value(plan).unwrap_or(Value::Null),
             summary: summary.into(),
             settle: Duration::from_secs(5),
@@ -38,9 +40,16 @@ impl Effect {
     }
 
     /// A held effect: an opaque child.
-    pub fn held(name: impl Into<String>, summary: impl Into<String>, plan: &impl Serialize, retry_safe: RetrySafe) -> Self {
+    pub fn held(
+        name: impl Into<String>,
+        summary: impl Into<String>,
+        plan: &impl Serialize,
+        retry_safe: RetrySafe,
+    ) -> Self {
         Self {
-            class: EffectClass::Held { retry_safe: retry_safe == RetrySafe::Yes },
+            class: EffectClass::Held {
+                retry_safe: retry_safe == RetrySafe::Yes,
+            },
             settle: Duration::ZERO,
             ..Self::bounded(name, summary, plan)
         }
@@ -85,12 +94,14 @@ pub enum Recorded<T> {
     Open,
     /// Its result.
     Done(T),
+    /// It failed: a bounded effect changed nothing, a held one ran.
+    Refused(Failure),
 }
 
 /// What became of an open forward effect, for the undo program.
 #[derive(Debug, Clone)]
 pub enum Settled<T> {
-    /// Never tried, or tried and proven absent: there is nothing to undo.
+    /// Never tried, refused, or tried and proven absent: there is nothing recorded to undo.
     Never,
     /// It happened.
     Happened(T),

@@ -2,6 +2,8 @@
 
 use deputy_task::outcome::{Failure, StopReason};
 
+use crate::permit::PermitExpired;
+
 /// Why a step program stopped.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StepError {
@@ -12,6 +14,10 @@ pub enum StepError {
     /// (`Foreign`): the task stops and the world is reported as unknown or as it was left.
     #[error("{0}")]
     WorldUnknown(Box<Failure>),
+    /// The permit was over before anything was sent, not even once. Only the `act` of an effect
+    /// answers this; the effect is then tried again with a fresh permit.
+    #[error("{PermitExpired}")]
+    NotSent,
     /// The executor stops the program; the step passes this on and does nothing more.
     #[error("{0}")]
     Halted(Halt),
@@ -37,6 +43,12 @@ pub enum Halt {
 impl From<Failure> for StepError {
     fn from(failure: Failure) -> Self {
         Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<PermitExpired> for StepError {
+    fn from(_: PermitExpired) -> Self {
+        Self::NotSent
     }
 }
 

@@ -4,7 +4,12 @@
 //! and lets itself be steered only by [`context::StepContext::fact`]s. It contains no gRPC.
 
 pub mod registry;
+
+pub mod noop;
+
 pub mod context;
 pub mod effect;
+pub mod failpoint;
 pub mod failure;
 pub mod permit;
+pub mod program;

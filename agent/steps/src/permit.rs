@@ -33,7 +33,11 @@ impl Permit {
     /// # Errors
     /// [`PermitExpired`] if the deadline has passed.
     pub fn check(self) -> Result<(), PermitExpired> {
-        if now() < self.deadline { Ok(()) } else { Err(PermitExpired) }
+        if now() < self.deadline {
+            Ok(())
+        } else {
+            Err(PermitExpired)
+        }
     }
 }
 

@@ -28,6 +28,15 @@ impl EffectKey {
         Self(format!("{step}/{name}"))
     }
 
+    /// The key of `name` in the forward program of `step` or in its undo (`step/undo:<name>`).
+    #[must_use]
+    pub fn of(step: &str, direction: Direction, name: &str) -> Self {
+        match direction {
+            Direction::Forward => Self::new(step, name),
+            Direction::Undo => Self(format!("{step}/undo:{name}")),
+        }
+    }
+
     /// A key as it came from a journal.
     #[must_use]
     pub fn from_journal(text: String) -> Self {
