@@ -35,6 +35,12 @@ pub enum Halt {
     /// The agent drains: the task is released with its journal.
     #[error("the agent drains")]
     Drained,
+    /// The lease ran out under a retry-safe held effect: it is run again elsewhere.
+    #[error("the lease of this agent ran out")]
+    LeaseOver,
+    /// The journal does not take a record: too large or malformed.
+    #[error("the journal refused a record: {0}")]
+    Refused(String),
     /// The program asked for something else than its journal says.
     #[error("the program does not match its journal: {0}")]
     Nondeterministic(String),
