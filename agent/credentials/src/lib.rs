@@ -1,5 +1,23 @@
 //! Identities: ambient source, role chain, cache and refresh, per-task endpoint, EKS token, kubeconfig.
+//!
+//! The agent makes one [`identity::Identities`]; each task gets a [`identity::TaskIdentity`] from it.
+//! Keys live in memory and behind the per-task [`endpoint`] only: nothing here writes one to a file,
+//! an environment, a log or an error.
 
-/// The AWS identity of one task. Cheap to clone. (Interface first; the rest follows.)
-#[derive(Debug, Clone)]
-pub struct TaskIdentity {}
+pub mod kubeconfig;
+pub mod exec_plugin;
+pub mod authenticator;
+pub mod cluster;
+pub mod eks_token;
+pub mod endpoint;
+pub mod identity;
+mod chain;
+mod hop;
+mod denial;
+mod refresh;
+pub mod ambient;
+mod http_client;
+pub mod env;
+pub mod error;
+
+pub use identity::{Identities, TaskIdentity};

@@ -1,0 +1,253 @@
+//! One link of a role chain: credentials, kept until they must be renewed.
+//!
+//! A renewal is one call however many ask. While the old credentials are good, nobody waits for a
+//! renewal that somebody else does, and a renewal that fails keeps them and warns.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::RequestId;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::types::Tag;
+use aws_types::SdkConfig;
+use tokio::sync::Mutex;
+
+use crate::denial::{Answer, explain};
+use crate::error::CredentialsError;
+use crate::hop::Hop;
+use crate::refresh::{jittered, refresh_at, usable};
+
+/// Longest time for one renewal, all retries included.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest time for asking who the caller is, while explaining a denial.
+const WHO_TIMEOUT: Duration = Duration::from_secs(4);
+/// After a renewal failed and the old credentials are still good.
+const RENEWAL_RETRY: Duration = Duration::from_secs(15);
+
+/// Where a link's credentials come from.
+pub(crate) enum Origin {
+    /// Keys that do not end, or that nobody can renew.
+    Keys(Credentials),
+    /// The container credential endpoint, described.
+    Container(Box<EcsCredentialsProvider>, String),
+    /// AssumeRole with the credentials of another link. The config names region and HTTP client.
+    Role(Arc<Link>, Box<Hop>, SdkConfig),
+    /// There is none.
+    Nothing(CredentialsError),
+}
+
+/// Credentials with a memory.
+pub(crate) struct Link {
+    origin: Origin,
+    cached: RwLock<Option<Cached>>,
+    renewing: Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    credentials: Credentials,
+    /// `None`: they do not end.
+    renew_at: Option<SystemTime>,
+}
+
+impl Link {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self { origin, cached: RwLock::new(None), renewing: Mutex::new(()) }
+    }
+
+    /// Credentials that are good for at least some seconds more.
+    pub(crate) async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        let now = SystemTime::now();
+        let old = self.read();
+        if let Some(cached) = &old
+            && cached.renew_at.is_none_or(|at| now < at)
+        {
+            return Ok(cached.credentials.clone());
+        }
+        let still_good = old.filter(|cached| cached.credentials.expiry().is_none_or(|expires| usable(expires, now)));
+        let _turn = match (&still_good, self.renewing.try_lock()) {
+            (_, Ok(turn)) => turn,
+            (Some(cached), Err(_)) => return Ok(cached.credentials.clone()),
+            (None, Err(_)) => self.renewing.lock().await,
+        };
+        // Somebody may have renewed them while we waited for our turn.
+        if let Some(cached) = self.read()
+            && cached.renew_at.is_none_or(|at| SystemTime::now() < at)
+        {
+            return Ok(cached.credentials);
+        }
+        match (self.fetch_in_time().await, still_good) {
+            (Ok(credentials), _) => {
+                self.keep(credentials.clone(), None);
+                Ok(credentials)
+            }
+            (Err(error), Some(cached)) => {
+                tracing::warn!(error = %error, "AWS credentials could not be renewed; the present ones are still good");
+                self.keep(cached.credentials.clone(), Some(SystemTime::now() + RENEWAL_RETRY));
+                Ok(cached.credentials)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn read(&self) -> Option<Cached> {
+        self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, credentials: Credentials, again_at: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let due = |expires| jittered(refresh_at(now, expires, now), now, rand::random());
+        let renew_at = again_at.or_else(|| credentials.expiry().map(due));
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(Cached { credentials, renew_at });
+    }
+
+    async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
+        tokio::time::timeout(RENEWAL_TIMEOUT, self.fetch()).await.unwrap_or_else(|_| {
+            Err(self.failed(format!("no answer within {} s", RENEWAL_TIMEOUT.as_secs())))
+        })
+    }
+
+    async fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        match &self.origin {
+            Origin::Nothing(error) => Err(error.clone()),
+            Origin::Keys(keys) => Ok(keys.clone()),
+            Origin::Container(provider, _) => {
+                let answer = provider.provide_credentials().await;
+                answer.map_err(|error| self.failed(DisplayErrorContext(&error).to_string()))
+            }
+            Origin::Role(parent, hop, config) => assume(parent, hop, config).await,
+        }
+    }
+
+    fn failed(&self, cause: String) -> CredentialsError {
+        match &self.origin {
+            Origin::Nothing(error) => error.clone(),
+            Origin::Keys(_) => CredentialsError::Ambient { ambient: "environment keys".into(), cause },
+            Origin::Container(_, ambient) => CredentialsError::Ambient { ambient: ambient.clone(), cause },
+            Origin::Role(_, hop, _) => {
+                explain(hop, "", &Answer { code: String::new(), message: cause, request_id: String::new() })
+            }
+        }
+    }
+}
+
+/// Shows what kind of link it is and nothing of its credentials.
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Keys(_) => f.write_str("keys"),
+            Origin::Container(_, ambient) => f.write_str(ambient),
+            Origin::Role(parent, hop, _) => write!(f, "{parent:?} -> {}", hop.role_arn),
+            Origin::Nothing(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A link as the SDK's clients take it.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkProvider(pub(crate) Arc<Link>);
+
+impl ProvideCredentials for LinkProvider {
+    fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        aws_credential_types::provider::future::ProvideCredentials::new(async move {
+            let credentials = self.0.credentials().await;
+            credentials.map_err(aws_credential_types::provider::error::CredentialsError::provider_error)
+        })
+    }
+}
+
+fn assume<'a>(
+    parent: &'a Arc<Link>,
+    hop: &'a Hop,
+    config: &'a SdkConfig,
+) -> Pin<Box<dyn Future<Output = Result<Credentials, CredentialsError>> + Send + 'a>> {
+    Box::pin(async move {
+        let caller = parent.credentials().await?;
+        let sts = sts_client(config, caller);
+        let tags = hop.tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+        let tags = tags.collect::<Result<Vec<_>, _>>().map_err(|error| CredentialsError::BadHop {
+            hop: hop.number,
+            role: hop.role_arn.clone(),
+            problem: error.to_string(),
+        })?;
+        let answer = sts
+            .assume_role()
+            .role_arn(&hop.role_arn)
+            .role_session_name(&hop.session_name)
+            .set_external_id(hop.external_id.clone())
+            .duration_seconds(i32::try_from(hop.duration.as_secs()).unwrap_or(3_600))
+            .set_tags((!tags.is_empty()).then_some(tags))
+            .set_transitive_tag_keys((!hop.transitive_tag_keys.is_empty()).then(|| hop.transitive_tag_keys.clone()))
+            .set_source_identity(hop.source_identity.clone())
+            .send()
+            .await;
+        let got = match answer {
+            Ok(output) => output.credentials,
+            Err(error) => return Err(denied(&sts, hop, &error).await),
+        };
+        let Some(got) = got else {
+            let answer = Answer { code: String::new(), message: "STS answered without credentials".into(), request_id: String::new() };
+            return Err(explain(hop, "", &answer));
+        };
+        tracing::info!(role.arn = %hop.role_arn, session = %hop.session_name, "role assumed");
+        let mut made = Credentials::builder()
+            .access_key_id(got.access_key_id)
+            .secret_access_key(got.secret_access_key)
+            .session_token(got.session_token)
+            .account_id(account_of(&hop.role_arn))
+            .provider_name("deputy");
+        made.set_expiry(SystemTime::try_from(got.expiration).ok());
+        Ok(made.build())
+    })
+}
+
+async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRoleError>) -> CredentialsError {
+    let answer = answer_of(error);
+    if !answer.is_denial() {
+        return explain(hop, "", &answer);
+    }
+    let caller = match answer.caller() {
+        Some(arn) => arn.to_owned(),
+        None => match tokio::time::timeout(WHO_TIMEOUT, sts.get_caller_identity().send()).await {
+            Ok(Ok(who)) => who.arn.unwrap_or_else(|| "the caller".into()),
+            Ok(Err(_)) | Err(_) => "the caller".into(),
+        },
+    };
+    explain(hop, &caller, &answer)
+}
+
+/// The code and the words of an error, whether AWS answered or the way to it failed.
+pub(crate) fn answer_of<E, R>(error: &SdkError<E, R>) -> Answer
+where
+    E: ProvideErrorMetadata + std::error::Error + RequestId + 'static,
+    R: fmt::Debug,
+{
+    match error {
+        SdkError::ServiceError(answer) => Answer {
+            code: answer.err().code().unwrap_or("Unknown").to_owned(),
+            message: answer.err().message().unwrap_or("no message").to_owned(),
+            request_id: answer.err().request_id().unwrap_or_default().to_owned(),
+        },
+        other => Answer { code: String::new(), message: DisplayErrorContext(other).to_string(), request_id: String::new() },
+    }
+}
+
+/// A client with these credentials and no others.
+pub(crate) fn sts_client(config: &SdkConfig, credentials: Credentials) -> aws_sdk_sts::Client {
+    let config = aws_sdk_sts::config::Builder::from(config).credentials_provider(credentials).build();
+    aws_sdk_sts::Client::from_conf(config)
+}
+
+fn account_of(arn: &str) -> String {
+    arn.split(':').nth(4).unwrap_or_default().to_owned()
+}

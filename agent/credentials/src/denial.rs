@@ -1,0 +1,171 @@
+//! STS said no: who asked, for what, which kind of denial it probably is, and what to change.
+
+use crate::error::CredentialsError;
+use crate::hop::Hop;
+
+/// What STS, or the way to it, answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// AWS's error code; empty if no answer came.
+    pub(crate) code: String,
+    /// AWS's message, or what happened to the connection.
+    pub(crate) message: String,
+    /// For AWS's support; may be empty.
+    pub(crate) request_id: String,
+}
+
+impl Answer {
+    fn raw(&self) -> String {
+        let mut raw = if self.code.is_empty() { self.message.clone() } else { format!("{}: {}", self.code, self.message) };
+        if !self.request_id.is_empty() {
+            raw.push_str(&format!(" (request {})", self.request_id));
+        }
+        raw
+    }
+
+    pub(crate) fn is_denial(&self) -> bool {
+        matches!(self.code.as_str(), "AccessDenied" | "AccessDeniedException" | "UnauthorizedAccess")
+    }
+
+    /// AWS's denials begin with `User: <arn> is not authorized …`.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        let arn = self.message.split_once("User: ")?.1.split_whitespace().next()?;
+        arn.starts_with("arn:").then_some(arn)
+    }
+}
+
+/// Explains why `hop` could not be taken by `caller` (an ARN, or words where it is not known).
+pub(crate) fn explain(hop: &Hop, caller: &str, answer: &Answer) -> CredentialsError {
+    let raw = answer.raw();
+    if answer.is_denial() {
+        let (cause, hint) = denial(hop, caller, &answer.message);
+        return CredentialsError::AssumeRoleDenied {
+            hop: hop.number,
+            hops: hop.of,
+            role: hop.role_arn.clone(),
+            caller: caller.to_owned(),
+            cause,
+            hint,
+            raw,
+        };
+    }
+    let (cause, hint) = failure(hop, answer);
+    CredentialsError::AssumeRoleFailed { hop: hop.number, hops: hop.of, role: hop.role_arn.clone(), cause, hint, raw }
+}
+
+fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
+    let role = &hop.role_arn;
+    let action = if message.contains("sts:TagSession") {
+        "sts:TagSession"
+    } else if message.contains("sts:SetSourceIdentity") {
+        "sts:SetSourceIdentity"
+    } else {
+        "sts:AssumeRole"
+    };
+    if message.contains("explicit deny") {
+        return (
+            format!("a policy explicitly denies {action} on the role"),
+            format!("find the explicit deny for {action} in the policies of {caller}, its boundary, or a service control policy"),
+        );
+    }
+    if message.contains("no identity-based policy allows") {
+        return (
+            format!("no policy of the caller allows {action} on the role"),
+            format!("attach a policy to {caller} that allows {action} on {role}"),
+        );
+    }
+    if message.contains("permissions boundary") {
+        return (
+            format!("the caller's permissions boundary does not allow {action}"),
+            format!("allow {action} on {role} in the permissions boundary of {caller}"),
+        );
+    }
+    if message.contains("service control policy") {
+        return (
+            format!("a service control policy does not allow {action}"),
+            format!("allow {action} on {role} for the account of {caller} in its organization's service control policies"),
+        );
+    }
+    let id = match &hop.external_id {
+        Some(_) => "the sts:ExternalId that it asks for equals the document's externalId",
+        None => "it asks for no sts:ExternalId (the document gives none)",
+    };
+    let mut actions = "sts:AssumeRole".to_owned();
+    if !hop.tags.is_empty() {
+        actions.push_str(" and sts:TagSession");
+    }
+    if hop.source_identity.is_some() {
+        actions.push_str(" and sts:SetSourceIdentity");
+    }
+    let cause = match &hop.external_id {
+        Some(_) => "most likely the role's trust policy does not name the caller, or asks for another external id; or the role does not exist",
+        None => "most likely the role's trust policy does not name the caller, or asks for an external id that the document does not give; or the role does not exist",
+    };
+    (
+        cause.to_owned(),
+        format!("check the trust policy of {role}: it must allow {actions} for {caller}, and {id}; across accounts the caller's own policy must allow {actions} on the role too"),
+    )
+}
+
+fn failure(hop: &Hop, answer: &Answer) -> (String, String) {
+    let words = |cause: &str, hint: &str| (cause.to_owned(), hint.to_owned());
+    match answer.code.as_str() {
+        "" => words("STS did not answer", "check the way from the agent to the STS endpoint of the region (VPC endpoint, proxy, DNS)"),
+        "ExpiredToken" | "ExpiredTokenException" => words("the credentials that ask for it are over", "check the agent's own identity and the clock of its host"),
+        "InvalidClientTokenId" | "UnrecognizedClientException" => {
+            words("AWS does not know the keys that ask for it", "check the agent's own identity")
+        }
+        "SignatureDoesNotMatch" | "RequestExpired" => {
+            words("AWS does not accept the signature", "check the agent's secret key and the clock of its host")
+        }
+        "RegionDisabledException" => words("STS is not enabled in this region for the role's account", "enable the region in that account, or use another spec.aws.region"),
+        "PackedPolicyTooLarge" => words("the session tags are too large together", "use fewer or shorter session tags"),
+        "ValidationError" if answer.message.contains("DurationSeconds") => (
+            format!("a session of {} minutes is longer than the role allows", hop.duration.as_secs() / 60),
+            "give the hop a shorter duration, or raise the role's maximum session duration".into(),
+        ),
+        "NoSuchEntity" => words("the role does not exist", "correct roleArn, or make the role"),
+        _ => words(&answer.message, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deputy_task::document::RoleHop;
+
+    const AGENT: &str = "arn:aws:sts::000000000000:assumed-role/agent/x";
+
+    fn hop(external_id: Option<&str>) -> Hop {
+        let written = RoleHop {
+            role_arn: "arn:aws:iam::222222222222:role/deployer".into(),
+            external_id: external_id.map(str::to_owned),
+            session_name: None,
+            duration: None,
+            session_tags: Default::default(),
+            transitive_tag_keys: vec![],
+            source_identity: None,
+        };
+        Hop::check(&written, 2, 2, crate::hop::Caller::Role, "deputy-x-1").expect("good")
+    }
+
+    fn told(hop: &Hop, code: &str, message: &str) -> String {
+        let answer = Answer { code: code.into(), message: message.into(), request_id: "r-1".into() };
+        let caller = answer.caller().unwrap_or(AGENT).to_owned();
+        let failure = explain(hop, &caller, &answer).failure();
+        format!("{}\n  {}\n  hint: {}\n  detail: {}", failure.class, failure.summary, failure.hint, failure.detail)
+    }
+
+    #[test]
+    fn denials_say_who_what_why_and_what_to_change() {
+        let plain = format!("User: {AGENT} is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::222222222222:role/deployer");
+        let text = [
+            told(&hop(Some("x1")), "AccessDenied", &plain),
+            told(&hop(None), "AccessDenied", &format!("{plain} because no identity-based policy allows the sts:AssumeRole action")),
+            told(&hop(None), "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."),
+            told(&hop(None), "", "dispatch failure: connection refused"),
+        ]
+        .join("\n");
+        insta::assert_snapshot!(text);
+    }
+}

@@ -1,0 +1,122 @@
+//! Why an identity cannot be had, in words for the person who can change it.
+
+use deputy_task::outcome::Failure;
+
+/// Why there are no credentials. Turned into a [`Failure`] with [`CredentialsError::failure`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// No ambient identity was found: give the agent one.
+    #[error("the agent has no AWS identity of its own: {found}")]
+    NoAmbient {
+        /// What was looked for and found instead.
+        found: String,
+    },
+    /// The ambient source was found and did not answer, or refused.
+    #[error("the agent's own AWS identity ({ambient}) cannot be read: {cause}")]
+    Ambient {
+        /// The source, described.
+        ambient: String,
+        /// What it answered.
+        cause: String,
+    },
+    /// A hop of the document breaks a rule of AWS's; nothing was sent.
+    #[error("hop {hop} of the role chain ({role}): {problem}")]
+    BadHop {
+        /// Counted from 1.
+        hop: usize,
+        /// The role as written.
+        role: String,
+        /// Which rule, and what to write instead.
+        problem: String,
+    },
+    /// AWS refused to let the caller assume the role.
+    #[error("{caller} may not assume {role} (hop {hop} of {hops}): {cause}")]
+    AssumeRoleDenied {
+        /// Counted from 1.
+        hop: usize,
+        /// Length of the chain.
+        hops: usize,
+        /// The role that was asked for.
+        role: String,
+        /// Who asked.
+        caller: String,
+        /// The likely cause, in words.
+        cause: String,
+        /// What to change.
+        hint: String,
+        /// AWS's own words.
+        raw: String,
+    },
+    /// Assuming the role failed for another reason.
+    #[error("{role} could not be assumed (hop {hop} of {hops}): {cause}")]
+    AssumeRoleFailed {
+        /// Counted from 1.
+        hop: usize,
+        /// Length of the chain.
+        hops: usize,
+        /// The role that was asked for.
+        role: String,
+        /// The likely cause, in words.
+        cause: String,
+        /// What to change; may be empty.
+        hint: String,
+        /// AWS's own words, or the transport's.
+        raw: String,
+    },
+    /// AWS's certificates cannot be checked.
+    #[error("AWS_CA_BUNDLE names {path}, which {problem}")]
+    CaBundle {
+        /// As set.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// GetCallerIdentity did not answer.
+    #[error("AWS did not tell who the caller is: {cause}")]
+    CallerUnknown {
+        /// AWS's own words, or the transport's.
+        cause: String,
+    },
+}
+
+impl CredentialsError {
+    /// What a script can tell apart.
+    #[must_use]
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::NoAmbient { .. } => "aws.noIdentity",
+            Self::Ambient { .. } => "aws.ambientIdentity",
+            Self::BadHop { .. } => "aws.badRole",
+            Self::AssumeRoleDenied { .. } => "aws.assumeRoleDenied",
+            Self::AssumeRoleFailed { .. } => "aws.assumeRoleFailed",
+            Self::CaBundle { .. } => "aws.caBundle",
+            Self::CallerUnknown { .. } => "aws.callerUnknown",
+        }
+    }
+
+    /// The failure that the task reports.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let failure = Failure::new(self.class(), self.to_string());
+        match self {
+            Self::AssumeRoleDenied { hint, raw, .. } | Self::AssumeRoleFailed { hint, raw, .. } => {
+                let mut failure = failure.hint(hint);
+                failure.detail.clone_from(raw);
+                failure
+            }
+            Self::NoAmbient { .. } => failure.hint(
+                "give the agent an ECS task role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its environment",
+            ),
+            Self::Ambient { .. } => failure.hint("check the task role of the agent and its way to the credential endpoint"),
+            Self::CaBundle { .. } => failure.hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it"),
+            Self::BadHop { .. } => failure.hint("correct spec.aws.assumeRole"),
+            Self::CallerUnknown { .. } => failure,
+        }
+    }
+}
+
+impl From<CredentialsError> for Failure {
+    fn from(error: CredentialsError) -> Self {
+        error.failure()
+    }
+}

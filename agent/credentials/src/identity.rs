@@ -1,0 +1,239 @@
+//! The agent's identities: one ambient, and per task a role chain on top of it. The executor makes a
+//! [`TaskIdentity`] when a step first asks for one; nothing here touches the network before that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use aws_config::provider_config::ProviderConfig;
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_runtime::client::identity::IdentityCache;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use deputy_task::document::RoleHop;
+
+use crate::ambient::{Ambient, AmbientKind};
+use crate::chain::{Link, LinkProvider, Origin, answer_of, sts_client};
+use crate::env::Env;
+use crate::error::CredentialsError;
+use crate::hop::{Caller as HopCaller, Hop};
+use crate::http_client;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// One try of one call.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
+/// One call with all its tries.
+const CALL_TIMEOUT: Duration = Duration::from_secs(18);
+const ATTEMPTS: u32 = 3;
+
+/// One per agent. Cheap to clone; builds its HTTP client on first use.
+#[derive(Clone)]
+pub struct Identities {
+    agent: Arc<Agent>,
+}
+
+/// The AWS identity of one task: a region and credentials that renew themselves. Cheap to clone;
+/// `Debug` shows the chain and no secret.
+#[derive(Clone)]
+pub struct TaskIdentity {
+    agent: Arc<Agent>,
+    region: Region,
+    link: Arc<Link>,
+    role: Option<Arc<str>>,
+}
+
+/// Who AWS says the identity is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// For example `arn:aws:sts::222222222222:assumed-role/deployer/deputy-…`.
+    pub arn: String,
+    /// Twelve digits.
+    pub account: String,
+}
+
+struct Agent {
+    env: Env,
+    ambient: Ambient,
+    http: OnceLock<Result<SharedHttpClient, CredentialsError>>,
+    ambient_link: OnceLock<Arc<Link>>,
+    /// Links in use, by region and hops from the first on; a link nobody holds any more is dropped.
+    links: Mutex<BTreeMap<ChainKey, Weak<Link>>>,
+}
+
+type ChainKey = (String, Vec<Hop>);
+
+impl Identities {
+    /// Detects the ambient identity; does no I/O. Keys, endpoints and certificates come from `env`; a
+    /// container endpoint is read by the AWS SDK from this process's own environment.
+    #[must_use]
+    pub fn new(env: Env) -> Self {
+        let ambient = Ambient::detect(&env);
+        Self {
+            agent: Arc::new(Agent {
+                env,
+                ambient,
+                http: OnceLock::new(),
+                ambient_link: OnceLock::new(),
+                links: Mutex::new(BTreeMap::new()),
+            }),
+        }
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn ambient(&self) -> &Ambient {
+        &self.agent.ambient
+    }
+
+    /// The identity at the end of `hops`, assumed one after the other; no hops: the agent's own.
+    /// Nothing is sent before credentials are asked for.
+    ///
+    /// # Errors
+    /// If a hop breaks a rule of AWS's, or `AWS_CA_BUNDLE` cannot be used.
+    pub fn for_task(&self, region: &str, hops: &[RoleHop], default_session_name: &str) -> Result<TaskIdentity, CredentialsError> {
+        let agent = &self.agent;
+        let mut link = agent.ambient_link();
+        let mut taken = Vec::new();
+        for (index, hop) in hops.iter().enumerate() {
+            let caller = if index > 0 || agent.ambient.is_session { HopCaller::Role } else { HopCaller::Keys };
+            taken.push(Hop::check(hop, index + 1, hops.len(), caller, default_session_name)?);
+            link = agent.link(region, &taken, link)?;
+        }
+        let role = hops.last().map(|hop| hop.role_arn.as_str().into());
+        Ok(TaskIdentity { agent: Arc::clone(agent), region: Region::new(region.to_owned()), link, role })
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identities").field("ambient", &self.agent.ambient.description).finish_non_exhaustive()
+    }
+}
+
+impl TaskIdentity {
+    /// The task's region.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        self.region.as_ref()
+    }
+
+    /// The last role of the chain; none for the agent's own identity.
+    #[must_use]
+    pub fn role_arn(&self) -> Option<&str> {
+        self.role.as_deref()
+    }
+
+    /// Credentials that are good for at least some seconds more; renewed when it is time.
+    ///
+    /// # Errors
+    /// In AWS's words, explained.
+    pub async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        self.link.credentials().await
+    }
+
+    /// Asks AWS who this identity is.
+    ///
+    /// # Errors
+    /// If there are no credentials, or STS does not answer.
+    pub async fn caller(&self) -> Result<Caller, CredentialsError> {
+        let sts = sts_client(&self.agent.base_config(self.region.clone())?, self.credentials().await?);
+        let who = sts.get_caller_identity().send().await.map_err(|error| {
+            let answer = answer_of(&error);
+            CredentialsError::CallerUnknown { cause: format!("{} {}", answer.code, answer.message).trim().to_owned() }
+        })?;
+        Ok(Caller { arn: who.arn.unwrap_or_default(), account: who.account.unwrap_or_default() })
+    }
+
+    /// What every AWS client of this task is made from: region, credentials that renew themselves,
+    /// the agent's one HTTP client, endpoints of the environment, bounded retries and time-outs.
+    ///
+    /// # Errors
+    /// If `AWS_CA_BUNDLE` cannot be used.
+    pub fn sdk_config(&self) -> Result<SdkConfig, CredentialsError> {
+        let provider = SharedCredentialsProvider::new(LinkProvider(Arc::clone(&self.link)));
+        Ok(self.agent.base_config(self.region.clone())?.into_builder().credentials_provider(provider).build())
+    }
+}
+
+impl fmt::Debug for TaskIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskIdentity({} in {})", format_args!("{:?}", self.link), self.region)
+    }
+}
+
+impl Agent {
+    fn http(&self) -> Result<SharedHttpClient, CredentialsError> {
+        self.http.get_or_init(|| http_client::for_aws(&self.env)).clone()
+    }
+
+    fn ambient_link(&self) -> Arc<Link> {
+        Arc::clone(self.ambient_link.get_or_init(|| Arc::new(Link::new(self.ambient_origin()))))
+    }
+
+    fn ambient_origin(&self) -> Origin {
+        let value = |name: &str| self.env.get(name).unwrap_or_default().to_owned();
+        match self.ambient.kind {
+            AmbientKind::Environment => {
+                let token = self.env.get("AWS_SESSION_TOKEN").map(str::to_owned);
+                Origin::Keys(Credentials::new(value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY"), token, None, "environment"))
+            }
+            AmbientKind::Container => {
+                let config = ProviderConfig::empty()
+                    .with_http_client(http_client::for_metadata())
+                    .with_sleep_impl(TokioSleep::new());
+                let provider = aws_config::ecs::EcsCredentialsProvider::builder().configure(&config).build();
+                Origin::Container(Box::new(provider), self.ambient.description.clone())
+            }
+            AmbientKind::Unsupported | AmbientKind::None => {
+                Origin::Nothing(CredentialsError::NoAmbient { found: self.ambient.description.clone() })
+            }
+        }
+    }
+
+    fn link(&self, region: &str, hops: &[Hop], parent: Arc<Link>) -> Result<Arc<Link>, CredentialsError> {
+        let Some(hop) = hops.last() else { return Ok(parent) };
+        let config = self.base_config(Region::new(region.to_owned()))?;
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|_, link| link.strong_count() > 0);
+        let key = (region.to_owned(), hops.to_vec());
+        if let Some(link) = links.get(&key).and_then(Weak::upgrade) {
+            return Ok(link);
+        }
+        let link = Arc::new(Link::new(Origin::Role(parent, Box::new(hop.clone()), config)));
+        links.insert(key, Arc::downgrade(&link));
+        Ok(link)
+    }
+
+    /// Everything but credentials.
+    fn base_config(&self, region: Region) -> Result<SdkConfig, CredentialsError> {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(CALL_TIMEOUT)
+            .build();
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region)
+            .http_client(self.http()?)
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts)
+            // Our links are the cache: they renew earlier than the SDK's would.
+            .identity_cache(IdentityCache::no_cache())
+            .service_config(self.env.clone());
+        config.set_endpoint_url(self.env.get("AWS_ENDPOINT_URL").map(str::to_owned));
+        config.set_app_name(AppName::new("deputy").ok());
+        if self.env.is_true("AWS_USE_FIPS_ENDPOINT") {
+            config = config.use_fips(true);
+        }
+        if self.env.is_true("AWS_USE_DUALSTACK_ENDPOINT") {
+            config = config.use_dual_stack(true);
+        }
+        Ok(config.build())
+    }
+}
