@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::attempt::AttemptRef;
 use crate::boot_time::BootTime;
-use crate::document::Document;
+use crate::document::{Document, Inputs};
 use crate::outcome::{Completion, Failure};
 use crate::progress::StepProgress;
 use crate::record::Record;
@@ -21,8 +21,10 @@ pub type RequestId = u64;
 pub struct Assignment {
     /// Which attempt this is.
     pub attempt: AttemptRef,
-    /// The task.
+    /// The task, with its input values.
     pub document: Arc<Document>,
+    /// The values of `spec.inputs`, after defaults and checks.
+    pub inputs: Arc<Inputs>,
     /// Who submitted it.
     pub submitter: String,
     /// The run's journal so far, in commit order.

@@ -3,8 +3,16 @@
 //! [`model`] is the document as checked Rust types; everything else turns text into it and
 //! explains what is wrong with the text.
 
+pub mod read;
+mod evaluated;
+pub mod checked;
+pub mod diagnostic;
+pub mod duration;
 pub mod model;
 pub mod step;
 
-pub use model::{AwsSpec, Document, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};
+pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
+pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
+pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};
+pub use read::{ReadDocument, read};
 pub use step::{Step, StepKind};

@@ -1,0 +1,37 @@
+//! The canonical form of a checked task: what the manager stores and the agent reads. Made once,
+//! by [`super::read`]; reading it again costs one pass of a JSON parser and no check.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Document, Inputs};
+
+/// A document that has passed every check, with the values of its inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checked {
+    /// The document. What can be known before queueing is resolved in it: everything outside the steps.
+    pub document: Document,
+    /// The values of `spec.inputs`, after defaults and checks.
+    pub inputs: Inputs,
+}
+
+/// Bytes that should be a canonical document are not.
+#[derive(Debug, thiserror::Error)]
+#[error("not a canonical task document")]
+pub struct NotCanonical(#[source] serde_json::Error);
+
+/// The canonical JSON of a checked task.
+///
+/// # Errors
+/// Never for what [`super::read`] has made; a type whose serialisation fails is reported, not hidden.
+pub fn to_canonical(checked: &Checked) -> Result<Vec<u8>, NotCanonical> {
+    serde_json::to_vec(checked).map_err(NotCanonical)
+}
+
+/// Reads canonical JSON.
+///
+/// # Errors
+/// If the bytes are none: they were made by another version, or not by [`to_canonical`].
+pub fn from_canonical(bytes: &[u8]) -> Result<Checked, NotCanonical> {
+    serde_json::from_slice(bytes).map_err(NotCanonical)
+}

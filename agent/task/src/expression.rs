@@ -1,1 +1,0 @@
-//! Expressions `${{ … }}` over task, steps, agent, inputs.
