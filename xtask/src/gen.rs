@@ -6,8 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// The protocol files, relative to `proto/`, in reading order.
-const PROTO_FILES: [&str; 4] =
-    ["deputy/v1/common.proto", "deputy/v1/agent.proto", "deputy/v1/tasks.proto", "deputy/v1/fleet.proto"];
+const PROTO_FILES: [&str; 4] = [
+    "deputy/v1/common.proto",
+    "deputy/v1/agent.proto",
+    "deputy/v1/tasks.proto",
+    "deputy/v1/fleet.proto",
+];
 
 /// Writes the protocol's Rust code and descriptor set into `out` (normally `proto/src/gen`).
 ///
@@ -17,7 +21,10 @@ pub(crate) fn proto(root: &Path, out: &Path) -> Result<()> {
     let include = root.join("proto");
     let descriptors = protox::Compiler::new([&include])
         .and_then(|mut compiler| {
-            compiler.include_source_info(true).include_imports(true).open_files(PROTO_FILES)?;
+            compiler
+                .include_source_info(true)
+                .include_imports(true)
+                .open_files(PROTO_FILES)?;
             Ok(compiler)
         })
         .context("compiling proto/deputy/v1")?;

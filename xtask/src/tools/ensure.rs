@@ -1,0 +1,117 @@
+//! Makes sure that tools are there, in the foreground or beside other work.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::fs::{FlockOperation, flock};
+
+use super::install::{Install, MARKER};
+use super::manifest::{self, Programs};
+use super::progress::{Line, Progress, Quiet};
+use super::recipe::{Half, TOOLS, Tool};
+
+/// Tools that are being made beside other work.
+pub(crate) struct Background {
+    progress: Arc<Quiet>,
+    thread: JoinHandle<Result<Programs>>,
+}
+
+/// How things stand with one tool.
+pub(crate) struct Standing {
+    /// The tool.
+    pub(crate) tool: &'static Tool,
+    /// Where it is or will be.
+    pub(crate) folder: PathBuf,
+    /// Made by the recipe of this checkout.
+    pub(crate) ready: bool,
+}
+
+impl Background {
+    /// What is being worked on, for a line of the caller's own; `None` between tools and at the end.
+    pub(crate) fn status(&self) -> Option<String> {
+        self.progress.status()
+    }
+
+    /// Whether there is nothing to wait for.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(self) -> Result<Programs> {
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the thread that makes tools panicked"))?
+    }
+}
+
+/// Makes sure that the tools of these halves are there; says how it goes on standard error.
+pub(crate) fn ensure(root: &Path, halves: &[Half]) -> Result<Programs> {
+    ensure_with(root, halves, &Line::new())
+}
+
+/// The same in a thread of its own, silently.
+pub(crate) fn ensure_in_background(root: &Path, halves: &'static [Half]) -> Background {
+    let progress = Arc::new(Quiet::default());
+    let root = root.to_owned();
+    let told = Arc::clone(&progress);
+    Background {
+        progress,
+        thread: std::thread::spawn(move || ensure_with(&root, halves, told.as_ref())),
+    }
+}
+
+/// How things stand with every tool.
+pub(crate) fn standing(root: &Path) -> Result<Vec<Standing>> {
+    let cache = manifest::cache()?;
+    TOOLS
+        .iter()
+        .map(|tool| {
+            Ok(Standing {
+                tool,
+                folder: tool.folder(&cache),
+                ready: is_ready(root, &cache, tool)?,
+            })
+        })
+        .collect()
+}
+
+fn ensure_with(root: &Path, halves: &[Half], progress: &dyn Progress) -> Result<Programs> {
+    let cache = manifest::cache()?;
+    let folder = cache.join("tools");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    for tool in TOOLS.iter().filter(|tool| halves.contains(&tool.half)) {
+        if !is_ready(root, &cache, tool)? {
+            // One after the other, over all processes: two builds would only slow each other down.
+            let lock = std::fs::File::create(folder.join(".lock"))?;
+            progress.begin(&format!("{} {}", tool.name, tool.version), "in the making");
+            flock(&lock, FlockOperation::LockExclusive).context("waiting for another run of `cargo xtask tools`")?;
+            if !is_ready(root, &cache, tool)? {
+                let how = Install {
+                    root,
+                    cache: &cache,
+                    tool,
+                    progress,
+                }
+                .run()?;
+                progress.end(how);
+            }
+        }
+        let folder = tool.folder(&cache);
+        let programs = tool
+            .provides()
+            .into_iter()
+            .map(|(name, path)| (name, folder.join(path)))
+            .collect();
+        manifest::add(&cache, programs)?;
+    }
+    Ok(manifest::read(&cache))
+}
+
+fn is_ready(root: &Path, cache: &Path, tool: &Tool) -> Result<bool> {
+    let wanted = tool.recipe_hash(root)?;
+    let marker = tool.folder(cache).join(MARKER);
+    Ok(std::fs::read_to_string(marker).is_ok_and(|text| text == wanted))
+}
