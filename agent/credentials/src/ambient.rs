@@ -37,7 +37,11 @@ impl Ambient {
         match (env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")) {
             (Some(_), Some(_)) => {
                 let is_session = env.get("AWS_SESSION_TOKEN").is_some();
-                let what = if is_session { "environment keys with a session token" } else { "environment keys" };
+                let what = if is_session {
+                    "environment keys with a session token"
+                } else {
+                    "environment keys"
+                };
                 let mut found = Self::new(AmbientKind::Environment, what);
                 found.is_session = is_session;
                 if is_session {
@@ -66,21 +70,35 @@ impl Ambient {
             Some(uri) if uri.contains("169.254.170.23") || uri.contains("[fd00:ec2::23]") => {
                 Self::unusable("EKS Pod Identity is configured, which this version cannot use yet")
             }
-            Some(uri) => Self::session(AmbientKind::Container, &format!("container endpoint {}{token}", host_of(uri))),
+            Some(uri) => Self::session(
+                AmbientKind::Container,
+                &format!("container endpoint {}{token}", host_of(uri)),
+            ),
             None => Self::new(AmbientKind::None, "none"),
         }
     }
 
     fn new(kind: AmbientKind, description: &str) -> Self {
-        Self { kind, description: description.to_owned(), warning: String::new(), is_session: false }
+        Self {
+            kind,
+            description: description.to_owned(),
+            warning: String::new(),
+            is_session: false,
+        }
     }
 
     fn session(kind: AmbientKind, description: &str) -> Self {
-        Self { is_session: true, ..Self::new(kind, description) }
+        Self {
+            is_session: true,
+            ..Self::new(kind, description)
+        }
     }
 
     fn unusable(why: &str) -> Self {
-        Self { warning: format!("no AWS identity: {why}"), ..Self::new(AmbientKind::Unsupported, why) }
+        Self {
+            warning: format!("no AWS identity: {why}"),
+            ..Self::new(AmbientKind::Unsupported, why)
+        }
     }
 }
 
@@ -106,29 +124,54 @@ mod tests {
     fn each_source_is_told_from_the_environment_alone() {
         let cases: &[(&[(&str, &str)], AmbientKind, &str)] = &[
             (&[], AmbientKind::None, "none"),
-            (&[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")], AmbientKind::Environment, "environment keys"),
-            (&[("AWS_ACCESS_KEY_ID", "a")], AmbientKind::Unsupported, "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not"),
-            (&[("AWS_ACCESS_KEY_ID", " ")], AmbientKind::None, "none"),
-            (&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x")], AmbientKind::Container, "ecs-task-role"),
             (
-                &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/secret-path"), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "t")],
+                &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")],
+                AmbientKind::Environment,
+                "environment keys",
+            ),
+            (
+                &[("AWS_ACCESS_KEY_ID", "a")],
+                AmbientKind::Unsupported,
+                "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+            ),
+            (&[("AWS_ACCESS_KEY_ID", " ")], AmbientKind::None, "none"),
+            (
+                &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x")],
+                AmbientKind::Container,
+                "ecs-task-role",
+            ),
+            (
+                &[
+                    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/secret-path"),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "t"),
+                ],
                 AmbientKind::Container,
                 "container endpoint 127.0.0.1, with a token",
             ),
             (
-                &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials")],
+                &[(
+                    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                    "http://169.254.170.23/v1/credentials",
+                )],
                 AmbientKind::Unsupported,
                 "EKS Pod Identity is configured, which this version cannot use yet",
             ),
             (
-                &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/x"), ("AWS_ROLE_ARN", "arn:aws:iam::1:role/x")],
+                &[
+                    ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/x"),
+                    ("AWS_ROLE_ARN", "arn:aws:iam::1:role/x"),
+                ],
                 AmbientKind::Unsupported,
                 "a web identity (IRSA) is configured, which this version cannot use yet",
             ),
         ];
         for (env, kind, description) in cases {
             let found = Ambient::detect(&env.iter().copied().collect());
-            assert_eq!((found.kind, found.description.as_str()), (*kind, *description), "{env:?}");
+            assert_eq!(
+                (found.kind, found.description.as_str()),
+                (*kind, *description),
+                "{env:?}"
+            );
             assert_eq!(found.warning.is_empty(), *kind != AmbientKind::Unsupported, "{env:?}");
         }
     }

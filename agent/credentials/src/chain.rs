@@ -59,7 +59,11 @@ struct Cached {
 
 impl Link {
     pub(crate) fn new(origin: Origin) -> Self {
-        Self { origin, cached: RwLock::new(None), renewing: Mutex::new(()) }
+        Self {
+            origin,
+            cached: RwLock::new(None),
+            renewing: Mutex::new(()),
+        }
     }
 
     /// Credentials that are good for at least some seconds more.
@@ -109,9 +113,9 @@ impl Link {
     }
 
     async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
-        tokio::time::timeout(RENEWAL_TIMEOUT, self.fetch()).await.unwrap_or_else(|_| {
-            Err(self.failed(format!("no answer within {} s", RENEWAL_TIMEOUT.as_secs())))
-        })
+        tokio::time::timeout(RENEWAL_TIMEOUT, self.fetch())
+            .await
+            .unwrap_or_else(|_| Err(self.failed(format!("no answer within {} s", RENEWAL_TIMEOUT.as_secs()))))
     }
 
     async fn fetch(&self) -> Result<Credentials, CredentialsError> {
@@ -129,11 +133,23 @@ impl Link {
     fn failed(&self, cause: String) -> CredentialsError {
         match &self.origin {
             Origin::Nothing(error) => error.clone(),
-            Origin::Keys(_) => CredentialsError::Ambient { ambient: "environment keys".into(), cause },
-            Origin::Container(_, ambient) => CredentialsError::Ambient { ambient: ambient.clone(), cause },
-            Origin::Role(_, hop, _) => {
-                explain(hop, "", &Answer { code: String::new(), message: cause, request_id: String::new() })
-            }
+            Origin::Keys(_) => CredentialsError::Ambient {
+                ambient: "environment keys".into(),
+                cause,
+            },
+            Origin::Container(_, ambient) => CredentialsError::Ambient {
+                ambient: ambient.clone(),
+                cause,
+            },
+            Origin::Role(_, hop, _) => explain(
+                hop,
+                "",
+                &Answer {
+                    code: String::new(),
+                    message: cause,
+                    request_id: String::new(),
+                },
+            ),
         }
     }
 }
@@ -174,12 +190,17 @@ fn assume<'a>(
     Box::pin(async move {
         let caller = parent.credentials().await?;
         let sts = sts_client(config, caller);
-        let tags = hop.tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
-        let tags = tags.collect::<Result<Vec<_>, _>>().map_err(|error| CredentialsError::BadHop {
-            hop: hop.number,
-            role: hop.role_arn.clone(),
-            problem: error.to_string(),
-        })?;
+        let tags = hop
+            .tags
+            .iter()
+            .map(|(key, value)| Tag::builder().key(key).value(value).build());
+        let tags = tags
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| CredentialsError::BadHop {
+                hop: hop.number,
+                role: hop.role_arn.clone(),
+                problem: error.to_string(),
+            })?;
         let answer = sts
             .assume_role()
             .role_arn(&hop.role_arn)
@@ -196,7 +217,11 @@ fn assume<'a>(
             Err(error) => return Err(denied(&sts, hop, &error).await),
         };
         let Some(got) = got else {
-            let answer = Answer { code: String::new(), message: "STS answered without credentials".into(), request_id: String::new() };
+            let answer = Answer {
+                code: String::new(),
+                message: "STS answered without credentials".into(),
+                request_id: String::new(),
+            };
             return Err(explain(hop, "", &answer));
         };
         tracing::info!(role.arn = %hop.role_arn, session = %hop.session_name, "role assumed");
@@ -238,13 +263,19 @@ where
             message: answer.err().message().unwrap_or("no message").to_owned(),
             request_id: answer.err().request_id().unwrap_or_default().to_owned(),
         },
-        other => Answer { code: String::new(), message: DisplayErrorContext(other).to_string(), request_id: String::new() },
+        other => Answer {
+            code: String::new(),
+            message: DisplayErrorContext(other).to_string(),
+            request_id: String::new(),
+        },
     }
 }
 
 /// A client with these credentials and no others.
 pub(crate) fn sts_client(config: &SdkConfig, credentials: Credentials) -> aws_sdk_sts::Client {
-    let config = aws_sdk_sts::config::Builder::from(config).credentials_provider(credentials).build();
+    let config = aws_sdk_sts::config::Builder::from(config)
+        .credentials_provider(credentials)
+        .build();
     aws_sdk_sts::Client::from_conf(config)
 }
 

@@ -16,7 +16,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     fn raw(&self) -> String {
-        let mut raw = if self.code.is_empty() { self.message.clone() } else { format!("{}: {}", self.code, self.message) };
+        let mut raw = if self.code.is_empty() {
+            self.message.clone()
+        } else {
+            format!("{}: {}", self.code, self.message)
+        };
         if !self.request_id.is_empty() {
             raw.push_str(&format!(" (request {})", self.request_id));
         }
@@ -24,7 +28,10 @@ impl Answer {
     }
 
     pub(crate) fn is_denial(&self) -> bool {
-        matches!(self.code.as_str(), "AccessDenied" | "AccessDeniedException" | "UnauthorizedAccess")
+        matches!(
+            self.code.as_str(),
+            "AccessDenied" | "AccessDeniedException" | "UnauthorizedAccess"
+        )
     }
 
     /// AWS's denials begin with `User: <arn> is not authorized …`.
@@ -50,7 +57,14 @@ pub(crate) fn explain(hop: &Hop, caller: &str, answer: &Answer) -> CredentialsEr
         };
     }
     let (cause, hint) = failure(hop, answer);
-    CredentialsError::AssumeRoleFailed { hop: hop.number, hops: hop.of, role: hop.role_arn.clone(), cause, hint, raw }
+    CredentialsError::AssumeRoleFailed {
+        hop: hop.number,
+        hops: hop.of,
+        role: hop.role_arn.clone(),
+        cause,
+        hint,
+        raw,
+    }
 }
 
 fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
@@ -65,7 +79,9 @@ fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
     if message.contains("explicit deny") {
         return (
             format!("a policy explicitly denies {action} on the role"),
-            format!("find the explicit deny for {action} in the policies of {caller}, its boundary, or a service control policy"),
+            format!(
+                "find the explicit deny for {action} in the policies of {caller}, its boundary, or a service control policy"
+            ),
         );
     }
     if message.contains("no identity-based policy allows") {
@@ -83,7 +99,9 @@ fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
     if message.contains("service control policy") {
         return (
             format!("a service control policy does not allow {action}"),
-            format!("allow {action} on {role} for the account of {caller} in its organization's service control policies"),
+            format!(
+                "allow {action} on {role} for the account of {caller} in its organization's service control policies"
+            ),
         );
     }
     let id = match &hop.external_id {
@@ -98,30 +116,53 @@ fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
         actions.push_str(" and sts:SetSourceIdentity");
     }
     let cause = match &hop.external_id {
-        Some(_) => "most likely the role's trust policy does not name the caller, or asks for another external id; or the role does not exist",
-        None => "most likely the role's trust policy does not name the caller, or asks for an external id that the document does not give; or the role does not exist",
+        Some(_) => {
+            "most likely the role's trust policy does not name the caller, or asks for another external id; or the role does not exist"
+        }
+        None => {
+            "most likely the role's trust policy does not name the caller, or asks for an external id that the document does not give; or the role does not exist"
+        }
     };
     (
         cause.to_owned(),
-        format!("check the trust policy of {role}: it must allow {actions} for {caller}, and {id}; across accounts the caller's own policy must allow {actions} on the role too"),
+        format!(
+            "check the trust policy of {role}: it must allow {actions} for {caller}, and {id}; across accounts the caller's own policy must allow {actions} on the role too"
+        ),
     )
 }
 
 fn failure(hop: &Hop, answer: &Answer) -> (String, String) {
     let words = |cause: &str, hint: &str| (cause.to_owned(), hint.to_owned());
     match answer.code.as_str() {
-        "" => words("STS did not answer", "check the way from the agent to the STS endpoint of the region (VPC endpoint, proxy, DNS)"),
-        "ExpiredToken" | "ExpiredTokenException" => words("the credentials that ask for it are over", "check the agent's own identity and the clock of its host"),
-        "InvalidClientTokenId" | "UnrecognizedClientException" => {
-            words("AWS does not know the keys that ask for it", "check the agent's own identity")
-        }
-        "SignatureDoesNotMatch" | "RequestExpired" => {
-            words("AWS does not accept the signature", "check the agent's secret key and the clock of its host")
-        }
-        "RegionDisabledException" => words("STS is not enabled in this region for the role's account", "enable the region in that account, or use another spec.aws.region"),
-        "PackedPolicyTooLarge" => words("the session tags are too large together", "use fewer or shorter session tags"),
+        "" => words(
+            "STS did not answer",
+            "check the way from the agent to the STS endpoint of the region (VPC endpoint, proxy, DNS)",
+        ),
+        "ExpiredToken" | "ExpiredTokenException" => words(
+            "the credentials that ask for it are over",
+            "check the agent's own identity and the clock of its host",
+        ),
+        "InvalidClientTokenId" | "UnrecognizedClientException" => words(
+            "AWS does not know the keys that ask for it",
+            "check the agent's own identity",
+        ),
+        "SignatureDoesNotMatch" | "RequestExpired" => words(
+            "AWS does not accept the signature",
+            "check the agent's secret key and the clock of its host",
+        ),
+        "RegionDisabledException" => words(
+            "STS is not enabled in this region for the role's account",
+            "enable the region in that account, or use another spec.aws.region",
+        ),
+        "PackedPolicyTooLarge" => words(
+            "the session tags are too large together",
+            "use fewer or shorter session tags",
+        ),
         "ValidationError" if answer.message.contains("DurationSeconds") => (
-            format!("a session of {} minutes is longer than the role allows", hop.duration.as_secs() / 60),
+            format!(
+                "a session of {} minutes is longer than the role allows",
+                hop.duration.as_secs() / 60
+            ),
             "give the hop a shorter duration, or raise the role's maximum session duration".into(),
         ),
         "NoSuchEntity" => words("the role does not exist", "correct roleArn, or make the role"),
@@ -150,19 +191,36 @@ mod tests {
     }
 
     fn told(hop: &Hop, code: &str, message: &str) -> String {
-        let answer = Answer { code: code.into(), message: message.into(), request_id: "r-1".into() };
+        let answer = Answer {
+            code: code.into(),
+            message: message.into(),
+            request_id: "r-1".into(),
+        };
         let caller = answer.caller().unwrap_or(AGENT).to_owned();
         let failure = explain(hop, &caller, &answer).failure();
-        format!("{}\n  {}\n  hint: {}\n  detail: {}", failure.class, failure.summary, failure.hint, failure.detail)
+        format!(
+            "{}\n  {}\n  hint: {}\n  detail: {}",
+            failure.class, failure.summary, failure.hint, failure.detail
+        )
     }
 
     #[test]
     fn denials_say_who_what_why_and_what_to_change() {
-        let plain = format!("User: {AGENT} is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::222222222222:role/deployer");
+        let plain = format!(
+            "User: {AGENT} is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::222222222222:role/deployer"
+        );
         let text = [
             told(&hop(Some("x1")), "AccessDenied", &plain),
-            told(&hop(None), "AccessDenied", &format!("{plain} because no identity-based policy allows the sts:AssumeRole action")),
-            told(&hop(None), "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."),
+            told(
+                &hop(None),
+                "AccessDenied",
+                &format!("{plain} because no identity-based policy allows the sts:AssumeRole action"),
+            ),
+            told(
+                &hop(None),
+                "ValidationError",
+                "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
+            ),
             told(&hop(None), "", "dispatch failure: connection refused"),
         ]
         .join("\n");

@@ -15,13 +15,18 @@ impl Env {
     /// This process's environment; variables that are not UTF-8 are left out.
     #[must_use]
     pub fn from_process() -> Self {
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
     }
 
     /// The value of `name`, unless it is unset or blank.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
     }
 
     /// Is `name` set to `true`?
@@ -33,7 +38,12 @@ impl Env {
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(Arc::new(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
+        Self(Arc::new(
+            pairs
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        ))
     }
 }
 
@@ -50,7 +60,9 @@ impl LoadServiceConfig for Env {
             return None;
         }
         let service = key.service_id().to_uppercase().replace([' ', '-'], "_");
-        self.get(&format!("{}_{service}", key.env())).or_else(|| self.get(key.env())).map(str::to_owned)
+        self.get(&format!("{}_{service}", key.env()))
+            .or_else(|| self.get(key.env()))
+            .map(str::to_owned)
     }
 }
 
@@ -59,16 +71,33 @@ mod tests {
     use super::*;
 
     fn endpoint_of(env: &Env, service: &str) -> Option<String> {
-        let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        let key = ServiceConfigKey::builder()
+            .service_id(service)
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build();
         env.load_config(key.expect("complete"))
     }
 
     #[test]
     fn a_services_own_endpoint_wins_over_the_general_one() {
-        let env: Env = [("AWS_ENDPOINT_URL", "http://all"), ("AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING", "http://one")].into_iter().collect();
-        assert_eq!(endpoint_of(&env, "Application Auto Scaling").as_deref(), Some("http://one"));
+        let env: Env = [
+            ("AWS_ENDPOINT_URL", "http://all"),
+            ("AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING", "http://one"),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(
+            endpoint_of(&env, "Application Auto Scaling").as_deref(),
+            Some("http://one")
+        );
         assert_eq!(endpoint_of(&env, "ECS").as_deref(), Some("http://all"));
-        let ignored: Env = [("AWS_ENDPOINT_URL", "http://all"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")].into_iter().collect();
+        let ignored: Env = [
+            ("AWS_ENDPOINT_URL", "http://all"),
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+        ]
+        .into_iter()
+        .collect();
         assert_eq!(endpoint_of(&ignored, "ECS"), None);
     }
 

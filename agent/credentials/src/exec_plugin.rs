@@ -1,1 +1,242 @@
-//! x
+//! A credential plugin of client-go, and running it ourselves. It sees the task's credential endpoint
+//! and a region, and nothing of this process's environment: the agent's own identity cannot leak in.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Mutex;
+
+use crate::authenticator::TokenProgram;
+use crate::cluster::EksCluster;
+use crate::eks_token::ExecCredential;
+
+/// Making a token takes milliseconds; the rest is for a credential renewal behind it.
+const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A token is not used in its last minute.
+const TOKEN_MARGIN: Duration = Duration::from_secs(60);
+/// Life of a token whose plugin does not say.
+const UNTOLD_LIFE: Duration = Duration::from_secs(5 * 60);
+/// Characters of a plugin's complaint that are shown.
+const MAX_COMPLAINT: usize = 600;
+
+/// A command that prints an ExecCredential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecPlugin {
+    /// Absolute path.
+    pub command: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment beside the caller's credentials; no secret.
+    pub env: Vec<(String, String)>,
+}
+
+/// The plugin gave no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{command} gave no token for the cluster: {problem}")]
+pub struct ExecPluginError {
+    /// The program.
+    pub command: String,
+    /// What happened, with its own words where it said any.
+    pub problem: String,
+}
+
+/// Tokens of one plugin, kept until shortly before they end.
+#[derive(Debug)]
+pub struct PluginTokens {
+    plugin: ExecPlugin,
+    credentials: Vec<(String, String)>,
+    kept: Mutex<Option<(ExecCredential, SystemTime)>>,
+}
+
+impl ExecPlugin {
+    /// How `program` is asked for a token of `cluster`.
+    #[must_use]
+    pub fn new(program: &TokenProgram, cluster: &EksCluster) -> Self {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        let (command, args) = match program {
+            TokenProgram::Authenticator { path, .. } => (path, words(&["token", "-i", &cluster.name])),
+            TokenProgram::BuiltIn { path, .. } => (
+                path,
+                words(&["eks-token", "--cluster", &cluster.name, "--region", &cluster.region]),
+            ),
+        };
+        // The token must name the public STS host, whatever endpoint the caller itself uses.
+        let env = vec![
+            ("AWS_REGION".to_owned(), cluster.region.clone()),
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS".to_owned(), "true".to_owned()),
+        ];
+        Self {
+            command: command.clone(),
+            args,
+            env,
+        }
+    }
+
+    /// Runs it with `credentials` (the variables of the task's credential endpoint) and nothing else.
+    ///
+    /// # Errors
+    /// If it does not start, does not end in time, fails, or prints something else.
+    pub async fn run(&self, credentials: &[(String, String)]) -> Result<ExecCredential, ExecPluginError> {
+        let failed = |problem: String| ExecPluginError {
+            command: self.command.display().to_string(),
+            problem,
+        };
+        let mut command = tokio::process::Command::new(&self.command);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(self.env.iter().chain(credentials).map(|(name, value)| (name, value)))
+            // Without these an SDK would go on to the host's own identity, or to a proxy.
+            .envs([
+                ("AWS_EC2_METADATA_DISABLED", "true"),
+                ("NO_PROXY", "127.0.0.1"),
+                ("HOME", "/nonexistent"),
+            ])
+            .current_dir(Path::new("/"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = match tokio::time::timeout(RUN_TIMEOUT, command.output()).await {
+            Err(_) => return Err(failed(format!("it did not end within {} s", RUN_TIMEOUT.as_secs()))),
+            Ok(Err(error)) => return Err(failed(format!("it does not start: {error}"))),
+            Ok(Ok(output)) => output,
+        };
+        if !output.status.success() {
+            let said: String = String::from_utf8_lossy(&output.stderr)
+                .trim()
+                .chars()
+                .take(MAX_COMPLAINT)
+                .collect();
+            return Err(failed(format!("it ended with {}: {said}", output.status)));
+        }
+        // What it printed may hold a token, so it is not shown.
+        serde_json::from_slice(&output.stdout).map_err(|_| failed("what it printed is not an ExecCredential".into()))
+    }
+}
+
+impl PluginTokens {
+    /// Tokens for one task, with the variables of its credential endpoint.
+    #[must_use]
+    pub fn new(plugin: ExecPlugin, credentials: Vec<(String, String)>) -> Self {
+        Self {
+            plugin,
+            credentials,
+            kept: Mutex::new(None),
+        }
+    }
+
+    /// A token that is good for a minute at least. Concurrent callers wait for one run.
+    ///
+    /// # Errors
+    /// As [`ExecPlugin::run`].
+    pub async fn token(&self) -> Result<String, ExecPluginError> {
+        let mut kept = self.kept.lock().await;
+        let now = SystemTime::now();
+        if let Some((credential, until)) = kept.as_ref()
+            && now < *until
+        {
+            return Ok(credential.status.token.clone());
+        }
+        let fresh = self.plugin.run(&self.credentials).await?;
+        let until = fresh
+            .expires()
+            .unwrap_or(now + UNTOLD_LIFE)
+            .checked_sub(TOKEN_MARGIN)
+            .unwrap_or(now);
+        let token = fresh.status.token.clone();
+        *kept = Some((fresh, until));
+        Ok(token)
+    }
+
+    /// Forgets the kept token: the cluster did not accept it.
+    pub async fn forget(&self) {
+        *self.kept.lock().await = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(text: &str) -> ExecPlugin {
+        ExecPlugin {
+            command: "/bin/sh".into(),
+            args: vec!["-c".into(), text.into()],
+            env: vec![("AWS_REGION".into(), "eu-west-1".into())],
+        }
+    }
+
+    #[tokio::test]
+    async fn the_plugin_sees_the_tasks_endpoint_and_nothing_of_ours() {
+        let plugin = script(
+            r#"printf '{"apiVersion":"client.authentication.k8s.io/v1beta1","kind":"ExecCredential","status":{"token":"%s"}}' "$(/usr/bin/env | sort | cut -d= -f1 | tr '\n' ' ')""#,
+        );
+        let got = plugin
+            .run(&[(
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI".into(),
+                "http://127.0.0.1:1/x".into(),
+            )])
+            .await
+            .expect("runs");
+        let names: Vec<&str> = got
+            .status
+            .token
+            .split_whitespace()
+            .filter(|name| !matches!(*name, "PWD" | "SHLVL" | "_" | "OLDPWD"))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                "AWS_EC2_METADATA_DISABLED",
+                "AWS_REGION",
+                "HOME",
+                "NO_PROXY"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_fails_is_quoted_and_one_that_babbles_is_not() {
+        let refused = script("echo 'no credentials' >&2; exit 1")
+            .run(&[])
+            .await
+            .expect_err("fails")
+            .to_string();
+        assert_eq!(
+            refused,
+            "/bin/sh gave no token for the cluster: it ended with exit status: 1: no credentials"
+        );
+        let babble = script("echo k8s-aws-v1.abc")
+            .run(&[])
+            .await
+            .expect_err("no JSON")
+            .to_string();
+        assert_eq!(
+            babble,
+            "/bin/sh gave no token for the cluster: what it printed is not an ExecCredential"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_is_kept_until_shortly_before_its_end() {
+        let folder = tempfile::tempdir().expect("folder");
+        let count = folder.path().join("runs");
+        let print = |end: &str| {
+            format!(
+                r#"echo x >> {}; printf '{{"apiVersion":"a","kind":"b","status":{{"token":"t","expirationTimestamp":"{end}"}}}}'"#,
+                count.display()
+            )
+        };
+        for (end, runs) in [("2099-01-01T00:00:00Z", 1), ("2001-01-01T00:00:00Z", 3)] {
+            let tokens = PluginTokens::new(script(&print(end)), vec![]);
+            tokens.token().await.expect("first");
+            tokens.token().await.expect("second");
+            assert_eq!(
+                std::fs::read_to_string(&count).expect("runs").lines().count(),
+                runs,
+                "{end}"
+            );
+        }
+    }
+}

@@ -39,8 +39,17 @@ pub(crate) enum Caller {
 }
 
 impl Hop {
-    pub(crate) fn check(hop: &RoleHop, number: usize, of: usize, caller: Caller, default_session_name: &str) -> Result<Self, CredentialsError> {
-        let session_name = hop.session_name.clone().unwrap_or_else(|| session_name_from(default_session_name));
+    pub(crate) fn check(
+        hop: &RoleHop,
+        number: usize,
+        of: usize,
+        caller: Caller,
+        default_session_name: &str,
+    ) -> Result<Self, CredentialsError> {
+        let session_name = hop
+            .session_name
+            .clone()
+            .unwrap_or_else(|| session_name_from(default_session_name));
         checks(hop, &session_name, caller)
             .map(|duration| Self {
                 number,
@@ -49,17 +58,29 @@ impl Hop {
                 external_id: hop.external_id.clone(),
                 session_name,
                 duration,
-                tags: hop.session_tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+                tags: hop
+                    .session_tags
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect(),
                 transitive_tag_keys: hop.transitive_tag_keys.clone(),
                 source_identity: hop.source_identity.clone(),
             })
-            .map_err(|problem| CredentialsError::BadHop { hop: number, role: hop.role_arn.clone(), problem })
+            .map_err(|problem| CredentialsError::BadHop {
+                hop: number,
+                role: hop.role_arn.clone(),
+                problem,
+            })
     }
 }
 
 /// A name of ours made fit: other characters become `-`, and it ends after 64.
 fn session_name_from(text: &str) -> String {
-    let name: String = text.chars().map(|c| if is_name_char(c) { c } else { '-' }).take(64).collect();
+    let name: String = text
+        .chars()
+        .map(|c| if is_name_char(c) { c } else { '-' })
+        .take(64)
+        .collect();
     if name.len() < 2 { "deputy".into() } else { name }
 }
 
@@ -67,22 +88,33 @@ fn checks(hop: &RoleHop, session_name: &str, caller: Caller) -> Result<Duration,
     check_role_arn(&hop.role_arn)?;
     check_text("the session name", session_name, 2..=64, is_name_char)?;
     if let Some(id) = &hop.external_id {
-        check_text("externalId", id, 2..=1224, |c| is_name_char(c) || matches!(c, ':' | '/'))?;
+        check_text("externalId", id, 2..=1224, |c| {
+            is_name_char(c) || matches!(c, ':' | '/')
+        })?;
     }
     if let Some(source) = &hop.source_identity {
         check_text("sourceIdentity", source, 2..=64, is_name_char)?;
     }
     if hop.session_tags.len() > MAX_TAGS {
-        return Err(format!("{} session tags, and AWS allows {MAX_TAGS}", hop.session_tags.len()));
+        return Err(format!(
+            "{} session tags, and AWS allows {MAX_TAGS}",
+            hop.session_tags.len()
+        ));
     }
     for (key, value) in &hop.session_tags {
         check_text("the key of a session tag", key, 1..=128, is_tag_char)?;
         check_text(&format!("the session tag {key}"), value, 0..=256, is_tag_char)?;
         if key.to_ascii_lowercase().starts_with("aws:") {
-            return Err(format!("the session tag {key} begins with aws:, which AWS keeps for itself"));
+            return Err(format!(
+                "the session tag {key} begins with aws:, which AWS keeps for itself"
+            ));
         }
     }
-    if let Some(key) = hop.transitive_tag_keys.iter().find(|key| !hop.session_tags.contains_key(*key)) {
+    if let Some(key) = hop
+        .transitive_tag_keys
+        .iter()
+        .find(|key| !hop.session_tags.contains_key(*key))
+    {
         return Err(format!("transitiveTagKeys names {key}, which is not among sessionTags"));
     }
     check_duration(hop.duration.as_deref(), caller)
@@ -105,7 +137,8 @@ fn check_role_arn(arn: &str) -> Result<(), String> {
 
 fn check_duration(text: Option<&str>, caller: Caller) -> Result<Duration, String> {
     let Some(text) = text else { return Ok(DEFAULT_DURATION) };
-    let duration = parse_duration(text).ok_or_else(|| format!("duration {text:?} must be a number with s, m or h, for example 45m"))?;
+    let duration = parse_duration(text)
+        .ok_or_else(|| format!("duration {text:?} must be a number with s, m or h, for example 45m"))?;
     if !(MIN_DURATION..=MAX_DURATION).contains(&duration) {
         return Err(format!("duration {text} must be from 15m to 12h"));
     }
@@ -127,15 +160,30 @@ fn parse_duration(text: &str) -> Option<Duration> {
         "h" => 3_600,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(seconds_per).map(Duration::from_secs)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(seconds_per)
+        .map(Duration::from_secs)
 }
 
-fn check_text(what: &str, text: &str, length: std::ops::RangeInclusive<usize>, allowed: impl Fn(char) -> bool) -> Result<(), String> {
+fn check_text(
+    what: &str,
+    text: &str,
+    length: std::ops::RangeInclusive<usize>,
+    allowed: impl Fn(char) -> bool,
+) -> Result<(), String> {
     if !length.contains(&text.chars().count()) {
-        return Err(format!("{what} must have {} to {} characters", length.start(), length.end()));
+        return Err(format!(
+            "{what} must have {} to {} characters",
+            length.start(),
+            length.end()
+        ));
     }
     match text.chars().find(|c| !allowed(*c)) {
-        Some(c) => Err(format!("{what} has the character {c:?}, which AWS does not allow there")),
+        Some(c) => Err(format!(
+            "{what} has the character {c:?}, which AWS does not allow there"
+        )),
         None => Ok(()),
     }
 }
@@ -176,7 +224,10 @@ mod tests {
     #[test]
     fn a_good_hop_gets_the_defaults() {
         let checked = Hop::check(&hop(), 1, 2, Caller::Role, "deputy-a b-1").expect("good");
-        assert_eq!((checked.session_name.as_str(), checked.duration), ("deputy-a-b-1", DEFAULT_DURATION));
+        assert_eq!(
+            (checked.session_name.as_str(), checked.duration),
+            ("deputy-a-b-1", DEFAULT_DURATION)
+        );
     }
 
     #[test]
@@ -191,7 +242,10 @@ mod tests {
             problem(|hop| hop.duration = Some("5m".into()), Caller::Keys),
             problem(|hop| hop.duration = Some("2h".into()), Caller::Role),
             problem(|hop| hop.transitive_tag_keys = vec!["team".into()], Caller::Keys),
-            problem(|hop| drop(hop.session_tags.insert("aws:x".into(), "y".into())), Caller::Keys),
+            problem(
+                |hop| drop(hop.session_tags.insert("aws:x".into(), "y".into())),
+                Caller::Keys,
+            ),
         ];
         insta::assert_snapshot!(told.join("\n"), @r#"
         roleArn must look like arn:aws:iam::123456789012:role/name
@@ -211,6 +265,9 @@ mod tests {
     fn long_sessions_are_allowed_with_a_users_own_keys() {
         let mut hop = hop();
         hop.duration = Some("12h".into());
-        assert_eq!(Hop::check(&hop, 1, 1, Caller::Keys, "ab").expect("good").duration, MAX_DURATION);
+        assert_eq!(
+            Hop::check(&hop, 1, 1, Caller::Keys, "ab").expect("good").duration,
+            MAX_DURATION
+        );
     }
 }

@@ -27,7 +27,10 @@ pub(crate) fn for_aws(env: &Env) -> Result<SharedHttpClient, CredentialsError> {
         path: env.get("AWS_CA_BUNDLE").unwrap_or("nothing").to_owned(),
         problem: format!("cannot be used: {error}"),
     };
-    let context = TlsContext::builder().with_trust_store(trust).build().map_err(|error| bad(&error))?;
+    let context = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| bad(&error))?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
@@ -46,14 +49,19 @@ pub(crate) fn for_metadata() -> SharedHttpClient {
 }
 
 fn read_bundle(path: &str) -> Result<Vec<u8>, CredentialsError> {
-    let bad = |problem: String| CredentialsError::CaBundle { path: path.to_owned(), problem };
+    let bad = |problem: String| CredentialsError::CaBundle {
+        path: path.to_owned(),
+        problem,
+    };
     let pem = fs::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| bad(format!("is not PEM: {error}")))?;
     let mut roots = rustls::RootCertStore::empty();
     let (good, refused) = roots.add_parsable_certificates(certificates);
     if good == 0 || refused > 0 {
-        return Err(bad(format!("has {good} usable certificates and {refused} unusable ones")));
+        return Err(bad(format!(
+            "has {good} usable certificates and {refused} unusable ones"
+        )));
     }
     Ok(pem)
 }
@@ -69,8 +77,16 @@ mod tests {
         let path = file.path().to_str().expect("utf-8");
         let env: Env = [("AWS_CA_BUNDLE", path)].into_iter().collect();
         let error = for_aws(&env).expect_err("no certificate in it").to_string();
-        assert_eq!(error, format!("AWS_CA_BUNDLE names {path}, which has 0 usable certificates and 0 unusable ones"));
+        assert_eq!(
+            error,
+            format!("AWS_CA_BUNDLE names {path}, which has 0 usable certificates and 0 unusable ones")
+        );
         let gone: Env = [("AWS_CA_BUNDLE", "/nowhere/ca.pem")].into_iter().collect();
-        assert!(for_aws(&gone).expect_err("no such file").to_string().contains("cannot be read"));
+        assert!(
+            for_aws(&gone)
+                .expect_err("no such file")
+                .to_string()
+                .contains("cannot be read")
+        );
     }
 }

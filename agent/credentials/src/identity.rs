@@ -95,23 +95,39 @@ impl Identities {
     ///
     /// # Errors
     /// If a hop breaks a rule of AWS's, or `AWS_CA_BUNDLE` cannot be used.
-    pub fn for_task(&self, region: &str, hops: &[RoleHop], default_session_name: &str) -> Result<TaskIdentity, CredentialsError> {
+    pub fn for_task(
+        &self,
+        region: &str,
+        hops: &[RoleHop],
+        default_session_name: &str,
+    ) -> Result<TaskIdentity, CredentialsError> {
         let agent = &self.agent;
         let mut link = agent.ambient_link();
         let mut taken = Vec::new();
         for (index, hop) in hops.iter().enumerate() {
-            let caller = if index > 0 || agent.ambient.is_session { HopCaller::Role } else { HopCaller::Keys };
+            let caller = if index > 0 || agent.ambient.is_session {
+                HopCaller::Role
+            } else {
+                HopCaller::Keys
+            };
             taken.push(Hop::check(hop, index + 1, hops.len(), caller, default_session_name)?);
             link = agent.link(region, &taken, link)?;
         }
         let role = hops.last().map(|hop| hop.role_arn.as_str().into());
-        Ok(TaskIdentity { agent: Arc::clone(agent), region: Region::new(region.to_owned()), link, role })
+        Ok(TaskIdentity {
+            agent: Arc::clone(agent),
+            region: Region::new(region.to_owned()),
+            link,
+            role,
+        })
     }
 }
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identities").field("ambient", &self.agent.ambient.description).finish_non_exhaustive()
+        f.debug_struct("Identities")
+            .field("ambient", &self.agent.ambient.description)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,9 +160,14 @@ impl TaskIdentity {
         let sts = sts_client(&self.agent.base_config(self.region.clone())?, self.credentials().await?);
         let who = sts.get_caller_identity().send().await.map_err(|error| {
             let answer = answer_of(&error);
-            CredentialsError::CallerUnknown { cause: format!("{} {}", answer.code, answer.message).trim().to_owned() }
+            CredentialsError::CallerUnknown {
+                cause: format!("{} {}", answer.code, answer.message).trim().to_owned(),
+            }
         })?;
-        Ok(Caller { arn: who.arn.unwrap_or_default(), account: who.account.unwrap_or_default() })
+        Ok(Caller {
+            arn: who.arn.unwrap_or_default(),
+            account: who.account.unwrap_or_default(),
+        })
     }
 
     /// What every AWS client of this task is made from: region, credentials that renew themselves,
@@ -156,13 +177,23 @@ impl TaskIdentity {
     /// If `AWS_CA_BUNDLE` cannot be used.
     pub fn sdk_config(&self) -> Result<SdkConfig, CredentialsError> {
         let provider = SharedCredentialsProvider::new(LinkProvider(Arc::clone(&self.link)));
-        Ok(self.agent.base_config(self.region.clone())?.into_builder().credentials_provider(provider).build())
+        Ok(self
+            .agent
+            .base_config(self.region.clone())?
+            .into_builder()
+            .credentials_provider(provider)
+            .build())
     }
 }
 
 impl fmt::Debug for TaskIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TaskIdentity({} in {})", format_args!("{:?}", self.link), self.region)
+        write!(
+            f,
+            "TaskIdentity({} in {})",
+            format_args!("{:?}", self.link),
+            self.region
+        )
     }
 }
 
@@ -172,7 +203,10 @@ impl Agent {
     }
 
     fn ambient_link(&self) -> Arc<Link> {
-        Arc::clone(self.ambient_link.get_or_init(|| Arc::new(Link::new(self.ambient_origin()))))
+        Arc::clone(
+            self.ambient_link
+                .get_or_init(|| Arc::new(Link::new(self.ambient_origin()))),
+        )
     }
 
     fn ambient_origin(&self) -> Origin {
@@ -180,18 +214,26 @@ impl Agent {
         match self.ambient.kind {
             AmbientKind::Environment => {
                 let token = self.env.get("AWS_SESSION_TOKEN").map(str::to_owned);
-                Origin::Keys(Credentials::new(value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY"), token, None, "environment"))
+                Origin::Keys(Credentials::new(
+                    value("AWS_ACCESS_KEY_ID"),
+                    value("AWS_SECRET_ACCESS_KEY"),
+                    token,
+                    None,
+                    "environment",
+                ))
             }
             AmbientKind::Container => {
                 let config = ProviderConfig::empty()
                     .with_http_client(http_client::for_metadata())
                     .with_sleep_impl(TokioSleep::new());
-                let provider = aws_config::ecs::EcsCredentialsProvider::builder().configure(&config).build();
+                let provider = aws_config::ecs::EcsCredentialsProvider::builder()
+                    .configure(&config)
+                    .build();
                 Origin::Container(Box::new(provider), self.ambient.description.clone())
             }
-            AmbientKind::Unsupported | AmbientKind::None => {
-                Origin::Nothing(CredentialsError::NoAmbient { found: self.ambient.description.clone() })
-            }
+            AmbientKind::Unsupported | AmbientKind::None => Origin::Nothing(CredentialsError::NoAmbient {
+                found: self.ambient.description.clone(),
+            }),
         }
     }
 
