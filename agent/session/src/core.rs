@@ -1,0 +1,218 @@
+//! What outlives a connection: operations on their way, the inventory, the lease, commands the
+//! executor has not taken yet. Both the connected and the unconnected loop feed it; it does no IO.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_task::attempt::AttemptRef;
+use deputy_task::boot_time::BootTime;
+use deputy_task::message::{Command, Event, WriteOp, WriteVerdict};
+use deputy_task::outcome::Failure;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::blob_fetch::BlobRequest;
+use crate::from_wire::{self, Blame, WireError};
+use crate::inventory::Inventory;
+use crate::progress_digest::ProgressDigest;
+use crate::write_queue::{BadAck, OpKind, WriteQueue};
+
+/// Commands waiting for the executor. Beyond it nothing is read from the manager: an executor that
+/// takes no commands is not alive, and its lease must run out.
+const MAX_COMMANDS: usize = 16 * 1024;
+
+/// The executor is told about a lease that is this much longer than the one it knows. Under load
+/// every acknowledged intent renews the lease; it need not hear of each.
+const LEASE_STEP: Duration = Duration::from_millis(250);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) queue: WriteQueue,
+    pub(crate) inventory: Inventory,
+    pub(crate) progress: ProgressDigest,
+    /// The store generation last seen; 0 for none.
+    pub(crate) generation: u64,
+    free_slots: Option<u32>,
+    commands: VecDeque<Command>,
+    lease_known: BootTime,
+    lease_news: Option<BootTime>,
+    drain_wished: bool,
+    blobs: mpsc::Sender<BlobRequest>,
+}
+
+impl Core {
+    pub(crate) fn new(blobs: mpsc::Sender<BlobRequest>) -> Self {
+        Self {
+            queue: WriteQueue::default(),
+            inventory: Inventory::default(),
+            progress: ProgressDigest::default(),
+            generation: 0,
+            free_slots: None,
+            commands: VecDeque::new(),
+            lease_known: BootTime::from_nanos(0),
+            lease_news: None,
+            drain_wished: false,
+            blobs,
+        }
+    }
+
+    /// Free slots as the executor last said; `slots` until it says anything.
+    pub(crate) fn free_slots(&self, slots: u32) -> u32 {
+        self.free_slots.unwrap_or(slots)
+    }
+
+    pub(crate) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Write { id, attempt, op } => {
+                if matches!(op, WriteOp::Complete(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. }) {
+                    self.progress.forget(&attempt);
+                }
+                self.queue.push(Some(id), attempt, op);
+            }
+            Event::Progress { attempt, steps } => {
+                if self.inventory.holds(&attempt) {
+                    self.progress.merge(attempt, steps);
+                }
+            }
+            Event::FetchBlob { id, attempt, blob, path } => {
+                let request = BlobRequest { id, attempt, blob, path };
+                if let Err(refused) = self.blobs.try_send(request) {
+                    let result = Err("too many bundles are being fetched at the same time".into());
+                    self.commands.push_back(Command::BlobFetched { id: refused.into_inner().id, result });
+                }
+            }
+            Event::FreeSlots(slots) => self.free_slots = Some(slots),
+        }
+    }
+
+    pub(crate) fn on_write_ack(&mut self, ack: v1::WriteAck, lease: Duration) -> Result<(), BadAck> {
+        for answer in self.queue.acknowledge(ack)? {
+            self.inventory.answered(&answer.attempt, answer.kind, &answer.verdict);
+            if let (OpKind::Intent, WriteVerdict::Ok { sent_at }) = (answer.kind, &answer.verdict) {
+                self.renewed(*sent_at, lease);
+            }
+            match answer.id {
+                Some(id) => self.commands.push_back(Command::Written { id, verdict: answer.verdict }),
+                None => debug!(attempt = %answer.attempt, verdict = ?answer.verdict, "refusal answered"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The lease counts from the moment the acknowledged frame was sent.
+    pub(crate) fn renewed(&mut self, sent_at: BootTime, lease: Duration) {
+        let until = sent_at.after(lease);
+        if until > self.lease_news.unwrap_or(self.lease_known) {
+            self.lease_news = Some(until);
+        }
+    }
+
+    pub(crate) fn on_assignment(&mut self, wire: v1::Assignment, now: BootTime) {
+        match from_wire::assignment(wire, now) {
+            Ok(assignment) => {
+                if self.inventory.offered(&assignment.attempt) {
+                    self.commands.push_back(Command::Assign(Box::new(assignment)));
+                }
+            }
+            Err(bad) => self.refuse(bad.attempt, bad.blame, &bad.error),
+        }
+    }
+
+    fn refuse(&mut self, attempt: Option<AttemptRef>, blame: Blame, error: &WireError) {
+        let Some(attempt) = attempt else {
+            warn!(%error, "an assignment without a usable attempt was dropped");
+            return;
+        };
+        warn!(%attempt, %error, "an assignment cannot be read and is refused");
+        let reason = format!("this agent cannot read the assignment: {error}");
+        let permanent = match blame {
+            Blame::Document => Some(
+                Failure::new("agent.unreadableDocument", format!("the agent cannot read the task: {error}"))
+                    .hint("submit with a deputy of the agent's version, or upgrade the agent"),
+            ),
+            Blame::Journal => None,
+        };
+        self.queue.push(None, attempt, WriteOp::Refuse { reason, permanent });
+    }
+
+    pub(crate) fn on_cancel(&mut self, wire: v1::CancelWish) {
+        match from_wire::attempt(wire.attempt) {
+            // The wish is repeated with every heartbeat; an ended attempt needs it no more.
+            Ok(attempt) if self.inventory.holds(&attempt) => {
+                self.commands.push_back(Command::Cancel { attempt, reason: wire.reason });
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "a cancel without a usable attempt was dropped"),
+        }
+    }
+
+    pub(crate) fn on_revoked(&mut self, attempt: AttemptRef, reason: String) {
+        info!(%attempt, reason, "revoked");
+        self.inventory.revoked(&attempt);
+        self.progress.forget(&attempt);
+        self.commands.push_back(Command::Revoke { attempt, reason });
+    }
+
+    /// This instance was replaced: nothing it holds is its own any more.
+    pub(crate) fn revoke_all(&mut self, reason: &str) {
+        let held: Vec<_> = self.inventory.lines().map(|(attempt, _)| attempt.clone()).collect();
+        for attempt in held {
+            self.on_revoked(attempt, reason.to_owned());
+        }
+    }
+
+    /// The manager wishes a drain; it repeats it. True the first time.
+    pub(crate) fn on_drain_wish(&mut self, reason: String) -> bool {
+        if self.drain_wished {
+            return false;
+        }
+        info!(reason, "the manager wishes a drain");
+        self.drain_wished = true;
+        // The platform does not kill us for this one, so held work may take its own time.
+        self.commands.push_back(Command::Drain { deadline: BootTime::NEVER, reason });
+        true
+    }
+
+    pub(crate) fn may_read_manager(&self) -> bool {
+        self.commands.len() < MAX_COMMANDS
+    }
+
+    pub(crate) fn has_commands(&self) -> bool {
+        !self.commands.is_empty() || self.lease_is_news()
+    }
+
+    fn lease_is_news(&self) -> bool {
+        self.lease_news.is_some_and(|until| until >= self.lease_known.after(LEASE_STEP))
+    }
+
+    pub(crate) fn next_command(&mut self) -> Option<Command> {
+        if self.lease_is_news()
+            && let Some(until) = self.lease_news.take()
+        {
+            self.lease_known = until;
+            return Some(Command::Lease { until });
+        }
+        self.commands.pop_front()
+    }
+
+    /// Hands over what the executor takes without waiting. The rest waits for room.
+    pub(crate) fn deliver(&mut self, to: &mpsc::Sender<Command>) {
+        while self.has_commands() {
+            match to.try_reserve() {
+                Ok(permit) => {
+                    if let Some(command) = self.next_command() {
+                        permit.send(command);
+                    }
+                }
+                Err(mpsc::error::TrySendError::Full(())) => return,
+                Err(mpsc::error::TrySendError::Closed(())) => {
+                    self.commands.clear();
+                    self.lease_news = None;
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! From nothing to a welcomed session: TCP, HTTP/2, the Session call, Hello, Welcome.
+
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::v1::agent_client::AgentClient;
+use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::SessionConfig;
+use crate::from_wire::{self, Welcome, WireError};
+
+/// HTTP/2 pings on an otherwise silent connection. Proxies may swallow them, so the heartbeat's own
+/// watchdog is what counts; pings find a dead peer sooner.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Frames handed to the transport and not yet written. Small: what waits here has its send time
+/// already, and a lease is counted from it.
+const FRAMES_BUFFERED: usize = 16;
+
+/// Largest frame taken from the manager: an assignment carries its whole journal.
+const MAX_INBOUND_BYTES: usize = 64 * 1024 * 1024;
+
+/// A welcomed session.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) frames: mpsc::Sender<v1::SessionRequest>,
+    pub(crate) inbound: Streaming<v1::SessionResponse>,
+    pub(crate) welcome: Welcome,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    #[error("the session was not accepted: {0}")]
+    Call(String),
+    #[error("no welcome within {0:?}")]
+    Silent(Duration),
+    #[error("the welcome makes no sense: {0}")]
+    BadWelcome(#[from] WireError),
+    #[error("the manager answered something else than a welcome")]
+    NotAWelcome,
+    #[error("the manager chose protocol {0}, this agent speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}")]
+    Protocol(u32),
+    #[error("the manager refused the session ({}): {}", .0.code, .0.reason)]
+    Refused(v1::Disconnect),
+}
+
+/// A connection of its own.
+pub(crate) async fn connect(config: &SessionConfig) -> Result<Channel, DialError> {
+    let endpoint = Endpoint::from_shared(config.manager.to_string()).map_err(|error| unreachable(&error))?;
+    let endpoint = endpoint
+        .connect_timeout(config.connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .buffer_size(64);
+    endpoint.connect().await.map_err(|error| unreachable(&error))
+}
+
+/// Tonic's own text is "transport error"; the reason is in the chain.
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> DialError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    DialError::Unreachable(text)
+}
+
+/// Opens a session. Bounded: two times the connect timeout.
+pub(crate) async fn dial(config: &SessionConfig, hello: v1::Hello) -> Result<Link, DialError> {
+    let channel = connect(config).await?;
+    let welcomed = tokio::time::timeout(config.connect_timeout, greet(channel, hello)).await;
+    welcomed.map_err(|_| DialError::Silent(config.connect_timeout))?
+}
+
+async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
+    let (frames, outbound) = mpsc::channel(FRAMES_BUFFERED);
+    let hello = v1::SessionRequest { frame: Some(v1::session_request::Frame::Hello(hello)) };
+    // The channel is new and empty; it takes one frame.
+    frames.try_send(hello).map_err(|error| DialError::Call(error.to_string()))?;
+    let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_INBOUND_BYTES);
+    let call = client.session(ReceiverStream::new(outbound)).await;
+    let mut inbound = call.map_err(|status| DialError::Call(status_text(&status)))?.into_inner();
+    let first = inbound.message().await.map_err(|status| DialError::Call(status_text(&status)))?;
+    let welcome = match first.and_then(|response| response.frame) {
+        Some(v1::session_response::Frame::Welcome(welcome)) => from_wire::welcome(welcome)?,
+        Some(v1::session_response::Frame::Disconnect(disconnect)) => return Err(DialError::Refused(disconnect)),
+        _ => return Err(DialError::NotAWelcome),
+    };
+    if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {
+        return Err(DialError::Protocol(welcome.protocol));
+    }
+    Ok(Link { frames, inbound, welcome })
+}
+
+/// Code and message of a gRPC status, without its debug form.
+pub(crate) fn status_text(status: &tonic::Status) -> String {
+    if status.message().is_empty() {
+        format!("{:?}", status.code())
+    } else {
+        format!("{:?}: {}", status.code(), status.message())
+    }
+}

@@ -1,0 +1,1 @@
+//! Uploads log bytes from the spool.

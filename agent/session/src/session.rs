@@ -1,0 +1,237 @@
+//! The session over all its connections: dial, converse, wait, dial again. Spawned by the agent's
+//! supervisor on a thread of its own with a current-thread runtime: heartbeats and journal frames
+//! then compete with nothing, whatever the work on the other threads does. It never touches a
+//! running task because a connection broke.
+
+use std::future::Future;
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use deputy_task::capability::Capabilities;
+use deputy_task::message::{Command, Event};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::backoff::Retry;
+use crate::blob_fetch::BlobRequest;
+use crate::config::SessionConfig;
+use crate::conversation::{End, Ports, converse};
+use crate::core::Core;
+use crate::dial::{DialError, dial};
+use crate::inventory::Grant;
+use crate::to_wire;
+
+pub use crate::conversation::Stage;
+
+/// A connection that lasted this long was healthy: the next failure counts as the first.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long the executor may take to hear that everything it holds is revoked.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The manager's code for "another instance with your agent id has taken over".
+const SUPERSEDED: &str = "superseded";
+
+/// The manager's code for "we have no protocol revision in common".
+const PROTOCOL: &str = "protocol";
+
+/// How the session stands; for readiness and for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// Not connected yet.
+    Connecting,
+    /// Welcomed.
+    Up,
+    /// Not connected; why, for people.
+    Down(String),
+}
+
+/// Why a session ended without being told to. Everything else is tried again for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// Another process runs with the same agent id: give this one another id.
+    #[error("another process with the same agent id has taken over: {0}")]
+    Superseded(String),
+}
+
+/// What the supervisor gives to a session.
+#[derive(Debug)]
+pub struct SessionPorts {
+    /// From the executor.
+    pub events: mpsc::Receiver<Event>,
+    /// To the executor.
+    pub commands: mpsc::Sender<Command>,
+    /// To [`crate::bulk::Bulk`].
+    pub blobs: mpsc::Sender<BlobRequest>,
+    /// What the agent offers; changes are sent on.
+    pub capabilities: watch::Receiver<Capabilities>,
+    /// Bytes of log not yet acknowledged, reported with every heartbeat.
+    pub spool_bytes: watch::Receiver<u64>,
+    /// What the supervisor wishes.
+    pub stage: watch::Receiver<Stage>,
+    /// How the session stands.
+    pub state: watch::Sender<LinkState>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    core: Core,
+    ports: Ports,
+    state: watch::Sender<LinkState>,
+}
+
+impl Session {
+    /// A session that has not dialled yet.
+    #[must_use]
+    pub fn new(config: SessionConfig, ports: SessionPorts) -> Self {
+        let SessionPorts { events, commands, blobs, capabilities, spool_bytes, stage, state } = ports;
+        let ports = Ports { events, events_open: true, commands, stage, capabilities, spool_bytes };
+        Self { config, core: Core::new(blobs), ports, state }
+    }
+
+    /// Runs until [`Stage::Leaving`] and everything is written, or until another instance takes over.
+    ///
+    /// # Errors
+    /// [`SessionError::Superseded`]; every attempt has been revoked by then.
+    pub async fn run(mut self) -> Result<(), SessionError> {
+        let mut retry = Retry::new(self.config.backoff);
+        let mut rng = SmallRng::from_os_rng();
+        loop {
+            let dialling = dial_owned(self.config.clone(), self.hello());
+            let Some(dialled) = self.offline(dialling).await else { return Ok(()) };
+            let end = match dialled {
+                Ok(link) => {
+                    info!(manager = %self.config.manager, manager_version = link.welcome.version, "session up");
+                    self.state.send_replace(LinkState::Up);
+                    let since = Instant::now();
+                    let end = converse(&mut self.core, &mut self.ports, link).await;
+                    if since.elapsed() >= HEALTHY_AFTER {
+                        retry.reset();
+                    }
+                    end
+                }
+                Err(error) => failed_dial(error),
+            };
+            self.core.queue.connection_lost();
+            let delay = match end {
+                End::Left => return Ok(()),
+                End::Disconnected(told) if told.code == SUPERSEDED => return Err(self.superseded(told.reason).await),
+                End::Disconnected(told) => self.told_to_go(&told).max(retry.next(&mut rng)),
+                End::Broken(reason) => {
+                    let delay = retry.next(&mut rng);
+                    warn!(reason, ?delay, "session down; running tasks are not touched");
+                    self.state.send_replace(LinkState::Down(reason));
+                    delay
+                }
+            };
+            if self.offline(tokio::time::sleep(delay)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Everything that this instance is and holds.
+    fn hello(&mut self) -> v1::Hello {
+        let inventory = self.core.inventory.lines().map(|(attempt, grant)| v1::HeldAttempt {
+            attempt: Some(to_wire::attempt(attempt)),
+            started: grant == Grant::Started,
+        });
+        v1::Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            agent_id: self.config.agent_id.as_str().to_owned(),
+            instance_id: self.config.instance_id.as_str().to_owned(),
+            version: self.config.version.clone(),
+            inventory: inventory.collect(),
+            capabilities: Some(to_wire::capabilities(&self.ports.capabilities.borrow_and_update())),
+            generation: self.core.generation,
+        }
+    }
+
+    /// The manager said why it ends the session. Returns the shortest time to stay away.
+    fn told_to_go(&self, told: &v1::Disconnect) -> Duration {
+        let reason = if told.reason.is_empty() { told.code.clone() } else { format!("{}: {}", told.code, told.reason) };
+        if told.code == PROTOCOL {
+            error!(reason, agent_speaks = ?(PROTOCOL_MIN..=PROTOCOL_MAX), "manager and agent speak different versions; upgrade one of them");
+        } else {
+            warn!(reason, "the manager ended the session; running tasks are not touched");
+        }
+        self.state.send_replace(LinkState::Down(reason));
+        let asked = Duration::from_millis(told.retry_after_ms.into());
+        if told.code == PROTOCOL { asked.max(self.config.backoff.max()) } else { asked }
+    }
+
+    async fn superseded(&mut self, reason: String) -> SessionError {
+        error!(reason, "another process with the same agent id has taken over");
+        self.state.send_replace(LinkState::Down(format!("superseded: {reason}")));
+        self.core.revoke_all("another process with the same agent id has taken over");
+        let last_words = async {
+            while self.core.has_commands() {
+                let Ok(permit) = self.ports.commands.reserve().await else { return };
+                if let Some(command) = self.core.next_command() {
+                    permit.send(command);
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
+            warn!("the executor did not take the revocation of its attempts in time");
+        }
+        SessionError::Superseded(reason)
+    }
+
+    /// Waits for `done` without a connection: events are queued as far as there is room, answers
+    /// that are still owed are delivered. None if there is nothing left to stay for.
+    async fn offline<T>(&mut self, done: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(done);
+        loop {
+            let Self { core, ports, .. } = self;
+            let nothing_owed = core.queue.is_empty() && ports.events.is_empty();
+            if matches!(*ports.stage.borrow_and_update(), Stage::Leaving(_)) && nothing_owed {
+                return None;
+            }
+            let room = core.queue.room() > 0 && ports.events_open;
+            tokio::select! {
+                biased;
+                out = &mut done => return Some(out),
+                event = ports.events.recv(), if room => match event {
+                    Some(event) => core.on_event(event),
+                    None => ports.events_open = false,
+                },
+                permit = ports.commands.reserve(), if core.has_commands() => match permit {
+                    Ok(permit) => if let Some(command) = core.next_command() { permit.send(command) },
+                    // The executor is gone: nobody is owed anything.
+                    Err(_) => while core.next_command().is_some() {},
+                },
+                Ok(()) = ports.stage.changed() => {}
+            }
+        }
+    }
+}
+
+/// The dial borrows nothing of the session, which goes on taking events meanwhile.
+async fn dial_owned(config: SessionConfig, hello: v1::Hello) -> Result<crate::dial::Link, DialError> {
+    dial(&config, hello).await
+}
+
+/// What a proxy can fake is only a broken connection.
+fn failed_dial(error: DialError) -> End {
+    match error {
+        DialError::Refused(told) => End::Disconnected(told),
+        DialError::Protocol(_) => End::Disconnected(v1::Disconnect {
+            code: PROTOCOL.into(),
+            reason: error.to_string(),
+            retry_after_ms: 0,
+        }),
+        other => End::Broken(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
