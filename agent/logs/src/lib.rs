@@ -1,14 +1,23 @@
 //! Redactor, spool, offsets: output is redacted before it touches disk or network.
+//!
+//! ```text
+//! child, narration ─ LogWriter ─ Redactor ─ records ─ Spool ─ uploader (acknowledged offsets free it)
+//!                                              └───── tee, for a run without a manager
+//! ```
+//!
+//! Steps write through [`attempt_log::LogWriter`], the executor opens and finishes
+//! [`attempt_log::AttemptLog`]s, the session reads from the [`spool::Spool`]. Nothing here knows
+//! gRPC or what a step does. There is no way around the redactor: only it hands bytes on.
 
-use deputy_task::attempt::AttemptRef;
+pub mod attempt_log;
+pub mod spool;
+mod queue;
+mod segment;
+mod instance_folder;
+pub mod redactor;
+mod matcher;
+mod secret_forms;
 
-/// Writes one step's part of one attempt's log. Cheap to clone. (Interface first; the rest follows.)
-#[derive(Clone)]
-pub struct LogWriter {
-    _attempt: AttemptRef,
-}
-
-impl LogWriter {
-    /// One line of the agent's own narration, redacted like everything else.
-    pub fn narrate(&self, _line: &str) {}
-}
+pub use attempt_log::{AttemptLog, LogWriter, Logs};
+pub use redactor::{Redactor, SecretRefused};
+pub use spool::{LogPiece, LogStatus, LogTotal, ReadError, Spool, SpoolConfig, SpoolError};

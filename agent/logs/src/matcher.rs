@@ -1,0 +1,152 @@
+//! Finds every occurrence of every form of every secret in a stream. Called by the redactor only.
+//!
+//! An Aho-Corasick automaton walks the bytes, and its state is the stream's state. Almost all bytes
+//! of a log are nowhere near a secret, so in the start state a small filter over four-byte
+//! prefixes skips ahead; every form has at least four bytes.
+
+use std::collections::{HashMap, HashSet};
+
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{Anchored, MatchKind};
+
+/// No form is shorter: the filter's window.
+pub(crate) const MIN_FORM_BYTES: usize = 4;
+
+const FILTER_BITS: u32 = 16;
+
+/// A part of a buffer, `start` inclusive, `end` exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+/// Where a stream is in the automaton. The default belongs to a matcher of nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct State(StateID);
+
+/// The forms of all secrets, ready to be searched for.
+#[derive(Default)]
+pub(crate) enum Matcher {
+    /// There are no secrets.
+    #[default]
+    Nothing,
+    /// These.
+    Forms(FormAutomaton),
+    /// The automaton could not be built: rather than print a secret, nothing is printed.
+    Everything,
+}
+
+/// The automaton and its filter over four-byte prefixes.
+pub(crate) struct FormAutomaton {
+    nfa: NFA,
+    start: StateID,
+    /// How many bytes a state has matched of the longest form that is still possible.
+    depths: HashMap<StateID, usize>,
+    /// A bit for every hash of a form's first four bytes.
+    filter: Box<[u64]>,
+}
+
+impl Matcher {
+    /// Every form must have at least [`MIN_FORM_BYTES`].
+    pub(crate) fn build(forms: &HashSet<Vec<u8>>) -> Self {
+        if forms.is_empty() {
+            return Self::Nothing;
+        }
+        match FormAutomaton::build(forms) {
+            Ok(found) => Self::Forms(found),
+            Err(error) => {
+                tracing::error!(%error, "secrets cannot be searched for; the log of this task is not written");
+                Self::Everything
+            }
+        }
+    }
+
+    const fn forms(&self) -> Option<&FormAutomaton> {
+        match self {
+            Self::Forms(found) => Some(found),
+            Self::Nothing | Self::Everything => None,
+        }
+    }
+
+    pub(crate) fn start(&self) -> State {
+        self.forms().map_or_else(State::default, |found| State(found.start))
+    }
+
+    /// Bytes at the end of what was scanned that may be the beginning of a form.
+    pub(crate) fn depth(&self, state: State) -> usize {
+        self.forms()
+            .and_then(|found| found.depths.get(&state.0))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Goes on from `state` over `input` and calls `found(end, length)` for the longest form that
+    /// ends at each place; `length` may reach back before `input`.
+    pub(crate) fn scan(&self, state: State, input: &[u8], mut each: impl FnMut(usize, usize)) -> State {
+        let Some(FormAutomaton { nfa, start, filter, .. }) = self.forms() else {
+            return state;
+        };
+        let mut state = state.0;
+        let mut at = 0;
+        loop {
+            if state == *start {
+                let rest = input.get(at..).unwrap_or_default();
+                let begins = |window: &[u8]| {
+                    window.first_chunk().is_some_and(|prefix| {
+                        let (word, bit) = filter_place(*prefix);
+                        filter.get(word).is_some_and(|bits| bits & bit != 0)
+                    })
+                };
+                let last_window = rest.len().saturating_sub(MIN_FORM_BYTES - 1);
+                at += rest.windows(MIN_FORM_BYTES).position(begins).unwrap_or(last_window);
+            }
+            let Some(byte) = input.get(at) else { return State(state) };
+            state = nfa.next_state(Anchored::No, state, *byte);
+            at += 1;
+            if nfa.is_special(state) && nfa.is_match(state) {
+                let longest = (0..nfa.match_len(state))
+                    .map(|index| nfa.pattern_len(nfa.match_pattern(state, index)))
+                    .max();
+                each(at, longest.unwrap_or(0));
+            }
+        }
+    }
+}
+
+impl FormAutomaton {
+    fn build(forms: &HashSet<Vec<u8>>) -> Result<Self, Box<dyn std::error::Error>> {
+        let nfa = NFA::builder()
+            .match_kind(MatchKind::Standard)
+            .prefilter(false)
+            .build(forms)?;
+        let start = nfa.start_state(Anchored::No)?;
+        let mut depths = HashMap::new();
+        let mut filter = vec![0_u64; (1_usize << FILTER_BITS) / 64].into_boxed_slice();
+        for form in forms {
+            if let Some(prefix) = form.first_chunk() {
+                let (word, bit) = filter_place(*prefix);
+                filter[word] |= bit;
+            }
+            let mut state = start;
+            for (matched, byte) in form.iter().enumerate() {
+                state = nfa.next_state(Anchored::No, state, *byte);
+                depths.insert(state, matched + 1);
+            }
+        }
+        Ok(Self {
+            nfa,
+            start,
+            depths,
+            filter,
+        })
+    }
+}
+
+/// The word and the bit of a four-byte prefix in the filter.
+fn filter_place(prefix: [u8; MIN_FORM_BYTES]) -> (usize, u64) {
+    let hash = u32::from_le_bytes(prefix).wrapping_mul(0x9E37_79B1) >> (u32::BITS - FILTER_BITS);
+    let word = usize::try_from(hash >> 6).unwrap_or(0);
+    (word, 1 << (hash & 63))
+}

@@ -1,0 +1,276 @@
+//! Replaces secrets in a stream of bytes by `***`, whatever way the stream is cut into writes.
+//!
+//! The union of all matches is replaced: overlapping and touching ones become one `***`. A stream
+//! holds bytes back only while they may be the beginning of a secret, and then at most one byte
+//! less than the longest form of one. Called by [`crate::attempt_log`]; must never hand on a byte
+//! of which it does not know whether it belongs to a secret.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::matcher::{Matcher, Span, State};
+use crate::secret_forms::forms_of;
+
+/// What is printed instead.
+pub const MASK: &[u8] = b"***";
+
+/// Fewer characters cannot be told from ordinary text.
+pub const MIN_SECRET_CHARS: usize = 4;
+
+/// AWS Secrets Manager's limit; nothing larger is a secret.
+pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// All forms of all secrets of one attempt.
+pub const MAX_FORMS_BYTES: usize = 8 * 1024 * 1024;
+
+/// A value cannot be hidden.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretRefused {
+    /// It would hide ordinary text.
+    #[error("a secret of {chars} characters is too short to be hidden in logs; it needs at least {MIN_SECRET_CHARS}")]
+    TooShort {
+        /// How many it has.
+        chars: usize,
+    },
+    /// It would cost too much memory.
+    #[error("a secret of {bytes} bytes is too long to be hidden in logs; it may have at most {MAX_SECRET_BYTES}")]
+    TooLong {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// All secrets of the attempt together would cost too much memory.
+    #[error(
+        "all secrets of a task together are too long to be hidden in logs; with this one their forms need {bytes} bytes of at most {MAX_FORMS_BYTES}"
+    )]
+    TooMany {
+        /// With this one.
+        bytes: usize,
+    },
+}
+
+/// The secrets of one attempt. Cheap to clone; clones share the secrets.
+#[derive(Clone, Default)]
+pub struct Redactor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Raised with every new secret; streams look at it with every write.
+    version: AtomicU64,
+    secrets: Mutex<Secrets>,
+}
+
+#[derive(Default)]
+struct Secrets {
+    forms: HashSet<Vec<u8>>,
+    forms_bytes: usize,
+    /// Built when a stream first needs it, so that adding many costs one build.
+    built: Option<Arc<Matcher>>,
+}
+
+impl Secrets {
+    fn matcher(&mut self) -> Arc<Matcher> {
+        Arc::clone(self.built.get_or_insert_with(|| Arc::new(Matcher::build(&self.forms))))
+    }
+}
+
+impl Redactor {
+    /// One that hides nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Hides a value from now on, in open streams too, as it is and in the forms in which programs
+    /// print it: base64, hexadecimal, URL, JSON and shell escapes, and line by line.
+    ///
+    /// # Errors
+    /// If it is too short or too long to be hidden.
+    pub fn add_secret(&self, value: &[u8]) -> Result<(), SecretRefused> {
+        let text = value.trim_ascii();
+        let chars = std::str::from_utf8(text).map_or(text.len(), |text| text.chars().count());
+        if chars < MIN_SECRET_CHARS {
+            return Err(SecretRefused::TooShort { chars });
+        }
+        if value.len() > MAX_SECRET_BYTES {
+            return Err(SecretRefused::TooLong { bytes: value.len() });
+        }
+        let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: HashSet<Vec<u8>> = forms_of(value)
+            .into_iter()
+            .filter(|form| !secrets.forms.contains(form))
+            .collect();
+        let bytes = secrets.forms_bytes + new.iter().map(Vec::len).sum::<usize>();
+        if bytes > MAX_FORMS_BYTES {
+            return Err(SecretRefused::TooMany { bytes });
+        }
+        if !new.is_empty() {
+            secrets.forms.extend(new);
+            secrets.forms_bytes = bytes;
+            secrets.built = None;
+            self.shared.version.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// A new stream. Each stream of a child has its own.
+    #[must_use]
+    pub fn stream(&self) -> RedactedStream {
+        RedactedStream {
+            redactor: self.clone(),
+            version: 0,
+            matcher: Arc::default(),
+            state: State::default(),
+            held: Held::default(),
+            out: Vec::new(),
+        }
+    }
+
+    /// A whole text at once.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        if self.shared.version.load(Ordering::Acquire) == 0 {
+            return text.to_owned();
+        }
+        let mut stream = self.stream();
+        let mut whole = stream.write(text.as_bytes()).to_vec();
+        whole.extend_from_slice(stream.finish());
+        String::from_utf8_lossy(&whole).into_owned()
+    }
+}
+
+/// One stream being redacted.
+pub struct RedactedStream {
+    redactor: Redactor,
+    version: u64,
+    matcher: Arc<Matcher>,
+    state: State,
+    held: Held,
+    out: Vec<u8>,
+}
+
+/// Bytes at the end of the stream that may be the beginning of a secret.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// Parts of `bytes` that are secret already; sorted, apart from each other.
+    hidden: Vec<Span>,
+    /// What was handed on last is a mask, and it reaches up to `bytes`.
+    after_mask: bool,
+}
+
+impl RedactedStream {
+    /// Takes bytes and answers those that may be handed on now.
+    pub fn write<'a>(&'a mut self, input: &'a [u8]) -> &'a [u8] {
+        self.refresh();
+        match &*self.matcher {
+            Matcher::Nothing => return input,
+            Matcher::Everything => return &[],
+            Matcher::Forms(_) if input.is_empty() => return input,
+            Matcher::Forms(_) => {}
+        }
+        let offset = self.held.bytes.len();
+        let hidden = &mut self.held.hidden;
+        self.state = self.matcher.scan(self.state, input, |end, len| {
+            hide(hidden, (offset + end).saturating_sub(len), offset + end)
+        });
+        let total = offset + input.len();
+        let undecided = covered_until(hidden, total - self.matcher.depth(self.state).min(total));
+        if offset == 0 && hidden.is_empty() {
+            // The usual case: nothing to hide, nothing copied but the few bytes held back.
+            let (decided, rest) = input.split_at(undecided);
+            self.held.bytes.extend_from_slice(rest);
+            self.held.after_mask &= decided.is_empty();
+            return decided;
+        }
+        self.held.bytes.extend_from_slice(input);
+        self.hand_on(undecided)
+    }
+
+    /// The stream has ended: what was held back goes out. The stream may be used again.
+    pub fn finish(&mut self) -> &[u8] {
+        self.refresh();
+        let all = self.held.bytes.len();
+        self.state = self.matcher.start();
+        self.hand_on(all);
+        self.held.after_mask = false;
+        &self.out
+    }
+
+    /// Moves the first `end` bytes that are held to `out`, masked.
+    fn hand_on(&mut self, end: usize) -> &[u8] {
+        let held = &mut self.held;
+        self.out.clear();
+        let mut from = 0;
+        let decided = held.hidden.partition_point(|span| span.end <= end);
+        for span in held.hidden.drain(..decided) {
+            if !(span.start == 0 && held.after_mask) {
+                self.out
+                    .extend_from_slice(held.bytes.get(from..span.start).unwrap_or_default());
+                self.out.extend_from_slice(MASK);
+            }
+            from = span.end;
+        }
+        self.out
+            .extend_from_slice(held.bytes.get(from..end).unwrap_or_default());
+        if end > 0 {
+            held.after_mask = from == end;
+        }
+        for span in &mut held.hidden {
+            *span = Span {
+                start: span.start - end,
+                end: span.end - end,
+            };
+        }
+        held.bytes.drain(..end);
+        &self.out
+    }
+
+    /// Takes over secrets that were added since, and looks for them in what is held.
+    fn refresh(&mut self) {
+        let version = self.redactor.shared.version.load(Ordering::Acquire);
+        if version == self.version {
+            return;
+        }
+        self.version = version;
+        self.matcher = self
+            .redactor
+            .shared
+            .secrets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .matcher();
+        let mut spans = std::mem::take(&mut self.held.hidden);
+        let scanned = self.matcher.scan(self.matcher.start(), &self.held.bytes, |end, len| {
+            spans.push(Span {
+                start: end.saturating_sub(len),
+                end,
+            });
+        });
+        self.state = scanned;
+        spans.sort_unstable_by_key(|span| (span.end, span.start));
+        for span in spans {
+            hide(&mut self.held.hidden, span.start, span.end);
+        }
+    }
+}
+
+/// Adds a match that ends last to the sorted spans, joining those it overlaps or touches.
+fn hide(hidden: &mut Vec<Span>, mut start: usize, end: usize) {
+    while let Some(last) = hidden.last()
+        && last.end >= start
+    {
+        start = start.min(last.start);
+        hidden.pop();
+    }
+    hidden.push(Span { start, end });
+}
+
+/// Where the undecided bytes begin, if they would begin at `from`: bytes that are hidden already
+/// are decided.
+fn covered_until(hidden: &[Span], from: usize) -> usize {
+    let around = hidden.iter().rev().find(|span| span.start <= from);
+    around.map_or(from, |span| from.max(span.end))
+}
