@@ -170,9 +170,19 @@ mod tests {
 
     async fn found(content: &[u8]) -> String {
         let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join(AUTHENTICATOR);
-        std::fs::write(&file, content).expect("write");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let (draft, file) = (folder.path().join("draft"), folder.path().join(AUTHENTICATOR));
+        std::fs::write(&draft, content).expect("write");
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        // Copied by another process: a child that another test forks meanwhile would keep our own
+        // descriptor open for writing, and the file could not be run ("text file busy").
+        assert!(
+            std::process::Command::new("cp")
+                .arg(&draft)
+                .arg(&file)
+                .status()
+                .expect("cp")
+                .success()
+        );
         let lookup = ToolLookup {
             path: folder.path().into(),
             own_exe: "/opt/deputy-agent".into(),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
-use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::types::Tag;
@@ -20,7 +20,7 @@ use aws_types::SdkConfig;
 use tokio::sync::Mutex;
 
 use crate::denial::{Answer, explain};
-use crate::error::CredentialsError;
+use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
 use crate::refresh::{jittered, refresh_at, usable};
 
@@ -124,7 +124,7 @@ impl Link {
             Origin::Keys(keys) => Ok(keys.clone()),
             Origin::Container(provider, _) => {
                 let answer = provider.provide_credentials().await;
-                answer.map_err(|error| self.failed(DisplayErrorContext(&error).to_string()))
+                answer.map_err(|error| self.failed(chain_of(&error)))
             }
             Origin::Role(parent, hop, config) => assume(parent, hop, config).await,
         }
@@ -255,7 +255,7 @@ async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRol
 pub(crate) fn answer_of<E, R>(error: &SdkError<E, R>) -> Answer
 where
     E: ProvideErrorMetadata + std::error::Error + RequestId + 'static,
-    R: fmt::Debug,
+    R: fmt::Debug + 'static,
 {
     match error {
         SdkError::ServiceError(answer) => Answer {
@@ -265,7 +265,7 @@ where
         },
         other => Answer {
             code: String::new(),
-            message: DisplayErrorContext(other).to_string(),
+            message: chain_of(other),
             request_id: String::new(),
         },
     }

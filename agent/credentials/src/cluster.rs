@@ -1,12 +1,12 @@
 //! Which cluster a name means: its endpoint and its certificate authority, from `eks:DescribeCluster`.
 
-use aws_sdk_eks::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_eks::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_eks::operation::RequestId;
 use aws_sdk_eks::operation::describe_cluster::DescribeClusterError;
 use aws_sdk_eks::types::{Cluster, ClusterStatus};
 use deputy_task::outcome::Failure;
 
-use crate::error::CredentialsError;
+use crate::error::{CredentialsError, chain_of};
 use crate::identity::TaskIdentity;
 
 /// An EKS cluster that can be talked to.
@@ -93,7 +93,7 @@ fn refused(identity: &TaskIdentity, name: &str, error: &SdkError<DescribeCluster
             format!("EKS in {region} did not answer when asked for the cluster {name}"),
         )
         .hint("check spec.aws.region, and the way from the agent to the EKS API (VPC endpoint, proxy, DNS)");
-        failure.detail = DisplayErrorContext(error).to_string();
+        failure.detail = chain_of(error);
         return failure;
     };
     let code = answer.err().code().unwrap_or("Unknown");

@@ -106,7 +106,7 @@ fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
     }
     let id = match &hop.external_id {
         Some(_) => "the sts:ExternalId that it asks for equals the document's externalId",
-        None => "it asks for no sts:ExternalId (the document gives none)",
+        None => "if it asks for an sts:ExternalId, the document must give that as externalId",
     };
     let mut actions = "sts:AssumeRole".to_owned();
     if !hop.tags.is_empty() {

@@ -115,6 +115,11 @@ impl CredentialsError {
     }
 }
 
+/// An error and its causes, outermost first; never a `Debug` dump, which could show more than words.
+pub(crate) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+    Failure::new("", "").caused_by(error).detail
+}
+
 impl From<CredentialsError> for Failure {
     fn from(error: CredentialsError) -> Self {
         error.failure()

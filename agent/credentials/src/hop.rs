@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deputy_task::document::RoleHop;
+use deputy_task::document::{RoleHop, duration};
 
 use crate::error::CredentialsError;
 
@@ -137,8 +137,7 @@ fn check_role_arn(arn: &str) -> Result<(), String> {
 
 fn check_duration(text: Option<&str>, caller: Caller) -> Result<Duration, String> {
     let Some(text) = text else { return Ok(DEFAULT_DURATION) };
-    let duration = parse_duration(text)
-        .ok_or_else(|| format!("duration {text:?} must be a number with s, m or h, for example 45m"))?;
+    let duration = duration::parse(text).map_err(|error| format!("duration {error}"))?;
     if !(MIN_DURATION..=MAX_DURATION).contains(&duration) {
         return Err(format!("duration {text} must be from 15m to 12h"));
     }
@@ -149,22 +148,6 @@ fn check_duration(text: Option<&str>, caller: Caller) -> Result<Duration, String
         ));
     }
     Ok(duration)
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
-    let seconds_per = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        _ => return None,
-    };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(seconds_per)
-        .map(Duration::from_secs)
 }
 
 fn check_text(
@@ -238,7 +221,7 @@ mod tests {
             problem(|hop| hop.session_name = Some("x".into()), Caller::Keys),
             problem(|hop| hop.session_name = Some("a b".into()), Caller::Keys),
             problem(|hop| hop.external_id = Some("a\nb".into()), Caller::Keys),
-            problem(|hop| hop.duration = Some("1h30".into()), Caller::Keys),
+            problem(|hop| hop.duration = Some("1x".into()), Caller::Keys),
             problem(|hop| hop.duration = Some("5m".into()), Caller::Keys),
             problem(|hop| hop.duration = Some("2h".into()), Caller::Role),
             problem(|hop| hop.transitive_tag_keys = vec!["team".into()], Caller::Keys),
@@ -253,7 +236,7 @@ mod tests {
         the session name must have 2 to 64 characters
         the session name has the character ' ', which AWS does not allow there
         externalId has the character '\n', which AWS does not allow there
-        duration "1h30" must be a number with s, m or h, for example 45m
+        duration "1x" has an unknown unit; there are d, h, m, s and ms
         duration 5m must be from 15m to 12h
         duration 2h is longer than 1h, which is the most AWS gives when a role is assumed with another role's credentials (role chaining); sessions are renewed by themselves, so 1h is enough for any task
         transitiveTagKeys names team, which is not among sessionTags
