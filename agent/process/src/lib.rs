@@ -1,1 +1,26 @@
-//! A child process: group, signals, output, bounded waits, reaping.
+//! A child process: its own group, explicit environment, output, signals, bounded waits, reaping.
+//!
+//! Called by the step kinds that run programs and by everyone who asks a tool for its version.
+//! Knows nothing of tasks, logs or AWS. What must never happen: a wait without a bound, a child
+//! that outlives its step or its agent, an environment that was inherited.
+//!
+//! ```text
+//! running ─ exit ──────────────────┐
+//!    │ stop                        ▼
+//! terminating ─ grace over ─ killing ─ drained (at most 2 s) ─ group and descendants killed ─ Ended
+//! ```
+
+pub mod capture;
+pub mod command;
+pub mod child;
+mod output;
+mod guardian;
+mod descendants;
+mod group;
+mod memory;
+pub mod exit;
+
+pub use capture::{Captured, RunError, run_captured};
+pub use child::{Child, OutputSink, Stop, StreamKind};
+pub use command::{ChildCommand, SpawnError};
+pub use exit::{Ended, Exit};
