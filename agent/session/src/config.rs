@@ -8,7 +8,7 @@ use deputy_task::id::{AgentId, InstanceId};
 use crate::backoff::Backoff;
 use crate::manager_url::ManagerUrl;
 
-/// Configuration of [`crate::session::Session`] and [`crate::bulk::Bulk`].
+/// Configuration of [`crate::session::Session`] and [`crate::bulk`].
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// Whom to dial.

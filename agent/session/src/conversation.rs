@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use deputy_logs::Spool;
 use deputy_proto::v1;
 use deputy_proto::v1::session_request::Frame as Outbound;
 use deputy_proto::v1::session_response::Frame as Inbound;
@@ -48,14 +49,13 @@ pub enum Stage {
 }
 
 /// The session's ends of the channels.
-#[derive(Debug)]
 pub(crate) struct Ports {
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) events_open: bool,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) capabilities: watch::Receiver<Capabilities>,
-    pub(crate) spool_bytes: watch::Receiver<u64>,
+    pub(crate) spool: Spool,
 }
 
 /// How a conversation ended.
@@ -257,7 +257,7 @@ impl Conversation<'_> {
         v1::Heartbeat {
             seq: self.heartbeat_seq,
             free_slots: self.core.free_slots(slots),
-            spool_bytes: *self.ports.spool_bytes.borrow(),
+            spool_bytes: self.ports.spool.pending_bytes(),
         }
     }
 

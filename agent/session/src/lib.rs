@@ -1,8 +1,8 @@
 //! One connection's life: pull, heartbeat, journal append, log upload, results. Knows gRPC, not work.
 //!
-//! Two futures, both spawned and joined by the agent's supervisor. [`session::Session`] carries
+//! Futures only, spawned and joined by the agent's supervisor. [`session::Session`] carries
 //! control and journal frames and runs on a thread of its own, so that neither work nor log
-//! traffic can delay a heartbeat. [`bulk::Bulk`] carries log bytes and blobs over TCP connections
+//! traffic can delay a heartbeat. [`bulk`] carries log bytes and blobs over TCP connections
 //! of its own, because one unread bulk stream can use up a connection's whole flow-control window.
 //!
 //! The modules are in reading order; a module names only modules below it.

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use deputy_logs::Spool;
 use deputy_proto::v1;
 use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
 use deputy_task::capability::Capabilities;
@@ -59,18 +60,17 @@ pub enum SessionError {
 }
 
 /// What the supervisor gives to a session.
-#[derive(Debug)]
 pub struct SessionPorts {
     /// From the executor.
     pub events: mpsc::Receiver<Event>,
     /// To the executor.
     pub commands: mpsc::Sender<Command>,
-    /// To [`crate::bulk::Bulk`].
+    /// To [`crate::bulk::fetch_blobs`].
     pub blobs: mpsc::Sender<BlobRequest>,
     /// What the agent offers; changes are sent on.
     pub capabilities: watch::Receiver<Capabilities>,
-    /// Bytes of log not yet acknowledged, reported with every heartbeat.
-    pub spool_bytes: watch::Receiver<u64>,
+    /// Its bytes not yet acknowledged are reported with every heartbeat.
+    pub spool: Spool,
     /// What the supervisor wishes.
     pub stage: watch::Receiver<Stage>,
     /// How the session stands.
@@ -78,7 +78,6 @@ pub struct SessionPorts {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Session {
     config: SessionConfig,
     core: Core,
@@ -90,8 +89,8 @@ impl Session {
     /// A session that has not dialled yet.
     #[must_use]
     pub fn new(config: SessionConfig, ports: SessionPorts) -> Self {
-        let SessionPorts { events, commands, blobs, capabilities, spool_bytes, stage, state } = ports;
-        let ports = Ports { events, events_open: true, commands, stage, capabilities, spool_bytes };
+        let SessionPorts { events, commands, blobs, capabilities, spool, stage, state } = ports;
+        let ports = Ports { events, events_open: true, commands, stage, capabilities, spool };
         Self { config, core: Core::new(blobs), ports, state }
     }
 
