@@ -273,6 +273,19 @@ pub(crate) fn meant<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -
         .map(|(_, candidate)| candidate)
 }
 
+/// As [`meant`], and also a key whose name begins like the given one: `environment` for `env`.
+pub(crate) fn meant_or_begun<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let begun = |candidate: &&str| {
+        let (short, long) = if candidate.len() < given.len() {
+            (*candidate, given)
+        } else {
+            (given, *candidate)
+        };
+        short.len() >= 3 && long.starts_with(short)
+    };
+    meant(given, known.clone()).or_else(|| known.into_iter().filter(|candidate| *candidate != given).find(begun))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,9 +4,16 @@
 //! explains what is wrong with the text.
 
 pub mod read;
-mod evaluated;
-pub mod checked;
+mod check;
+mod inputs;
+mod aws;
+pub mod shape;
+mod parse;
+mod tree;
+pub mod source;
 pub mod diagnostic;
+pub mod checked;
+mod evaluated;
 pub mod duration;
 pub mod model;
 pub mod step;
@@ -14,5 +21,6 @@ pub mod step;
 pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};
-pub use read::{ReadDocument, read};
+pub use read::{ReadDocument, read, validate};
+pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};

@@ -5,7 +5,7 @@
 //! sees four names, `task`, `inputs`, `steps`, `agent`, and a closed list of filters; it reaches no
 //! file, no environment variable and no clock, and it is bounded in steps, length and result.
 
-mod evaluate;
+pub(crate) mod evaluate;
 mod scope;
 pub(crate) mod engine;
 pub(crate) mod reference;

@@ -174,6 +174,19 @@ impl Reader<'_> {
                 .position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')));
             rest[..end.unwrap_or(rest.len())].to_owned()
         });
+        // What follows is the rest of that name, not a variable.
+        if let Some(dash) = dash
+            .as_deref()
+            .filter(|_| matches!(path.as_slice(), [root, _] if root == "steps"))
+        {
+            self.at += dash.len();
+            self.before = Before::Dot;
+            while self.peek(0) == b'.' && is_name_start(self.peek(1)) {
+                self.at += 1;
+                self.word();
+            }
+            self.before = Before::Nothing;
+        }
         self.found.variables.push(Reference {
             path,
             offset,
