@@ -1,0 +1,195 @@
+//! What a step is asked to do, its expressions evaluated: over the task, its inputs, the outputs of
+//! earlier steps, and what the first attempt said of its agent. Called by [`crate::forward`] and
+//! [`crate::undo`].
+
+use std::collections::BTreeMap;
+
+use deputy_steps::context::Outputs;
+use deputy_steps::failure::Halt;
+use deputy_task::document::{Step, StepKind};
+use deputy_task::expression::{AgentNames, ExpressionError, Scope, StepNames, TaskNames, evaluate_bool};
+use deputy_task::outcome::Failure;
+use deputy_task::record::{EffectKey, Record, RecordBody};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::attempt::Attempt;
+
+/// The step part of keys that belong to the task itself: no step can be called that.
+const TASK: &str = "@task";
+
+/// The fact that a step has ended, with its outputs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RecordedOutputs {
+    /// Not secret.
+    pub(crate) values: Map<String, Value>,
+    /// The names of those that are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) secrets: Vec<String>,
+}
+
+/// The names that expressions of this attempt can see so far.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    scope: Scope,
+    agent: AgentSeen,
+    /// Secret outputs that were made by an attempt before this one, `step.output`.
+    lost: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum AgentSeen {
+    NotYet,
+    Recorded,
+}
+
+impl Arguments {
+    pub(crate) fn of(attempt: &Attempt) -> Self {
+        let metadata = &attempt.document.metadata;
+        let task = TaskNames {
+            id: attempt.reference.task.to_string(),
+            name: metadata.name.clone(),
+            labels: metadata.labels.clone(),
+            project: attempt.reference.project.to_string(),
+            run: attempt.reference.run,
+            submitter: attempt.submitter.clone(),
+        };
+        let scope = Scope {
+            task,
+            inputs: attempt.inputs.as_ref().clone(),
+            ..Scope::default()
+        };
+        Self {
+            scope,
+            agent: AgentSeen::NotYet,
+            lost: Vec::new(),
+        }
+    }
+
+    /// A step ended in this attempt.
+    pub(crate) fn ended(&mut self, step: &str, outputs: Outputs) {
+        let mut names = outputs.values;
+        names.extend(
+            outputs
+                .secrets
+                .into_iter()
+                .map(|(name, value)| (name, Value::String(value))),
+        );
+        self.scope.steps.insert(step.to_owned(), StepNames { outputs: names });
+    }
+
+    /// A step ended in an attempt before this one.
+    pub(crate) fn replayed(&mut self, step: &str, outputs: RecordedOutputs) {
+        self.lost
+            .extend(outputs.secrets.iter().map(|name| format!("{step}.{name}")));
+        self.scope.steps.insert(
+            step.to_owned(),
+            StepNames {
+                outputs: outputs.values,
+            },
+        );
+    }
+
+    /// Is the step to be run?
+    pub(crate) async fn wanted(&mut self, attempt: &Attempt, step: &Step) -> Result<bool, ArgumentError> {
+        let Some(when) = &step.when else { return Ok(true) };
+        if when.contains("agent") {
+            self.see_agent(attempt).await?;
+        }
+        evaluate_bool(when, &self.scope).map_err(|error| self.explain(step, "when", &error))
+    }
+
+    /// The step with its expressions evaluated.
+    pub(crate) async fn evaluate(&mut self, attempt: &Attempt, step: &Step) -> Result<StepKind, ArgumentError> {
+        if matches!(step.kind, StepKind::NoopEffect(_)) {
+            return Ok(step.kind.clone());
+        }
+        if self.agent == AgentSeen::NotYet && mentions_agent(&step.kind) {
+            self.see_agent(attempt).await?;
+        }
+        step.kind
+            .evaluated(&self.scope)
+            .map_err(|error| self.explain(step, step.kind.name(), &error))
+    }
+
+    /// What is said of the agent steers the program and would differ in the next attempt: a fact.
+    async fn see_agent(&mut self, attempt: &Attempt) -> Result<(), Halt> {
+        if self.agent == AgentSeen::Recorded {
+            return Ok(());
+        }
+        let key = task_key("agent");
+        let recorded = attempt.replay().fact(&key).cloned();
+        let value = match recorded {
+            Some(value) => value,
+            None => {
+                let agent = &attempt.shared.environment.agent;
+                let value = serde_json::json!({ "id": agent.id, "labels": agent.labels });
+                attempt
+                    .post_fact(task_record(key, RecordBody::Fact(value.clone())))
+                    .await?;
+                value
+            }
+        };
+        let labels: BTreeMap<String, String> = value
+            .get("labels")
+            .cloned()
+            .and_then(|labels| serde_json::from_value(labels).ok())
+            .unwrap_or_default();
+        let id = value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        self.scope.agent = AgentNames { id, labels };
+        self.agent = AgentSeen::Recorded;
+        Ok(())
+    }
+
+    fn explain(&self, step: &Step, place: &str, error: &ExpressionError) -> ArgumentError {
+        let mut failure = Failure::new("expression", format!("{place} of step {}: {error}", step.name));
+        failure.step.clone_from(&step.name);
+        if self
+            .lost
+            .iter()
+            .any(|lost| error.to_string().contains(lost.rsplit('.').next().unwrap_or_default()))
+        {
+            failure = failure.hint(format!(
+                "secret outputs live in the agent that made them and are lost with it ({}); run the task again from its beginning",
+                self.lost.join(", ")
+            ));
+        }
+        ArgumentError::Failed(Box::new(failure))
+    }
+}
+
+/// Why a step cannot be asked for.
+#[derive(Debug)]
+pub(crate) enum ArgumentError {
+    /// An expression has no value.
+    Failed(Box<Failure>),
+    /// The attempt must stop.
+    Halted(Halt),
+}
+
+impl From<Halt> for ArgumentError {
+    fn from(halt: Halt) -> Self {
+        Self::Halted(halt)
+    }
+}
+
+/// The key of something that belongs to the task itself.
+pub(crate) fn task_key(name: &str) -> EffectKey {
+    EffectKey::new(TASK, name)
+}
+
+/// A record of the task itself.
+pub(crate) fn task_record(key: EffectKey, body: RecordBody) -> Record {
+    Record {
+        key,
+        program_version: 1,
+        step_kind: String::new(),
+        body,
+        epoch: 0,
+    }
+}
+
+fn mentions_agent(kind: &StepKind) -> bool {
+    serde_json::to_string(kind).is_ok_and(|text| text.contains("${{") && text.contains("agent"))
+}

@@ -1,0 +1,308 @@
+//! What one attempt has at hand while it lives: its journal, its switch, its log, and the things
+//! that are made only when a step asks for them. [`crate::life`] drives it, [`crate::host`] lends
+//! it to steps.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use deputy_credentials::TaskIdentity;
+use deputy_logs::AttemptLog;
+use deputy_steps::failure::{Halt, StepError};
+use deputy_task::attempt::AttemptRef;
+use deputy_task::boot_time::BootTime;
+use deputy_task::document::{Document, Inputs, duration};
+use deputy_task::message::{Assignment, BlobRef, WriteOp, WriteVerdict};
+use deputy_task::outcome::Failure;
+use deputy_task::record::{Record, RecordBody};
+use serde_json::Value;
+use tokio::sync::{OnceCell, watch};
+
+use crate::board::Board;
+use crate::budget::Budget;
+use crate::bundle::unpack;
+use crate::environment::{Environment, ExecutorConfig};
+use crate::outbox::{Granted, Outbox, halt_of, turn};
+use crate::replay::Replay;
+use crate::switch::Switch;
+use crate::workspace::remove;
+
+/// Everything the attempts of an executor share.
+pub(crate) struct Shared {
+    pub(crate) config: ExecutorConfig,
+    pub(crate) environment: Environment,
+    pub(crate) outbox: Outbox,
+    /// The end of this instance's lease.
+    pub(crate) lease: watch::Sender<BootTime>,
+}
+
+/// One attempt.
+pub(crate) struct Attempt {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reference: AttemptRef,
+    pub(crate) document: Arc<Document>,
+    pub(crate) inputs: Arc<Inputs>,
+    pub(crate) submitter: String,
+    pub(crate) start_deadline: BootTime,
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) board: Board,
+    /// What was left of the task's own time when this attempt was assigned.
+    pub(crate) time: Budget,
+    bundles: BTreeMap<String, BlobRef>,
+    replay: Mutex<Replay>,
+    log: OnceLock<AttemptLog>,
+    workspace: OnceCell<PathBuf>,
+    sources: tokio::sync::Mutex<BTreeMap<String, PathBuf>>,
+    identity: OnceCell<TaskIdentity>,
+}
+
+impl Attempt {
+    pub(crate) fn new(shared: Arc<Shared>, assignment: Assignment) -> Self {
+        // The document was checked before it was queued; its longest duration is the fallback.
+        let timeout = duration::parse(&assignment.document.spec.timeout).unwrap_or(duration::LONGEST);
+        Self {
+            shared,
+            reference: assignment.attempt,
+            board: Board::new(&assignment.document.spec.steps),
+            document: assignment.document,
+            inputs: assignment.inputs,
+            submitter: assignment.submitter,
+            start_deadline: assignment.start_deadline,
+            switch: Arc::new(Switch::new()),
+            time: Budget::new(timeout.saturating_sub(assignment.run_age)),
+            bundles: assignment.bundles,
+            replay: Mutex::new(Replay::of(assignment.journal)),
+            log: OnceLock::new(),
+            workspace: OnceCell::new(),
+            sources: tokio::sync::Mutex::new(BTreeMap::new()),
+            identity: OnceCell::new(),
+        }
+    }
+
+    /// The journal. Never held across an await.
+    pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log, opened on first use.
+    pub(crate) fn log(&self) -> &AttemptLog {
+        self.log
+            .get_or_init(|| self.shared.environment.logs.open(self.reference.clone()))
+    }
+
+    /// A text without secrets.
+    pub(crate) fn mask(&self, text: &str) -> String {
+        self.log.get().map_or_else(|| text.to_owned(), |log| log.redact(text))
+    }
+
+    /// A failure without secrets.
+    pub(crate) fn mask_failure(&self, failure: Failure) -> Failure {
+        let Some(log) = self.log.get() else { return failure };
+        Failure {
+            class: failure.class,
+            summary: log.redact(&failure.summary),
+            hint: log.redact(&failure.hint),
+            detail: log.redact(&failure.detail),
+            step: failure.step,
+        }
+    }
+
+    /// A value without secrets.
+    pub(crate) fn mask_value(&self, value: &mut Value) {
+        let Some(log) = self.log.get() else { return };
+        match value {
+            Value::String(text) => *text = log.redact(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.mask_value(item)),
+            Value::Object(entries) => entries.values_mut().for_each(|entry| self.mask_value(entry)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// Appends and awaits the acknowledgement: when the acknowledged frame was sent.
+    pub(crate) async fn append(&self, record: Record) -> Result<BootTime, Halt> {
+        let verdict = tokio::select! {
+            biased;
+            verdict = self.shared.outbox.write(&self.reference, WriteOp::Append(record)) => verdict,
+            () = self.switch.revoked() => return Err(Halt::Stale),
+        };
+        match verdict {
+            Ok(WriteVerdict::Ok { sent_at }) => Ok(sent_at),
+            Ok(other) => {
+                if let Some(verdict) = halt_of(other) {
+                    turn(&self.switch, verdict);
+                }
+                Err(self.switch.halt().unwrap_or(Halt::Stale))
+            }
+            // The agent ends: this process writes nothing any more.
+            Err(_closed) => Err(Halt::Stale),
+        }
+    }
+
+    /// Appends without waiting; it rides with the next frame.
+    pub(crate) async fn post(&self, record: Record) -> Result<(), Halt> {
+        let sent = self
+            .shared
+            .outbox
+            .post(&self.reference, WriteOp::Append(record), &self.switch, Granted::Record);
+        sent.await.map_err(|_| Halt::Stale)
+    }
+
+    /// Records a fact of the task itself.
+    pub(crate) async fn post_fact(&self, record: Record) -> Result<(), Halt> {
+        if let RecordBody::Fact(value) = &record.body {
+            self.replay().seen(record.key.clone(), value.clone());
+        }
+        self.post(record).await
+    }
+
+    /// The folder of the attempt, made on first use.
+    pub(crate) async fn workspace(&self) -> Result<PathBuf, StepError> {
+        self.switch.started().await?;
+        let made = self.workspace.get_or_try_init(|| async {
+            let name = format!("{}-{}", self.reference.task, self.reference.epoch);
+            self.shared.environment.work.make(&name).map_err(|error| {
+                let failure = Failure::new("agent.workspace", "the folder of the task cannot be made on the agent");
+                StepError::from(
+                    failure
+                        .hint("see that the agent's work folder is writable and its disk not full")
+                        .caused_by(&error),
+                )
+            })
+        });
+        Ok(made.await?.clone())
+    }
+
+    /// The folder of a source, fetched and unpacked on first use.
+    pub(crate) async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
+        let name = self.source_name(name)?;
+        self.switch.started().await?;
+        let mut sources = self.sources.lock().await;
+        if let Some(folder) = sources.get(&name) {
+            return Ok(folder.clone());
+        }
+        let blob = self.bundles.get(&name).cloned().ok_or_else(|| {
+            Failure::new(
+                "source.missing",
+                format!("the bundle of source {name} was not submitted with the task"),
+            )
+            .hint("submit the task with `deputy submit`, which packs the folder")
+        })?;
+        let workspace = self.workspace().await?;
+        let packed = workspace.join(format!("{name}.packed"));
+        let fetched = tokio::select! {
+            fetched = self.shared.outbox.fetch(&self.reference, &blob, packed.clone()) => fetched,
+            halt = self.switch.halted() => return Err(halt.into()),
+        };
+        fetched.map_err(|_| Halt::Stale)?.map_err(|why| {
+            Failure::new(
+                "source.fetch",
+                format!("the bundle of source {name} cannot be fetched from the manager: {why}"),
+            )
+        })?;
+        let folder = workspace.join(format!("source-{name}"));
+        let (from, to, limits) = (packed.clone(), folder.clone(), self.shared.config.bundle);
+        let unpacked = tokio::task::spawn_blocking(move || unpack(&from, &blob, &to, limits)).await;
+        drop(tokio::fs::remove_file(&packed).await);
+        match unpacked {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let failure = Failure::new(
+                    "source.unpack",
+                    format!("the bundle of source {name} is refused: {error}"),
+                );
+                return Err(failure.hint("pack it again with `deputy submit`").into());
+            }
+            Err(_panicked) => {
+                return Err(Failure::new(
+                    "source.unpack",
+                    format!("unpacking the bundle of source {name} failed inside the agent"),
+                )
+                .into());
+            }
+        }
+        sources.insert(name, folder.clone());
+        Ok(folder)
+    }
+
+    fn source_name(&self, name: Option<&str>) -> Result<String, Failure> {
+        let sources = &self.document.spec.sources;
+        match (name, sources.as_slice()) {
+            (Some(name), sources) if sources.iter().any(|source| source.name == name) => Ok(name.to_owned()),
+            (None, [only]) => Ok(only.name.clone()),
+            (Some(name), _) => Err(Failure::new("source.unknown", format!("the task has no source {name}"))),
+            (None, []) => Err(Failure::new(
+                "source.unknown",
+                "the step needs a source and the task has none",
+            )),
+            (None, _) => Err(
+                Failure::new("source.unknown", "the task has several sources and the step names none")
+                    .hint("add `source:` to the step"),
+            ),
+        }
+    }
+
+    /// The task's AWS identity, taken on first use.
+    pub(crate) async fn identity(&self) -> Result<TaskIdentity, StepError> {
+        self.switch.started().await?;
+        let taken = self.identity.get_or_try_init(|| async {
+            let aws = self.document.spec.aws.as_ref().ok_or_else(|| {
+                Failure::new(
+                    "aws.notConfigured",
+                    "the step needs an AWS identity and the task has no spec.aws",
+                )
+                .hint("add spec.aws with a region, and the roles to assume")
+            })?;
+            let session = session_name(&self.reference);
+            let identity = self
+                .shared
+                .environment
+                .identities
+                .for_task(&aws.region, &aws.assume_role, &session);
+            identity.map_err(|error| StepError::from(Failure::from(error)))
+        });
+        Ok(taken.await?.clone())
+    }
+
+    /// Everything on disk and in memory that was made for this attempt goes. The result comes after.
+    pub(crate) async fn clean_up(&self) {
+        if let Some(log) = self.log.get() {
+            log.finish();
+        }
+        if let Some(folder) = self.workspace.get().cloned() {
+            let shown = folder.display().to_string();
+            match tokio::task::spawn_blocking(move || remove(&folder)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(folder = shown, error = %error, "a workspace could not be removed; the next start tries again")
+                }
+                Err(error) => tracing::error!(folder = shown, error = %error, "removing a workspace failed"),
+            }
+        }
+    }
+}
+
+/// `deputy-<task>-<attempt>` in the 64 characters that STS allows.
+fn session_name(attempt: &AttemptRef) -> String {
+    let epoch = attempt.epoch.to_string();
+    let room = 64 - "deputy--".len() - epoch.len();
+    let task: String = attempt.task.as_str().chars().take(room).collect();
+    format!("deputy-{task}-{epoch}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_names_fit_and_tell_the_attempt() {
+        let attempt = |task: &str| AttemptRef {
+            project: deputy_task::id::Project::default_project(),
+            task: task.parse().expect("id"),
+            run: 1,
+            epoch: 42,
+        };
+        assert_eq!(session_name(&attempt("0190")), "deputy-0190-42");
+        let long = session_name(&attempt(&"x".repeat(128)));
+        assert!(long.len() == 64 && long.ends_with("-42"));
+    }
+}

@@ -1,0 +1,321 @@
+//! Bundles: folders packed as tar and zstd by whoever submitted the task. They come from outside, so
+//! every name, kind, size and number in them is checked before anything is written.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use deputy_task::message::BlobRef;
+use sha2::{Digest, Sha256};
+use tar::EntryType;
+
+use crate::environment::BundleLimits;
+
+/// Windows of more than 128 MiB are refused: they cost that much memory.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// Why a bundle is not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    /// It is not what the task was submitted with.
+    #[error("its SHA-256 is {found}, and the task was submitted with {expected}")]
+    WrongDigest { expected: String, found: String },
+    /// A name leads out of the folder.
+    #[error("it has an entry {path:?} that would be written outside its folder")]
+    Escapes { path: String },
+    /// Links, devices and the like.
+    #[error("its entry {path:?} is neither a file nor a folder")]
+    NotAFile { path: String },
+    /// The same file twice: the second could be meant to replace what the first was checked for.
+    #[error("its entry {path:?} comes twice")]
+    Twice { path: String },
+    /// Too much.
+    #[error("it has more than {limit} {what}")]
+    TooMuch { limit: u64, what: &'static str },
+    /// It cannot be read, or the disk not written.
+    #[error("it cannot be unpacked: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Checks the packed file and unpacks it into `folder`, which must not exist. Blocks.
+pub(crate) fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+    let mut file = File::open(packed)?;
+    let size = verify(&mut file, blob)?;
+    io::Seek::rewind(&mut file)?;
+    fs::create_dir(folder)?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(file))?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    let allowed = limits
+        .unpacked_bytes
+        .min(size.saturating_mul(limits.ratio).saturating_add(1 << 20));
+    // The archive's own headers count too; the reader ends a byte after the limit.
+    let mut budget = Budget {
+        left: allowed,
+        limit: allowed,
+        source: decoder,
+    };
+    let outcome = entries(&mut budget, folder, limits);
+    if budget.left == 0 {
+        return Err(BundleError::TooMuch {
+            limit: allowed,
+            what: "bytes unpacked",
+        });
+    }
+    outcome
+}
+
+fn verify(file: &mut File, blob: &BlobRef) -> Result<u64, BundleError> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut size = 0_u64;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        size = size.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
+    let found = hex::encode(hash.finalize());
+    if found == blob.sha256 {
+        Ok(size)
+    } else {
+        Err(BundleError::WrongDigest {
+            expected: blob.sha256.clone(),
+            found,
+        })
+    }
+}
+
+fn entries(source: &mut impl Read, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+    let mut archive = tar::Archive::new(source);
+    let mut count = 0_u64;
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        count += 1;
+        if count > limits.entries {
+            return Err(BundleError::TooMuch {
+                limit: limits.entries,
+                what: "entries",
+            });
+        }
+        let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        match entry.header().entry_type() {
+            EntryType::Regular | EntryType::Continuous => {
+                let path = within(folder, &entry.path()?).ok_or(BundleError::Escapes { path: shown.clone() })?;
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent)?;
+                }
+                write_file(&path, &mut entry, shown)?;
+            }
+            EntryType::Directory => {
+                let path = within(folder, &entry.path()?).ok_or(BundleError::Escapes { path: shown })?;
+                fs::create_dir_all(path)?;
+            }
+            EntryType::XGlobalHeader => {}
+            _ => return Err(BundleError::NotAFile { path: shown }),
+        }
+    }
+    Ok(())
+}
+
+/// Owner only; executable if it was.
+fn write_file<R: Read>(path: &Path, entry: &mut tar::Entry<'_, R>, shown: String) -> Result<(), BundleError> {
+    let mode = 0o600 | (entry.header().mode()? & 0o100);
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BundleError::Twice { path: shown }),
+        Err(error) => return Err(error.into()),
+    };
+    io::copy(entry, &mut file)?;
+    Ok(())
+}
+
+fn within(folder: &Path, relative: &Path) -> Option<PathBuf> {
+    let mut path = folder.to_owned();
+    for component in relative.components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(path)
+}
+
+/// Reads at most so much of a decoder.
+struct Budget<R> {
+    left: u64,
+    limit: u64,
+    source: R,
+}
+
+impl<R: Read> Read for Budget<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(format!("more than {} bytes unpacked", self.limit)));
+        }
+        let read = self.source.read(&mut buffer[..most])?;
+        self.left -= u64::try_from(read).unwrap_or(0);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const LIMITS: BundleLimits = BundleLimits {
+        unpacked_bytes: 4 << 20,
+        ratio: 50,
+        entries: 10,
+    };
+
+    /// Packs entries as they are given, whatever they are: kind, name, mode, content or link target.
+    fn pack(entries: &[(EntryType, &str, u32, &[u8])]) -> Vec<u8> {
+        let mut archive = Vec::new();
+        for (kind, name, mode, content) in entries {
+            let mut header = tar::Header::new_ustar();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_mode(*mode);
+            header.set_entry_type(*kind);
+            let mut body: &[u8] = content;
+            if matches!(kind, EntryType::Symlink | EntryType::Link) {
+                header.as_old_mut().linkname[..content.len()].copy_from_slice(content);
+                body = b"";
+            }
+            header.set_size(u64::try_from(body.len()).expect("small"));
+            header.set_cksum();
+            archive.extend_from_slice(header.as_bytes());
+            archive.extend_from_slice(body);
+            archive.resize(archive.len().next_multiple_of(512), 0);
+        }
+        archive.resize(archive.len() + 1024, 0);
+        zstd::stream::encode_all(&archive[..], 3).expect("packs")
+    }
+
+    fn unpacked(packed: &[u8]) -> (tempfile::TempDir, Result<(), BundleError>) {
+        let root = tempfile::tempdir().expect("root");
+        let file = root.path().join("packed");
+        fs::write(&file, packed).expect("write");
+        let blob = BlobRef {
+            sha256: hex::encode(Sha256::digest(packed)),
+            size_bytes: 0,
+        };
+        let outcome = unpack(
+            &file,
+            &blob,
+            &root.path().join("a/b").parent().expect("parent").with_extension("out"),
+            LIMITS,
+        );
+        (root, outcome)
+    }
+
+    #[test]
+    fn a_good_bundle_is_unpacked_for_its_owner_only() {
+        let packed = pack(&[
+            (EntryType::Directory, "./bin/", 0o777, b""),
+            (EntryType::Regular, "bin/run.sh", 0o4777, b"#!/bin/sh\n"),
+            (EntryType::Regular, "deep/er/notes.txt", 0o644, b"text"),
+        ]);
+        let (root, outcome) = unpacked(&packed);
+        outcome.expect("good");
+        let mode = |name: &str| {
+            root.path()
+                .join("a.out")
+                .join(name)
+                .metadata()
+                .expect("there")
+                .permissions()
+                .mode()
+                & 0o7777
+        };
+        assert_eq!((mode("bin/run.sh"), mode("deep/er/notes.txt")), (0o700, 0o600));
+        assert_eq!(
+            fs::read(root.path().join("a.out/deep/er/notes.txt")).expect("read"),
+            b"text"
+        );
+    }
+
+    #[test]
+    fn whatever_would_leave_the_folder_or_is_no_file_is_refused() {
+        let cases: &[(&[(EntryType, &str, u32, &[u8])], &str)] = &[
+            (&[(EntryType::Regular, "../evil", 0o644, b"x")], "Escapes"),
+            (&[(EntryType::Regular, "a/../../evil", 0o644, b"x")], "Escapes"),
+            (&[(EntryType::Regular, "/tmp/deputy-evil", 0o644, b"x")], "Escapes"),
+            (&[(EntryType::Directory, "../evil", 0o755, b"")], "Escapes"),
+            (
+                &[
+                    (EntryType::Symlink, "link", 0o777, b"/etc"),
+                    (EntryType::Regular, "link/evil", 0o644, b"x"),
+                ],
+                "NotAFile",
+            ),
+            (&[(EntryType::Link, "link", 0o777, b"/etc/passwd")], "NotAFile"),
+            (&[(EntryType::Char, "null", 0o666, b"")], "NotAFile"),
+            (&[(EntryType::Block, "disk", 0o666, b"")], "NotAFile"),
+            (&[(EntryType::Fifo, "pipe", 0o666, b"")], "NotAFile"),
+            (
+                &[
+                    (EntryType::Regular, "a", 0o644, b"1"),
+                    (EntryType::Regular, "./a", 0o644, b"2"),
+                ],
+                "Twice",
+            ),
+            (
+                &[
+                    (EntryType::Regular, "a", 0o644, b"1"),
+                    (EntryType::Regular, "a/b", 0o644, b"2"),
+                ],
+                "Io",
+            ),
+        ];
+        for (entries, expected) in cases {
+            let (root, outcome) = unpacked(&pack(entries));
+            let error = outcome.expect_err(expected);
+            assert!(format!("{error:?}").starts_with(expected), "{entries:?}: {error:?}");
+            assert!(!root.path().join("evil").exists() && !Path::new("/tmp/deputy-evil").exists());
+        }
+    }
+
+    #[test]
+    fn bombs_are_stopped_at_their_limit() {
+        let zeros = vec![0; 8 << 20];
+        for (entries, expected) in [
+            (vec![(EntryType::Regular, "zeros", 0o644, &zeros[..])], "bytes unpacked"),
+            (vec![(EntryType::Directory, "d", 0o755, &b""[..]); 11], "entries"),
+        ] {
+            let (_root, outcome) = unpacked(&pack(&entries));
+            assert!(
+                matches!(outcome, Err(BundleError::TooMuch { what, .. }) if what == expected),
+                "{outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_bytes_than_those_submitted_and_broken_ones_are_refused() {
+        let packed = pack(&[(EntryType::Regular, "a", 0o644, b"x")]);
+        let root = tempfile::tempdir().expect("root");
+        let file = root.path().join("packed");
+        fs::write(&file, &packed).expect("write");
+        let blob = BlobRef {
+            sha256: "00".into(),
+            size_bytes: 0,
+        };
+        assert!(matches!(
+            unpack(&file, &blob, &root.path().join("out"), LIMITS),
+            Err(BundleError::WrongDigest { .. })
+        ));
+        assert!(!root.path().join("out").exists());
+        assert!(matches!(
+            unpacked(&packed[..packed.len() / 2]).1,
+            Err(BundleError::Io(_))
+        ));
+        assert!(matches!(unpacked(b"not zstd").1, Err(BundleError::Io(_))));
+    }
+}

@@ -1,0 +1,249 @@
+//! The executor's side of a step: effects against the journal, permits, facts. One per step that
+//! runs or is undone. Nothing in the world changes without passing [`StepHost::begin`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use deputy_credentials::TaskIdentity;
+use deputy_logs::LogWriter;
+use deputy_steps::context::{Begun, Host, refused};
+use deputy_steps::effect::{Effect, EffectClass, Recorded, RetrySafe};
+use deputy_steps::failpoint::{self, Point};
+use deputy_steps::failure::{Halt, StepError};
+use deputy_steps::permit::Permit;
+use deputy_task::boot_time::BootTime;
+use deputy_task::record::{Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody};
+use serde_json::Value;
+
+use crate::attempt::Attempt;
+use crate::plan;
+use crate::replay::Reached;
+
+/// Lends an attempt to one step.
+pub(crate) struct StepHost {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) step: Arc<str>,
+    pub(crate) kind: &'static str,
+    pub(crate) version: u32,
+    pub(crate) direction: Direction,
+}
+
+/// What the journal knows of an effect that is about to begin.
+enum Known {
+    Nothing,
+    Done(Value),
+    Open { redo: bool },
+}
+
+impl StepHost {
+    fn key(&self, name: &str) -> EffectKey {
+        EffectKey::of(&self.step, self.direction, name)
+    }
+
+    fn record(&self, key: EffectKey, body: RecordBody) -> Record {
+        Record {
+            key,
+            program_version: self.version,
+            step_kind: self.kind.to_owned(),
+            body,
+            epoch: 0,
+        }
+    }
+
+    fn intent(&self, effect: &Effect) -> Intent {
+        Intent {
+            class: effect.class,
+            plan_digest: plan::digest(&effect.plan),
+            direction: self.direction,
+            summary: self.attempt.mask(&effect.summary),
+        }
+    }
+
+    fn known(&self, key: &EffectKey, intent: &Intent) -> Result<Known, Halt> {
+        let replay = self.attempt.replay();
+        let Some(entry) = replay.effect(key) else {
+            return Ok(Known::Nothing);
+        };
+        if entry.intent.plan_digest != intent.plan_digest {
+            let halt = Halt::Nondeterministic(format!("{key} is planned with other arguments than those recorded"));
+            self.attempt.switch.fault(halt.clone());
+            return Err(halt);
+        }
+        Ok(match &entry.result {
+            Some(value) => Known::Done(value.clone()),
+            None => Known::Open {
+                redo: replay.is_to_be_redone(key),
+            },
+        })
+    }
+
+    /// Writes the intent and makes a permit of its acknowledgement.
+    async fn permit(&self, key: &EffectKey, intent: Intent) -> Result<Permit, Halt> {
+        let budget = match intent.class {
+            EffectClass::Bounded { budget } => budget.min(MAX_BOUNDED_BUDGET),
+            // A child is started within that time; then it may run.
+            EffectClass::Held { .. } => MAX_BOUNDED_BUDGET,
+        };
+        let sent_at: BootTime = self
+            .attempt
+            .append(self.record(key.clone(), RecordBody::Intent(intent.clone())))
+            .await?;
+        self.attempt.replay().written(key.clone(), intent);
+        failpoint::hit(Point::AfterIntent, key.as_str());
+        // While the acknowledgement was awaited, the wish to stop may have come. A drain does not
+        // count any more: an open intent of a held effect could not be told from one that ran.
+        match self.attempt.switch.halt_but_drain() {
+            Some(halt) => Err(halt),
+            None => {
+                self.attempt.replay().permitted(key);
+                Ok(Permit::until(sent_at.after(budget)))
+            }
+        }
+    }
+
+    fn check_size(&self, key: &EffectKey, value: &Value) -> Result<(), Halt> {
+        let size = plan::size(value);
+        if size <= MAX_RECORD_BYTES {
+            return Ok(());
+        }
+        let halt = Halt::Refused(format!(
+            "{key} has about {size} bytes, and a record holds {MAX_RECORD_BYTES}"
+        ));
+        self.attempt.switch.fault(halt.clone());
+        Err(halt)
+    }
+
+    async fn record_done(&self, key: EffectKey, mut value: Value) -> Result<(), Halt> {
+        self.attempt.mask_value(&mut value);
+        self.check_size(&key, &value)?;
+        self.attempt.replay().done(&key, value.clone());
+        let record = self.record(key.clone(), RecordBody::Done(value));
+        if failpoint::armed(Point::AfterDone, key.as_str()) {
+            self.attempt.append(record).await?;
+            failpoint::hit(Point::AfterDone, key.as_str());
+            return Ok(());
+        }
+        self.attempt.post(record).await
+    }
+}
+
+#[async_trait]
+impl Host for StepHost {
+    async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
+        let key = self.key(&effect.name);
+        let intent = self.intent(effect);
+        match self.known(&key, &intent)? {
+            Known::Done(value) => Ok(Begun::Done(value)),
+            Known::Nothing => {
+                if let Some(halt) = self.attempt.switch.halt() {
+                    return Err(halt);
+                }
+                failpoint::hit(Point::BeforeIntent, key.as_str());
+                Ok(Begun::Act(self.permit(&key, intent).await?))
+            }
+            Known::Open { redo } => {
+                if let Some(halt) = self.attempt.switch.halt() {
+                    return Err(halt);
+                }
+                let retry_safe = matches!(effect.class, EffectClass::Held { retry_safe: true });
+                if redo || retry_safe {
+                    Ok(Begun::Again(self.permit(&key, intent).await?))
+                } else {
+                    // Looking is reading: it needs an attempt that is ours, and no intent.
+                    self.attempt.switch.started().await?;
+                    Ok(Begun::LookFirst(Permit::until(BootTime::from_nanos(0))))
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, effect: &Effect) -> Result<Permit, Halt> {
+        self.permit(&self.key(&effect.name), self.intent(effect)).await
+    }
+
+    async fn done(&self, effect: &Effect, value: Value) -> Result<(), Halt> {
+        let key = self.key(&effect.name);
+        failpoint::hit(Point::AfterAct, key.as_str());
+        self.record_done(key, value).await
+    }
+
+    fn recorded_fact(&self, direction: Direction, name: &str) -> Option<Value> {
+        self.attempt
+            .replay()
+            .fact(&EffectKey::of(&self.step, direction, name))
+            .cloned()
+    }
+
+    async fn record_fact(&self, name: &str, mut value: Value) -> Result<(), Halt> {
+        let key = self.key(name);
+        self.attempt.mask_value(&mut value);
+        self.check_size(&key, &value)?;
+        self.attempt.replay().seen(key.clone(), value.clone());
+        self.attempt.post(self.record(key, RecordBody::Fact(value))).await
+    }
+
+    fn recorded_effect(&self, name: &str) -> Recorded<Value> {
+        let replay = self.attempt.replay();
+        let Some(entry) = replay.effect(&EffectKey::of(&self.step, Direction::Forward, name)) else {
+            return Recorded::Never;
+        };
+        match (&entry.result, entry.reached) {
+            (Some(value), _) => match refused(value) {
+                Some(failure) => Recorded::Refused(failure),
+                None => Recorded::Done(value.clone()),
+            },
+            // Written by this attempt and never acted on: it did not happen.
+            (None, Reached::Written) => Recorded::Never,
+            (None, Reached::Inherited | Reached::Permitted) => Recorded::Open,
+        }
+    }
+
+    async fn settle_done(&self, name: &str, value: Value) -> Result<(), Halt> {
+        self.record_done(EffectKey::of(&self.step, Direction::Forward, name), value)
+            .await
+    }
+
+    async fn halted(&self) -> Halt {
+        self.attempt.switch.halted().await
+    }
+
+    async fn held_halted(&self, retry_safe: RetrySafe) -> Halt {
+        let shared = &self.attempt.shared;
+        let lease = match retry_safe {
+            RetrySafe::Yes => Some((shared.lease.subscribe(), shared.config.lease_margin)),
+            RetrySafe::No => None,
+        };
+        self.attempt.switch.held_halted(lease).await
+    }
+
+    fn waiting(&self, what: String) {
+        self.attempt.board.waiting(&self.step, self.attempt.mask(&what));
+    }
+
+    async fn workspace(&self) -> Result<PathBuf, StepError> {
+        self.attempt.workspace().await
+    }
+
+    async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
+        self.attempt.source(name).await
+    }
+
+    async fn identity(&self) -> Result<TaskIdentity, StepError> {
+        self.attempt.identity().await
+    }
+
+    fn log(&self) -> LogWriter {
+        self.attempt.log().writer(&self.step)
+    }
+
+    fn add_secret(&self, value: &[u8]) {
+        if let Err(error) = self.attempt.log().add_secret(value) {
+            tracing::debug!(task.id = %self.attempt.reference.task, error = %error, "a value is not redacted");
+        }
+    }
+
+    fn mask(&self, text: &str) -> String {
+        self.attempt.mask(text)
+    }
+}

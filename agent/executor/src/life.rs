@@ -1,0 +1,219 @@
+//! One attempt from its assignment to its last message: start, run, undo, clean up, result. The
+//! result is always the last; after STALE_EPOCH nothing is said any more.
+
+use std::sync::Arc;
+
+use deputy_steps::permit;
+use deputy_task::document::OnFailure;
+use deputy_task::message::{WriteOp, WriteVerdict};
+use deputy_task::outcome::{Completion, Failure, Outcome, World};
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::Arguments;
+use crate::attempt::Attempt;
+use crate::forward::{Certainty, Ended, Ending, forward};
+use crate::outbox::Granted;
+use crate::replay::Trace;
+use crate::slot::Slot;
+use crate::undo::{self, UndoEnded, undo};
+
+/// The last message of an attempt.
+#[derive(Debug)]
+enum LastWord {
+    Complete(Box<Completion>),
+    Release(String),
+    Refuse(String),
+    /// Not ours any more: none.
+    None,
+}
+
+/// Lives the attempt. `predecessor` is an older attempt of the same task in this process, which
+/// must have ended before anything is touched.
+pub(crate) async fn live(attempt: Arc<Attempt>, predecessor: Option<CancellationToken>, slot: Slot) {
+    if let Some(predecessor) = predecessor {
+        predecessor.cancelled().await;
+    }
+    let word = if permit::now() >= attempt.start_deadline {
+        LastWord::Refuse("the deadline for starting it had passed".into())
+    } else {
+        start_and_run(&attempt).await
+    };
+    attempt.clean_up().await;
+    drop(slot);
+    say(&attempt, word).await;
+}
+
+/// What is said for an attempt whose task panicked.
+pub(crate) async fn bury(attempt: Arc<Attempt>, panic: String) {
+    let failure = Failure::new(
+        "agent.panic",
+        format!("the agent failed inside itself while it ran the task: {panic}"),
+    )
+    .hint("report it with the agent's log; see `deputy explain` for what was changed");
+    let ending = Ending {
+        outcome: Outcome::Failed,
+        failure,
+        certainty: Certainty::Known,
+    };
+    attempt.clean_up().await;
+    let completion = completion(&attempt, Some(ending), None);
+    say(&attempt, LastWord::Complete(Box::new(completion))).await;
+}
+
+async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
+    let started = attempt
+        .shared
+        .outbox
+        .post(&attempt.reference, WriteOp::Start, &attempt.switch, Granted::Start);
+    if started.await.is_err() {
+        return LastWord::None;
+    }
+    let decided = attempt.replay().undo_reason().map(str::to_owned);
+    let ending = match decided {
+        Some(reason) => undo::recorded_ending(attempt, &reason),
+        None => match forward(attempt, &mut Arguments::of(attempt)).await {
+            Ended::Succeeded => return LastWord::Complete(Box::new(completion(attempt, None, None))),
+            Ended::Stale => return LastWord::None,
+            Ended::Released(reason) => return LastWord::Release(reason),
+            Ended::Failed(ending) if !is_undone(attempt, &ending) => {
+                return LastWord::Complete(Box::new(completion(attempt, Some(ending), None)));
+            }
+            Ended::Failed(ending) => {
+                if undo::decide(attempt, &ending).await.is_err() && attempt.switch.is_stale() {
+                    return LastWord::None;
+                }
+                ending
+            }
+        },
+    };
+    match undo(attempt).await {
+        UndoEnded::Finished { left } => LastWord::Complete(Box::new(completion(attempt, Some(ending), Some(left)))),
+        UndoEnded::Released(reason) => LastWord::Release(reason),
+        UndoEnded::Stale => LastWord::None,
+    }
+}
+
+/// Is a run that ends this way undone?
+fn is_undone(attempt: &Attempt, ending: &Ending) -> bool {
+    if attempt.switch.is_undo_decided() {
+        return true;
+    }
+    let wanted = attempt.document.spec.on_failure == OnFailure::Rollback && ending.certainty != Certainty::Held;
+    wanted && attempt.replay().traces().any(|(_, _, trace)| trace != Trace::Nothing)
+}
+
+/// The result: how it ended, what the world is now, what remains, and the command that repairs it.
+fn completion(attempt: &Attempt, ending: Option<Ending>, left: Option<Vec<String>>) -> Completion {
+    let outcome = ending.as_ref().map_or(Outcome::Succeeded, |ending| ending.outcome);
+    let certainty = ending.as_ref().map_or(Certainty::Known, |ending| ending.certainty);
+    let (changed, unknown) = traces(attempt);
+    let (world, remains) = match left {
+        Some(left) if left.is_empty() && changed.is_empty() && unknown.is_empty() => (World::Unchanged, left),
+        Some(left) if left.is_empty() => (World::RolledBack, left),
+        Some(left) => (World::RollbackFailed, left),
+        None if outcome == Outcome::Succeeded && changed.is_empty() => (World::Unchanged, Vec::new()),
+        None if outcome == Outcome::Succeeded => (World::Changed, Vec::new()),
+        None if certainty != Certainty::Known || !unknown.is_empty() => {
+            let asked = unknown
+                .iter()
+                .map(|what| format!("it is not known whether {what} happened"));
+            (
+                World::Unknown,
+                asked
+                    .chain(changed.iter().map(|what| format!("{what} was done and stays")))
+                    .collect(),
+            )
+        }
+        None if changed.is_empty() => (World::Unchanged, Vec::new()),
+        None => (
+            World::Changed,
+            changed
+                .iter()
+                .map(|what| format!("{what} was done and stays"))
+                .collect(),
+        ),
+    };
+    let repair = match outcome {
+        Outcome::Succeeded => String::new(),
+        Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut | Outcome::Expired | Outcome::Rejected => {
+            format!("deputy retry {}", attempt.reference.task)
+        }
+    };
+    let steps = attempt.board.ended(outcome);
+    Completion {
+        outcome,
+        world,
+        failure: ending.map(|ending| ending.failure),
+        remains,
+        repair,
+        steps,
+    }
+}
+
+/// The summaries of what was changed, and of what nobody knows, each sorted.
+fn traces(attempt: &Attempt) -> (Vec<String>, Vec<String>) {
+    let replay = attempt.replay();
+    let (mut changed, mut unknown) = (Vec::new(), Vec::new());
+    for (key, entry, trace) in replay.traces() {
+        let what = if entry.intent.summary.is_empty() {
+            key.to_string()
+        } else {
+            entry.intent.summary.clone()
+        };
+        match trace {
+            Trace::Nothing => {}
+            Trace::Changed => changed.push(what),
+            Trace::Unknown => unknown.push(what),
+        }
+    }
+    changed.sort_unstable();
+    unknown.sort_unstable();
+    (changed, unknown)
+}
+
+async fn say(attempt: &Attempt, word: LastWord) {
+    let op = match word {
+        LastWord::None => {
+            tracing::info!(task.id = %attempt.reference.task, attempt = attempt.reference.epoch, "attempt is not ours any more");
+            return;
+        }
+        LastWord::Complete(completion) => WriteOp::Complete(completion),
+        LastWord::Release(reason) => WriteOp::Release { reason },
+        LastWord::Refuse(reason) => WriteOp::Refuse {
+            reason,
+            permanent: None,
+        },
+    };
+    let again = match &op {
+        WriteOp::Complete(completion) => Some(slimmed(completion)),
+        WriteOp::Start | WriteOp::Append(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. } => None,
+    };
+    let verdict = attempt.shared.outbox.write(&attempt.reference, op).await;
+    match (verdict, again) {
+        (Ok(WriteVerdict::Ok { .. } | WriteVerdict::StaleEpoch) | Err(_), _) => {}
+        (Ok(WriteVerdict::Invalid(why)), Some(slim)) => {
+            tracing::error!(task.id = %attempt.reference.task, reason = why, "the result was refused and is sent without its outputs");
+            drop(
+                attempt
+                    .shared
+                    .outbox
+                    .write(&attempt.reference, WriteOp::Complete(Box::new(slim)))
+                    .await,
+            );
+        }
+        (Ok(verdict), _) => {
+            tracing::error!(task.id = %attempt.reference.task, verdict = ?verdict, "the last message of an attempt was refused");
+        }
+    }
+}
+
+/// The same result without what could be too large.
+fn slimmed(completion: &Completion) -> Completion {
+    let mut slim = completion.clone();
+    slim.steps.iter_mut().for_each(|step| step.outputs.clear());
+    slim.remains.truncate(10);
+    if let Some(failure) = &mut slim.failure {
+        failure.detail = failure.detail.chars().take(2_000).collect();
+    }
+    slim
+}

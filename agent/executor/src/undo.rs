@@ -1,0 +1,173 @@
+//! The undo of a run: decided once, in the journal; then every step that began to change something,
+//! the last one first. Another agent can take it over at any point.
+
+use std::sync::Arc;
+
+use deputy_steps::context::Undone;
+use deputy_steps::failure::{Halt, StepError};
+use deputy_steps::registry;
+use deputy_task::document::Step;
+use deputy_task::outcome::{Failure, Outcome};
+use deputy_task::progress::StepStatus;
+use deputy_task::record::{Decision, Direction, EffectKey, Record, RecordBody};
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::{Arguments, task_key, task_record};
+use crate::attempt::Attempt;
+use crate::budget::Budget;
+use crate::driver::{Limits, drive};
+use crate::forward::{Certainty, Ending, context, evaluate, load_outputs};
+
+const ENDING: &str = "ending";
+const DECISION: &str = "undo";
+/// The fact that a step has been undone, with what was left.
+const UNDONE: &str = "undone";
+
+/// How an undo ended.
+#[derive(Debug)]
+pub(crate) enum UndoEnded {
+    /// Everything that could be done is done; what was left alone, one sentence each.
+    Finished {
+        /// Not empty: the world is not what it was.
+        left: Vec<String>,
+    },
+    /// It goes on elsewhere.
+    Released(String),
+    /// The attempt is not ours any more.
+    Stale,
+}
+
+/// Why the run ends, kept for whoever finishes its undo.
+#[derive(Debug, Serialize, Deserialize)]
+struct RecordedEnding {
+    outcome: Outcome,
+    failure: Failure,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct RecordedUndone {
+    restored: bool,
+    left: Vec<String>,
+}
+
+/// Decides the undo: from here on, forward intents are refused.
+pub(crate) async fn decide(attempt: &Attempt, ending: &Ending) -> Result<(), Halt> {
+    attempt.switch.turn_to_undo();
+    let recorded = RecordedEnding {
+        outcome: ending.outcome,
+        failure: ending.failure.clone(),
+    };
+    let value = serde_json::to_value(&recorded).unwrap_or_default();
+    attempt
+        .post_fact(task_record(task_key(ENDING), RecordBody::Fact(value)))
+        .await?;
+    if attempt.replay().undo_reason().is_none() && !attempt.switch.is_undo_decided() {
+        let decision = Decision::Undo {
+            reason: ending.failure.summary.clone(),
+        };
+        attempt
+            .append(task_record(task_key(DECISION), RecordBody::Decision(decision)))
+            .await?;
+    }
+    attempt.replay().decide_undo(ending.failure.summary.clone());
+    Ok(())
+}
+
+/// Why a run ends whose undo was decided before this attempt.
+pub(crate) fn recorded_ending(attempt: &Attempt, reason: &str) -> Ending {
+    let recorded = attempt.replay().fact(&task_key(ENDING)).cloned();
+    let recorded = recorded.and_then(|value| serde_json::from_value::<RecordedEnding>(value).ok());
+    let recorded = recorded.unwrap_or_else(|| RecordedEnding {
+        outcome: Outcome::Failed,
+        failure: Failure::new(
+            "task.undone",
+            format!("it was decided that the task is undone: {reason}"),
+        ),
+    });
+    Ending {
+        outcome: recorded.outcome,
+        failure: recorded.failure,
+        certainty: Certainty::Known,
+    }
+}
+
+/// Undoes what the forward program began.
+pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
+    attempt.switch.turn_to_undo();
+    let limits = Limits::Undo(Budget::new(attempt.shared.config.undo_budget));
+    let mut arguments = Arguments::of(attempt);
+    for step in &attempt.document.spec.steps {
+        if load_outputs(attempt, &mut arguments, step) {
+            attempt.board.status(&step.name, StepStatus::Succeeded);
+        }
+    }
+    let mut left = Vec::new();
+    for step in attempt.document.spec.steps.iter().rev() {
+        if !attempt.replay().has_begun(&step.name) {
+            continue;
+        }
+        match undo_step(attempt, &mut arguments, step, limits).await {
+            Ok(undone) => left.extend(undone.left.iter().map(|what| format!("{}: {what}", step.name))),
+            Err(StepError::Halted(Halt::Stale)) => return UndoEnded::Stale,
+            Err(StepError::Halted(halt @ (Halt::Drained | Halt::LeaseOver))) => {
+                return UndoEnded::Released(halt.to_string());
+            }
+            Err(StepError::Halted(Halt::Stopped(_))) => {
+                left.push(format!("{}: not undone, the time for undoing was over", step.name));
+                attempt.board.status(&step.name, StepStatus::Interrupted);
+            }
+            Err(StepError::Failed(failure) | StepError::WorldUnknown(failure)) => {
+                let failure = attempt.mask_failure(*failure);
+                left.push(format!("{}: not undone: {}", step.name, failure.summary));
+                attempt.board.status(&step.name, StepStatus::Failed);
+            }
+            Err(error @ (StepError::NotSent | StepError::Halted(Halt::Nondeterministic(_) | Halt::Refused(_)))) => {
+                left.push(format!("{}: not undone: {error}", step.name));
+                attempt.board.status(&step.name, StepStatus::Failed);
+            }
+        }
+    }
+    UndoEnded::Finished { left }
+}
+
+async fn undo_step(
+    attempt: &Arc<Attempt>,
+    arguments: &mut Arguments,
+    step: &Step,
+    limits: Limits,
+) -> Result<RecordedUndone, StepError> {
+    let key = EffectKey::of(&step.name, Direction::Undo, UNDONE);
+    let recorded = attempt.replay().fact(&key).cloned();
+    if let Some(undone) = recorded.and_then(|value| serde_json::from_value(value).ok()) {
+        attempt.board.status(&step.name, StepStatus::Undone);
+        return Ok(undone);
+    }
+    limits.enforce(attempt);
+    if let Some(halt) = attempt.switch.halt() {
+        return Err(halt.into());
+    }
+    attempt.board.status(&step.name, StepStatus::Undoing);
+    let kind = evaluate(attempt, arguments, step).await?;
+    let ctx = context(attempt, step, Direction::Undo);
+    let program = registry::program(kind);
+    let Undone { restored, left } = drive(attempt, limits, program.undo(&ctx)).await?;
+    let left: Vec<String> = left.iter().map(|what| attempt.mask(what)).collect();
+    let undone = RecordedUndone { restored, left };
+    let record = Record {
+        key,
+        program_version: ctx.program_version,
+        step_kind: step.kind.name().to_owned(),
+        body: RecordBody::Fact(serde_json::to_value(&undone).unwrap_or_default()),
+        epoch: 0,
+    };
+    attempt.post_fact(record).await?;
+    attempt.board.status(
+        &step.name,
+        if undone.left.is_empty() {
+            StepStatus::Undone
+        } else {
+            StepStatus::Failed
+        },
+    );
+    Ok(undone)
+}

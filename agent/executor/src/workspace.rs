@@ -1,0 +1,170 @@
+//! Folders on disk: one per agent process, in it one per attempt, made on first use and removed at
+//! the end. What a dead agent left behind is removed at start. Nothing here outlives its process's
+//! need for it, and nobody but the agent's user can read it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+const LOCK: &str = ".lock";
+const PREFIX: &str = "agent-";
+
+/// The folder of this agent process, below the work folder. Removed on drop.
+#[derive(Debug)]
+pub struct WorkFolder {
+    folder: TempDir,
+    /// Held for as long as the process lives; a folder whose lock can be taken belongs to nobody.
+    _lock: File,
+    swept: Vec<PathBuf>,
+}
+
+/// The work folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the work folder {} cannot be used", path.display())]
+pub struct WorkFolderError {
+    /// Which folder.
+    pub path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl WorkFolder {
+    /// Makes a folder for this process below `root`, and removes those of processes that are gone.
+    ///
+    /// # Errors
+    /// If `root` cannot be made or written.
+    pub fn open(root: &Path) -> Result<Self, WorkFolderError> {
+        let bad = |source| WorkFolderError {
+            path: root.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(bad)?;
+        let swept = sweep(root).map_err(bad)?;
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in(root)
+            .map_err(bad)?;
+        let lock = lock_file(folder.path()).map_err(bad)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| bad(error.into()))?;
+        Ok(Self {
+            folder,
+            _lock: lock,
+            swept,
+        })
+    }
+
+    /// The leftovers that were removed at start.
+    #[must_use]
+    pub fn swept(&self) -> &[PathBuf] {
+        &self.swept
+    }
+
+    /// The folder of this process.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new folder for one attempt, 0700.
+    pub(crate) fn make(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{name}."))
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in(self.folder.path())?;
+        Ok(folder.keep())
+    }
+}
+
+/// Removes a folder whatever modes its files were given.
+pub(crate) fn remove(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => {
+            open_up(folder);
+            std::fs::remove_dir_all(folder)
+        }
+    }
+}
+
+/// A child may have taken its own right to write to a folder; errors show when it is removed.
+fn open_up(folder: &Path) {
+    drop(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+fn lock_file(folder: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(folder.join(LOCK))
+}
+
+fn sweep(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut swept = Vec::new();
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.file_type()?.is_dir();
+        if ours && is_abandoned(&entry.path()) && remove(&entry.path()).is_ok() {
+            swept.push(entry.path());
+        }
+    }
+    Ok(swept)
+}
+
+/// Nobody holds its lock. A folder that has no lock yet is being made by another agent right now,
+/// unless it has been that way for a minute.
+fn is_abandoned(folder: &Path) -> bool {
+    match OpenOptions::new().write(true).open(folder.join(LOCK)) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(_) => {
+            let modified = folder.metadata().and_then(|metadata| metadata.modified()).ok();
+            modified
+                .and_then(|time| time.elapsed().ok())
+                .is_some_and(|age| age.as_secs() >= 60)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_agent_left_is_removed_and_what_a_live_one_uses_is_not() {
+        let root = tempfile::tempdir().expect("root");
+        let live = WorkFolder::open(root.path()).expect("live");
+        let task = live.make("task").expect("task");
+        let dead = root.path().join("agent-dead");
+        std::fs::create_dir_all(dead.join("task.1/locked")).expect("dead");
+        std::fs::write(dead.join(LOCK), "").expect("lock");
+        std::fs::write(dead.join("task.1/kubeconfig"), "x").expect("file");
+        std::fs::set_permissions(dead.join("task.1"), std::fs::Permissions::from_mode(0o500)).expect("mode");
+        let stranger = root.path().join("notes");
+        std::fs::create_dir(&stranger).expect("stranger");
+
+        let other = WorkFolder::open(root.path()).expect("other");
+
+        assert_eq!(other.swept(), [dead.as_path()]);
+        assert!(!dead.exists() && task.exists() && stranger.exists());
+        assert_eq!(task.metadata().expect("meta").permissions().mode() & 0o777, 0o700);
+        let gone = live.path().to_owned();
+        drop(live);
+        assert!(!gone.exists());
+    }
+}
