@@ -7,9 +7,9 @@ pub mod registry;
 
 pub mod noop;
 
+pub mod program;
 pub mod context;
-pub mod effect;
 pub mod failpoint;
+pub mod effect;
 pub mod failure;
 pub mod permit;
-pub mod program;
