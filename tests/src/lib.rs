@@ -1,1 +1,18 @@
 //! A world of real processes, and the tests that live in it.
+//!
+//! A [`world::World`] is a manager, agents and the CLI as processes, in front of an emulated AWS whose EKS is a
+//! real Kubernetes. Nothing of Deputy runs inside the test's own process, and nothing is a fake of ours but
+//! what `docs/test-cloud.md` lists. Must never reach anything beyond 127.0.0.1.
+
+pub mod container_credentials;
+
+pub mod cloud;
+pub mod podman;
+
+pub mod link;
+pub mod proxy;
+
+pub mod child;
+pub mod programs;
+
+pub mod background;

@@ -1,0 +1,56 @@
+//! `dispatch`: from the call of Submit until the first line of the child's script has run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::baseline::{self, Samples, millis, read_mark, unix_now};
+use crate::processes::{Pair, submit_request};
+use crate::table::Row;
+
+const ROUNDS: usize = 200;
+
+/// Submits one task after the other to an idle pair.
+pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
+    let pair = Pair::start(programs, 4).await?;
+    let mut client = pair.tasks().await?;
+    let round_trip = baseline::round_trip(&pair.url).await?;
+    let commit = baseline::durable_commit(pair.folder.path())?;
+    let spawn = baseline::process_spawn(pair.folder.path())?;
+    let mut samples = Vec::new();
+    for round in 0..ROUNDS {
+        let mark = pair.folder.path().join(format!("mark-{round}"));
+        let request = submit_request(&document(&mark));
+        let started = unix_now();
+        client.submit(request).await?;
+        samples.push(wait_for_mark(&mark).await?.saturating_sub(started));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let samples = Samples::new(samples.split_off(20));
+    let goal = 3 * (commit.percentile(50) + 2 * round_trip.percentile(50)) + spawn.percentile(50);
+    let measured = samples.percentile(50);
+    Ok(vec![
+        Row::baseline("dispatch: one tonic round trip", round_trip.show()),
+        Row::baseline("dispatch: one durable commit", commit.show()),
+        Row::baseline("dispatch: one process spawn", spawn.show()),
+        Row::goal("dispatch: submit → child started", samples.show(), format!("p50 ≤ {} = 3 × (commit + 2 round trips) + spawn", millis(goal)), measured <= goal),
+    ])
+}
+
+fn document(mark: &Path) -> String {
+    format!(
+        "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: dispatch }}\nspec:\n  steps:\n    - name: mark\n      shell: {{ run: \"echo $EPOCHREALTIME > {}\" }}\n",
+        mark.display()
+    )
+}
+
+async fn wait_for_mark(mark: &Path) -> Result<Duration> {
+    for _ in 0..10_000 {
+        if std::fs::metadata(mark).is_ok_and(|file| file.len() > 0) {
+            return read_mark(mark);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bail!("the child of {} did not start within 10 s", mark.display())
+}

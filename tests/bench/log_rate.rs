@@ -1,0 +1,111 @@
+//! `logs`: bytes per second from a child's standard output to acknowledged at the manager, with 50
+//! secrets in the redactor, beside `cat` into a file.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use deputy_proto::v1::{GetRequest, LogState, Task};
+
+use crate::footprint::rss_mib;
+use crate::processes::{Pair, submit_request};
+use crate::table::Row;
+
+// Below the cap of a task's spool, so that nothing is dropped even where the manager is slower than the child.
+const BYTES: u64 = 192 * 1024 * 1024;
+const ROUNDS: usize = 3;
+const GOAL_MB_PER_SECOND: f64 = 150.0;
+
+/// Lets a child print a file, and waits until its last byte is acknowledged.
+pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
+    let pair = Pair::start(programs, 4).await?;
+    let input = pair.folder.path().join("input.txt");
+    write_input(&input)?;
+    let mut cat = Vec::new();
+    for _ in 0..ROUNDS {
+        let started = Instant::now();
+        let output = std::fs::File::create(pair.folder.path().join("output.txt"))?;
+        Command::new("cat").arg(&input).stdout(output.try_clone()?).status().context("cat")?;
+        output.sync_data()?;
+        cat.push(rate(started.elapsed()));
+    }
+    let mut rates = Vec::new();
+    let mut peak = 0.0_f64;
+    for _ in 0..ROUNDS {
+        let (rate, memory) = push(&pair, &input).await?;
+        rates.push(rate);
+        peak = peak.max(memory);
+    }
+    cat.sort_by(f64::total_cmp);
+    rates.sort_by(f64::total_cmp);
+    let middle = rates[ROUNDS / 2];
+    Ok(vec![
+        Row::baseline("logs: cat into a file, synced", format!("{:.0} MB/s ({:.0}–{:.0})", cat[ROUNDS / 2], cat[0], cat[ROUNDS - 1])),
+        Row::goal(
+            "logs: child → acknowledged, 50 secrets",
+            format!("{middle:.0} MB/s ({:.0}–{:.0})", rates[0], rates[ROUNDS - 1]),
+            format!("≥ {GOAL_MB_PER_SECOND:.0} MB/s"),
+            middle >= GOAL_MB_PER_SECOND,
+        ),
+        Row::baseline("logs: agent's memory meanwhile, peak", format!("{peak:.1} MiB")),
+    ])
+}
+
+fn rate(elapsed: Duration) -> f64 {
+    f64::from(u32::try_from(BYTES / 1_000_000).unwrap_or(u32::MAX)) / elapsed.as_secs_f64()
+}
+
+/// Text as build tools print it: lines of some 100 bytes, hardly compressible numbers in them.
+fn write_input(path: &Path) -> Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let mut written = 0_u64;
+    while written < BYTES {
+        let line = format!(
+            "2026-01-01T00:00:00Z INFO deploy step={:08x} downloading layer sha256:{:032x} of checkout-api\n",
+            rand::random::<u32>(),
+            rand::random::<u128>()
+        );
+        file.write_all(line.as_bytes())?;
+        written += u64::try_from(line.len())?;
+    }
+    file.flush()?;
+    Ok(())
+}
+
+/// 50 secrets become known to the redactor as secret outputs of the first step.
+fn document(input: &Path) -> String {
+    let names: Vec<String> = (0..50).map(|n| format!("s{n}")).collect();
+    format!(
+        "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: logs }}\nspec:\n  steps:\n    - name: secrets\n      shell:\n        secretOutputs: [{}]\n        run: |\n          for n in $(seq 0 49); do echo \"s$n=secret-value-$n-$RANDOM$RANDOM\" >> \"$DEPUTY_OUTPUT\"; done\n    - name: print\n      shell: {{ run: \"cat {}\" }}\n",
+        names.join(", "),
+        input.display()
+    )
+}
+
+async fn push(pair: &Pair, input: &Path) -> Result<(f64, f64)> {
+    let mut client = pair.tasks().await?;
+    let task = client.submit(submit_request(&document(input))).await?.into_inner().task_id;
+    let mut started = None;
+    let mut peak = 0.0_f64;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while Instant::now() < deadline {
+        let request = GetRequest { task_id: task.clone(), ..GetRequest::default() };
+        let state: Task = client.get(request).await?.into_inner().task.context("no task")?;
+        if started.is_none() && state.steps.iter().any(|step| step.name == "print" && step.started_at_ms > 0) {
+            started = Some(Instant::now());
+        }
+        peak = peak.max(rss_mib(pair.agent.pid())?);
+        if state.log_state() == LogState::Complete && state.finished_at_ms > 0 {
+            if let Some(failure) = state.result.and_then(|result| result.failure) {
+                bail!("the task failed: {}", failure.summary);
+            }
+            let print = state.steps.iter().find(|step| step.name == "print").context("no step")?;
+            let begun = Duration::from_millis(u64::try_from(print.started_at_ms)?);
+            return Ok((rate(crate::baseline::unix_now().saturating_sub(begun)), peak));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("the log was not complete after 120 s")
+}

@@ -1,0 +1,149 @@
+//! The release programs, started for a measurement and killed when it is over.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use deputy_proto::v1::tasks_client::TasksClient;
+use deputy_proto::v1::{ListRequest, SubmitRequest, TaskState};
+use tonic::transport::Channel;
+
+/// A process that does not outlive the measurement.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _already_gone = self.0.kill();
+        let _already_reaped = self.0.wait();
+    }
+}
+
+/// One manager and one agent.
+pub(crate) struct Pair {
+    /// Where everything of this measurement is.
+    pub(crate) folder: tempfile::TempDir,
+    /// The manager's address.
+    pub(crate) url: String,
+    /// The manager.
+    pub(crate) manager: Running,
+    /// The agent.
+    pub(crate) agent: Running,
+    /// From exec of the agent until it was ready for tasks.
+    pub(crate) agent_ready: Duration,
+}
+
+impl Pair {
+    /// Starts both and waits until the agent is ready.
+    pub(crate) async fn start(programs: &Path, slots: u32) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("deputy-bench-").tempdir_in(measured_disk()?)?;
+        let ready = folder.path().join("manager.ready");
+        let manager = spawn(
+            &programs.join("deputy-manager"),
+            &["--listen", "127.0.0.1:0", "--data", &text(folder.path(), "data"), "--ready-file", &text(folder.path(), "manager.ready")],
+            &folder.path().join("manager.log"),
+        )?;
+        let address = wait_for_file(&ready).await.with_context(|| log_tail(&folder.path().join("manager.log")))?;
+        let url = if address.starts_with("http") { address } else { format!("http://{address}") };
+        let agent_ready_file = folder.path().join("agent.ready");
+        let started = Instant::now();
+        let agent = spawn(
+            &programs.join("deputy-agent"),
+            &[
+                "run",
+                "--manager",
+                &url,
+                "--agent-id",
+                "bench",
+                "--slots",
+                &slots.to_string(),
+                "--work-dir",
+                &text(folder.path(), "work"),
+                "--ready-file",
+                &text(folder.path(), "agent.ready"),
+            ],
+            &folder.path().join("agent.log"),
+        )?;
+        wait_for_file(&agent_ready_file).await.with_context(|| log_tail(&folder.path().join("agent.log")))?;
+        let agent_ready = started.elapsed();
+        Ok(Self { folder, url, manager, agent, agent_ready })
+    }
+
+    /// A client of the manager.
+    pub(crate) async fn tasks(&self) -> Result<TasksClient<Channel>> {
+        Ok(TasksClient::connect(self.url.clone()).await?)
+    }
+}
+
+/// A folder on the disk that is measured: the one with the build, not a memory file system.
+fn measured_disk() -> Result<PathBuf> {
+    let folder = std::env::current_exe()?.parent().context("the program has no folder")?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn text(folder: &Path, name: &str) -> String {
+    folder.join(name).display().to_string()
+}
+
+fn spawn(program: &Path, arguments: &[&str], log: &Path) -> Result<Running> {
+    let log = std::fs::File::create(log)?;
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .map(Running)
+        .with_context(|| format!("starting {}", program.display()))
+}
+
+async fn wait_for_file(path: &Path) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Ok(text) = std::fs::read_to_string(path)
+            && !text.trim().is_empty()
+        {
+            return Ok(text.trim().to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bail!("{} did not appear within 20 s", path.display())
+}
+
+fn log_tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(15).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// A request with a fresh client request id.
+pub(crate) fn submit_request(document: &str) -> SubmitRequest {
+    SubmitRequest {
+        client_request_id: format!("bench-{:032x}", rand::random::<u128>()),
+        document: document.as_bytes().to_vec().into(),
+        submitter: "bench".into(),
+        ..SubmitRequest::default()
+    }
+}
+
+/// Waits until no task is live any more.
+pub(crate) async fn wait_until_idle(client: &mut TasksClient<Channel>, limit: Duration) -> Result<()> {
+    let live = [TaskState::Queued, TaskState::Assigned, TaskState::Running, TaskState::Lost];
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        let request = ListRequest { states: live.map(i32::from).to_vec(), page_size: 1, ..ListRequest::default() };
+        if client.list(request).await?.into_inner().tasks.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bail!("tasks were still live after {} s", limit.as_secs())
+}

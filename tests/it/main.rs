@@ -1,0 +1,4 @@
+//! Tests with real processes on real sockets. One binary, so that one emulated cloud serves all.
+
+mod proxy;
+mod testbed;

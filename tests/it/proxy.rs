@@ -1,0 +1,80 @@
+//! The recording proxy counts, holds, withholds and answers.
+
+use std::time::Duration;
+
+use deputy_tests::cloud::{AWAY, Cloud};
+use deputy_tests::container_credentials::{config, keys};
+use deputy_tests::proxy::relay::Proxy;
+use deputy_tests::proxy::rule::{Canned, Matcher};
+
+async fn ecs(proxy: &Proxy, cloud: &Cloud) -> aws_sdk_ecs::Client {
+    let root = keys(AWAY, "test", None);
+    aws_sdk_ecs::Client::new(&config(cloud, &proxy.url(), root))
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_operation_and_throttling_is_retried_by_the_sdk() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let proxy = Proxy::before_aws(cloud.address().expect("address"))
+        .await
+        .expect("a proxy");
+    let ecs = ecs(&proxy, &cloud).await;
+    let throttled = proxy.answer(Matcher::on("ecs", "CreateCluster"), Canned::throttled());
+    ecs.create_cluster()
+        .cluster_name("counted")
+        .send()
+        .await
+        .expect("a cluster, at the second try");
+    assert_eq!(throttled.count(), 1);
+    assert_eq!(proxy.count("ecs", "CreateCluster"), 2, "{}", proxy.transcript());
+    assert_eq!(proxy.successes("ecs", "CreateCluster"), 1, "{}", proxy.transcript());
+    assert_eq!(proxy.mutations().len(), 1, "{}", proxy.transcript());
+}
+
+#[tokio::test]
+async fn a_held_request_reaches_the_server_only_when_it_is_released() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let proxy = Proxy::before_aws(cloud.address().expect("address"))
+        .await
+        .expect("a proxy");
+    let ecs = ecs(&proxy, &cloud).await;
+    let held = proxy.hold(Matcher::on("ecs", "CreateCluster"));
+    let request = tokio::spawn({
+        let ecs = ecs.clone();
+        async move { ecs.create_cluster().cluster_name("held").send().await }
+    });
+    held.reached().await.expect("reached");
+    assert_eq!(proxy.successes("ecs", "CreateCluster"), 0);
+    held.release();
+    request.await.expect("joined").expect("created");
+    assert_eq!(proxy.successes("ecs", "CreateCluster"), 1);
+}
+
+#[tokio::test]
+async fn an_abandoned_request_is_never_carried_out_but_one_with_a_withheld_reply_is() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let proxy = Proxy::before_aws(cloud.address().expect("address"))
+        .await
+        .expect("a proxy");
+    let ecs = ecs(&proxy, &cloud).await;
+    let held = proxy.hold(Matcher::on("ecs", "CreateCluster").body_contains("never"));
+    let gone = ecs.create_cluster().cluster_name("never").send();
+    let _gone = tokio::time::timeout(Duration::from_millis(300), gone)
+        .await
+        .expect_err("held");
+    assert_eq!(held.count(), 1);
+    held.abandon();
+    let withheld = proxy.withhold_reply(Matcher::on("ecs", "CreateCluster").body_contains("done"));
+    let gone = ecs.create_cluster().cluster_name("done").send();
+    let _gone = tokio::time::timeout(Duration::from_millis(1000), gone)
+        .await
+        .expect_err("withheld");
+    withheld.reached().await.expect("reached");
+    drop(ecs);
+    let calls = proxy.calls_of("ecs", "CreateCluster");
+    let outcomes: Vec<_> = calls
+        .iter()
+        .map(|call| (call.body_text().contains("done"), call.status))
+        .collect();
+    assert_eq!(outcomes, [(false, None), (true, Some(200))], "{}", proxy.transcript());
+}

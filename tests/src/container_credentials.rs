@@ -1,0 +1,211 @@
+//! The ECS container-credentials endpoint, played by the harness: what the ECS agent would serve to the task
+//! that the Deputy agent is. Answers in the documented shape, with credentials by AssumeRole at the emulator.
+//!
+//! The emulator serves this endpoint too, but with keys that it does not know itself, so that with
+//! authorization on they are refused.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aws_credential_types::Credentials;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use crate::background::{self, Background};
+use crate::cloud::{Cloud, HOME};
+
+const TOKEN: &str = "token-of-the-container-credentials-endpoint";
+/// Longest session that the emulator gives.
+const SESSION_SECONDS: i32 = 3600;
+
+/// The endpoint. It ends when it is dropped.
+#[derive(Debug)]
+pub struct ContainerCredentials {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _server: Background,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sts: aws_sdk_sts::Client,
+    role: String,
+    /// Answers say that the session ends after this; 0: when it does.
+    claimed_seconds: AtomicU32,
+    refusing: AtomicBool,
+    asked: AtomicU32,
+}
+
+impl ContainerCredentials {
+    /// Serves sessions of `role` of that cloud. `learn` is told each new key and whose it is.
+    pub async fn start(cloud: &Cloud, role: &str, learn: impl Fn(&str, &str) + Send + Sync + 'static) -> Result<Self> {
+        let listener = background::run(TcpListener::bind(("127.0.0.1", 0))).await??;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            sts: aws_sdk_sts::Client::new(&root_config(cloud, HOME)),
+            role: role.into(),
+            claimed_seconds: AtomicU32::new(0),
+            refusing: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
+        });
+        let server = background::spawn(accept(listener, Arc::clone(&shared), Arc::new(learn)));
+        Ok(Self {
+            address,
+            shared,
+            _server: server,
+        })
+    }
+
+    /// What ECS puts into the environment of a task.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [
+            (
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                format!("http://{}/v2/credentials/deputy", self.address),
+            ),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", TOKEN.to_owned()),
+        ]
+    }
+
+    /// From now on answers say that the session ends after this time, so that refresh can be seen.
+    pub fn claim_to_expire_after(&self, time: Duration) {
+        self.shared
+            .claimed_seconds
+            .store(u32::try_from(time.as_secs()).unwrap_or(u32::MAX), Ordering::Release);
+    }
+
+    /// From now on the endpoint answers 500.
+    pub fn refuse(&self) {
+        self.shared.refusing.store(true, Ordering::Release);
+    }
+
+    /// How often it was asked.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.shared.asked.load(Ordering::Acquire)
+    }
+}
+
+/// An SDK configuration for the root of an account, straight to the emulator.
+#[must_use]
+pub fn root_config(cloud: &Cloud, account: &str) -> aws_config::SdkConfig {
+    config(cloud, &cloud.scenery().endpoint, keys(account, "test", None))
+}
+
+/// Credentials of a test's own.
+#[must_use]
+pub fn keys(access_key: &str, secret: &str, token: Option<String>) -> Credentials {
+    Credentials::new(access_key, secret, token, None, "deputy-tests")
+}
+
+/// An SDK configuration for these credentials, to `endpoint`.
+#[must_use]
+pub fn config(cloud: &Cloud, endpoint: &str, credentials: Credentials) -> aws_config::SdkConfig {
+    aws_config::SdkConfig::builder()
+        .behavior_version(aws_config::BehaviorVersion::latest())
+        .region(aws_config::Region::new(cloud.scenery().region.clone()))
+        .endpoint_url(endpoint)
+        .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
+            credentials,
+        ))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build()
+}
+
+type Learn = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, learn: Learn) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                let (shared, learn) = (Arc::clone(&shared), Arc::clone(&learn));
+                let service = service_fn(move |request| {
+                    let (shared, learn) = (Arc::clone(&shared), Arc::clone(&learn));
+                    async move { Ok::<_, std::convert::Infallible>(answer(&request, &shared, &learn).await) }
+                });
+                connections.spawn(async move {
+                    let builder = hyper::server::conn::http1::Builder::new();
+                    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn answer(request: &Request<Incoming>, shared: &Shared, learn: &Learn) -> Response<Full<Bytes>> {
+    shared.asked.fetch_add(1, Ordering::AcqRel);
+    let authorized = request
+        .headers()
+        .get("authorization")
+        .is_some_and(|value| value == TOKEN);
+    if !authorized {
+        return reply(
+            StatusCode::UNAUTHORIZED,
+            r#"{"message":"the authorization token is wrong"}"#.into(),
+        );
+    }
+    if shared.refusing.load(Ordering::Acquire) {
+        return reply(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            r#"{"message":"refused by the test"}"#.into(),
+        );
+    }
+    match session(shared, learn).await {
+        Ok(body) => reply(StatusCode::OK, body),
+        Err(error) => {
+            let body = serde_json::json!({ "message": format!("{error:#}") });
+            reply(StatusCode::INTERNAL_SERVER_ERROR, body.to_string())
+        }
+    }
+}
+
+async fn session(shared: &Shared, learn: &Learn) -> Result<String> {
+    let answer = shared
+        .sts
+        .assume_role()
+        .role_arn(&shared.role)
+        .role_session_name("ecs-task")
+        .duration_seconds(SESSION_SECONDS)
+        .send()
+        .await
+        .context("AssumeRole for the agent")?;
+    let credentials = answer.credentials().context("credentials")?;
+    if let Some(user) = answer.assumed_role_user() {
+        learn(credentials.access_key_id(), user.arn());
+    }
+    let claimed = shared.claimed_seconds.load(Ordering::Acquire);
+    let expiration = if claimed == 0 {
+        *credentials.expiration()
+    } else {
+        let end = std::time::SystemTime::now() + Duration::from_secs(claimed.into());
+        end.into()
+    };
+    let body = serde_json::json!({
+        "RoleArn": shared.role,
+        "AccessKeyId": credentials.access_key_id(),
+        "SecretAccessKey": credentials.secret_access_key(),
+        "Token": credentials.session_token(),
+        "Expiration": expiration.fmt(aws_smithy_types::date_time::Format::DateTime)?,
+    });
+    Ok(body.to_string())
+}
+
+fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+}
