@@ -100,3 +100,34 @@ pub async fn run_captured(command: ChildCommand, timeout: Duration, max_bytes: u
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> ChildCommand {
+        ChildCommand::new("/bin/sh")
+            .args(["-c", script])
+            .env("PATH", "/usr/bin:/bin")
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_up_to_the_limit() {
+        let said = run_captured(sh("echo 1234567890; echo no >&2; exit 5"), Duration::from_secs(20), 4)
+            .await
+            .expect("ran");
+        assert_eq!(
+            (said.stdout.as_slice(), said.stderr.as_slice()),
+            (b"1234".as_slice(), b"no\n".as_slice())
+        );
+        assert_eq!((said.exit, said.truncated), (Exit::Code(5), true));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_answer_is_stopped() {
+        let error = run_captured(sh("echo hm >&2; sleep 100"), Duration::from_millis(200), 100)
+            .await
+            .expect_err("late");
+        assert_eq!(error.to_string(), "/bin/sh gave no answer within 0.2 s");
+    }
+}

@@ -11,9 +11,10 @@ round=0
 while [ "$round" -lt 50 ]; do
   left=''
   for group in $groups; do
-    kill -s KILL -- "-$group" && left=yes
+    # Not every shell wants "--" before a group, not every one does without.
+    { kill -s KILL -- "-$group" || kill -s KILL "-$group"; } && left=yes
   done
-  for file in $(grep -alF -e "$1" /proc/[0-9]*/environ); do
+  for file in $(grep -lszF -e "$1" /proc/[0-9]*/environ); do
     process=${file#/proc/}
     kill -s KILL "${process%/environ}" && left=yes
   done
