@@ -24,3 +24,6 @@ pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, Rol
 pub use read::{ReadDocument, read, validate};
 pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};
+
+#[cfg(test)]
+mod tests;

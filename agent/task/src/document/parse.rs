@@ -28,7 +28,7 @@ pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {
         findings: Vec::new(),
     };
     let mut documents = 0;
-    for event in Parser::new_from_str(source.text) {
+    for event in Parser::new_from_str(&source.text) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
@@ -53,7 +53,12 @@ pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {
             Event::Alias(anchor) => builder.alias(anchor, span),
             Event::Scalar(text, style, anchor, tag) => builder.scalar(text, style, anchor, tag.as_deref(), span),
             Event::SequenceStart(anchor, tag) => builder.open(Open::List(Vec::new()), anchor, tag.as_deref(), span),
-            Event::MappingStart(anchor, tag) => builder.open(Open::Map(Vec::new(), None), anchor, tag.as_deref(), span),
+            Event::MappingStart(anchor, tag) => builder.open(
+                Open::Map(Vec::new(), BTreeMap::new(), None),
+                anchor,
+                tag.as_deref(),
+                span,
+            ),
             Event::SequenceEnd | Event::MappingEnd => builder.close(span),
         };
         if let Err(finding) = outcome {
@@ -71,7 +76,8 @@ pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {
 
 enum Open {
     List(Vec<Node>),
-    Map(Vec<Entry>, Option<(String, Span)>),
+    /// Entries, where each key stands, and the key whose value comes next.
+    Map(Vec<Entry>, BTreeMap<String, Span>, Option<(String, Span)>),
 }
 
 struct Container {
@@ -135,7 +141,7 @@ impl Builder<'_> {
         let wants_key = matches!(
             self.stack.last(),
             Some(Container {
-                open: Open::Map(_, None),
+                open: Open::Map(_, _, None),
                 ..
             })
         );
@@ -196,7 +202,7 @@ impl Builder<'_> {
             return Err(unknown_tag(tag, span));
         }
         if let Some(Container {
-            open: Open::Map(_, None),
+            open: Open::Map(_, _, None),
             ..
         }) = self.stack.last()
         {
@@ -216,7 +222,7 @@ impl Builder<'_> {
         };
         let data = match container.open {
             Open::List(items) => Data::List(items),
-            Open::Map(entries, _) => Data::Map(entries),
+            Open::Map(entries, ..) => Data::Map(entries),
         };
         let node = Node {
             span: Span {
@@ -239,11 +245,11 @@ impl Builder<'_> {
         for container in &self.stack {
             match &container.open {
                 Open::List(items) => path.push_str(&format!("[{}]", items.len())),
-                Open::Map(_, Some((key, _))) => {
+                Open::Map(_, _, Some((key, _))) => {
                     path.push_str(if path.is_empty() { "" } else { "." });
                     path.push_str(key);
                 }
-                Open::Map(_, None) => {}
+                Open::Map(_, _, None) => {}
             }
         }
         if path.is_empty() {
@@ -258,12 +264,12 @@ impl Builder<'_> {
             self.root = Some(node);
             return Ok(());
         };
-        let (entries, pending) = match &mut container.open {
+        let (entries, seen, pending) = match &mut container.open {
             Open::List(items) => {
                 items.push(node);
                 return Ok(());
             }
-            Open::Map(entries, pending) => (entries, pending),
+            Open::Map(entries, seen, pending) => (entries, seen, pending),
         };
         let Some((key, key_span)) = pending.take() else {
             let kind = node.kind();
@@ -277,16 +283,13 @@ impl Builder<'_> {
             let finding = Finding::error(key_span, "merge keys (`<<`) are not part of YAML 1.2");
             self.findings
                 .push(finding.hint("write the keys out, or use an alias for the whole value"));
-        } else if let Some(first) = entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .map(|entry| entry.key_span)
-        {
+        } else if let Some(first) = seen.get(&key).copied() {
             let line = self.source.diagnostic(Finding::error(first, "")).line;
             let finding = Finding::error(key_span, format!("the key `{key}` stands here a second time"));
             let finding = finding.hint(format!("its first place is line {line}; remove one of the two"));
             self.findings.push(finding.at_path(self.path(&key)));
         } else {
+            seen.insert(key.clone(), key_span);
             entries.push(Entry {
                 key,
                 key_span,
@@ -346,7 +349,7 @@ fn syntax(source: &SourceText<'_>, error: &ScanError) -> Finding {
     let info = error.info();
     let finding = Finding::error(Span { start: at, end: at + 1 }, format!("this is not YAML: {info}"));
     let indent = line.len() - line.trim_start_matches(' ').len();
-    if line[indent..].starts_with('\t') {
+    if info.contains("tab") && line[indent..].starts_with('\t') {
         let tab = source.line_start(at) + indent;
         return Finding {
             span: Some(Span {

@@ -1,6 +1,8 @@
 //! The text of a document: decoding, limits, and where a byte is for people. Used by the parser
 //! and by whoever turns a span into a diagnostic.
 
+use std::borrow::Cow;
+
 use super::diagnostic::{Diagnostic, Severity, excerpt};
 
 /// Longest document. A task document names things; what is bigger belongs into a bundle.
@@ -75,7 +77,7 @@ impl Finding {
 /// A decoded document.
 #[derive(Debug)]
 pub(crate) struct SourceText<'a> {
-    pub(crate) text: &'a str,
+    pub(crate) text: Cow<'a, str>,
     line_starts: Vec<usize>,
     /// Byte offset of every character; empty for ASCII, where they are the same.
     characters: Vec<usize>,
@@ -98,7 +100,7 @@ impl<'a> SourceText<'a> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match std::str::from_utf8(bytes) {
             Ok(text) => match text.find('\0') {
-                None => Ok(Self::new(text)),
+                None => Ok(Self::new(whole_characters(text))),
                 Some(at) => Err(not_text(
                     text,
                     at,
@@ -125,8 +127,8 @@ impl<'a> SourceText<'a> {
         }
     }
 
-    fn new(text: &'a str) -> Self {
-        let line_starts = std::iter::once(0).chain(memchr_newlines(text)).collect();
+    fn new(text: Cow<'a, str>) -> Self {
+        let line_starts = std::iter::once(0).chain(newlines(&text)).collect();
         let characters = if text.is_ascii() {
             Vec::new()
         } else {
@@ -150,12 +152,12 @@ impl<'a> SourceText<'a> {
     }
 
     /// The text of a span.
-    pub(crate) fn slice(&self, span: Span) -> &'a str {
+    pub(crate) fn slice(&self, span: Span) -> &str {
         self.text.get(span.start..span.end.max(span.start)).unwrap_or_default()
     }
 
     /// The line that a byte is on, without its end.
-    pub(crate) fn line_of(&self, byte: usize) -> &'a str {
+    pub(crate) fn line_of(&self, byte: usize) -> &str {
         let (index, _) = self.place(byte);
         let begin = self.line_starts[index];
         let end = self.line_starts.get(index + 1).copied().unwrap_or(self.text.len());
@@ -191,7 +193,44 @@ impl<'a> SourceText<'a> {
     }
 }
 
-fn memchr_newlines(text: &str) -> impl Iterator<Item = usize> {
+/// JSON writes characters outside the basic plane as two escapes (`\ud83d\ude00`), which YAML does
+/// not know: they become the character.
+fn whole_characters(text: &str) -> Cow<'_, str> {
+    if !text.trim_start().starts_with('{') || !text.contains("\\u") {
+        return Cow::Borrowed(text);
+    }
+    let mut whole = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        whole.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let unit = |from: usize| {
+            rest.get(from..from + 6)?
+                .strip_prefix("\\u")
+                .and_then(|hex| u16::from_str_radix(hex, 16).ok())
+        };
+        let pair = unit(0)
+            .zip(unit(6))
+            .and_then(|(high, low)| char::decode_utf16([high, low]).next()?.ok());
+        let length = match pair.filter(|character| character.len_utf16() == 2) {
+            Some(character) => {
+                whole.push(character);
+                12
+            }
+            None => {
+                // The escaped character goes with its backslash: it may be a backslash itself.
+                let length = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+                whole.push_str(&rest[..length]);
+                length
+            }
+        };
+        rest = &rest[length..];
+    }
+    whole.push_str(rest);
+    Cow::Owned(whole)
+}
+
+fn newlines(text: &str) -> impl Iterator<Item = usize> {
     text.bytes()
         .enumerate()
         .filter(|(_, byte)| *byte == b'\n')
@@ -199,7 +238,7 @@ fn memchr_newlines(text: &str) -> impl Iterator<Item = usize> {
 }
 
 fn not_text(text: &str, at: usize, message: String, hint: &str) -> Box<Diagnostic> {
-    let source = SourceText::new(text);
+    let source = SourceText::new(Cow::Borrowed(text));
     Box::new(source.diagnostic(Finding::error(Span { start: at, end: at + 1 }, message).hint(hint)))
 }
 

@@ -1,0 +1,299 @@
+//! Whole documents through the reader: good ones, inputs, hostile ones.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::model::Inputs;
+use super::{Diagnostics, ReadDocument, StepKind, from_canonical, read, schema_text, to_canonical, validate};
+
+fn inputs(value: serde_json::Value) -> Inputs {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn read_text(text: &str, given: serde_json::Value) -> Result<ReadDocument, Diagnostics> {
+    read("task.yaml", text.as_bytes(), &inputs(given))
+}
+
+fn task(spec: &str) -> String {
+    format!("apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: t }}\nspec:\n{spec}")
+}
+
+const ONE_STEP: &str = "  steps:\n    - { name: one, shell: { run: 'true' } }\n";
+
+#[test]
+fn every_example_is_good_and_survives_its_canonical_form() {
+    for (name, text, given) in [
+        (
+            "shell",
+            include_str!("../../../../examples/shell.yaml"),
+            json!({ "greeting": "Servus" }),
+        ),
+        (
+            "ecs",
+            include_str!("../../../../examples/ecs-rolling.yaml"),
+            json!({ "image": "api:1.2", "desiredCount": "3" }),
+        ),
+        (
+            "eks",
+            include_str!("../../../../examples/eks-rolling.yaml"),
+            json!({ "image": "api:1.2" }),
+        ),
+    ] {
+        let document = read_text(text, given).unwrap_or_else(|errors| panic!("{name}:\n{errors}"));
+        assert!(document.warnings.is_empty(), "{name}: {:?}", document.warnings);
+        let canonical = to_canonical(&document.checked).expect("canonical");
+        assert_eq!(
+            from_canonical(&canonical).expect("read back"),
+            document.checked,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn what_is_outside_the_steps_is_resolved_before_queueing() {
+    let text = task(&format!(
+        "  inputs:\n    region: {{ type: string }}\n    minutes: {{ type: number, default: 5 }}\n  exclusiveKey: x/${{{{ inputs.region }}}}/${{{{ task.name | upper }}}}\n  timeout: ${{{{ inputs.minutes }}}}m\n  aws:\n    region: ${{{{ inputs.region }}}}\n{ONE_STEP}"
+    ));
+    let spec = read_text(&text, json!({ "region": "eu-west-1" }))
+        .expect("good")
+        .checked
+        .document
+        .spec;
+    assert_eq!(
+        (spec.exclusive_key.as_str(), spec.timeout.as_str()),
+        ("x/eu-west-1/T", "5m")
+    );
+    assert_eq!(spec.aws.expect("aws").region, "eu-west-1");
+    insta::assert_snapshot!(read_text(&text, json!({ "region": "nowhere" })).expect_err("bad region"), @r##"
+    error: `nowhere` is not the name of a region
+       --> task.yaml:11:13  (spec.aws.region)
+       |
+    11 |     region: ${{ inputs.region }}
+       |             ^^^^^^^^^^^^^^^^^^^^
+      = hint: for example eu-west-1
+    "##);
+}
+
+#[test]
+fn yaml_of_old_does_not_surprise() {
+    let text = task(
+        "  steps:\n    - name: one\n      shell:\n        run: 'true'\n        env: { A: yes, B: on, C: 012345678901, D: 1:30, E: 0x1F, F: .5, G: 1_000, H: !!str 5, I: '~' }\n",
+    );
+    let StepKind::Shell(shell) = read_text(&text, json!({})).expect("good").checked.document.spec.steps[0]
+        .kind
+        .clone()
+    else {
+        panic!("a shell step")
+    };
+    let values: Vec<&str> = shell.env.values().map(String::as_str).collect();
+    assert_eq!(
+        values,
+        ["yes", "on", "012345678901", "1:30", "0x1F", ".5", "1_000", "5", "~"]
+    );
+}
+
+#[test]
+fn json_is_read_with_tabs_and_escapes() {
+    let text = "{\n\t\"apiVersion\": \"deputy.dev/v1\", \"kind\": \"Task\",\n\t\"metadata\": { \"name\": \"t\" },\n\t\"spec\": { \"steps\": [\n\t\t{ \"name\": \"one\", \"shell\": { \"run\": \"echo \\u00e9 \\/ \\\"x\\\" \\ud83d\\ude00\" } }\n\t] }\n}\n";
+    let StepKind::Shell(shell) = read_text(text, json!({})).expect("good").checked.document.spec.steps[0]
+        .kind
+        .clone()
+    else {
+        panic!("a shell step")
+    };
+    assert_eq!(shell.run, "echo é / \"x\" 😀");
+}
+
+#[test]
+fn aws_documents_come_out_in_the_spelling_of_the_api() {
+    let text = task(
+        "  aws: { region: eu-west-1 }\n  steps:\n    - name: one\n      ecsRollingDeploy:\n        cluster: c\n        service: s\n        taskDefinition:\n          Family: f\n          ContainerDefinitions: [ { Name: app, Image: i, NewThing: { Deep: 1 } } ]\n",
+    );
+    let document = read_text(&text, json!({})).expect("good");
+    assert_eq!(document.warnings.len(), 1);
+    let StepKind::EcsRollingDeploy(step) = &document.checked.document.spec.steps[0].kind else {
+        panic!("an ECS step")
+    };
+    let expected =
+        json!({ "family": "f", "containerDefinitions": [{ "name": "app", "image": "i", "NewThing": { "Deep": 1 } }] });
+    assert_eq!(serde_json::Value::Object(step.task_definition.clone()), expected);
+}
+
+#[test]
+fn given_inputs_are_checked_against_their_declarations() {
+    let text = task(&format!(
+        "  inputs:\n    image: {{ type: string, required: true, pattern: '[a-z]+:[0-9.]+' }}\n    count: {{ type: number, default: 2 }}\n    size: {{ type: string, allowedValues: [small, large] }}\n    flags: {{ type: object }}\n{ONE_STEP}"
+    ));
+    let good = read_text(
+        &text,
+        json!({ "image": "api:1.2", "count": "3", "flags": "{\"a\": [1]}" }),
+    )
+    .expect("good");
+    assert_eq!(
+        serde_json::Value::Object(good.checked.inputs),
+        json!({ "image": "api:1.2", "count": 3, "flags": { "a": [1] } })
+    );
+    assert!(
+        validate("task.yaml", text.as_bytes()).is_ok(),
+        "values are not asked for when there are none"
+    );
+    let bad = read_text(
+        &text,
+        json!({ "imgae": "x", "count": "many", "size": "huge", "flags": 3 }),
+    )
+    .expect_err("bad");
+    insta::assert_snapshot!(bad, @r##"
+    error: there is no input `imgae`
+      --> task.yaml
+      = hint: did you mean `image`?
+
+    error: the input `image` is required and was not given
+      --> task.yaml:6:5  (spec.inputs.image)
+      |
+    6 |     image: { type: string, required: true, pattern: '[a-z]+:[0-9.]+' }
+      |     ^^^^^
+      = hint: add `--input image=…`
+
+    error: the value given for the input `count` is "many", which is not a number
+      --> task.yaml:7:5  (spec.inputs.count)
+      |
+    7 |     count: { type: number, default: 2 }
+      |     ^^^^^
+
+    error: the value given for the input `size` is "huge", which is not one of "small", "large"
+      --> task.yaml:8:5  (spec.inputs.size)
+      |
+    8 |     size: { type: string, allowedValues: [small, large] }
+      |     ^^^^
+
+    error: the value given for the input `flags` is 3, which is not a list or a mapping
+      --> task.yaml:9:5  (spec.inputs.flags)
+      |
+    9 |     flags: { type: object }
+      |     ^^^^^
+    "##);
+    insta::assert_snapshot!(read_text(&text, json!({ "image": "api:1.2;rm" })).expect_err("bad"), @r##"
+    error: the value given for the input `image` is "api:1.2;rm", which does not match the pattern [a-z]+:[0-9.]+
+      --> task.yaml:6:5  (spec.inputs.image)
+      |
+    6 |     image: { type: string, required: true, pattern: '[a-z]+:[0-9.]+' }
+      |     ^^^^^
+    "##);
+}
+
+#[test]
+fn ten_megabytes_are_refused_at_once() {
+    let error = read("big.yaml", &vec![b'a'; 10_000_000], &Inputs::new()).expect_err("too big");
+    insta::assert_snapshot!(error, @r##"
+    error: the document has 10000000 bytes; at most 1048576 (1 MiB) are read
+      --> big.yaml
+      = hint: put large files into a folder and name it in `spec.sources` as a bundle
+    "##);
+}
+
+#[test]
+fn a_megabyte_of_nesting_aliases_or_errors_is_refused() {
+    let many_errors = format!(
+        "apiVersion: deputy.dev/v1\nspec:\n{}",
+        (0..40_000).map(|i| format!("  k{i}: 1\n")).collect::<String>()
+    );
+    let long_expression = task(&format!(
+        "  exclusiveKey: \"{}\"\n{ONE_STEP}",
+        "${{ inputs.x }} ".repeat(40_000)
+    ));
+    for text in [
+        "[".repeat(1_000_000),
+        "{a: ".repeat(200_000),
+        "- ".repeat(500_000),
+        "a: &a [*a]\n".into(),
+        many_errors,
+        long_expression,
+        "? ".repeat(400_000),
+        "&a ".repeat(300_000),
+    ] {
+        let errors = validate("bomb.yaml", text.as_bytes()).expect_err("refused");
+        assert!(errors.items.len() <= 51);
+    }
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let committed = include_str!("../../../../docs/task.schema.json");
+    assert!(
+        committed == schema_text(),
+        "docs/task.schema.json is old: write what `deputy schema` prints into it"
+    );
+}
+
+/// Bytes that come near to a document: pieces of good ones, glued at random.
+fn near_documents() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = prop::sample::select(vec![
+        "apiVersion: deputy.dev/v1\n",
+        "kind: Task\n",
+        "metadata:\n",
+        "  name: x\n",
+        "spec:\n",
+        "  steps:\n",
+        "    - name: a\n",
+        "      shell:\n",
+        "        run: |\n",
+        "          echo ${{ inputs.a }}\n",
+        "${{",
+        "}}",
+        "'",
+        "\"",
+        "\\",
+        "*a",
+        "&a ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\t",
+        "\n",
+        "? ",
+        "!!str ",
+        "!x ",
+        "%YAML 1.2\n",
+        "---\n",
+        "...\n",
+        "<<: ",
+        "|",
+        ">",
+        "#",
+        "\u{feff}",
+        "é",
+        "😀",
+        "\u{202e}",
+        "\0",
+        "\r",
+        "  inputs: { a: { type: string, default: b } }\n",
+        "  aws: { region: x }\n",
+        "      when: steps.a.outputs.b\n",
+        "~",
+        "0x",
+        "1e999",
+        "-",
+    ]);
+    prop::collection::vec(pieces, 0..40).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read("any", &bytes, &Inputs::new());
+    }
+
+    #[test]
+    fn what_is_nearly_a_document_never_panics(bytes in near_documents()) {
+        if let Err(errors) = read("near", &bytes, &Inputs::new()) {
+            prop_assert!(errors.errors() > 0);
+            let _ = errors.rendered(super::Paint::Ansi);
+        }
+    }
+}
