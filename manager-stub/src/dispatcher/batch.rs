@@ -1,0 +1,58 @@
+//! A batch under way: the operations, who waits for each, and what is said when all are on disk.
+
+use deputy_proto::v1;
+use deputy_proto::v1::session_response::Frame;
+use tokio::sync::oneshot;
+
+use crate::scheduler::Pick;
+use crate::store::op::Op;
+use crate::store::task::TaskKey;
+
+use super::inbound::{Refused, SessionId, Submitted};
+
+/// Who waits for an operation.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A submission.
+    Submit { key: TaskKey, reply: oneshot::Sender<Result<Submitted, Refused>> },
+    /// The operation at this place of a Write frame.
+    Write { frame: usize, place: usize, key: TaskKey },
+    /// The scheduler.
+    Assign(Pick),
+    /// The manager itself.
+    Manage { key: TaskKey },
+    /// A user.
+    User { key: TaskKey, reply: oneshot::Sender<Result<(), Refused>> },
+    /// Nobody.
+    Quiet,
+}
+
+/// A Write frame whose operations are in the batch.
+#[derive(Debug)]
+pub(super) struct PendingWrite {
+    pub(super) session: SessionId,
+    pub(super) seq: u64,
+    pub(super) results: Vec<v1::WriteResult>,
+}
+
+/// A batch under way.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) ops: Vec<Op>,
+    pub(super) origins: Vec<Origin>,
+    pub(super) writes: Vec<PendingWrite>,
+    pub(super) frames: Vec<(SessionId, Frame)>,
+    pub(super) commits: Vec<oneshot::Sender<Result<(), Refused>>>,
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, op: Op, origin: Origin) {
+        self.ops.push(op);
+        self.origins.push(origin);
+    }
+
+    /// Is there nothing to commit and nothing to say?
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.writes.is_empty() && self.frames.is_empty() && self.commits.is_empty()
+    }
+}

@@ -1,0 +1,132 @@
+//! Everything that reaches the dispatcher.
+
+use deputy_proto::v1;
+use deputy_task::id::AgentId;
+use tokio::sync::oneshot;
+
+use crate::scheduler::Entry;
+use crate::store::op::{Change, Missed, Op};
+use crate::store::task::{TaskKey, TaskSpec};
+
+use super::outbound::Outbound;
+
+/// Names one connection of an agent. Unique per manager process.
+pub type SessionId = u64;
+
+/// One message to the dispatcher.
+#[derive(Debug)]
+pub enum Inbound {
+    /// An agent has said hello.
+    Hello {
+        /// The connection.
+        session: SessionId,
+        /// What it said.
+        hello: Box<v1::Hello>,
+        /// The way back.
+        outbound: Outbound,
+    },
+    /// A later frame of a session.
+    Frame {
+        /// The connection.
+        session: SessionId,
+        /// The frame.
+        frame: v1::session_request::Frame,
+    },
+    /// The connection is gone.
+    Closed {
+        /// The connection.
+        session: SessionId,
+    },
+    /// A user submits a task.
+    Submit {
+        /// The submission.
+        submission: Box<Submission>,
+        /// The answer, after the commit.
+        reply: oneshot::Sender<Result<Submitted, Refused>>,
+    },
+    /// A user wants something of a task.
+    Manage {
+        /// Which task.
+        key: TaskKey,
+        /// What.
+        change: Change,
+        /// The answer, after the commit.
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
+    /// The log store or the blob store has something to commit.
+    Commit {
+        /// What.
+        ops: Vec<Op>,
+        /// The answer, after the commit.
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
+    /// Why does a task wait?
+    Explain {
+        /// Which task.
+        key: TaskKey,
+        /// The answer.
+        reply: oneshot::Sender<Vec<v1::AgentVerdict>>,
+    },
+    /// How does the fleet stand?
+    Fleet {
+        /// The answer, by agent id.
+        reply: oneshot::Sender<Vec<FleetLine>>,
+    },
+    /// Wish that an agent drain.
+    Drain {
+        /// The agent.
+        agent: AgentId,
+        /// For people.
+        reason: String,
+        /// Is there such an agent?
+        reply: oneshot::Sender<bool>,
+    },
+    /// Time has passed.
+    Tick,
+    /// End every session, then end.
+    Shutdown,
+}
+
+/// A task that was checked and waits to be stored.
+#[derive(Debug)]
+pub struct Submission {
+    /// The client's id for it.
+    pub request: String,
+    /// SHA-256 of everything that was submitted.
+    pub content: [u8; 32],
+    /// The task. Its time of submission is set by the dispatcher.
+    pub spec: TaskSpec,
+    /// The task as the scheduler sees it.
+    pub entry: Entry,
+}
+
+/// The task is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// The task.
+    pub key: TaskKey,
+    /// It had been submitted before.
+    pub existed: bool,
+}
+
+/// Something was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The request id was used for another task.
+    OtherContent(TaskKey),
+    /// The store said no.
+    Missed(Missed),
+    /// The disk is full.
+    DiskFull,
+    /// The store does not work; the text says why.
+    StoreFailed(String),
+}
+
+/// One agent, with one sentence each about what it can and cannot do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FleetLine {
+    /// The agent.
+    pub info: v1::AgentInfo,
+    /// About it.
+    pub notes: Vec<String>,
+}

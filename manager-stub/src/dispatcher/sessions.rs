@@ -1,0 +1,245 @@
+//! Hello, the end of a session, and who may speak for an agent.
+//!
+//! The newest instance of an agent wins the session. The lease of the instance before is *not*
+//! ended by that: it may still be running elsewhere (a copied identity, a half-dead container), and
+//! only its own lease tells when it cannot act any more.
+
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::v1::session_response::Frame;
+use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use deputy_task::id::{AgentId, InstanceId};
+use deputy_task::state::TaskState;
+use prost::Message;
+
+use super::batch::Origin;
+use super::core::{Core, Session};
+use super::frames::read_attempt;
+use super::inbound::SessionId;
+use super::outbound::Outbound;
+use crate::store::clock::StoreTime;
+use crate::store::op::{Change, InstanceRow, Op};
+use crate::store::task::TaskKey;
+
+/// This many takeovers between living instances of one agent are a conflict of identities.
+const MAX_TAKEOVERS: usize = 3;
+/// Within this time.
+const TAKEOVER_WINDOW: Duration = Duration::from_secs(5 * 60);
+/// Then both are refused for so long.
+const CONFLICT_REFUSAL: Duration = Duration::from_secs(60);
+
+impl Core {
+    pub(super) fn hello(&mut self, session: SessionId, hello: v1::Hello, outbound: Outbound) {
+        let (agent, instance) = match self.admit(&hello) {
+            Ok(who) => who,
+            Err((code, reason, retry_after)) => {
+                tracing::warn!(agent = hello.agent_id, code, reason, "a session was refused");
+                outbound.disconnect(code, &reason, u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX));
+                return;
+            }
+        };
+        self.supersede(&agent);
+        let offered = hello.capabilities.unwrap_or_default();
+        let until = self.now.after(self.timing.lease_ttl);
+        let row = InstanceRow {
+            agent: agent.clone(),
+            instance: instance.clone(),
+            lease_until: until,
+            seen_at: self.now,
+            version: hello.version.clone(),
+            capabilities: offered.encode_to_vec().into(),
+        };
+        self.batch.push(Op::RegisterInstance(Box::new(row)), Origin::Quiet);
+        let now = self.now;
+        let member = self.fleet.member(&agent, &instance);
+        member.connected = true;
+        member.gone = false;
+        member.withheld = false;
+        member.draining.clear();
+        member.version = hello.version;
+        member.offered = offered;
+        member.lease_until = member.lease_until.max(until);
+        member.seen_at = now;
+        self.fleet.supplied();
+        self.queue.offers_changed();
+        let state = self.agents.entry(agent.clone()).or_default();
+        state.session = Some(session);
+        state.newest = Some(instance.clone());
+        self.sessions.insert(session, Session { agent: agent.clone(), instance: instance.clone(), outbound });
+        if hello.generation != 0 && hello.generation != self.generation {
+            tracing::warn!(agent = %agent, seen = hello.generation, ours = self.generation, "an agent knows another store");
+        }
+        let stale = self.reconcile(session, &instance, hello.inventory);
+        tracing::info!(agent = %agent, instance = %instance, stale = stale.len(), "an agent said hello");
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let welcome = v1::Welcome {
+            protocol: PROTOCOL_MAX.min(hello.protocol_max),
+            generation: self.generation,
+            heartbeat_interval_ms: millis(self.timing.heartbeat),
+            lease_ttl_ms: millis(self.timing.lease_ttl),
+            guard_ms: millis(self.timing.guard),
+            server_time_ms: now.millis(),
+            stale,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        // The welcome comes first, and only when the lease is on disk.
+        self.batch.frames.insert(0, (session, Frame::Welcome(welcome)));
+        self.forget_instances();
+    }
+
+    fn admit(&mut self, hello: &v1::Hello) -> Result<(AgentId, InstanceId), (&'static str, String, Duration)> {
+        if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
+            let reason = format!(
+                "the agent speaks protocol {} to {}, this manager {PROTOCOL_MIN} to {PROTOCOL_MAX}; upgrade the older one",
+                hello.protocol_min, hello.protocol_max
+            );
+            return Err(("version", reason, CONFLICT_REFUSAL));
+        }
+        let bad = |error: deputy_task::id::BadId| ("bad_hello", error.to_string(), CONFLICT_REFUSAL);
+        let agent: AgentId = hello.agent_id.parse().map_err(bad)?;
+        let instance: InstanceId = hello.instance_id.parse().map_err(bad)?;
+        if self.fleet.get(&instance).is_some_and(|member| member.agent != agent) {
+            return Err(("bad_hello", format!("the instance {instance} belongs to another agent"), CONFLICT_REFUSAL));
+        }
+        self.admit_takeover(&agent, &instance)?;
+        Ok((agent, instance))
+    }
+
+    /// Two living processes with one identity take the session from each other: after a few rounds both wait.
+    fn admit_takeover(&mut self, agent: &AgentId, instance: &InstanceId) -> Result<(), (&'static str, String, Duration)> {
+        let conflict = |wait: Duration| {
+            let reason = format!("more than one process uses the agent id {agent}; give each agent an id of its own");
+            Err(("identity_conflict", reason, wait))
+        };
+        let now = self.now;
+        let state = self.agents.entry(agent.clone()).or_default();
+        if now < state.refused_until {
+            return conflict(state.refused_until.remaining(now));
+        }
+        let connected = state.session.and_then(|session| self.sessions.get(&session));
+        if connected.is_none_or(|session| session.instance == *instance) {
+            return Ok(());
+        }
+        state.takeovers.push_back(now);
+        while state.takeovers.front().is_some_and(|at| at.after(TAKEOVER_WINDOW) < now) {
+            state.takeovers.pop_front();
+        }
+        if state.takeovers.len() <= MAX_TAKEOVERS {
+            return Ok(());
+        }
+        state.takeovers.clear();
+        state.refused_until = now.after(CONFLICT_REFUSAL);
+        if let Some(session) = state.session {
+            let reason = format!("more than one process uses the agent id {agent}");
+            let wait = u32::try_from(CONFLICT_REFUSAL.as_millis()).unwrap_or(u32::MAX);
+            self.end_session(session, "identity_conflict", &reason, wait);
+        }
+        conflict(CONFLICT_REFUSAL)
+    }
+
+    fn supersede(&mut self, agent: &AgentId) {
+        if let Some(session) = self.agents.get(agent).and_then(|state| state.session) {
+            self.end_session(session, "superseded", "a newer session of this agent was accepted", 0);
+        }
+    }
+
+    /// Compares what an instance says it holds with what the store says; answers what is not its own any more.
+    fn reconcile(&mut self, session: SessionId, instance: &InstanceId, inventory: Vec<v1::HeldAttempt>) -> Vec<v1::AttemptRef> {
+        let mut stale = Vec::new();
+        let mut named = std::collections::HashSet::new();
+        for held in inventory {
+            let Some(wire) = held.attempt else { continue };
+            let Ok(attempt) = read_attempt(wire.clone()) else {
+                stale.push(wire);
+                continue;
+            };
+            let key = TaskKey::of(&attempt);
+            let current = self.queue.get(&key).is_some_and(|entry| {
+                entry.run == attempt.run && entry.epoch == attempt.epoch && entry.instance.as_ref() == Some(instance)
+            });
+            let state = self.queue.get(&key).map(|entry| entry.state);
+            match state {
+                Some(TaskState::Lost) if current => {
+                    let change = Change::Reattach { run: attempt.run, epoch: attempt.epoch, instance: instance.clone() };
+                    self.manage(key.clone(), change);
+                }
+                Some(TaskState::Assigned | TaskState::Running) if current => {}
+                _ if self.ended_here(&key, &attempt, instance) => {}
+                _ => {
+                    stale.push(wire);
+                    continue;
+                }
+            }
+            self.wish_cancel(session, &key);
+            named.insert(key);
+        }
+        let forgotten: Vec<TaskKey> = self
+            .fleet
+            .get(instance)
+            .map(|member| member.held.iter().filter(|key| !named.contains(*key)).cloned().collect())
+            .unwrap_or_default();
+        for key in forgotten {
+            self.lose(&key, instance, "the agent is back and does not have the task");
+        }
+        stale
+    }
+
+    /// Its result is on disk and only the acknowledgement was lost: the agent sends it again and is told so.
+    fn ended_here(&self, key: &TaskKey, attempt: &deputy_task::attempt::AttemptRef, instance: &InstanceId) -> bool {
+        matches!(self.reads.task(key), Ok(Some(row)) if row.head.run == attempt.run
+            && row.head.epoch == attempt.epoch
+            && row.head.instance.as_ref() == Some(instance)
+            && row.head.state.is_ended())
+    }
+
+    /// A connection has ended. What its agent runs goes on; what it has not started goes to others.
+    pub(super) fn closed(&mut self, session: SessionId) {
+        let Some(Session { agent, instance, .. }) = self.sessions.remove(&session) else { return };
+        if let Some(state) = self.agents.get_mut(&agent)
+            && state.session == Some(session)
+        {
+            state.session = None;
+        }
+        let Some(member) = self.fleet.get_mut(&instance) else { return };
+        member.connected = false;
+        let held: Vec<TaskKey> = member.held.iter().cloned().collect();
+        for key in held {
+            if self.queue.get(&key).is_some_and(|entry| entry.state == TaskState::Assigned) {
+                self.lose(&key, &instance, &format!("{agent} went away before it started it"));
+            }
+        }
+    }
+
+    /// Ends a session from our side.
+    pub(super) fn end_session(&mut self, session: SessionId, code: &str, reason: &str, retry_after_ms: u32) {
+        if let Some(known) = self.sessions.get(&session) {
+            tracing::info!(agent = %known.agent, code, reason, "a session is ended");
+            known.outbound.disconnect(code, reason, retry_after_ms);
+            self.closed(session);
+        }
+    }
+
+    pub(super) fn session_of(&self, instance: &InstanceId) -> Option<SessionId> {
+        let member = self.fleet.get(instance)?;
+        let session = self.agents.get(&member.agent)?.session?;
+        (self.sessions.get(&session)?.instance == *instance).then_some(session)
+    }
+
+    /// Wishes that an agent drain; false if there is no such agent.
+    pub(super) fn wish_drain(&mut self, agent: &AgentId, reason: &str) -> bool {
+        let Some(instance) = self.agents.get(agent).and_then(|state| state.newest.clone()) else { return false };
+        let Some(member) = self.fleet.get_mut(&instance) else { return false };
+        member.drain_wish = if reason.is_empty() { "no reason given".into() } else { reason.into() };
+        let wish = member.drain_wish.clone();
+        if let Some(session) = self.session_of(&instance) {
+            self.send(session, Frame::Drain(v1::DrainWish { reason: wish }));
+        }
+        true
+    }
+
+    /// Milliseconds until a lease is over; negative if it is.
+    pub(super) fn lease_remaining_ms(&self, until: StoreTime) -> i64 {
+        until.millis().saturating_sub(self.now.millis())
+    }
+}

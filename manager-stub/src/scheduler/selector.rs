@@ -1,0 +1,73 @@
+//! A task's selector over agent labels: the one place that asks the expression language.
+
+use std::collections::BTreeMap;
+
+/// A selector that has been read.
+#[derive(Debug, Clone, Default)]
+pub struct Selector {
+    text: String,
+}
+
+/// A selector cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the selector {text:?} cannot be read: {reason}")]
+pub struct SelectorError {
+    /// The selector.
+    pub text: String,
+    /// Why not.
+    pub reason: String,
+}
+
+impl Selector {
+    /// Reads a selector; the empty one matches every agent.
+    ///
+    /// # Errors
+    /// If it is no expression.
+    pub fn read(text: &str) -> Result<Self, SelectorError> {
+        let selector = Self { text: text.trim().replace("&&", " and ").replace("||", " or ") };
+        minijinja::Environment::new()
+            .compile_expression(&selector.text_or_true())
+            .map_err(|error| SelectorError { text: text.into(), reason: error.to_string() })?;
+        Ok(selector)
+    }
+
+    fn text_or_true(&self) -> String {
+        if self.text.is_empty() { "true".into() } else { self.text.clone() }
+    }
+
+    /// Does an agent with these labels match? A label that the agent does not have is undefined, and equals nothing.
+    #[must_use]
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        if self.text.is_empty() {
+            return true;
+        }
+        let environment = minijinja::Environment::new();
+        let answer = environment.compile_expression(&self.text).and_then(|expression| expression.eval(labels));
+        answer.is_ok_and(|value| value.is_true())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_compares_labels() {
+        let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("pool".to_owned(), "eu".to_owned())]);
+        for (text, expected) in [
+            ("", true),
+            ("env == 'prod' && pool == 'eu'", true),
+            ("env == 'dev' || pool == 'eu'", true),
+            ("env == 'dev'", false),
+            ("missing == 'x'", false),
+            ("pool in ['us', 'eu']", true),
+        ] {
+            assert_eq!(Selector::read(text).expect(text).matches(&labels), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_expression_is_refused() {
+        assert!(Selector::read("env == ").is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! Numbered migrations. A released one is never edited; the next one is added below it.
+
+use rusqlite::Connection;
+
+use crate::store::contract::StoreError;
+
+/// Applied in order; the database remembers the number of the last one in `user_version`.
+const MIGRATIONS: [&str; 1] = [include_str!("0001_first.sql")];
+
+/// Brings the database to the newest schema.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if found > known {
+        return Err(StoreError::TooNew { found, known });
+    }
+    for (number, sql) in (1..).zip(MIGRATIONS) {
+        if number > found {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(sql)?;
+            transaction.pragma_update(None, "user_version", number)?;
+            transaction.commit()?;
+        }
+    }
+    Ok(())
+}
