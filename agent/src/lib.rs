@@ -1,1 +1,28 @@
 //! The product: the binary that runs inside the customer's network.
+//!
+//! ```text
+//! cli ─ config ─ run ─ supervisor ─┬─ executor    (main runtime)
+//!                                  ├─ session     (a thread of its own)
+//!                                  ├─ log upload, blobs, tools, health
+//!                                  └─ drain       (SIGTERM: the order of leaving)
+//!     └ task (local) ─ executor and a journal in memory or in a file
+//! ```
+//!
+//! Only [`supervisor`](self) and the local run spawn, and both await what they spawned.
+//! The modules are in reading order; a module names only modules below it.
+
+mod cli;
+mod run;
+mod local;
+mod eks_token;
+mod supervisor;
+mod drain;
+mod capabilities;
+mod tools;
+mod health;
+mod agent_id;
+mod telemetry;
+mod exit;
+mod config;
+
+pub use cli::main_impl;

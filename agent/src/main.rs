@@ -1,2 +1,7 @@
 //! The deputy-agent binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    deputy_agent::main_impl()
+}

@@ -1,0 +1,59 @@
+//! What this agent offers: known at once for Hello, completed when every tool has said its version,
+//! and kept current with what people should see.
+
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use deputy_credentials::Identities;
+use deputy_credentials::ambient::AmbientKind;
+use deputy_logs::Spool;
+use deputy_steps::registry;
+use deputy_task::capability::Capabilities;
+use tokio::sync::watch;
+
+use crate::config::checked::Config;
+use crate::tools;
+
+/// How often the warnings are looked at again.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// Everything that is known without running anything.
+pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities) -> Capabilities {
+    let ambient = identities.ambient();
+    Capabilities {
+        slots: config.slots,
+        labels: config.labels.clone(),
+        steps: registry::support(),
+        tools: tools::find(path),
+        features: Vec::new(),
+        ambient: if ambient.kind == AmbientKind::None { String::new() } else { ambient.description.clone() },
+        platform: platform(),
+        warnings: Some(ambient.warning.clone()).filter(|warning| !warning.is_empty()).into_iter().collect(),
+    }
+}
+
+/// In the words of container platforms.
+fn platform() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}/{arch}", std::env::consts::OS)
+}
+
+/// Asks the tools for their versions, then keeps the warnings current for as long as the agent lives.
+pub(crate) async fn keep_current(capabilities: watch::Sender<Capabilities>, path: OsString, spool: Spool) {
+    let found = capabilities.borrow().tools.clone();
+    let tools = tools::ask_versions(found, &path).await;
+    for tool in tools.iter().filter(|tool| !tool.problem.is_empty()) {
+        tracing::warn!(tool = tool.name, path = tool.path, problem = tool.problem, "a tool cannot be used");
+    }
+    capabilities.send_if_modified(|now| std::mem::replace(&mut now.tools, tools.clone()) != tools);
+    let from_start = capabilities.borrow().warnings.clone();
+    loop {
+        tokio::time::sleep(REFRESH).await;
+        let warnings: Vec<_> = from_start.iter().cloned().chain(spool.warning()).collect();
+        capabilities.send_if_modified(|now| std::mem::replace(&mut now.warnings, warnings.clone()) != warnings);
+    }
+}

@@ -1,0 +1,164 @@
+//! The command line of `deputy-agent`: which subcommand, with what, and its exit code.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::checked::Config;
+use crate::config::key::{KEYS, Key, LABELS};
+use crate::config::raw::{File, RawConfig};
+use crate::exit::{Exit, StartupError, explain};
+use crate::local::LocalRun;
+use crate::{eks_token, local, run};
+
+/// Everything the binary does. The binary itself, and the one of the tests, only call this.
+#[must_use]
+pub fn main_impl() -> ExitCode {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let exit = if error.use_stderr() { Exit::BadInput } else { Exit::Success };
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let done = match matches.subcommand() {
+        Some(("run", matches)) => config(matches).and_then(run::run),
+        Some(("task", matches)) => local::run(local_run(matches)),
+        Some(("eks-token", matches)) => eks_token::print(text(matches, "cluster"), text(matches, "region")),
+        _ => Ok(Exit::BadInput),
+    };
+    done.unwrap_or_else(|error| explain(&error)).into()
+}
+
+fn command() -> Command {
+    Command::new("deputy-agent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Pulls deployment tasks from a manager and runs them here, with local AWS identities")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run_command())
+        .subcommand(task_command())
+        .subcommand(eks_token_command())
+}
+
+fn run_command() -> Command {
+    let keys = KEYS.iter().map(|key| {
+        let arg = Arg::new(key.name).value_name(key.value).help(help(key));
+        if **key == LABELS {
+            arg.long("label").visible_alias("labels").action(ArgAction::Append)
+        } else {
+            arg.long(key.flag())
+        }
+    });
+    Command::new("run")
+        .about("Serve a manager until SIGTERM")
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .env("DEPUTY_CONFIG")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("A TOML file with the keys below, as in docs/configuration.md"),
+        )
+        .args(keys)
+        .after_help("Flags win over the environment, which wins over the file. Exit codes: 0 left in order, 2 bad configuration, 8 another process has this agent id, 9 left with work unfinished, 10 cannot start.")
+}
+
+fn help(key: &Key) -> String {
+    match key.default.filter(|text| !text.is_empty()) {
+        Some(default) => format!("{} [default: {default}] [env: {}]", key.help, key.env()),
+        None => format!("{} [env: {}]", key.help, key.env()),
+    }
+}
+
+fn task_command() -> Command {
+    Command::new("task")
+        .about("Run a task file here, without a manager")
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The task document, YAML or JSON; bundles are folders beside it"),
+        )
+        .arg(
+            Arg::new("input")
+                .long("input")
+                .value_name("NAME=VALUE")
+                .action(ArgAction::Append)
+                .help("A value for one of spec.inputs; may be repeated"),
+        )
+        .arg(
+            Arg::new("journal")
+                .long("journal")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Keep the journal in this file: a run that was killed goes on when it is started again"),
+        )
+        .arg(
+            Arg::new("log-level")
+                .long("log-level")
+                .value_name("FILTER")
+                .default_value("warn")
+                .help("The agent's own log on standard error"),
+        )
+        .after_help("Exit codes: 0 succeeded, 1 failed, 2 bad input, 4 cancelled or timed out, 5 rejected, 7 rollback failed or world unknown, 10 cannot start.")
+}
+
+fn eks_token_command() -> Command {
+    Command::new("eks-token")
+        .about("Print a Kubernetes credential for an EKS cluster, as a client-go exec plugin")
+        .arg(Arg::new("cluster").long("cluster").value_name("NAME").required(true).help("The EKS cluster"))
+        .arg(Arg::new("region").long("region").value_name("REGION").required(true).help("Its AWS region"))
+}
+
+fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
+    matches.get_one::<String>(name).map_or("", String::as_str)
+}
+
+fn config(matches: &ArgMatches) -> Result<Config, StartupError> {
+    let path = matches.get_one::<PathBuf>("config");
+    let content = path.map(|path| read(path)).transpose()?;
+    let file = path.zip(content.as_deref()).map(|(path, text)| File { path, text });
+    let flags = |key: &Key| {
+        let mut given = matches.get_many::<String>(key.name)?;
+        let first = given.next()?.clone();
+        Some(given.fold(first, |all, more| format!("{all},{more}")))
+    };
+    // A value that is not UTF-8 is no value of any key; its replacement characters fail the check.
+    let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    Config::check(&RawConfig::collect(&flags, &env, file.as_ref())).map_err(StartupError::Config)
+}
+
+fn read(path: &Path) -> Result<String, StartupError> {
+    std::fs::read_to_string(path).map_err(|source| StartupError::Unreadable { path: path.into(), source })
+}
+
+fn local_run(matches: &ArgMatches) -> LocalRun {
+    let pairs = matches.get_many::<String>("input").unwrap_or_default();
+    let inputs: BTreeMap<_, _> = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(own).collect();
+    LocalRun {
+        file: matches.get_one::<PathBuf>("file").cloned().unwrap_or_default(),
+        inputs,
+        journal: matches.get_one::<PathBuf>("journal").cloned(),
+        log_filter: text(matches, "log-level").to_owned(),
+    }
+}
+
+fn own((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,214 @@
+//! Configuration as types. Every mistake is found in one go; a value that is here is good.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deputy_session::backoff::Backoff;
+use deputy_session::manager_url::ManagerUrl;
+use deputy_task::document::duration;
+use deputy_task::id::AgentId;
+
+use super::key::{self, Key};
+use super::raw::{Mistake, RawConfig, Source};
+use super::size;
+
+/// Most tasks at the same time.
+const MAX_SLOTS: u32 = 4096;
+
+/// What `deputy-agent run` needs to know.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) manager: ManagerUrl,
+    /// None: generated.
+    pub(crate) agent_id: Option<AgentId>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) slots: u32,
+    pub(crate) work_folder: PathBuf,
+    pub(crate) state_folder: Option<PathBuf>,
+    pub(crate) spool_limit_bytes: u64,
+    pub(crate) spool_task_limit_bytes: u64,
+    pub(crate) grace: Duration,
+    pub(crate) drain_timeout: Duration,
+    /// None: `PATH`.
+    pub(crate) tools_path: Option<OsString>,
+    pub(crate) health_listen: Option<SocketAddr>,
+    pub(crate) log: LogConfig,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) backoff: Backoff,
+}
+
+/// The agent's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    pub(crate) filter: String,
+    pub(crate) format: LogFormat,
+}
+
+/// How the agent's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Collects mistakes while values are read.
+struct Reader<'a> {
+    raw: &'a RawConfig,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader<'_> {
+    /// None if the key is not set, or is wrong, which is noted.
+    fn read<T>(&mut self, key: &Key, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.raw.get(key)?;
+        match parse(&value.text) {
+            Ok(parsed) => Some(parsed),
+            Err(problem) => {
+                self.mistakes.push(Mistake { place: place(key, &value.source), problem });
+                None
+            }
+        }
+    }
+
+    fn blame(&mut self, key: &Key, problem: impl Into<String>) {
+        let source = self.raw.get(key).map_or(Source::Default, |value| value.source.clone());
+        self.mistakes.push(Mistake { place: place(key, &source), problem: problem.into() });
+    }
+
+    fn duration(&mut self, key: &Key) -> Option<Duration> {
+        self.read(key, |text| duration::parse(text).map_err(|bad| bad.to_string()))
+    }
+
+    fn size(&mut self, key: &Key) -> Option<u64> {
+        self.read(key, |text| size::parse(text).map_err(|bad| bad.to_string()))
+    }
+}
+
+fn place(key: &Key, source: &Source) -> String {
+    match source {
+        Source::File { .. } | Source::Default => format!("{source} ({})", key.name),
+        Source::Flag(_) | Source::Env(_) => source.to_string(),
+    }
+}
+
+impl Config {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of the keys.
+    pub(crate) fn check(raw: &RawConfig) -> Result<Self, Vec<Mistake>> {
+        let mut reader = Reader { raw, mistakes: raw.mistakes.clone() };
+        let config = Self::read(&mut reader);
+        match config {
+            Some(config) if reader.mistakes.is_empty() => Ok(config),
+            _ => Err(reader.mistakes),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        if reader.raw.get(&key::MANAGER).is_none() {
+            let problem = "is required, for example --manager http://127.0.0.1:7370".into();
+            reader.mistakes.push(Mistake { place: "manager".into(), problem });
+        }
+        let manager = reader.read(&key::MANAGER, |text| text.parse().map_err(|bad| format!("{bad}")));
+        let agent_id = reader.read(&key::AGENT_ID, |text| text.parse().map_err(|bad| format!("{bad}")));
+        let labels = reader.read(&key::LABELS, labels);
+        let slots = reader.read(&key::SLOTS, slots);
+        let work_folder = reader.read(&key::WORK_FOLDER, folder);
+        let state_folder = reader.read(&key::STATE_FOLDER, folder);
+        let spool_limit_bytes = reader.size(&key::SPOOL_LIMIT);
+        let spool_task_limit_bytes = reader.size(&key::SPOOL_TASK_LIMIT);
+        if let (Some(all), Some(one)) = (spool_limit_bytes, spool_task_limit_bytes)
+            && one > all
+        {
+            reader.blame(&key::SPOOL_TASK_LIMIT, "is more than spool_limit");
+        }
+        let grace = reader.duration(&key::GRACE);
+        let drain_timeout = reader.duration(&key::DRAIN_TIMEOUT);
+        if let Some(drain) = drain_timeout
+            && drain < Duration::from_secs(2)
+        {
+            reader.blame(&key::DRAIN_TIMEOUT, "is less than 2s, which is too short to report anything");
+        }
+        let tools_path = reader.read(&key::TOOLS_PATH, |text| Ok(OsString::from(text)));
+        let health_listen = reader.read(&key::HEALTH_LISTEN, |text| {
+            text.parse().map_err(|_| format!("{text:?} is not an address and a port; write for example 127.0.0.1:8080"))
+        });
+        let log = log(reader);
+        let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
+        let backoff = backoff(reader);
+        Some(Self {
+            manager: manager?,
+            agent_id,
+            labels: labels?,
+            slots: slots?,
+            work_folder: work_folder?,
+            state_folder,
+            spool_limit_bytes: spool_limit_bytes?,
+            spool_task_limit_bytes: spool_task_limit_bytes?,
+            grace: grace?,
+            drain_timeout: drain_timeout?,
+            tools_path,
+            health_listen,
+            log: log?,
+            connect_timeout: connect_timeout?,
+            backoff: backoff?,
+        })
+    }
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let pair = pair.split_once('=').filter(|(name, _)| !name.trim().is_empty());
+        let (name, value) = pair.ok_or_else(|| format!("{text:?} is not a list of labels; write for example env=prod,pool=eu"))?;
+        if labels.insert(name.trim().to_owned(), value.trim().to_owned()).is_some() {
+            return Err(format!("the label `{}` is given twice", name.trim()));
+        }
+    }
+    Ok(labels)
+}
+
+fn slots(text: &str) -> Result<u32, String> {
+    let slots = text.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));
+    slots.ok_or_else(|| format!("{text:?} is not a whole number from 1 to {MAX_SLOTS}"))
+}
+
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    std::path::absolute(text).map_err(|error| format!("{text:?} is not a folder: {error}"))
+}
+
+fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
+    let filter = reader.read(&key::LOG_LEVEL, |text| {
+        let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
+        parsed.map(|_| text.to_owned()).map_err(|bad| format!("{text:?} is not a log filter: {bad}"))
+    });
+    let format = reader.read(&key::LOG_FORMAT, |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is neither text nor json")),
+    });
+    Some(LogConfig { filter: filter?, format: format? })
+}
+
+fn backoff(reader: &mut Reader<'_>) -> Option<Backoff> {
+    let base = reader.duration(&key::RECONNECT_BASE)?;
+    let max = reader.duration(&key::RECONNECT_MAX)?;
+    match Backoff::new(base, max) {
+        Ok(backoff) => Some(backoff),
+        Err(bad) => {
+            reader.blame(&key::RECONNECT_BASE, bad.to_string());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "checked_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! Every configuration key, once: its name, default and meaning.
+
+/// One configuration key of `deputy-agent run`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// In the TOML file; the flag and the environment variable are made from it.
+    pub(crate) name: &'static str,
+    /// What stands for the value in the help.
+    pub(crate) value: &'static str,
+    /// None: there is none, the feature is off or the key is required.
+    pub(crate) default: Option<&'static str>,
+    /// One sentence or two, for help and documentation.
+    pub(crate) help: &'static str,
+}
+
+impl Key {
+    /// `--work-folder`, without the dashes.
+    pub(crate) fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// `DEPUTY_WORK_FOLDER`.
+    pub(crate) fn env(&self) -> String {
+        format!("DEPUTY_{}", self.name.to_ascii_uppercase())
+    }
+}
+
+pub(crate) const MANAGER: Key = Key {
+    name: "manager",
+    value: "URL",
+    default: None,
+    help: "The manager to dial, for example http://127.0.0.1:7370. Required. Without TLS only loopback addresses are dialled.",
+};
+pub(crate) const AGENT_ID: Key = Key {
+    name: "agent_id",
+    value: "ID",
+    default: None,
+    help: "Who this agent is. Default: the host name and a random suffix, kept in the state folder if there is one. Two running agents never share an id.",
+};
+pub(crate) const LABELS: Key = Key {
+    name: "labels",
+    value: "KEY=VALUE,…",
+    default: Some(""),
+    help: "Labels that a task's selector can ask for. The flag may be repeated; the file has a [labels] table.",
+};
+pub(crate) const SLOTS: Key = Key {
+    name: "slots",
+    value: "N",
+    default: Some("4"),
+    help: "Tasks that run at the same time, 1 to 4096.",
+};
+pub(crate) const WORK_FOLDER: Key = Key {
+    name: "work_folder",
+    value: "FOLDER",
+    default: Some("/tmp/deputy-agent"),
+    help: "Workspaces and the log spool are made in it. Several agents may share it.",
+};
+pub(crate) const STATE_FOLDER: Key = Key {
+    name: "state_folder",
+    value: "FOLDER",
+    default: None,
+    help: "Keeps the generated agent id over restarts. Without it every start is a new agent.",
+};
+pub(crate) const SPOOL_LIMIT: Key = Key {
+    name: "spool_limit",
+    value: "SIZE",
+    default: Some("1GiB"),
+    help: "Most log bytes on disk that the manager has not acknowledged, over all tasks. Beyond it a task's log gets a gap of exactly known size.",
+};
+pub(crate) const SPOOL_TASK_LIMIT: Key = Key {
+    name: "spool_task_limit",
+    value: "SIZE",
+    default: Some("256MiB"),
+    help: "The same for one task.",
+};
+pub(crate) const GRACE: Key = Key {
+    name: "grace",
+    value: "DURATION",
+    default: Some("10s"),
+    help: "Between SIGTERM and SIGKILL when a child process is stopped and its step says nothing else.",
+};
+pub(crate) const DRAIN_TIMEOUT: Key = Key {
+    name: "drain_timeout",
+    value: "DURATION",
+    default: Some("25s"),
+    help: "How long the agent may take to leave after SIGTERM, in all. Keep it below the platform's stop timeout (ECS: stopTimeout, 30 s by default; Kubernetes: terminationGracePeriodSeconds).",
+};
+pub(crate) const TOOLS_PATH: Key = Key {
+    name: "tools_path",
+    value: "PATH",
+    default: None,
+    help: "Where bash, git, kubectl and so on are looked for, in the form of PATH. Default: PATH.",
+};
+pub(crate) const HEALTH_LISTEN: Key = Key {
+    name: "health_listen",
+    value: "ADDRESS:PORT",
+    default: None,
+    help: "Serves /livez and /readyz over plain HTTP. Default: nothing listens.",
+};
+pub(crate) const LOG_LEVEL: Key = Key {
+    name: "log_level",
+    value: "FILTER",
+    default: Some("info"),
+    help: "The agent's own log on standard error: error, warn, info, debug, trace, or a filter such as info,deputy_session=debug.",
+};
+pub(crate) const LOG_FORMAT: Key = Key {
+    name: "log_format",
+    value: "FORMAT",
+    default: Some("text"),
+    help: "text or json.",
+};
+pub(crate) const CONNECT_TIMEOUT: Key = Key {
+    name: "connect_timeout",
+    value: "DURATION",
+    default: Some("10s"),
+    help: "For a TCP connection to the manager, and again for its welcome.",
+};
+pub(crate) const RECONNECT_BASE: Key = Key {
+    name: "reconnect_base",
+    value: "DURATION",
+    default: Some("1s"),
+    help: "The first reconnect waits a random time up to this; the bound doubles with every failure.",
+};
+pub(crate) const RECONNECT_MAX: Key = Key {
+    name: "reconnect_max",
+    value: "DURATION",
+    default: Some("60s"),
+    help: "The bound never gets longer than this.",
+};
+
+/// All of them, in the order of help and documentation.
+pub(crate) const KEYS: [&Key; 17] = [
+    &MANAGER,
+    &AGENT_ID,
+    &LABELS,
+    &SLOTS,
+    &WORK_FOLDER,
+    &STATE_FOLDER,
+    &SPOOL_LIMIT,
+    &SPOOL_TASK_LIMIT,
+    &GRACE,
+    &DRAIN_TIMEOUT,
+    &TOOLS_PATH,
+    &HEALTH_LISTEN,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+    &CONNECT_TIMEOUT,
+    &RECONNECT_BASE,
+    &RECONNECT_MAX,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_documented_with_its_names_and_its_default() {
+        let document = include_str!("../../../docs/configuration.md");
+        for key in KEYS {
+            let row = format!(
+                "| `{}` | `--{}` | `{}` | {} | {} |",
+                key.name,
+                key.flag(),
+                key.env(),
+                key.default.filter(|text| !text.is_empty()).map_or("–".into(), |text| format!("`{text}`")),
+                key.help
+            );
+            assert!(document.contains(&row), "docs/configuration.md needs this row:\n{row}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! `deputy-agent task FILE`: the same executor without a manager. The journal is in memory, or in a
+//! file so that a run that was killed goes on when it is started again.
+
+mod run;
+
+pub(crate) use run::{LocalRun, run};

@@ -1,0 +1,74 @@
+//! `deputy-agent run`: from a checked configuration to a running supervisor, and back to an exit.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+
+use deputy_credentials::Identities;
+use deputy_credentials::env::Env;
+use deputy_executor::WorkFolder;
+use deputy_logs::{Spool, SpoolConfig};
+use deputy_task::id::InstanceId;
+
+use crate::agent_id::agent_id;
+use crate::config::checked::Config;
+use crate::exit::{Exit, StartupError};
+use crate::supervisor::{Parts, supervise};
+use crate::telemetry;
+
+/// Work needs little of the agent itself; what is heavy runs in children.
+const WORKERS: usize = 2;
+
+/// Serves until SIGTERM.
+pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
+    if let Some(path) = config.tools_path.as_ref().filter(|path| std::env::var_os("PATH").as_ref() != Some(*path)) {
+        return Err(with_path(path.clone()));
+    }
+    telemetry::install(&config.log);
+    let agent_id = agent_id(&config)?;
+    let work = WorkFolder::open(&config.work_folder.join("work")).map_err(|source| StartupError::Folder {
+        what: "the work folder",
+        path: config.work_folder.clone(),
+        source: Box::new(source),
+    })?;
+    for swept in work.swept() {
+        tracing::info!(folder = %swept.display(), "removed what a dead agent left behind");
+    }
+    let spool = Spool::open(SpoolConfig {
+        attempt_cap_bytes: config.spool_task_limit_bytes,
+        total_cap_bytes: config.spool_limit_bytes,
+        ..SpoolConfig::in_folder(config.work_folder.join("spool"))
+    });
+    let spool = spool.map_err(|source| StartupError::Folder {
+        what: "the log spool",
+        path: config.work_folder.clone(),
+        source: Box::new(source),
+    })?;
+    let parts = Parts {
+        agent_id,
+        instance_id: InstanceId::generate(),
+        work,
+        spool,
+        identities: Identities::new(Env::from_process()),
+        path: std::env::var_os("PATH").unwrap_or_default(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("work")
+        .enable_all()
+        .build()
+        .map_err(StartupError::Threads)?;
+    let exit = runtime.block_on(supervise(config, parts));
+    // Whatever still blocks a thread (a read of a dead disk) must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Starts this program anew with another PATH, so that the agent, its report and its children all
+/// see the same tools. Comes back only if that fails.
+fn with_path(path: OsString) -> StartupError {
+    let failed = |source| StartupError::Unreadable { path: "/proc/self/exe".into(), source };
+    match std::env::current_exe() {
+        Ok(program) => failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).env("PATH", path).exec()),
+        Err(error) => failed(error),
+    }
+}

@@ -1,0 +1,276 @@
+//! The only place of a running agent that spawns: it owns every task and the session's thread, joins
+//! them, and carries nothing itself. Executor and session are joined by their channels here and do
+//! not know each other.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use deputy_credentials::Identities;
+use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
+use deputy_logs::{Logs, Spool};
+use deputy_session::bulk::{self, Finish};
+use deputy_session::config::SessionConfig;
+use deputy_session::session::{LinkState, Session, SessionError, SessionPorts, Stage};
+use deputy_task::boot_time::BootTime;
+use deputy_task::id::{AgentId, InstanceId};
+use deputy_task::message::Command;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::capabilities;
+use crate::config::checked::Config;
+use crate::drain::{Schedule, Staged, at_most, stage};
+use crate::exit::{Exit, StartupError};
+use crate::health::{self, Health, Readiness};
+
+/// Events and commands between executor and session. Enough that neither waits for the other's
+/// scheduling under load; what does not fit waits at its sender.
+const CHANNEL: usize = 1024;
+
+/// Bundles asked for and not yet begun.
+const BLOB_REQUESTS: usize = 64;
+
+/// How long the executor may take to stop what was revoked.
+const STOP_REVOKED: Duration = Duration::from_secs(15);
+
+/// What was made before the runtime.
+pub(crate) struct Parts {
+    pub(crate) agent_id: AgentId,
+    pub(crate) instance_id: InstanceId,
+    pub(crate) work: WorkFolder,
+    pub(crate) spool: Spool,
+    pub(crate) identities: Identities,
+    pub(crate) path: OsString,
+}
+
+/// A running agent.
+struct Supervisor {
+    schedule: Schedule,
+    executor: JoinHandle<()>,
+    session: oneshot::Receiver<Result<(), SessionError>>,
+    session_abort: CancellationToken,
+    uploads: JoinHandle<()>,
+    /// Tools, blobs, health: dropped at the end, nothing is lost with them.
+    background: JoinSet<()>,
+    commands: mpsc::Sender<Command>,
+    stage: watch::Sender<Stage>,
+    readiness: watch::Sender<Readiness>,
+    finish: watch::Sender<Finish>,
+    spool: Spool,
+}
+
+/// Why a running agent stops.
+enum Cause {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// The executor has ended: the manager wished a drain, or it panicked.
+    Executor(Result<(), JoinError>),
+    /// The session has ended without being told to.
+    Session(Result<(), StartupError>),
+}
+
+/// Runs the agent until it is told to leave.
+pub(crate) async fn supervise(config: Config, parts: Parts) -> Result<Exit, StartupError> {
+    let signals = |kind| signal(kind).map_err(StartupError::Threads);
+    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let listener = match config.health_listen {
+        Some(address) => Some(health::listen(address).await?),
+        None => None,
+    };
+    let mut agent = start(config, parts)?;
+    if let Some(listener) = listener {
+        let health = agent.health.clone();
+        agent.supervisor.background.spawn(health::serve(listener, health));
+    }
+    let supervisor = agent.supervisor;
+    supervisor.watch(&mut term, &mut int).await
+}
+
+/// The supervisor, and what health checks read.
+struct Started {
+    supervisor: Supervisor,
+    health: Health,
+}
+
+fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
+    let (events, events_in) = mpsc::channel(CHANNEL);
+    let (commands, commands_in) = mpsc::channel(CHANNEL);
+    let (blobs, blobs_in) = mpsc::channel(BLOB_REQUESTS);
+    let (stage, stage_in) = watch::channel(Stage::Serving);
+    let (readiness, readiness_in) = watch::channel(Readiness::Serving);
+    let (finish, finish_in) = watch::channel(Finish::Never);
+    let (state, link) = watch::channel(LinkState::Connecting);
+    let (offers, capabilities) = watch::channel(capabilities::at_start(&config, &parts.path, &parts.identities));
+    info!(
+        agent_id = %parts.agent_id, instance_id = %parts.instance_id, manager = %config.manager,
+        slots = config.slots, ambient = %parts.identities.ambient(), version = env!("CARGO_PKG_VERSION"), "agent starts"
+    );
+    let session_config = SessionConfig {
+        manager: config.manager,
+        agent_id: parts.agent_id.clone(),
+        instance_id: parts.instance_id,
+        version: env!("CARGO_PKG_VERSION").into(),
+        backoff: config.backoff,
+        connect_timeout: config.connect_timeout,
+    };
+    let environment = Environment {
+        work: parts.work,
+        logs: Logs::spooled(parts.spool.clone()),
+        identities: parts.identities,
+        agent: AgentFacts {
+            id: parts.agent_id.to_string(),
+            labels: config.labels,
+            version: env!("CARGO_PKG_VERSION").into(),
+        },
+    };
+    let ports = SessionPorts {
+        events: events_in,
+        commands: commands.clone(),
+        blobs,
+        capabilities,
+        spool: parts.spool.clone(),
+        stage: stage_in,
+        state,
+    };
+    let session_abort = CancellationToken::new();
+    let session = session_thread(Session::new(session_config.clone(), ports), session_abort.clone())?;
+    let executor = Executor::new(ExecutorConfig::with_slots(config.slots), environment);
+    let executor = tokio::spawn(executor.run(commands_in, events));
+    let uploads = tokio::spawn(bulk::upload_logs(session_config.clone(), parts.spool.clone(), finish_in));
+    let mut background = JoinSet::new();
+    background.spawn(bulk::fetch_blobs(session_config, blobs_in, commands.clone()));
+    background.spawn(capabilities::keep_current(offers, parts.path, parts.spool.clone()));
+    let supervisor = Supervisor {
+        schedule: Schedule::new(config.drain_timeout, config.grace),
+        executor,
+        session,
+        session_abort,
+        uploads,
+        background,
+        commands,
+        stage,
+        readiness,
+        finish,
+        spool: parts.spool,
+    };
+    Ok(Started { supervisor, health: Health { link, readiness: readiness_in } })
+}
+
+/// The session's own thread and runtime: whatever the work does to the other threads, heartbeats go
+/// out and acknowledgements come in.
+fn session_thread(
+    session: Session,
+    abort: CancellationToken,
+) -> Result<oneshot::Receiver<Result<(), SessionError>>, StartupError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartupError::Threads)?;
+    let (ended, outcome) = oneshot::channel();
+    let body = move || {
+        let result = runtime.block_on(async {
+            tokio::select! {
+                result = session.run() => result,
+                () = abort.cancelled() => Ok(()),
+            }
+        });
+        // The supervisor has given up waiting.
+        let _ = ended.send(result);
+    };
+    std::thread::Builder::new().name("session".into()).spawn(body).map_err(StartupError::Threads)?;
+    Ok(outcome)
+}
+
+impl Supervisor {
+    async fn watch(mut self, term: &mut Signal, int: &mut Signal) -> Result<Exit, StartupError> {
+        let cause = tokio::select! {
+            _ = term.recv() => Cause::Signal,
+            _ = int.recv() => Cause::Signal,
+            ended = &mut self.executor => Cause::Executor(ended),
+            ended = &mut self.session => Cause::Session(session_end(ended)),
+        };
+        match cause {
+            Cause::Signal => self.leave("the agent was told to stop", term).await,
+            Cause::Executor(Ok(())) => {
+                info!("drained as the manager wished");
+                self.readiness.send_replace(Readiness::Draining("as the manager wished".into()));
+                let leaving = Instant::now();
+                self.after_work(leaving, "drained as the manager wished", term).await.map(|()| Exit::Success)
+            }
+            Cause::Executor(Err(panic)) => {
+                error!(%panic, "the executor broke; its tasks wait at the manager for their lease");
+                Err(StartupError::Broken("executor"))
+            }
+            Cause::Session(ended) => self.abandoned(ended).await,
+        }
+    }
+
+    /// SIGTERM: see [`crate::drain`].
+    async fn leave(mut self, reason: &str, again: &mut Signal) -> Result<Exit, StartupError> {
+        let begun = Instant::now();
+        info!(reason, within = ?self.schedule.all, "leaving");
+        self.readiness.send_replace(Readiness::Draining(reason.into()));
+        self.stage.send_replace(Stage::Draining(reason.into()));
+        let held_until = deputy_steps::permit::now().after(self.schedule.held);
+        let told = self.commands.send(drain(held_until, reason));
+        let mut exit = Exit::Success;
+        let work = async {
+            // The executor may be gone already; then there is nothing to wait for.
+            let _ = told.await;
+            (&mut self.executor).await
+        };
+        if let Staged::CutShort = stage("work", begun + self.schedule.work, again, work).await {
+            warn!("work was still going on; its tasks wait at the manager for the end of the lease");
+            self.executor.abort();
+            let _ = (&mut self.executor).await;
+            exit = Exit::LeftWorkBehind;
+        }
+        self.after_work(begun, reason, again).await?;
+        Ok(exit)
+    }
+
+    /// Results are written, or given up: logs, then goodbye.
+    async fn after_work(mut self, begun: Instant, reason: &str, again: &mut Signal) -> Result<(), StartupError> {
+        self.finish.send_replace(Finish::WhenEmpty);
+        if let Staged::CutShort = stage("logs", begun + self.schedule.logs, again, &mut self.uploads).await {
+            warn!(bytes = self.spool.pending_bytes(), "logs are left behind");
+            self.uploads.abort();
+        }
+        self.stage.send_replace(Stage::Leaving(reason.into()));
+        let ended = at_most(begun + self.schedule.all, &mut self.session).await;
+        self.session_abort.cancel();
+        match ended {
+            Some(ended) => session_end(ended)?,
+            None => warn!("the manager did not hear everything in time; it will when the lease is over"),
+        }
+        info!(elapsed_ms = begun.elapsed().as_millis(), "left");
+        Ok(())
+    }
+
+    /// The session ended: superseded, or broken. Everything held is revoked or will be.
+    async fn abandoned(self, ended: Result<(), StartupError>) -> Result<Exit, StartupError> {
+        let Self { executor, commands, mut background, uploads, .. } = self;
+        uploads.abort();
+        // With their commands closed, attempts stop without touching the world.
+        background.abort_all();
+        while background.join_next().await.is_some() {}
+        drop(commands);
+        if at_most(Instant::now() + STOP_REVOKED, executor).await.is_none() {
+            warn!("work did not stop in time and is dropped");
+        }
+        ended.map(|()| Exit::Success)
+    }
+}
+
+fn drain(deadline: BootTime, reason: &str) -> Command {
+    Command::Drain { deadline, reason: reason.to_owned() }
+}
+
+/// A session thread that ends without a word has panicked.
+fn session_end(ended: Result<Result<(), SessionError>, oneshot::error::RecvError>) -> Result<(), StartupError> {
+    match ended {
+        Ok(result) => result.map_err(StartupError::Session),
+        Err(_) => Err(StartupError::Broken("session")),
+    }
+}
