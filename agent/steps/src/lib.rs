@@ -5,6 +5,8 @@
 
 pub mod registry;
 
+pub mod kubernetes;
+pub mod shell;
 pub mod noop;
 
 pub mod program;

@@ -8,11 +8,12 @@ use deputy_task::outcome::Failure;
 
 use crate::context::{Outputs, StepContext, Undone};
 use crate::failure::StepError;
+use crate::kubernetes::{kubernetes_apply, kubernetes_rolling_deploy};
 use crate::noop;
 use crate::program::{ProgramInfo, StepProgram};
 
 /// Every kind that this agent can run.
-pub const KINDS: &[ProgramInfo] = &[noop::INFO];
+pub const KINDS: &[ProgramInfo] = &[kubernetes_apply::INFO, kubernetes_rolling_deploy::INFO, noop::INFO];
 
 /// What the agent offers.
 #[must_use]
@@ -48,10 +49,11 @@ pub fn newest_version(kind: &StepKind) -> u32 {
 pub fn program(kind: StepKind) -> Box<dyn StepProgram> {
     match kind {
         StepKind::NoopEffect(_) => Box::new(noop::NoopProgram),
-        StepKind::Shell(_)
-        | StepKind::EcsRollingDeploy(_)
-        | StepKind::KubernetesApply(_)
-        | StepKind::KubernetesRollingDeploy(_) => Box::new(NotHere(kind.name())),
+        StepKind::KubernetesApply(step) => Box::new(kubernetes_apply::KubernetesApplyProgram::new(step)),
+        StepKind::KubernetesRollingDeploy(step) => {
+            Box::new(kubernetes_rolling_deploy::KubernetesRollingDeployProgram::new(step))
+        }
+        StepKind::Shell(_) | StepKind::EcsRollingDeploy(_) => Box::new(NotHere(kind.name())),
     }
 }
 

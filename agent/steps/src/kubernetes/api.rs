@@ -1,0 +1,326 @@
+//! The verbs this folder uses against an API server, over kube's client: read, list, change.
+//! Reads are repeated once with a fresh token; changes need a permit and are never repeated here.
+//! It explains nothing: [`ApiError`] says what happened, `explain` says it to people.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::poll_fn;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode};
+use hyper::body::Body as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::client::Body;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::permit::Permit;
+
+use super::bearer::{Bearer, BearerError};
+use super::guard::{Pass, Refused};
+
+/// From sending a request to the end of its answer. Server-side apply through a slow admission
+/// webhook may take up to the API server's own 30 s limit for webhooks; most take milliseconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Largest answer: a list of everything in a large namespace.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// An API server, as one identity.
+#[derive(Clone)]
+pub(crate) struct Api {
+    client: kube::Client,
+    bearer: Bearer,
+    place: Arc<Place>,
+}
+
+/// Where an API server is, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The cluster's name.
+    pub(crate) cluster: String,
+    /// The URL that was called.
+    pub(crate) server: String,
+}
+
+/// A request that changes the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) path: String,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Why a request has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The permit was over; nothing was sent.
+    #[error("the permit was over before the request was sent")]
+    NotSent,
+    /// There is no token to show.
+    #[error(transparent)]
+    Bearer(#[from] BearerError),
+    /// The API server answered with an error.
+    #[error("{code}: {}", .status.message.as_deref().unwrap_or("no message"))]
+    Status {
+        /// The HTTP status.
+        code: StatusCode,
+        /// What the body says.
+        status: Box<Status>,
+    },
+    /// No answer.
+    #[error("{detail}")]
+    NoAnswer {
+        /// Did the server perhaps get the request?
+        reached: Reached,
+        /// The chain of causes.
+        detail: String,
+    },
+    /// An answer that cannot be read.
+    #[error("the answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// Did the server perhaps get a request that was never answered?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// Certainly not.
+    No,
+    /// Perhaps.
+    Perhaps,
+}
+
+impl ApiError {
+    /// The HTTP status, if there was an answer.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(code.as_u16()),
+            Self::NotSent | Self::Bearer(_) | Self::NoAnswer { .. } | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// May the same *read* well succeed in a moment?
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::Status { code, .. } => code.is_server_error() || *code == StatusCode::TOO_MANY_REQUESTS,
+            Self::NotSent | Self::Bearer(_) | Self::Unreadable(_) => false,
+        }
+    }
+}
+
+impl Api {
+    /// From a client without authentication of its own, and a source of tokens.
+    pub(crate) fn new(client: kube::Client, bearer: Bearer, place: Place) -> Self {
+        Self {
+            client,
+            bearer,
+            place: Arc::new(place),
+        }
+    }
+
+    /// Where this is, for people.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Reads one thing.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.ask(Method::GET, path, Vec::new()).await
+    }
+
+    /// Reads what a list says of its objects' metadata, without the objects.
+    pub(crate) async fn list_metadata(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        let mut request = request(Method::GET, path, "application/json", Vec::new())?;
+        let only = HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+        request.headers_mut().insert(ACCEPT, only);
+        let answer = self.send(request).await?;
+        let mut list: Value =
+            serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+        match list.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads one object; none if it is not there.
+    pub(crate) async fn get_object(&self, path: &str) -> Result<Option<Value>, ApiError> {
+        match self.get(path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a request that changes nothing: GET, or a review of one's own rights.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ApiError> {
+        let first = self
+            .send(request(method.clone(), path, "application/json", body.clone())?)
+            .await;
+        let answer = match first {
+            Err(error) if error.code() == Some(401) => {
+                self.bearer.forget().await;
+                self.send(request(method, path, "application/json", body)?).await?
+            }
+            other => other?,
+        };
+        serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))
+    }
+
+    /// The user name that the cluster gives this identity.
+    pub(crate) async fn who_am_i(&self) -> Result<String, ApiError> {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let answer: Value = self.ask(Method::POST, path, review.into_bytes()).await?;
+        let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
+        // EKS names a role session by its ARN in an extra field, and by the access entry's user name here.
+        let arn = answer.pointer("/status/userInfo/extra/arn/0").and_then(Value::as_str);
+        match (name, arn) {
+            (Some(name), Some(arn)) if name != arn => Ok(format!("{name} ({arn})")),
+            (Some(name), _) => Ok(name.to_owned()),
+            (None, _) => Err(ApiError::Unreadable("it names nobody".into())),
+        }
+    }
+
+    /// Sends a change, once. `answered` is called the moment the answer's head is here.
+    pub(crate) async fn change(&self, change: &Change, permit: Permit, answered: impl Fn()) -> Result<Value, ApiError> {
+        let pass = Pass::new(permit);
+        let Change {
+            method,
+            path,
+            content_type,
+            body,
+        } = change;
+        let mut request = request(method.clone(), path, content_type, body.clone())?;
+        request.extensions_mut().insert(pass.clone());
+        let result = self.transmit(request, answered).await;
+        if matches!(&result, Err(error) if error.code() == Some(401)) {
+            self.bearer.forget().await;
+        }
+        match result {
+            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string())),
+            Err(ApiError::NoAnswer { detail, .. }) if !pass.transmitted() => {
+                let expired = permit.check().is_err();
+                Err(if expired {
+                    ApiError::NotSent
+                } else {
+                    ApiError::NoAnswer {
+                        reached: Reached::No,
+                        detail,
+                    }
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Bytes, ApiError> {
+        self.transmit(request, || {}).await
+    }
+
+    async fn transmit(&self, mut request: Request<Vec<u8>>, answered: impl Fn()) -> Result<Bytes, ApiError> {
+        let token = self.bearer.token().await?;
+        request.headers_mut().insert(AUTHORIZATION, token);
+        let exchange = async {
+            let answer = self
+                .client
+                .send(request.map(Body::from))
+                .await
+                .map_err(|error| no_answer(&error))?;
+            answered();
+            let code = answer.status();
+            let body = collect(answer.into_body()).await?;
+            if code.is_success() {
+                Ok(body)
+            } else {
+                Err(status(code, &body))
+            }
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                let detail = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
+                Err(ApiError::NoAnswer {
+                    reached: Reached::Perhaps,
+                    detail,
+                })
+            })
+    }
+}
+
+fn request(
+    method: Method,
+    path: &str,
+    content_type: &'static str,
+    body: Vec<u8>,
+) -> Result<Request<Vec<u8>>, ApiError> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
+        .header(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    request
+        .body(body)
+        .map_err(|error| ApiError::Unreadable(format!("{path} is no path: {error}")))
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| no_answer(&error))?;
+        if let Ok(data) = frame.into_data() {
+            if all.len() + data.len() > MAX_ANSWER_BYTES {
+                return Err(ApiError::Unreadable(format!(
+                    "it is longer than {MAX_ANSWER_BYTES} bytes"
+                )));
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(all.freeze())
+}
+
+/// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
+fn status(code: StatusCode, body: &[u8]) -> ApiError {
+    let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
+        let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
+        Status {
+            message: Some(text.trim().to_owned()),
+            ..Status::default()
+        }
+    });
+    ApiError::Status {
+        code,
+        status: Box::new(status),
+    }
+}
+
+fn no_answer(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    let mut detail = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<Refused>() == Some(&Refused::Expired) {
+            return ApiError::NotSent;
+        }
+        let words = error.to_string();
+        if !detail.ends_with(&words) {
+            if !detail.is_empty() {
+                detail.push_str(": ");
+            }
+            detail.push_str(&words);
+        }
+        cause = error.source();
+    }
+    ApiError::NoAnswer {
+        reached: Reached::Perhaps,
+        detail,
+    }
+}

@@ -1,0 +1,70 @@
+//! The bearer token of a step: from the kubeconfig's exec plugin, by way of the credentials crate,
+//! which keeps it until shortly before it expires. Used by `api`. A token is known to the redactor
+//! before it is used, and is in no error and no log.
+
+use std::fmt;
+use std::sync::Arc;
+
+use deputy_credentials::exec_plugin::{ExecPluginError, PluginTokens};
+use http::HeaderValue;
+use tokio::sync::Mutex;
+
+use crate::context::Host;
+
+/// Why there is no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BearerError {
+    /// The plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] ExecPluginError),
+    /// The plugin's token has characters that no header may have.
+    #[error("the plugin's token is not printable text")]
+    Unprintable,
+}
+
+/// Hands out the current token. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Bearer {
+    tokens: Arc<PluginTokens>,
+    host: Arc<dyn Host>,
+    /// The last header and the token in it, which the redactor knows.
+    last: Arc<Mutex<Option<(String, HeaderValue)>>>,
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bearer").finish_non_exhaustive()
+    }
+}
+
+impl Bearer {
+    /// Tokens from `tokens`, made known to the redactor of `host`.
+    pub(crate) fn new(tokens: PluginTokens, host: Arc<dyn Host>) -> Self {
+        Self {
+            tokens: Arc::new(tokens),
+            host,
+            last: Arc::default(),
+        }
+    }
+
+    /// The `Authorization` header, marked as sensitive.
+    pub(crate) async fn token(&self) -> Result<HeaderValue, BearerError> {
+        let token = self.tokens.token().await?;
+        let mut last = self.last.lock().await;
+        if let Some((known, header)) = last.as_ref()
+            && *known == token
+        {
+            return Ok(header.clone());
+        }
+        self.host.add_secret(token.as_bytes());
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BearerError::Unprintable)?;
+        header.set_sensitive(true);
+        *last = Some((token, header.clone()));
+        Ok(header)
+    }
+
+    /// The API server did not accept the token: the next caller gets a fresh one.
+    pub(crate) async fn forget(&self) {
+        self.tokens.forget().await;
+    }
+}

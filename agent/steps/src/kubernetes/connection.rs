@@ -1,0 +1,142 @@
+//! A step's connection to its cluster: looked up, a temporary kubeconfig written, a client made from
+//! the kubeconfig's server and certificate authority, a token from its exec plugin. Called by the
+//! step programs. Everything of it is gone when it is dropped; no secret is ever in a file.
+
+use std::time::Duration;
+
+use deputy_credentials::authenticator::ToolLookup;
+use deputy_credentials::cluster::{EksCluster, describe_cluster};
+use deputy_credentials::endpoint::EndpointHandle;
+use deputy_credentials::exec_plugin::{ExecPlugin, PluginTokens};
+use deputy_credentials::kubeconfig::Kubeconfig;
+use deputy_task::outcome::Failure;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
+use tower::ServiceExt;
+
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+use super::api::{Api, Place};
+use super::bearer::Bearer;
+use super::explain::{Doing, explain};
+use super::guard;
+
+/// To open a TCP connection to the API server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An open connection to a cluster.
+pub(crate) struct Connection {
+    /// The API server.
+    pub(crate) api: Api,
+    /// Held for as long as the connection is used: dropping them removes the file and the endpoint.
+    _kubeconfig: Kubeconfig,
+    _endpoint: EndpointHandle,
+}
+
+impl Connection {
+    /// Opens one, and says in the log who the cluster says we are.
+    pub(crate) async fn open(ctx: &StepContext, cluster: &str, namespace: Option<&str>) -> Result<Self, StepError> {
+        let identity = ctx.identity().await?;
+        let found = describe_cluster(&identity, cluster).await?;
+        let program = ToolLookup::from_process().token_program().await;
+        ctx.narrate(program.narration());
+        let plugin = ExecPlugin::new(&program, &found);
+        let endpoint = EndpointHandle::open(identity).await.map_err(|error| {
+            Failure::new(
+                "agent.credentialEndpoint",
+                "the task's credential endpoint could not be opened",
+            )
+            .caused_by(&error)
+        })?;
+        for secret in endpoint.secrets() {
+            ctx.host().add_secret(secret.as_bytes());
+        }
+        let folder = ctx.workspace().await?;
+        let kubeconfig = Kubeconfig::create(&folder, &found, &plugin, namespace).map_err(|error| {
+            Failure::new("agent.kubeconfig", "the temporary kubeconfig could not be written").caused_by(&error)
+        })?;
+        let client = client(&kubeconfig).await.map_err(|problem| {
+            Failure::new(
+                "kubernetes.kubeconfig",
+                format!("cluster {cluster} cannot be used as EKS describes it: {problem}"),
+            )
+        })?;
+        let bearer = Bearer::new(
+            PluginTokens::new(plugin, endpoint.env()),
+            std::sync::Arc::clone(ctx.host()),
+        );
+        let place = Place {
+            cluster: found.name.clone(),
+            server: found.endpoint.clone(),
+        };
+        let connection = Self {
+            api: Api::new(client, bearer, place),
+            _kubeconfig: kubeconfig,
+            _endpoint: endpoint,
+        };
+        connection.introduce(ctx, &found).await?;
+        Ok(connection)
+    }
+
+    async fn introduce(&self, ctx: &StepContext, cluster: &EksCluster) -> Result<(), StepError> {
+        let mut tries = 0;
+        let who = loop {
+            match self.api.who_am_i().await {
+                Ok(who) => break who,
+                Err(error) if error.passes() && tries < 3 => {
+                    tries += 1;
+                    ctx.sleep(
+                        Duration::from_secs(tries),
+                        format!("cluster {} to answer", cluster.name),
+                    )
+                    .await?;
+                }
+                Err(error) => {
+                    let doing = Doing::new("say", "who the task is");
+                    return Err(explain(&self.api, &error, &doing).await.into());
+                }
+            }
+        };
+        ctx.narrate(format!(
+            "cluster {} at {} knows this task as {who}",
+            cluster.name, cluster.endpoint
+        ));
+        Ok(())
+    }
+}
+
+/// A client of the kubeconfig's cluster that sends no change without a permit, and has no
+/// authentication of its own.
+async fn client(kubeconfig: &Kubeconfig) -> Result<kube::Client, String> {
+    let file = kube::config::Kubeconfig::read_from(kubeconfig.path()).map_err(|error| error.to_string())?;
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(file, &options)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(Duration::from_secs(30)));
+    install_crypto();
+    let connector = config
+        .rustls_https_connector_with_connector(connector)
+        .map_err(|error| error.to_string())?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    // From below: the HTTP client, the fence right above it, the server's address.
+    let fenced = http.map_request(guard::guard);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .service(fenced);
+    Ok(kube::Client::new(service, config.default_namespace))
+}
+
+/// kube takes the process's default provider, which only its own client builder would install.
+fn install_crypto() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // An error means that another thread was first: the same provider.
+        let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}

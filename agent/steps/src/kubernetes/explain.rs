@@ -1,0 +1,283 @@
+//! What an API server's refusal means to people: what happened, to which thing, why, what to do next.
+//! Called wherever a request fails for good. It asks the server who we are; it changes nothing.
+
+use deputy_task::outcome::Failure;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
+
+use super::api::{Api, ApiError};
+use super::bearer::BearerError;
+
+/// What was being done when an error came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Doing {
+    verb: &'static str,
+    what: String,
+}
+
+impl Doing {
+    /// For example `apply`, `Deployment web in namespace shop`.
+    pub(crate) fn new(verb: &'static str, what: impl ToString) -> Self {
+        Self {
+            verb,
+            what: what.to_string(),
+        }
+    }
+}
+
+/// The failure that a task reports for `error`.
+pub(crate) async fn explain(api: &Api, error: &ApiError, doing: &Doing) -> Failure {
+    let who = match error.code() {
+        Some(403) => api.who_am_i().await.ok(),
+        _ => None,
+    };
+    in_words(error, doing, &api.place().cluster, &api.place().server, who.as_deref()).caused_by(error)
+}
+
+fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: Option<&str>) -> Failure {
+    let Doing { verb, what } = doing;
+    match error {
+        ApiError::NotSent => Failure::new(
+            "kubernetes.notSent",
+            format!("{what} was not sent to cluster {cluster}: the permit for it was over"),
+        ),
+        ApiError::Bearer(error) => bearer(error, cluster),
+        ApiError::Unreadable(_) => Failure::new(
+            "kubernetes.unreadable",
+            format!("cluster {cluster} gave an answer that cannot be read when asked to {verb} {what}"),
+        ),
+        ApiError::NoAnswer { detail, .. } => no_answer(detail, doing, cluster, server),
+        ApiError::Status { code, status } => {
+            let message = status.message.as_deref().unwrap_or_default();
+            match code.as_u16() {
+                401 => Failure::new("kubernetes.unauthorized", format!("cluster {cluster} does not know the task's AWS identity"))
+                    .hint(
+                        "give the role an EKS access entry (aws eks create-access-entry --cluster-name … --principal-arn …) \
+                         and an access policy, or map it in the aws-auth ConfigMap",
+                    ),
+                403 => forbidden(message, doing, cluster, who),
+                404 => not_found(status, doing, cluster),
+                409 => conflict(status, doing),
+                400 | 422 => invalid(status, doing),
+                413 => Failure::new("kubernetes.tooLarge", format!("{what} is too large for cluster {cluster}: {message}")),
+                429 => Failure::new("kubernetes.throttled", format!("cluster {cluster} is throttling: {message}")),
+                _ if message.contains("failed calling webhook") => Failure::new(
+                    "kubernetes.webhookUnreachable",
+                    format!("{what} could not be {}: {message}", past(verb)),
+                )
+                .hint("an admission webhook of the cluster does not answer; repair it, or its failurePolicy"),
+                other => Failure::new("kubernetes.server", format!("{what} could not be {}: {other} {message}", past(verb))),
+            }
+        }
+    }
+}
+
+fn bearer(error: &BearerError, cluster: &str) -> Failure {
+    Failure::new(
+        "kubernetes.token",
+        format!("there is no token for cluster {cluster}: {error}"),
+    )
+    .hint("`deputy-agent doctor` shows whether the authenticator runs here and which identity the agent has")
+}
+
+fn no_answer(detail: &str, doing: &Doing, cluster: &str, server: &str) -> Failure {
+    let Doing { verb, what } = doing;
+    let lower = detail.to_lowercase();
+    if lower.contains("certificate") || lower.contains("unknownissuer") || lower.contains("tls") {
+        return Failure::new("kubernetes.tls", format!("{server} does not show the certificate of cluster {cluster}: {detail}"))
+            .hint("something between the agent and the cluster answers in its place (a TLS-inspecting proxy?); let it pass this host");
+    }
+    Failure::new("kubernetes.unreachable", format!("cluster {cluster} at {server} does not answer ({detail}), asked to {verb} {what}"))
+        .hint(
+            "if the cluster's API endpoint is private, the agent must run where it can reach it: in its VPC or a connected one, \
+             with a security group that lets it in on port 443 (DescribeCluster answers from everywhere, the endpoint does not)",
+        )
+}
+
+fn forbidden(message: &str, doing: &Doing, cluster: &str, who: Option<&str>) -> Failure {
+    let Doing { verb, what } = doing;
+    if message.contains("exceeded quota") {
+        return Failure::new(
+            "kubernetes.quota",
+            format!("{what} could not be {}: {message}", past(verb)),
+        )
+        .hint("raise the ResourceQuota, or ask for less");
+    }
+    if !message.contains(" cannot ") {
+        return Failure::new("kubernetes.admission", format!("{what} was refused: {message}"))
+            .hint("the cluster's admission rules forbid it; change the manifest, or the rule");
+    }
+    let who = who.map_or_else(
+        || "the task's identity".to_owned(),
+        |who| format!("{who} (the task's identity)"),
+    );
+    // The API server says which verb on which resource in which namespace.
+    let asked = message.split_once(" cannot ").map_or(message, |(_, asked)| asked);
+    Failure::new(
+        "kubernetes.forbidden",
+        format!("{who} may not {verb} {what} in cluster {cluster}: it cannot {asked}"),
+    )
+    .hint(
+        "widen the role's EKS access entry (for example access policy AmazonEKSEditPolicy for that namespace), \
+         or bind it to a Role with that verb on that resource",
+    )
+}
+
+fn not_found(status: &Status, doing: &Doing, cluster: &str) -> Failure {
+    let Doing { verb, what } = doing;
+    let details = status.details.as_ref();
+    if details.and_then(|details| details.kind.as_deref()) == Some("namespaces") && !what.starts_with("Namespace ") {
+        let name = details.and_then(|details| details.name.as_deref()).unwrap_or("?");
+        return Failure::new(
+            "kubernetes.noSuchNamespace",
+            format!("{what}: cluster {cluster} has no namespace {name}"),
+        )
+        .hint("create it, put a Namespace among the manifests, or correct the step's namespace");
+    }
+    let message = status.message.as_deref().unwrap_or("not found");
+    Failure::new(
+        "kubernetes.notFound",
+        format!("{what} could not be {}: {message}", past(verb)),
+    )
+}
+
+/// A server-side apply that would take fields from their owners, or a concurrent change.
+fn conflict(status: &Status, doing: &Doing) -> Failure {
+    let Doing { verb, what } = doing;
+    let causes = causes(status);
+    let fields: Vec<String> = causes
+        .iter()
+        .filter(|cause| cause.reason.as_deref() == Some("FieldManagerConflict"))
+        .map(|cause| {
+            let owner = cause
+                .message
+                .as_deref()
+                .unwrap_or("another manager")
+                .trim_start_matches("conflict with ");
+            format!("{} belongs to {owner}", cause.field.as_deref().unwrap_or("a field"))
+        })
+        .collect();
+    if fields.is_empty() {
+        let message = status.message.as_deref().unwrap_or("conflict");
+        return Failure::new(
+            "kubernetes.conflict",
+            format!("{what} could not be {}: {message}", past(verb)),
+        );
+    }
+    Failure::new(
+        "kubernetes.fieldConflict",
+        format!("{what} could not be applied: {}", fields.join("; ")),
+    )
+    .hint("leave these fields out of the manifest, or set forceConflicts: true to take them over")
+}
+
+fn invalid(status: &Status, doing: &Doing) -> Failure {
+    let Doing { what, .. } = doing;
+    let message = status.message.as_deref().unwrap_or("no message");
+    if message.contains("admission webhook") || message.contains("ValidatingAdmissionPolicy") {
+        return Failure::new("kubernetes.admission", format!("{what} was refused: {message}"))
+            .hint("the cluster's admission rules forbid it; change the manifest, or the rule");
+    }
+    let causes: Vec<String> = causes(status)
+        .iter()
+        .map(|cause| {
+            let message = cause.message.as_deref().unwrap_or("is not valid");
+            cause
+                .field
+                .as_deref()
+                .map_or_else(|| message.to_owned(), |field| format!("{field}: {message}"))
+        })
+        .collect();
+    let words = if causes.is_empty() {
+        message.to_owned()
+    } else {
+        causes.join("; ")
+    };
+    let failure = Failure::new(
+        "kubernetes.invalid",
+        format!("the cluster finds {what} not valid: {words}"),
+    );
+    if words.contains("immutable") {
+        return failure.hint("this field cannot change: give the object another name, or delete it first");
+    }
+    failure.hint("correct the manifest")
+}
+
+fn causes(status: &Status) -> &[StatusCause] {
+    status
+        .details
+        .as_ref()
+        .and_then(|details| details.causes.as_deref())
+        .unwrap_or_default()
+}
+
+fn past(verb: &str) -> String {
+    match verb {
+        "read" => "read".into(),
+        "apply" => "applied".into(),
+        "put back" => "put back".into(),
+        _ if verb.ends_with('e') => format!("{verb}d"),
+        _ => format!("{verb}ed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::{Value, json};
+
+    use super::super::api::Reached;
+    use super::*;
+
+    fn told(code: u16, status: Value) -> String {
+        let status = serde_json::from_value(status).expect("status");
+        let error = ApiError::Status {
+            code: StatusCode::from_u16(code).expect("code"),
+            status: Box::new(status),
+        };
+        say(&error)
+    }
+
+    fn say(error: &ApiError) -> String {
+        let doing = Doing::new("apply", "Deployment web in namespace shop");
+        let failure = in_words(
+            error,
+            &doing,
+            "prod",
+            "https://abc.eks.amazonaws.com",
+            Some("arn:aws:sts::1:assumed-role/deployer/x"),
+        );
+        format!("{}: {}", failure.class, failure.summary)
+    }
+
+    #[test]
+    fn refusals_say_who_what_where_and_why() {
+        let forbidden = json!({"message": "deployments.apps \"web\" is forbidden: User \"u\" cannot patch resource \"deployments\" in API group \"apps\" in the namespace \"shop\""});
+        let quota = json!({"message": "pods \"web\" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=1, limited: cpu=2"});
+        let conflict = json!({"message": "Apply failed with 1 conflict", "details": {"causes": [
+            {"reason": "FieldManagerConflict", "message": "conflict with \"kubectl-edit\" using apps/v1", "field": ".spec.replicas"}]}});
+        let invalid = json!({"message": "Deployment.apps \"web\" is invalid", "details": {"causes": [
+            {"reason": "FieldValueInvalid", "message": "field is immutable", "field": "spec.selector"}]}});
+        let namespace =
+            json!({"message": "namespaces \"shop\" not found", "details": {"kind": "namespaces", "name": "shop"}});
+        let webhook = json!({"message": "admission webhook \"rules.example\" denied the request: no latest tags"});
+        let told: Vec<String> = [
+            told(401, json!({})),
+            told(403, forbidden),
+            told(403, quota),
+            told(404, namespace),
+            told(409, conflict),
+            told(422, invalid),
+            told(400, webhook),
+            say(&ApiError::NoAnswer {
+                reached: Reached::No,
+                detail: "tcp connect error: deadline has elapsed".into(),
+            }),
+            say(&ApiError::NoAnswer {
+                reached: Reached::No,
+                detail: "invalid peer certificate: UnknownIssuer".into(),
+            }),
+        ]
+        .into();
+        insta::assert_snapshot!(told.join("\n"), @"");
+    }
+}

@@ -1,0 +1,282 @@
+//! One look at one followed object: reads it and what belongs to it, and lets `rollout` judge.
+//! Called by `wait`, about once a second. It only reads.
+
+use std::collections::BTreeSet;
+
+use deputy_task::outcome::Failure;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+use super::api::{Api, ApiError};
+use super::before::FIELD_MANAGER;
+use super::explain::Doing;
+use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
+use super::reading::{Patience, patiently, read_object};
+use super::rollout::assessment::{Assessment, Progress};
+use super::rollout::{daemon_set, definition, deployment, event, job, stateful_set};
+
+/// Most warnings of a namespace that are read in one look.
+const MAX_EVENTS: u32 = 500;
+
+/// An object to follow.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    pub(crate) object: ObjectRef,
+    /// Another uid means that the object was replaced.
+    pub(crate) uid: String,
+    /// The generation that must have been seen by the controller.
+    pub(crate) generation: i64,
+    /// The value of the annotation while nobody else has deployed the object; none if that is not asked.
+    pub(crate) token: Option<String>,
+}
+
+/// What one look found.
+pub(crate) struct Looked {
+    pub(crate) assessment: Assessment,
+    /// Of the namespace, about our objects and others.
+    pub(crate) events: Vec<Event>,
+    /// The objects whose events are worth telling.
+    pub(crate) uids: BTreeSet<String>,
+}
+
+impl Looked {
+    fn just(assessment: Assessment) -> Self {
+        Self {
+            assessment,
+            events: Vec::new(),
+            uids: BTreeSet::new(),
+        }
+    }
+}
+
+/// Looks once.
+pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<Looked, StepError> {
+    let object = &one.object;
+    let Some(live) = read_object(ctx, api, object, Patience::Endless).await? else {
+        return Ok(gone(object, "was deleted while it was awaited"));
+    };
+    if metadata(&live, "uid") != Some(one.uid.as_str()) {
+        return Ok(gone(object, "was replaced by somebody else while it was awaited"));
+    }
+    if one.token.is_some() && annotation(&live, EFFECT_ANNOTATION) != one.token.as_deref() {
+        return Ok(gone(object, "was deployed by somebody else while it was awaited"));
+    }
+    if object.is("", "Namespace") {
+        return Ok(Looked::just(definition::assess_namespace(&live)));
+    }
+    if object.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+        return Ok(Looked::just(definition::assess_definition(&live)));
+    }
+    let quick = assess(&live, one, &Around::default())?;
+    if !matches!(quick.progress, Progress::Waiting(_)) {
+        return Ok(Looked::just(quick));
+    }
+    let around = Around::read(ctx, api, object, &live).await?;
+    let assessment = assess(&live, one, &around)?;
+    let uids = around.uids(&one.uid);
+    Ok(Looked {
+        assessment,
+        events: around.events,
+        uids,
+    })
+}
+
+fn gone(object: &ObjectRef, what: &str) -> Looked {
+    let failure = Failure::new("kubernetes.superseded", format!("{object} {what}"));
+    Looked::just(Assessment::failed(failure.hint(
+        "two deployments of one object at a time? give their tasks the same exclusiveKey",
+    )))
+}
+
+fn assess(live: &Value, one: &Watched, around: &Around) -> Result<Assessment, StepError> {
+    let Around {
+        replica_sets,
+        pods,
+        events,
+    } = around;
+    let generation = one.generation;
+    Ok(match one.object.kind.as_str() {
+        "Deployment" => deployment::assess(&typed::<Deployment>(live)?, generation, replica_sets, pods, events),
+        "StatefulSet" => stateful_set::assess(&typed::<StatefulSet>(live)?, generation, pods, events),
+        "DaemonSet" => daemon_set::assess(&typed::<DaemonSet>(live)?, generation, pods, events),
+        _ => job::assess(&typed::<Job>(live)?, pods, events),
+    })
+}
+
+fn typed<T: DeserializeOwned>(live: &Value) -> Result<T, StepError> {
+    T::deserialize(live).map_err(|error| {
+        let failure = Failure::new(
+            "kubernetes.unreadable",
+            "the cluster describes an object in a way this agent cannot read",
+        );
+        failure.caused_by(&error).into()
+    })
+}
+
+/// What belongs to a workload.
+#[derive(Default)]
+struct Around {
+    replica_sets: Vec<ReplicaSet>,
+    pods: Vec<Pod>,
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+impl Around {
+    async fn read(ctx: &StepContext, api: &Api, object: &ObjectRef, live: &Value) -> Result<Self, StepError> {
+        let namespace = object.namespace.as_deref().unwrap_or("default");
+        let selector = live.pointer("/spec/selector").cloned().unwrap_or_default();
+        let selector = encoded(&selector_text(&typed::<LabelSelector>(&selector)?));
+        let list = |path: &str| format!("{path}?labelSelector={selector}");
+        let replica_sets = if object.kind == "Deployment" {
+            items(
+                ctx,
+                api,
+                "ReplicaSets",
+                &list(&format!("/apis/apps/v1/namespaces/{namespace}/replicasets")),
+            )
+            .await?
+        } else {
+            Vec::new()
+        };
+        let pods: Vec<Pod> = items(ctx, api, "Pods", &list(&format!("/api/v1/namespaces/{namespace}/pods"))).await?;
+        let mut events = events(api, namespace, "type!=Normal").await;
+        if pods.iter().any(is_unscheduled) {
+            for reason in ["TriggeredScaleUp", "NotTriggerScaleUp", "Nominated"] {
+                events.extend(self::events(api, namespace, &format!("reason={reason}")).await);
+            }
+        }
+        // The workload itself is old; only what was said since it was applied is about this rollout.
+        if let Some(since) = applied_at(live) {
+            let uid = metadata(live, "uid");
+            events.retain(|event| !event::is_about(event, uid) || time_of(event).is_none_or(|time| time >= since));
+        }
+        Ok(Self {
+            replica_sets,
+            pods,
+            events,
+        })
+    }
+
+    fn uids(&self, own: &str) -> BTreeSet<String> {
+        let mut uids = BTreeSet::from([own.to_owned()]);
+        uids.extend(self.pods.iter().filter_map(|pod| pod.metadata.uid.clone()));
+        uids.extend(self.replica_sets.iter().filter_map(|set| set.metadata.uid.clone()));
+        uids
+    }
+}
+
+async fn items<T: DeserializeOwned>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
+    let list: List<T> = patiently(ctx, api, &Doing::new("read", what), Patience::Endless, || api.get(path)).await?;
+    Ok(list.items)
+}
+
+/// Events explain; a cluster that does not give them is followed without.
+async fn events(api: &Api, namespace: &str, selector: &str) -> Vec<Event> {
+    let path = format!(
+        "/api/v1/namespaces/{namespace}/events?limit={MAX_EVENTS}&fieldSelector={}",
+        encoded(selector)
+    );
+    let answer: Result<List<Event>, ApiError> = api.get(&path).await;
+    answer.map(|list| list.items).unwrap_or_default()
+}
+
+fn is_unscheduled(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+}
+
+/// When the API server took our last apply, by its own clock.
+fn applied_at(live: &Value) -> Option<k8s_openapi::jiff::Timestamp> {
+    let entries = live.pointer("/metadata/managedFields")?.as_array()?;
+    let ours = entries
+        .iter()
+        .filter(|entry| entry.get("manager").and_then(Value::as_str) == Some(FIELD_MANAGER));
+    ours.filter_map(|entry| entry.get("time")?.as_str()?.parse().ok()).max()
+}
+
+fn time_of(event: &Event) -> Option<k8s_openapi::jiff::Timestamp> {
+    let series = event
+        .series
+        .as_ref()
+        .and_then(|series| series.last_observed_time.as_ref())
+        .map(|time| time.0);
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    series.or(last).or_else(|| event.event_time.as_ref().map(|time| time.0))
+}
+
+/// A selector as the API's query has it.
+fn selector_text(selector: &LabelSelector) -> String {
+    let labels = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
+        let values = expression.values.as_deref().unwrap_or_default().join(",");
+        match expression.operator.as_str() {
+            "In" => format!("{} in ({values})", expression.key),
+            "NotIn" => format!("{} notin ({values})", expression.key),
+            "DoesNotExist" => format!("!{}", expression.key),
+            _ => expression.key.clone(),
+        }
+    });
+    labels.chain(expressions).collect::<Vec<_>>().join(",")
+}
+
+/// Percent-encoded for a query.
+fn encoded(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| {
+            if keep(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_selector_becomes_a_query() {
+        let selector: LabelSelector =
+            serde_json::from_value(json!({"matchLabels": {"app": "web"}, "matchExpressions": [
+            {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]}))
+            .expect("selector");
+        assert_eq!(selector_text(&selector), "app=web,tier in (a,b),!old");
+        assert_eq!(encoded("app=web,!old"), "app%3Dweb%2C%21old");
+    }
+
+    #[test]
+    fn the_time_of_our_apply_is_the_api_servers() {
+        let live = json!({"metadata": {"managedFields": [
+            {"manager": "deputy", "time": "2026-01-01T00:00:05Z"}, {"manager": "other", "time": "2026-02-01T00:00:00Z"}]}});
+        assert_eq!(applied_at(&live).expect("time").to_string(), "2026-01-01T00:00:05Z");
+    }
+}

@@ -1,0 +1,315 @@
+//! Manifests as the user wrote them: read, checked, put in the order in which they are applied.
+//! Called by the step programs. It reads files of a source and nothing else; it never asks the cluster.
+
+use std::path::{Path, PathBuf};
+
+use deputy_task::document::step::Manifests;
+use deputy_task::outcome::Failure;
+use serde_json::{Map, Value};
+
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+use super::yaml::read_documents;
+
+/// Largest manifest file. etcd refuses single objects above 1.5 MiB.
+const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// One object to apply.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Manifest {
+    /// Where it was written, for people: `k8s/web.yaml, document 2`.
+    pub(crate) origin: String,
+    /// For example `apps/v1`.
+    pub(crate) api_version: String,
+    /// For example `Deployment`.
+    pub(crate) kind: String,
+    /// As written; not defaulted.
+    pub(crate) namespace: Option<String>,
+    /// Its name.
+    pub(crate) name: String,
+    /// The whole object, without what only a server may write.
+    pub(crate) object: Map<String, Value>,
+}
+
+/// Every manifest of a step, in the order in which it is applied.
+///
+/// # Errors
+/// A file that is not there, is not YAML, or holds something that is not an object with a name.
+pub(crate) async fn read_all(ctx: &StepContext, manifests: &Manifests) -> Result<Vec<Manifest>, StepError> {
+    let mut all = Vec::new();
+    for (index, object) in manifests.manifests.iter().enumerate() {
+        collect(format!("manifests[{index}]"), Value::Object(object.clone()), &mut all)?;
+    }
+    if !manifests.files.is_empty() {
+        let folder = ctx.source(manifests.source.as_deref()).await?;
+        for file in &manifests.files {
+            for path in files_of(&ctx.file_within(&folder, file)?, file)? {
+                read_file(&path, &folder, &mut all)?;
+            }
+        }
+    }
+    if all.is_empty() {
+        return Err(bad("the step has no manifests")
+            .hint("list objects under manifests, or files of a source under files")
+            .into());
+    }
+    in_order(all).map_err(StepError::from)
+}
+
+/// A file is itself; a folder stands for the manifest files directly in it, by name.
+fn files_of(path: &Path, shown: &str) -> Result<Vec<PathBuf>, Failure> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries =
+        std::fs::read_dir(path).map_err(|error| bad(format!("folder {shown} cannot be read")).caused_by(&error))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| {
+            path.is_file()
+                && path
+                    .extension()
+                    .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+        })
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(bad(format!("folder {shown} holds no .yaml, .yml or .json file")));
+    }
+    Ok(files)
+}
+
+fn read_file(path: &Path, folder: &Path, all: &mut Vec<Manifest>) -> Result<(), Failure> {
+    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let shown = path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    let size = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0);
+    if size > MAX_FILE_BYTES {
+        return Err(bad(format!(
+            "{shown} has {size} bytes; a manifest file may have {MAX_FILE_BYTES}"
+        )));
+    }
+    let bytes = std::fs::read(path).map_err(|error| bad(format!("{shown} cannot be read")).caused_by(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        bad(format!(
+            "{shown} is not UTF-8: the byte at {} cannot be read",
+            error.utf8_error().valid_up_to()
+        ))
+    })?;
+    let documents = read_documents(&text).map_err(|error| bad(format!("{shown}: {error}")))?;
+    for document in documents.into_iter().filter(|document| !document.value.is_null()) {
+        collect(format!("{shown}, document {}", document.number), document.value, all)?;
+    }
+    Ok(())
+}
+
+/// Takes an object, or every item of a `List`.
+fn collect(origin: String, value: Value, all: &mut Vec<Manifest>) -> Result<(), Failure> {
+    let Value::Object(mut object) = value else {
+        return Err(bad(format!(
+            "{origin} is not an object with apiVersion, kind and metadata"
+        )));
+    };
+    let api_version = text_of(&object, "apiVersion", &origin)?;
+    let kind = text_of(&object, "kind", &origin)?;
+    if kind.ends_with("List") && object.contains_key("items") && !object.contains_key("metadata.name") {
+        let Some(Value::Array(items)) = object.remove("items") else {
+            return Err(bad(format!("{origin}: items of {kind} is not a list")));
+        };
+        return items.into_iter().enumerate().try_for_each(|(index, item)| {
+            let item = with_type_of_list(item, &api_version, &kind);
+            collect(format!("{origin}, item {index}"), item, all)
+        });
+    }
+    let Some(Value::Object(metadata)) = object.get_mut("metadata") else {
+        return Err(bad(format!("{origin}: {kind} has no metadata")));
+    };
+    // What a dump from a cluster carries, and no client may write.
+    for key in [
+        "managedFields",
+        "resourceVersion",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "selfLink",
+    ] {
+        metadata.remove(key);
+    }
+    if metadata.contains_key("generateName") && !metadata.contains_key("name") {
+        return Err(bad(format!(
+            "{origin}: {kind} has generateName, so a repeated try would make another object"
+        ))
+        .hint("give it metadata.name, for example with ${{ task.id }} in it"));
+    }
+    let name = text_of(metadata, "name", &format!("{origin}: {kind}"))?;
+    let namespace = match metadata.get("namespace") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) if text.is_empty() => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(_) => {
+            return Err(bad(format!(
+                "{origin}: metadata.namespace of {kind} {name} is not text"
+            )));
+        }
+    };
+    for (what, text) in [("name", Some(&name)), ("namespace", namespace.as_ref())] {
+        if text.is_some_and(|text| text.contains(['/', '%', '?', '#']) || text == "." || text == "..") {
+            return Err(bad(format!(
+                "{origin}: metadata.{what} of {kind} has characters that no object may have"
+            )));
+        }
+    }
+    object.remove("status");
+    all.push(Manifest {
+        origin,
+        api_version,
+        kind,
+        namespace,
+        name,
+        object,
+    });
+    Ok(())
+}
+
+/// `kind: DeploymentList` lets its items leave out what they are.
+fn with_type_of_list(item: Value, api_version: &str, list_kind: &str) -> Value {
+    let Value::Object(mut item) = item else { return item };
+    let kind = list_kind.trim_end_matches("List");
+    if !kind.is_empty() {
+        item.entry("apiVersion").or_insert_with(|| api_version.into());
+        item.entry("kind").or_insert_with(|| kind.into());
+    }
+    Value::Object(item)
+}
+
+fn text_of(object: &Map<String, Value>, key: &str, origin: &str) -> Result<String, Failure> {
+    match object.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        Some(Value::Null | Value::String(_)) | None => Err(bad(format!("{origin} has no {key}"))),
+        Some(other) => {
+            Err(bad(format!("{origin}: {key} is {other}, not text")).hint("put it in quotes if it is meant as text"))
+        }
+    }
+}
+
+/// Sorts by [`rank`]; what has the same rank stays in the order in which it was written.
+fn in_order(mut all: Vec<Manifest>) -> Result<Vec<Manifest>, Failure> {
+    all.sort_by_key(|manifest| rank(&manifest.api_version, &manifest.kind));
+    Ok(all)
+}
+
+/// What must be there before what: namespaces, definitions, rights, configuration, services,
+/// workloads, and then everything that refers to them.
+pub(crate) fn rank(api_version: &str, kind: &str) -> u8 {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    match (group, kind) {
+        ("", "Namespace") => 0,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => 1,
+        ("rbac.authorization.k8s.io", _)
+        | ("", "ServiceAccount" | "ResourceQuota" | "LimitRange")
+        | ("scheduling.k8s.io" | "storage.k8s.io" | "node.k8s.io" | "policy", _)
+        | ("networking.k8s.io", "NetworkPolicy" | "IngressClass") => 2,
+        ("", "ConfigMap" | "Secret" | "PersistentVolume" | "PersistentVolumeClaim") => 3,
+        ("", "Service" | "Endpoints") | ("discovery.k8s.io", _) => 4,
+        ("apps" | "batch", _) | ("", "Pod" | "ReplicationController") => 5,
+        _ => 6,
+    }
+}
+
+fn bad(summary: impl Into<String>) -> Failure {
+    Failure::new("kubernetes.badManifest", summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Manifest>, Failure> {
+        let mut all = Vec::new();
+        for document in read_documents(text)
+            .expect("yaml")
+            .into_iter()
+            .filter(|d| !d.value.is_null())
+        {
+            collect(
+                format!("web.yaml, document {}", document.number),
+                document.value,
+                &mut all,
+            )?;
+        }
+        in_order(all)
+    }
+
+    #[test]
+    fn objects_come_in_the_order_in_which_the_cluster_needs_them() {
+        let kinds = [
+            ("autoscaling/v2", "HorizontalPodAutoscaler"),
+            ("apps/v1", "Deployment"),
+            ("v1", "Service"),
+            ("v1", "ConfigMap"),
+            ("example.com/v1", "Widget"),
+            ("rbac.authorization.k8s.io/v1", "Role"),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+            ("v1", "Namespace"),
+            ("v1", "ServiceAccount"),
+        ];
+        let text: String = kinds
+            .iter()
+            .map(|(v, k)| format!("---\napiVersion: {v}\nkind: {k}\nmetadata: {{name: x}}\n"))
+            .collect();
+        let order: Vec<_> = read(&text).expect("reads").into_iter().map(|m| m.kind).collect();
+        assert_eq!(
+            order.join(" "),
+            "Namespace CustomResourceDefinition Role ServiceAccount ConfigMap Service Deployment \
+             HorizontalPodAutoscaler Widget"
+        );
+    }
+
+    #[test]
+    fn a_list_is_its_items_and_a_dump_loses_what_only_servers_write() {
+        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, namespace: n, \
+                    uid: u, resourceVersion: '3', managedFields: []}\n  status: {}\n";
+        let all = read(text).expect("reads");
+        assert_eq!(all[0].origin, "web.yaml, document 1, item 0");
+        let object = Value::Object(all[0].object.clone());
+        assert_eq!(
+            object,
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "n"}})
+        );
+    }
+
+    #[test]
+    fn what_is_not_an_object_with_a_name_is_named_with_its_place() {
+        for (text, words) in [
+            ("a: 1", "web.yaml, document 1 has no apiVersion"),
+            (
+                "apiVersion: 1\nkind: X",
+                "web.yaml, document 1: apiVersion is 1, not text",
+            ),
+            (
+                "---\n---\napiVersion: v1\nkind: Pod\n",
+                "web.yaml, document 2: Pod has no metadata",
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {}\n",
+                "web.yaml, document 1: Pod has no name",
+            ),
+            (
+                "- 1",
+                "web.yaml, document 1 is not an object with apiVersion, kind and metadata",
+            ),
+            (
+                "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: x-}\n",
+                "web.yaml, document 1: Job has generateName, so a repeated try would make another object",
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: ../x}\n",
+                "web.yaml, document 1: metadata.name of Pod has characters that no object may have",
+            ),
+        ] {
+            assert_eq!(read(text).expect_err("bad").summary, words);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `kubernetesApply` and `kubernetesRollingDeploy`: server-side apply as durable effects.
+//!
+//! Every object is written by exactly one PATCH that carries the annotation `deputy.dev/effect`, so
+//! that an apply whose answer was lost is found instead of repeated. What is followed afterwards is
+//! only read. No request that changes the cluster leaves without a permit ([`guard`]).
+
+pub mod kubernetes_apply;
+pub mod kubernetes_rolling_deploy;
+
+mod undo;
+mod restore;
+mod found;
+mod occupants;
+mod deploy;
+mod wait;
+mod looking;
+mod rollout;
+mod apply;
+mod image;
+mod before;
+mod sending;
+mod reading;
+mod discovery;
+mod explain;
+mod connection;
+mod api;
+mod bearer;
+mod guard;
+mod manifest;
+mod yaml;
+mod object;

@@ -1,0 +1,132 @@
+//! Which object is meant, and where the API server keeps it. Used by everything in this folder;
+//! it never talks to a cluster.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The annotation that tells which run of which task wrote an object.
+pub(crate) const EFFECT_ANNOTATION: &str = "deputy.dev/effect";
+
+/// One object of a cluster, mapped to its resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ObjectRef {
+    /// For example `apps/v1`.
+    pub(crate) api_version: String,
+    /// For example `Deployment`.
+    pub(crate) kind: String,
+    /// For example `deployments`.
+    pub(crate) plural: String,
+    /// None for an object of the cluster itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+impl ObjectRef {
+    /// A secret of `namespace`.
+    pub(crate) fn secret(namespace: &str, name: &str) -> Self {
+        Self {
+            api_version: "v1".into(),
+            kind: "Secret".into(),
+            plural: "secrets".into(),
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        }
+    }
+
+    /// The API group; empty for the core group.
+    pub(crate) fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// Names the object in journal keys: it holds no version, so that the same object written with
+    /// another version of its API is the same object.
+    pub(crate) fn id(&self) -> String {
+        let dot = if self.group().is_empty() { "" } else { "." };
+        let namespace = self.namespace.as_deref().unwrap_or("_");
+        format!("{}{dot}{}/{namespace}/{}", self.kind, self.group(), self.name)
+    }
+
+    /// Is it the kind `kind` of the API group `group`?
+    pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
+        self.group() == group && self.kind == kind
+    }
+
+    /// The path of its resource's list, without the name.
+    pub(crate) fn collection_path(&self) -> String {
+        collection_path(&self.api_version, &self.plural, self.namespace.as_deref())
+    }
+
+    /// The path of the object.
+    pub(crate) fn path(&self) -> String {
+        format!("{}/{}", self.collection_path(), self.name)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)?;
+        match &self.namespace {
+            Some(namespace) => write!(f, " in namespace {namespace}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The path of a resource's list.
+pub(crate) fn collection_path(api_version: &str, plural: &str, namespace: Option<&str>) -> String {
+    let root = if api_version.contains('/') { "/apis" } else { "/api" };
+    match namespace {
+        Some(namespace) => format!("{root}/{api_version}/namespaces/{namespace}/{plural}"),
+        None => format!("{root}/{api_version}/{plural}"),
+    }
+}
+
+/// `metadata.<key>` as text.
+pub(crate) fn metadata<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get("metadata")?.get(key)?.as_str()
+}
+
+/// `metadata.generation`; 0 for kinds that have none.
+pub(crate) fn generation(object: &Value) -> i64 {
+    object
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+}
+
+/// An annotation.
+pub(crate) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get("metadata")?.get("annotations")?.get(key)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_ids_follow_group_and_scope() {
+        let deployment = ObjectRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            plural: "deployments".into(),
+            namespace: Some("shop".into()),
+            name: "web".into(),
+        };
+        assert_eq!(deployment.path(), "/apis/apps/v1/namespaces/shop/deployments/web");
+        assert_eq!(deployment.id(), "Deployment.apps/shop/web");
+        let namespace = ObjectRef {
+            api_version: "v1".into(),
+            kind: "Namespace".into(),
+            plural: "namespaces".into(),
+            namespace: None,
+            name: "shop".into(),
+        };
+        assert_eq!(namespace.path(), "/api/v1/namespaces/shop");
+        assert_eq!(namespace.id(), "Namespace/_/shop");
+    }
+}
