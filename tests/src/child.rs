@@ -203,3 +203,21 @@ impl Drop for Child {
         let _ended = self.kill();
     }
 }
+
+/// Kills every process whose working directory is below `folder`, which must be a temporary folder of ours.
+pub(crate) fn kill_below(folder: &Path) {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return;
+    };
+    for process in processes.flatten() {
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw);
+        let below = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        if let (Some(pid), true) = (pid, below) {
+            let _gone = kill_process(pid, Signal::KILL);
+        }
+    }
+}

@@ -4,7 +4,14 @@
 //! real Kubernetes. Nothing of Deputy runs inside the test's own process, and nothing is a fake of ours but
 //! what `docs/test-cloud.md` lists. Must never reach anything beyond 127.0.0.1.
 
+pub mod world;
+
+pub mod agent_process;
+pub mod manager_process;
+pub mod tasks;
+
 pub mod container_credentials;
+pub mod kubernetes;
 
 pub mod cloud;
 pub mod podman;

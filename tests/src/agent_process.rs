@@ -1,0 +1,168 @@
+//! An agent as a process: behind a wire that can be cut, with the surroundings of an ECS task.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::child::{Child, Output};
+use crate::link::Link;
+use crate::programs::Binaries;
+
+/// How an agent is started.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Its id; default `agent-1`, `agent-2`, …
+    pub id: Option<String>,
+    /// `key=value`.
+    pub labels: Vec<String>,
+    /// Tasks at the same time; default 4.
+    pub slots: Option<u32>,
+    /// `DEPUTY_FAILPOINT`: `<point>@<key glob>:<kill|stop>[:<n>]`.
+    pub failpoint: Option<String>,
+    /// More environment; wins over what the harness sets.
+    pub environment: Vec<(String, String)>,
+    /// More arguments.
+    pub flags: Vec<String>,
+}
+
+/// An agent. Killed when it is dropped.
+#[derive(Debug)]
+pub struct AgentProcess {
+    /// Its id.
+    pub id: String,
+    /// Its wire to the manager.
+    pub link: Link,
+    /// The process.
+    pub child: Child,
+    start: Start,
+}
+
+/// What stays the same over restarts of one agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    pub(crate) program: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) environment: Vec<(String, OsString)>,
+    pub(crate) options: AgentOptions,
+}
+
+impl AgentOptions {
+    /// With this id.
+    #[must_use]
+    pub fn named(id: &str) -> Self {
+        Self {
+            id: Some(id.into()),
+            ..Self::default()
+        }
+    }
+
+    /// With a label, `key=value`.
+    #[must_use]
+    pub fn label(mut self, label: &str) -> Self {
+        self.labels.push(label.into());
+        self
+    }
+
+    /// With this many slots.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = Some(slots);
+        self
+    }
+
+    /// With a failpoint, for example `after-act@deploy/*:kill`.
+    #[must_use]
+    pub fn failpoint(mut self, failpoint: &str) -> Self {
+        self.failpoint = Some(failpoint.into());
+        self
+    }
+
+    /// With an argument and its value, for example `("--drain-timeout", "5s")`.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+}
+
+impl Start {
+    pub(crate) fn new(binaries: &Binaries, folder: &Path, options: AgentOptions) -> Self {
+        Self {
+            program: binaries.agent.clone(),
+            folder: folder.into(),
+            environment: Vec::new(),
+            options,
+        }
+    }
+}
+
+impl AgentProcess {
+    pub(crate) fn start(id: &str, link: Link, start: Start) -> Result<Self> {
+        std::fs::create_dir_all(&start.folder)?;
+        let child = spawn(id, &link, &start)?;
+        Ok(Self {
+            id: id.into(),
+            link,
+            child,
+            start,
+        })
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()
+    }
+
+    /// A new process with the same id, folder and wire, without the failpoint of the first.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.start.options.failpoint = None;
+        self.child = spawn(&self.id, &self.link, &self.start)?;
+        Ok(())
+    }
+
+    /// Where its workspaces and its spool are.
+    #[must_use]
+    pub fn work_folder(&self) -> PathBuf {
+        self.start.folder.join("work")
+    }
+}
+
+fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
+    let options = &start.options;
+    let mut command = Command::new(&start.program);
+    command
+        .env_clear()
+        .env("RUST_BACKTRACE", "1")
+        .env("HOME", &start.folder)
+        .env("TMPDIR", &start.folder);
+    command.envs(start.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(failpoint) = &options.failpoint {
+        command.env("DEPUTY_FAILPOINT", failpoint);
+    }
+    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    command
+        .arg("run")
+        .arg("--manager")
+        .arg(format!("http://{}", link.address()));
+    command.args(["--agent-id", id, "--reconnect-base", "100ms", "--reconnect-max", "1s"]);
+    command.args(["--log-level", "info,deputy_session=debug,deputy_executor=debug"]);
+    command.arg("--work-folder").arg(start.folder.join("work"));
+    for label in &options.labels {
+        command.args(["--label", label]);
+    }
+    if let Some(slots) = options.slots {
+        command.args(["--slots", &slots.to_string()]);
+    }
+    command.args(&options.flags).current_dir(&start.folder);
+    Child::spawn(id, command, &start.folder.join(format!("{id}.log")), Output::ToLog)
+}

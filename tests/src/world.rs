@@ -1,0 +1,417 @@
+//! A world: a manager, agents and the CLI as processes, and the emulated cloud that they deploy to.
+//!
+//! Everything is in one temporary folder, listens on 127.0.0.1, and ends with the `World`. With
+//! `DEPUTY_KEEP=1` the folder stays.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use deputy_proto::v1;
+use tempfile::TempDir;
+
+use crate::agent_process::{AgentOptions, AgentProcess, Start};
+use crate::cloud::{AWAY, Cloud, Cluster};
+use crate::container_credentials::{ContainerCredentials, root_config};
+use crate::link::Link;
+use crate::manager_process::{ManagerOptions, ManagerProcess};
+use crate::programs::{Binaries, Tools};
+use crate::proxy::relay::Proxy;
+use crate::tasks::Tasks;
+
+/// How long [`World::agent`] waits for the manager to know the agent.
+const JOINED_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a world is made of.
+#[derive(Debug, Default)]
+pub struct Builder {
+    cloud: Option<Arc<Cloud>>,
+    manager: ManagerOptions,
+    kubernetes: Kubernetes,
+    binaries: Option<Binaries>,
+}
+
+/// Whether agents reach the cluster through a proxy of the test's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Kubernetes {
+    #[default]
+    Direct,
+    BehindProxy,
+}
+
+/// A running world.
+#[derive(Debug)]
+pub struct World {
+    /// The manager.
+    pub manager: ManagerProcess,
+    /// The agents, in the order in which they were added.
+    pub agents: Vec<AgentProcess>,
+    /// The manager's API.
+    pub tasks: Tasks,
+    aws: Option<Aws>,
+    binaries: Binaries,
+    name: String,
+    folder: PathBuf,
+    _kept: Option<TempDir>,
+}
+
+#[derive(Debug)]
+struct Aws {
+    cloud: Arc<Cloud>,
+    proxy: Arc<Proxy>,
+    kubernetes_proxy: Option<Proxy>,
+    credentials: ContainerCredentials,
+}
+
+/// What a run of `deputy` gave.
+#[derive(Debug, Clone)]
+pub struct CommandOutput {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Builder {
+    /// With this emulated cloud; without it agents have no AWS identity.
+    #[must_use]
+    pub fn cloud(mut self, cloud: &Arc<Cloud>) -> Self {
+        self.cloud = Some(Arc::clone(cloud));
+        self
+    }
+
+    /// With another manager.
+    #[must_use]
+    pub fn manager(mut self, change: impl FnOnce(&mut ManagerOptions)) -> Self {
+        change(&mut self.manager);
+        self
+    }
+
+    /// Agents reach the EKS cluster through a recording proxy, as they do AWS.
+    #[must_use]
+    pub fn proxy_before_kubernetes(mut self) -> Self {
+        self.kubernetes = Kubernetes::BehindProxy;
+        self
+    }
+
+    /// Other programs than those built beside this one.
+    #[must_use]
+    pub fn binaries(mut self, binaries: Binaries) -> Self {
+        self.binaries = Some(binaries);
+        self
+    }
+
+    /// Starts the manager, without agents.
+    pub async fn start(self) -> Result<World> {
+        let kept = tempfile::Builder::new().prefix("deputy-world-").tempdir()?;
+        let folder = kept.path().to_owned();
+        let kept = if std::env::var_os("DEPUTY_KEEP").is_some() {
+            let _ = kept.keep();
+            None
+        } else {
+            Some(kept)
+        };
+        let binaries = self.binaries.map_or_else(Binaries::beside_this, Ok)?;
+        let aws = match self.cloud {
+            Some(cloud) => Some(Aws::before(cloud, self.kubernetes).await?),
+            None => None,
+        };
+        let manager = ManagerProcess::start(&binaries, &folder.join("manager"), self.manager).await?;
+        let tasks = Tasks::of(manager.address()?)?;
+        let name = format!("{:08x}", rand::random::<u32>());
+        Ok(World {
+            manager,
+            agents: Vec::new(),
+            tasks,
+            aws,
+            binaries,
+            name,
+            folder,
+            _kept: kept,
+        })
+    }
+}
+
+impl Aws {
+    async fn before(cloud: Arc<Cloud>, kubernetes: Kubernetes) -> Result<Self> {
+        let proxy = Arc::new(Proxy::before_aws(cloud.address()?).await?);
+        let kubernetes_proxy = match kubernetes {
+            Kubernetes::Direct => None,
+            Kubernetes::BehindProxy => {
+                let cluster = cloud.kubernetes().await?;
+                let upstream = ([127, 0, 0, 1], cluster.port()?).into();
+                let before = Proxy::before_kubernetes(upstream, &cluster.folder).await?;
+                let endpoint = format!("https://localhost:{}", before.address().port());
+                proxy.replace_in_replies(&cluster.endpoint, &endpoint);
+                Some(before)
+            }
+        };
+        let learner = Arc::clone(&proxy);
+        let learn = move |key: &str, caller: &str| learner.learn(key, caller);
+        let credentials = ContainerCredentials::start(&cloud, &cloud.scenery().agent_role, learn).await?;
+        Ok(Self {
+            cloud,
+            proxy,
+            kubernetes_proxy,
+            credentials,
+        })
+    }
+}
+
+impl World {
+    /// What a world is made of.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// A manager and one agent, without a cloud.
+    pub async fn with_one_agent() -> Result<Self> {
+        let mut world = Self::builder().start().await?;
+        world.agent(AgentOptions::default()).await?;
+        Ok(world)
+    }
+
+    /// A manager and one agent in front of the cloud that all tests of this process share.
+    pub async fn with_shared_cloud() -> Result<Self> {
+        let mut world = Self::builder().cloud(&Cloud::shared().await?).start().await?;
+        world.agent(AgentOptions::default()).await?;
+        Ok(world)
+    }
+
+    /// Adds an agent and waits until the manager knows it; its place in [`World::agents`].
+    pub async fn agent(&mut self, options: AgentOptions) -> Result<usize> {
+        let id = options
+            .id
+            .clone()
+            .unwrap_or_else(|| format!("agent-{}", self.agents.len() + 1));
+        let link = Link::to(self.manager.address()?).await?;
+        let mut start = Start::new(&self.binaries, &self.folder.join(&id), options);
+        start.environment = self.agent_environment();
+        self.agents.push(AgentProcess::start(&id, link, start)?);
+        self.joined(&id).await?;
+        Ok(self.agents.len() - 1)
+    }
+
+    /// Waits until the manager has a session with the agent.
+    pub async fn joined(&mut self, id: &str) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + JOINED_WITHIN;
+        loop {
+            let listed = self.tasks.fleet().list(v1::FleetListRequest::default()).await;
+            let agents = listed.map(|answer| answer.into_inner().agents).unwrap_or_default();
+            if agents
+                .iter()
+                .any(|agent| agent.agent_id == id && agent.status() == v1::AgentStatus::Online)
+            {
+                return Ok(());
+            }
+            let gone = self
+                .agents
+                .iter_mut()
+                .any(|agent| agent.id == id && !agent.child.is_running());
+            if gone || tokio::time::Instant::now() > deadline {
+                anyhow::bail!("agent {id} did not join within {JOINED_WITHIN:?}\n{}", self.report());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Queues a document; the task's id.
+    pub async fn submit(&self, document: &str) -> Result<String> {
+        self.tasks
+            .submit(document)
+            .await
+            .map_err(|error| self.with_report(error))
+    }
+
+    /// Waits until the task is in this state; fails at once when it ends in another.
+    pub async fn wait_state(&self, task: &str, state: v1::TaskState, within: Duration) -> Result<v1::Task> {
+        self.tasks
+            .wait_for(task, &[state], within)
+            .await
+            .map_err(|error| self.with_report(error))
+    }
+
+    /// Waits until the task has succeeded.
+    pub async fn succeeded(&self, task: &str, within: Duration) -> Result<v1::Task> {
+        self.wait_state(task, v1::TaskState::Succeeded, within).await
+    }
+
+    /// Waits until the task has ended, however.
+    pub async fn ended(&self, task: &str, within: Duration) -> Result<v1::Task> {
+        self.tasks
+            .wait_ended(task, within)
+            .await
+            .map_err(|error| self.with_report(error))
+    }
+
+    /// Waits until something is true.
+    pub async fn eventually(&self, what: &str, within: Duration, mut is_true: impl AsyncFnMut() -> bool) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + within;
+        while !is_true().await {
+            if tokio::time::Instant::now() > deadline {
+                return Err(self.with_report(anyhow::anyhow!("not within {within:?}: {what}")));
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        Ok(())
+    }
+
+    /// The log of a task once all of it is there.
+    pub async fn logs(&self, task: &str) -> Result<String> {
+        let complete = |task: &v1::Task| Ok(task.log_state() == v1::LogState::Complete);
+        let waited = self
+            .tasks
+            .wait_until(task, Duration::from_secs(20), "logged completely", complete)
+            .await;
+        waited.map_err(|error| self.with_report(error))?;
+        self.tasks.logs(task).await
+    }
+
+    /// Runs `deputy` against this manager.
+    pub async fn deputy(&self, arguments: &[&str]) -> Result<CommandOutput> {
+        let mut command = self.deputy_command()?;
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await?
+            .context("running deputy")?;
+        Ok(CommandOutput {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// `deputy` with the environment that names this manager, for a caller that wants to run it itself.
+    pub fn deputy_command(&self) -> Result<Command> {
+        let mut command = Command::new(&self.binaries.cli);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.folder);
+        command
+            .env("DEPUTY_MANAGER", format!("http://{}", self.manager.address()?))
+            .current_dir(&self.folder);
+        Ok(command)
+    }
+
+    /// The recording proxy in front of AWS. Only with a cloud.
+    pub fn proxy(&self) -> Result<&Proxy> {
+        Ok(&self.aws()?.proxy)
+    }
+
+    /// The recording proxy in front of Kubernetes. Only with [`Builder::proxy_before_kubernetes`].
+    pub fn kubernetes_proxy(&self) -> Result<&Proxy> {
+        self.aws()?
+            .kubernetes_proxy
+            .as_ref()
+            .context("this world was built without a proxy before Kubernetes")
+    }
+
+    /// The cloud.
+    pub fn cloud(&self) -> Result<&Arc<Cloud>> {
+        Ok(&self.aws()?.cloud)
+    }
+
+    /// What gives the agents their identity.
+    pub fn credentials(&self) -> Result<&ContainerCredentials> {
+        Ok(&self.aws()?.credentials)
+    }
+
+    /// ECS as the root of the account that is deployed to, straight to the emulator.
+    pub fn ecs(&self) -> Result<aws_sdk_ecs::Client> {
+        Ok(aws_sdk_ecs::Client::new(&root_config(self.cloud()?, AWAY)))
+    }
+
+    /// The EKS cluster `prod`.
+    pub async fn kubernetes(&self) -> Result<&Cluster> {
+        self.aws()?.cloud.kubernetes().await
+    }
+
+    /// A namespace of this world's own in `prod`, which `deployer` may edit.
+    pub async fn namespace(&self, stem: &str) -> Result<String> {
+        let name = self.unique(stem);
+        self.cloud()?.namespace(&name).await?;
+        Ok(name)
+    }
+
+    /// `stem` with this world's mark: clouds are shared, names are not.
+    #[must_use]
+    pub fn unique(&self, stem: &str) -> String {
+        format!("{stem}-{}", self.name)
+    }
+
+    /// The world's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The end of every log and what went through the proxies, for the message of a failed test.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut report = self.manager.tail();
+        for agent in &self.agents {
+            report.push_str(&agent.child.tail());
+        }
+        if let Some(aws) = &self.aws {
+            report.push_str("--- AWS\n");
+            report.push_str(&aws.proxy.transcript());
+            if let Some(proxy) = &aws.kubernetes_proxy {
+                report.push_str("--- Kubernetes\n");
+                report.push_str(&proxy.transcript());
+            }
+        }
+        report
+    }
+
+    fn with_report(&self, error: anyhow::Error) -> anyhow::Error {
+        anyhow::anyhow!("{error:#}\n{}", self.report())
+    }
+
+    fn aws(&self) -> Result<&Aws> {
+        self.aws.as_ref().context("this world was built without a cloud")
+    }
+
+    fn agent_environment(&self) -> Vec<(String, OsString)> {
+        let mut environment = vec![("PATH".to_owned(), path_with_tools())];
+        if let Some(aws) = &self.aws {
+            environment.extend(
+                aws.credentials
+                    .environment()
+                    .map(|(name, value)| (name.to_owned(), value.into())),
+            );
+            environment.push(("AWS_ENDPOINT_URL".into(), aws.proxy.url().into()));
+            environment.push(("AWS_REGION".into(), aws.cloud.scenery().region.clone().into()));
+        }
+        environment
+    }
+}
+
+/// PATH with the Kubernetes programs in front, where they have been built.
+fn path_with_tools() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = Tools::load().ok();
+    let folder = |name: &str| tools.as_ref()?.get(name).ok()?.parent().map(Path::to_owned);
+    let mut folders: Vec<PathBuf> = ["aws-iam-authenticator", "kubectl"]
+        .into_iter()
+        .filter_map(folder)
+        .collect();
+    folders.extend(std::env::split_paths(&path));
+    std::env::join_paths(folders).unwrap_or(path)
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // An agent that is killed leaves the children of its steps behind; they work below our folder.
+        for agent in &mut self.agents {
+            let _ = agent.kill();
+        }
+        crate::child::kill_below(&self.folder);
+    }
+}
