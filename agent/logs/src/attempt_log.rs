@@ -202,6 +202,12 @@ impl LogWriter {
         self.inner.redactor.redact(text)
     }
 
+    /// A stream that hides the same secrets, for who keeps a part of the output aside.
+    #[must_use]
+    pub fn redacted_stream(&self) -> RedactedStream {
+        self.inner.redactor.stream()
+    }
+
     /// A writer whose output goes nowhere: for tests of code that narrates.
     #[must_use]
     pub fn discard() -> Self {

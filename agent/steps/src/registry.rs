@@ -11,9 +11,15 @@ use crate::failure::StepError;
 use crate::kubernetes::{kubernetes_apply, kubernetes_rolling_deploy};
 use crate::noop;
 use crate::program::{ProgramInfo, StepProgram};
+use crate::shell;
 
 /// Every kind that this agent can run.
-pub const KINDS: &[ProgramInfo] = &[kubernetes_apply::INFO, kubernetes_rolling_deploy::INFO, noop::INFO];
+pub const KINDS: &[ProgramInfo] = &[
+    kubernetes_apply::INFO,
+    kubernetes_rolling_deploy::INFO,
+    shell::INFO,
+    noop::INFO,
+];
 
 /// What the agent offers.
 #[must_use]
@@ -53,7 +59,8 @@ pub fn program(kind: StepKind) -> Box<dyn StepProgram> {
         StepKind::KubernetesRollingDeploy(step) => {
             Box::new(kubernetes_rolling_deploy::KubernetesRollingDeployProgram::new(step))
         }
-        StepKind::Shell(_) | StepKind::EcsRollingDeploy(_) => Box::new(NotHere(kind.name())),
+        StepKind::Shell(step) => Box::new(shell::ShellProgram::new(step)),
+        StepKind::EcsRollingDeploy(_) => Box::new(NotHere(kind.name())),
     }
 }
 

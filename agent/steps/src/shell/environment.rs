@@ -1,0 +1,184 @@
+//! The environment of a script: what is let through from the agent, and what the step adds.
+//! Called by the preparation. The agent's own AWS identity must never be in it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use deputy_task::outcome::Failure;
+
+/// Let through by name.
+const ALLOWED: &[&str] = &[
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "USER",
+    "LOGNAME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "AWS_CA_BUNDLE",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+];
+
+/// Let through by how they begin. Endpoint addresses are no identity.
+const ALLOWED_PREFIXES: &[&str] = &["LC_", "AWS_ENDPOINT_URL"];
+
+const PROXIES: &[&str] = &[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+];
+
+/// What every script finds even if the agent was started with nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Names that only Deputy sets.
+const RESERVED_PREFIX: &str = "DEPUTY_";
+
+/// Variables by name.
+pub(super) type Environment = BTreeMap<OsString, OsString>;
+
+/// What is let through of `inherited`, which is the agent's own environment.
+pub(super) fn allowed(inherited: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+    let is_allowed =
+        |name: &str| ALLOWED.contains(&name) || ALLOWED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let mut environment: Environment = inherited
+        .into_iter()
+        .filter(|(name, _)| name.to_str().is_some_and(is_allowed))
+        .collect();
+    environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+    environment.insert("TERM".into(), "dumb".into());
+    environment
+}
+
+/// Children reach the credential endpoint on loopback past any proxy.
+pub(super) fn bypass_proxies_for_loopback(environment: &mut Environment) {
+    for name in ["NO_PROXY", "no_proxy"] {
+        let list = environment.entry(name.into()).or_default();
+        if !list.is_empty() {
+            list.push(",");
+        }
+        list.push("127.0.0.1,localhost");
+    }
+}
+
+/// Passwords in the addresses of proxies: the script may print its environment.
+pub(super) fn proxy_passwords(environment: &Environment) -> Vec<String> {
+    let passwords = PROXIES.iter().filter_map(|name| {
+        let address = environment.get(&OsString::from(name))?.to_str()?;
+        let after_scheme = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let (user_info, _) = after_scheme.rsplit_once('@')?;
+        Some(user_info.split_once(':')?.1.to_owned())
+    });
+    passwords.filter(|password| !password.is_empty()).collect()
+}
+
+/// Are these names that a step may set, with values that a process can have?
+pub(super) fn check_step_variables(variables: &BTreeMap<String, String>) -> Result<(), Failure> {
+    for (name, value) in variables {
+        let problem = if name.is_empty() || name.contains(['=', '\0']) {
+            "is no name of an environment variable"
+        } else if name.starts_with(RESERVED_PREFIX) {
+            "begins with DEPUTY_, and such variables are set by Deputy only"
+        } else if value.contains('\0') {
+            "has a NUL character in its value"
+        } else {
+            continue;
+        };
+        return Err(Failure::new(
+            "shell.env",
+            format!("the step's environment variable {name:?} {problem}"),
+        )
+        .hint("rename or remove it in the step's `env`"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(inherited: &[(&str, &str)]) -> Vec<String> {
+        let inherited = inherited
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        allowed(inherited)
+            .into_keys()
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_agents_identity_and_its_own_settings_do_not_reach_a_child() {
+        let inherited = [
+            ("PATH", "/bin"),
+            ("LC_ALL", "C.UTF-8"),
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("AWS_SESSION_TOKEN", "x"),
+            ("AWS_PROFILE", "x"),
+            ("AWS_ROLE_ARN", "x"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "x"),
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "x"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "x"),
+            ("AWS_SHARED_CREDENTIALS_FILE", "x"),
+            ("AWS_REGION", "x"),
+            ("AWS_ENDPOINT_URL", "x"),
+            ("AWS_ENDPOINT_URL_ECS", "x"),
+            ("AWS_CA_BUNDLE", "x"),
+            ("DEPUTY_MANAGER", "x"),
+            ("KUBECONFIG", "x"),
+            ("LD_PRELOAD", "x"),
+            ("BASH_ENV", "x"),
+            ("HOME", "/root"),
+            ("https_proxy", "x"),
+        ];
+        assert_eq!(
+            names(&inherited),
+            [
+                "AWS_CA_BUNDLE",
+                "AWS_ENDPOINT_URL",
+                "AWS_ENDPOINT_URL_ECS",
+                "LC_ALL",
+                "PATH",
+                "TERM",
+                "https_proxy"
+            ]
+        );
+        assert_eq!(names(&[]), ["PATH", "TERM"]);
+    }
+
+    #[test]
+    fn passwords_of_proxies_are_found() {
+        let environment = allowed([
+            ("HTTPS_PROXY".into(), "http://user:p%40ss@proxy:3128".into()),
+            ("http_proxy".into(), "proxy:3128".into()),
+        ]);
+        assert_eq!(proxy_passwords(&environment), ["p%40ss"]);
+    }
+
+    #[test]
+    fn a_step_cannot_set_what_deputy_sets() {
+        let check =
+            |name: &str, value: &str| check_step_variables(&BTreeMap::from([(name.into(), value.into())])).is_ok();
+        assert!(check("A", "1") && check("AWS_PAGER", ""));
+        assert!(!check("DEPUTY_OUTPUT", "x") && !check("A=B", "x") && !check("", "x") && !check("A", "x\0"));
+    }
+}

@@ -1,0 +1,203 @@
+//! The file in which a script leaves its outputs: `name=value` lines, and heredocs for values of
+//! several lines. Called by the shell program when the script has ended well; the file is whatever
+//! the script made of it.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use deputy_task::record::MAX_RECORD_BYTES;
+use rustix::fs::OFlags;
+use serde_json::{Map, Value};
+
+/// The file may be this large.
+pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// What is left for outputs in a record, which holds more than them.
+const MAX_VALUES_BYTES: usize = MAX_RECORD_BYTES - 8 * 1024;
+
+const MAX_NAME_BYTES: usize = 128;
+
+/// Values by name; the last one of a name.
+pub(super) type Written = BTreeMap<String, String>;
+
+/// The outputs cannot be used. Values are never in the message: they may be secret.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutputProblem {
+    #[error("the output file cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("the output file is not a regular file any more")]
+    NotAFile,
+    #[error("the output file is larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    #[error("the outputs need {bytes} bytes and a record holds {MAX_VALUES_BYTES}")]
+    TooMuch { bytes: usize },
+    #[error("line {line} of the output file is not UTF-8")]
+    NotText { line: usize },
+    #[error("line {line} of the output file is neither `name=value` nor `name<<END`: {shown}")]
+    BadLine { line: usize, shown: String },
+    #[error(
+        "line {line} of the output file: {name:?} cannot be a name; it needs letters, digits, '_' or '-', beginning with a letter or '_'"
+    )]
+    BadName { line: usize, name: String },
+    #[error("line {line} of the output file begins the value of {name}, and {end:?} never ends it")]
+    Unended { line: usize, name: String, end: String },
+}
+
+/// Reads the file. One that is gone holds nothing.
+pub(super) fn read(file: &Path) -> Result<Written, OutputProblem> {
+    // Neither a link to somewhere else nor a pipe that nobody writes to.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(file) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Written::new()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(OutputProblem::NotAFile);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(OutputProblem::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
+        return Err(OutputProblem::TooLarge);
+    }
+    parse(&bytes)
+}
+
+/// Does what is not secret fit into a record?
+pub(super) fn check_size(values: &Map<String, Value>) -> Result<(), OutputProblem> {
+    let bytes = serde_json::to_vec(values).map_or(usize::MAX, |json| json.len());
+    if bytes > MAX_VALUES_BYTES {
+        Err(OutputProblem::TooMuch { bytes })
+    } else {
+        Ok(())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Written, OutputProblem> {
+    let mut written = Written::new();
+    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().map(|(index, line)| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        std::str::from_utf8(line)
+            .map(|text| (index + 1, text))
+            .map_err(|_| OutputProblem::NotText { line: index + 1 })
+    });
+    while let Some(next) = lines.next() {
+        let (line, text) = next?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let bad_line = || OutputProblem::BadLine {
+            line,
+            shown: shown(text),
+        };
+        let at = text.find(['=', '<']).ok_or_else(bad_line)?;
+        let (name, rest) = text.split_at(at);
+        if let Some(value) = rest.strip_prefix('=') {
+            written.insert(checked_name(line, name)?, value.to_owned());
+            continue;
+        }
+        let end = rest
+            .strip_prefix("<<")
+            .map(str::trim)
+            .filter(|end| !end.is_empty())
+            .ok_or_else(bad_line)?;
+        let name = checked_name(line, name)?;
+        let mut value = Vec::new();
+        loop {
+            let Some(next) = lines.next() else {
+                return Err(OutputProblem::Unended {
+                    line,
+                    name,
+                    end: end.to_owned(),
+                });
+            };
+            match next? {
+                (_, text) if text == end => break,
+                (_, text) => value.push(text),
+            }
+        }
+        written.insert(name, value.join("\n"));
+    }
+    Ok(written)
+}
+
+fn checked_name(line: usize, name: &str) -> Result<String, OutputProblem> {
+    let name = name.trim();
+    let good = name.len() <= MAX_NAME_BYTES
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if good {
+        Ok(name.to_owned())
+    } else {
+        Err(OutputProblem::BadName {
+            line,
+            name: shown(name),
+        })
+    }
+}
+
+/// The beginning of a line that has no value in it as far as can be told.
+fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> String {
+        match parse(text.as_bytes()) {
+            Ok(written) => written
+                .iter()
+                .map(|(name, value)| format!("{name}={value:?};"))
+                .collect(),
+            Err(problem) => problem.to_string(),
+        }
+    }
+
+    #[test]
+    fn lines_and_heredocs_are_read_and_the_last_of_a_name_wins() {
+        assert_eq!(check("a=1\nb=x=y<<z\n\na=2\r\n"), r#"a="2";b="x=y<<z";"#);
+        assert_eq!(
+            check("text<<END\none\n two=2\n\nEND\nc="),
+            r#"c="";text="one\n two=2\n";"#
+        );
+        assert_eq!(check("empty<<END\nEND"), r#"empty="";"#);
+        assert_eq!(check(""), "");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_its_line() {
+        let cases = ["a=1\nnonsense", "a<b", "a<<", "1a=x", "a b=x", "a.b=x", "x<<END\nvalue"];
+        let told: Vec<_> = cases.into_iter().map(check).collect();
+        insta::assert_snapshot!(told.join("\n"), @"");
+        assert_eq!(
+            parse(b"a=1\nb=\xff").expect_err("bad").to_string(),
+            "line 2 of the output file is not UTF-8"
+        );
+    }
+
+    #[test]
+    fn links_pipes_and_floods_are_refused_and_a_missing_file_is_empty() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("output");
+        assert!(read(&file).expect("nothing").is_empty());
+        std::os::unix::fs::symlink("/etc/passwd", &file).expect("link");
+        assert!(matches!(read(&file), Err(OutputProblem::NotAFile)));
+        std::fs::remove_file(&file).expect("removed");
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("pipe");
+        assert!(matches!(read(&file), Err(OutputProblem::NotAFile)));
+        std::fs::remove_file(&file).expect("removed");
+        std::fs::write(&file, vec![b'x'; 300_000]).expect("written");
+        assert!(matches!(read(&file), Err(OutputProblem::TooLarge)));
+    }
+}

@@ -1,0 +1,241 @@
+//! Everything a script needs before it runs: a folder, files, an environment, an identity.
+//! Called by the shell program before the intent where it can, so that what is missing is told
+//! before anything has begun.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use deputy_credentials::TaskIdentity;
+use deputy_credentials::authenticator::ToolLookup;
+use deputy_credentials::cluster::describe_cluster;
+use deputy_credentials::endpoint::EndpointHandle;
+use deputy_credentials::exec_plugin::ExecPlugin;
+use deputy_credentials::kubeconfig::Kubeconfig;
+use deputy_process::ChildCommand;
+use deputy_task::document::step::{Shell, ShellProgram as Interpreter};
+use deputy_task::outcome::Failure;
+use tempfile::TempDir;
+
+use super::environment::{self, Environment};
+use super::outputs::{self, OutputProblem, Written};
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+/// How the executor says that a task has no AWS identity.
+const NO_IDENTITY: &str = "aws.notConfigured";
+/// How it says that there is no source to take by default.
+const NO_SOURCE: &str = "source.unknown";
+
+/// What a script needs. Dropping it removes the folder, the kubeconfig and the endpoint.
+pub(super) struct Prepared {
+    interpreter: PathBuf,
+    folder: TempDir,
+    working_folder: PathBuf,
+    environment: Environment,
+    endpoint: Option<EndpointHandle>,
+    _kubeconfig: Option<Kubeconfig>,
+}
+
+impl Prepared {
+    pub(super) async fn make(ctx: &StepContext, shell: &Shell) -> Result<Self, StepError> {
+        environment::check_step_variables(&shell.env)?;
+        let mut environment = environment::allowed(std::env::vars_os());
+        for password in environment::proxy_passwords(&environment) {
+            ctx.host().add_secret(password.as_bytes());
+        }
+        let interpreter = find(shell.shell, &environment)?;
+        let source = source_folder(ctx, shell).await?;
+        let workspace = ctx.workspace().await?;
+        let folder = step_folder(&workspace, &ctx.step, &shell.run).map_err(|error| no_folder(&ctx.step, &error))?;
+        let identity = identity(ctx).await?;
+        let endpoint = match &identity {
+            Some(identity) => Some(open_endpoint(ctx, identity, &mut environment).await?),
+            None => None,
+        };
+        let kubeconfig = match &shell.cluster {
+            Some(cluster) => Some(kubeconfig(ctx, cluster, folder.path()).await?),
+            None => None,
+        };
+        if let Some(kubeconfig) = &kubeconfig {
+            environment.insert("KUBECONFIG".into(), kubeconfig.path().into());
+        }
+        environment.insert("HOME".into(), workspace.clone().into());
+        environment.insert("TMPDIR".into(), workspace.into());
+        environment.extend(shell.env.iter().map(|(name, value)| (name.into(), value.into())));
+        environment.insert("DEPUTY_TASK_ID".into(), ctx.attempt.task.as_str().into());
+        environment.insert("DEPUTY_STEP".into(), (&*ctx.step).into());
+        environment.insert("DEPUTY_ATTEMPT".into(), ctx.attempt.epoch.to_string().into());
+        environment.insert("DEPUTY_OUTPUT".into(), output_file(folder.path()).into());
+        let working_folder = source.unwrap_or_else(|| folder.path().join("empty"));
+        Ok(Self {
+            interpreter,
+            folder,
+            working_folder,
+            environment,
+            endpoint,
+            _kubeconfig: kubeconfig,
+        })
+    }
+
+    /// An empty file for outputs, also when the script is run again.
+    pub(super) fn clear_outputs(&self) -> Result<(), StepError> {
+        let file = output_file(self.folder.path());
+        let cleared = match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => new_file(&file, 0o600, ""),
+        };
+        cleared.map_err(|error| {
+            Failure::new(
+                "agent.workspace",
+                "the file for the script's outputs cannot be made on the agent",
+            )
+            .caused_by(&error)
+            .into()
+        })
+    }
+
+    pub(super) fn command(&self, shell: &Shell) -> ChildCommand {
+        let options: &[&str] = match shell.shell {
+            Interpreter::Bash => &["--noprofile", "--norc", "-eo", "pipefail"],
+            Interpreter::Sh => &["-e"],
+        };
+        ChildCommand::new(&self.interpreter)
+            .args(options)
+            .arg(script_file(self.folder.path()))
+            .envs(self.environment.clone())
+            .current_dir(&self.working_folder)
+    }
+
+    pub(super) fn outputs(&self) -> Result<Written, OutputProblem> {
+        outputs::read(&output_file(self.folder.path()))
+    }
+
+    /// Ends the endpoint and removes the files.
+    pub(super) async fn remove(self) {
+        if let Some(endpoint) = self.endpoint {
+            endpoint.close().await;
+        }
+        // What the script made unremovable goes with the workspace.
+        if let Err(error) = self.folder.close() {
+            tracing::debug!(%error, "the folder of a shell step stays until its task ends");
+        }
+    }
+}
+
+fn find(interpreter: Interpreter, environment: &Environment) -> Result<PathBuf, Failure> {
+    let name = match interpreter {
+        Interpreter::Bash => "bash",
+        Interpreter::Sh => "sh",
+    };
+    let path = environment
+        .iter()
+        .find(|(variable, _)| *variable == "PATH")
+        .map(|(_, path)| path);
+    which::which_in(name, path, "/").map_err(|_| {
+        let hint = match interpreter {
+            Interpreter::Bash => "install bash on the agent, or write the script for sh and say `shell: sh`",
+            Interpreter::Sh => "install a shell on the agent",
+        };
+        Failure::new("shell.noShell", format!("there is no {name} in the agent's PATH")).hint(hint)
+    })
+}
+
+/// The folder of the source, or none if the task has no source that is meant.
+async fn source_folder(ctx: &StepContext, shell: &Shell) -> Result<Option<PathBuf>, StepError> {
+    match ctx.source(shell.source.as_deref()).await {
+        Ok(folder) => Ok(Some(folder)),
+        Err(StepError::Failed(failure)) if shell.source.is_none() && failure.class == NO_SOURCE => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The task's identity, or none if the task asks for none.
+async fn identity(ctx: &StepContext) -> Result<Option<TaskIdentity>, StepError> {
+    match ctx.identity().await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(StepError::Failed(failure)) if failure.class == NO_IDENTITY => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn open_endpoint(
+    ctx: &StepContext,
+    identity: &TaskIdentity,
+    environment: &mut Environment,
+) -> Result<EndpointHandle, StepError> {
+    let endpoint = EndpointHandle::open(identity.clone()).await.map_err(|error| {
+        Failure::new("aws.endpoint", "the script cannot be given AWS credentials").caused_by(&error)
+    })?;
+    for secret in endpoint.secrets() {
+        ctx.host().add_secret(secret.as_bytes());
+    }
+    environment.extend(
+        endpoint
+            .env()
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into())),
+    );
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        environment.insert(name.into(), identity.region().into());
+    }
+    environment::bypass_proxies_for_loopback(environment);
+    Ok(endpoint)
+}
+
+async fn kubeconfig(ctx: &StepContext, cluster: &str, folder: &Path) -> Result<Kubeconfig, StepError> {
+    // Asked again for its error, which says what is missing.
+    let identity = ctx.identity().await?;
+    let cluster = describe_cluster(&identity, cluster).await?;
+    let program = ToolLookup::from_process().token_program().await;
+    ctx.narrate(program.narration());
+    let plugin = ExecPlugin::new(&program, &cluster);
+    Kubeconfig::create(folder, &cluster, &plugin, None).map_err(|error| {
+        Failure::new(
+            "agent.workspace",
+            format!(
+                "the kubeconfig of cluster {} cannot be written on the agent",
+                cluster.name
+            ),
+        )
+        .caused_by(&error)
+        .into()
+    })
+}
+
+/// A folder of the step's own, with the script and an empty folder to work in.
+fn step_folder(workspace: &Path, step: &str, script: &str) -> io::Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix(&format!("step-{step}-"))
+        .tempdir_in(workspace)?;
+    DirBuilder::new().mode(0o700).create(folder.path().join("empty"))?;
+    new_file(&script_file(folder.path()), 0o700, script)?;
+    Ok(folder)
+}
+
+fn new_file(file: &Path, mode: u32, text: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(file)?
+        .write_all(text.as_bytes())
+}
+
+fn script_file(folder: &Path) -> PathBuf {
+    folder.join("script")
+}
+
+fn output_file(folder: &Path) -> PathBuf {
+    folder.join("output")
+}
+
+fn no_folder(step: &str, error: &io::Error) -> Failure {
+    Failure::new(
+        "agent.workspace",
+        format!("the files of step {step} cannot be made on the agent"),
+    )
+    .hint("see that the agent's work folder is writable and its disk not full")
+    .caused_by(error)
+}

@@ -1,0 +1,327 @@
+//! The program of a shell step: one held effect, `run`, and an undo that can only say what ran.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deputy_logs::LogWriter;
+use deputy_logs::redactor::RedactedStream;
+use deputy_process::{Child, Ended, OutputSink, Stop, StreamKind};
+use deputy_task::document::duration;
+use deputy_task::document::step::Shell;
+use deputy_task::outcome::{Failure, StopReason};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::outputs::{self, Written};
+use super::preparation::Prepared;
+use super::verdict;
+use crate::context::{Outputs, StepContext, Undone};
+use crate::effect::{Effect, Look, Recorded, RetrySafe};
+use crate::failpoint::{self, Point};
+use crate::failure::{Halt, StepError};
+use crate::permit::Permit;
+use crate::program::{ProgramInfo, StepProgram};
+
+/// What the registry knows about it.
+pub const INFO: ProgramInfo = ProgramInfo {
+    kind: "shell",
+    min_version: 1,
+    max_version: 1,
+    tools: &[],
+};
+
+const RUN: &str = "run";
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// Bytes of standard error that a failure quotes at most.
+const TAIL_BYTES: usize = 2 * 1024;
+const TAIL_LINES: usize = 20;
+
+/// The program of `shell`.
+#[derive(Debug, Clone)]
+pub struct ShellProgram {
+    shell: Shell,
+}
+
+/// The recorded result of the script.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ran {
+    exit_code: i32,
+    outputs: Map<String, Value>,
+    /// Names only: the values never leave the agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    secret_outputs: Vec<String>,
+}
+
+impl ShellProgram {
+    /// From an evaluated step.
+    #[must_use]
+    pub const fn new(shell: Shell) -> Self {
+        Self { shell }
+    }
+
+    const fn retry_safe(&self) -> RetrySafe {
+        if self.shell.retry_safe {
+            RetrySafe::Yes
+        } else {
+            RetrySafe::No
+        }
+    }
+
+    fn grace(&self) -> Result<Duration, Failure> {
+        let Some(text) = &self.shell.grace else {
+            return Ok(DEFAULT_GRACE);
+        };
+        duration::parse(text)
+            .map_err(|error| Failure::new("shell.badGrace", format!("grace {text:?} is no duration: {error}")))
+    }
+
+    fn summary(&self) -> String {
+        let first = self
+            .shell
+            .run
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty() && !line.starts_with('#'));
+        let first: String = first.unwrap_or("an empty script").chars().take(80).collect();
+        format!("run {first}")
+    }
+
+    /// Nobody can ask the world whether a script ran.
+    fn unclear(&self, ctx: &StepContext) -> Failure {
+        Failure::new(
+            "shell.interrupted",
+            format!("the script of step {} was begun and its end was never recorded, so it may have run in part, in whole, or not at all", ctx.step),
+        )
+        .hint(format!(
+            "look at what it did, then decide with `deputy resolve {}`; a script that may simply be run again can say `retrySafe: true`",
+            ctx.attempt.task
+        ))
+    }
+
+    async fn act(
+        &self,
+        ctx: &StepContext,
+        permit: Permit,
+        prepared: &OnceCell<Prepared>,
+        secrets: &Mutex<BTreeMap<String, String>>,
+    ) -> Result<Ran, StepError> {
+        let grace = self.grace()?;
+        let prepared = prepared.get_or_try_init(|| prepare(ctx, &self.shell)).await?;
+        prepared.clear_outputs()?;
+        permit.check()?;
+        let child = prepared
+            .command(&self.shell)
+            .spawn()
+            .map_err(|error| verdict::not_started(&ctx.step, &error))?;
+        failpoint::hit(Point::Sent, ctx.key(RUN).as_str());
+        let log = ctx.host().log();
+        let begun = Instant::now();
+        let (ended, stderr) = supervise(ctx, child, &log, self.retry_safe(), grace).await;
+        let took = begun.elapsed();
+        verdict::narrate(ctx, &ended, took);
+        if let Some(halt) = ended.stopped {
+            return Err(halt.into());
+        }
+        if let Some(error) = verdict::failed(&ctx.step, &ended, stderr) {
+            return Err(error);
+        }
+        let written = prepared
+            .outputs()
+            .map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
+        let ran = self.keep(ctx, &log, written, secrets)?;
+        Ok(ran)
+    }
+
+    /// Sorts secret outputs from the others; those are made known to the redactor first.
+    fn keep(
+        &self,
+        ctx: &StepContext,
+        log: &LogWriter,
+        written: Written,
+        secrets: &Mutex<BTreeMap<String, String>>,
+    ) -> Result<Ran, StepError> {
+        let mut ran = Ran {
+            exit_code: 0,
+            outputs: Map::new(),
+            secret_outputs: Vec::new(),
+        };
+        let mut kept = secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in written {
+            if self.shell.secret_outputs.contains(&name) {
+                log.add_secret(value.as_bytes())
+                    .map_err(|refused| outputs_failure(ctx, &format!("secret output {name}: {refused}")))?;
+                ran.secret_outputs.push(name.clone());
+                kept.insert(name, value);
+            } else {
+                ran.outputs.insert(name, Value::String(value));
+            }
+        }
+        outputs::check_size(&ran.outputs).map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
+        Ok(ran)
+    }
+}
+
+#[async_trait]
+impl StepProgram for ShellProgram {
+    async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
+        let effect = Effect::held(RUN, self.summary(), &ctx.masked(&self.shell), self.retry_safe());
+        let prepared = OnceCell::new();
+        // What can fail before anything runs should fail before the intent: then nothing has begun.
+        if matches!(ctx.host().recorded_effect(RUN), Recorded::Never) {
+            prepared.get_or_try_init(|| prepare(ctx, &self.shell)).await?;
+        }
+        let secrets = Mutex::new(BTreeMap::new());
+        let look = || async { Ok(Look::Unclear(self.unclear(ctx))) };
+        let ran = ctx
+            .effect(effect, look, |permit| self.act(ctx, permit, &prepared, &secrets))
+            .await;
+        if let Some(prepared) = prepared.into_inner() {
+            prepared.remove().await;
+        }
+        let ran = ran?;
+        let secrets = secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lost: Vec<_> = ran
+            .secret_outputs
+            .iter()
+            .filter(|name| !secrets.contains_key(*name))
+            .cloned()
+            .collect();
+        if !lost.is_empty() {
+            ctx.narrate(format!(
+                "the secret outputs {} were made by an attempt before this one and never left its agent; a step that needs them will fail",
+                lost.join(", ")
+            ));
+        }
+        Ok(Outputs {
+            values: ran.outputs,
+            secrets,
+        })
+    }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Undone, StepError> {
+        let what = match ctx.host().recorded_effect(RUN) {
+            Recorded::Never => return Ok(Undone::default()),
+            Recorded::Done(_) => "the script ran",
+            Recorded::Refused(_) => "the script ran and failed",
+            Recorded::Open => "the script was begun and interrupted",
+        };
+        let left = format!(
+            "{what} ({}); what a script changed cannot be restored automatically",
+            self.summary()
+        );
+        Ok(Undone {
+            restored: false,
+            left: vec![left],
+        })
+    }
+}
+
+async fn prepare(ctx: &StepContext, shell: &Shell) -> Result<Prepared, StepError> {
+    tokio::select! {
+        halt = ctx.halted() => Err(halt.into()),
+        prepared = Prepared::make(ctx, shell) => prepared,
+    }
+}
+
+/// Runs the child to its end, its output into the log; obeys the executor's halt.
+async fn supervise(
+    ctx: &StepContext,
+    child: Child,
+    log: &LogWriter,
+    retry_safe: RetrySafe,
+    grace: Duration,
+) -> (Ended<Halt>, String) {
+    let stop = async {
+        let halt = ctx.held_halted(retry_safe).await;
+        let grace = verdict::announce_stop(ctx, &halt, grace);
+        Stop { reason: halt, grace }
+    };
+    let mut sink = LogSink {
+        log,
+        tail: Tail {
+            stream: log.redacted_stream(),
+            bytes: Vec::new(),
+        },
+    };
+    let ended = child.run(&mut sink, stop).await;
+    log.flush();
+    (ended, sink.tail.into_text())
+}
+
+/// Into the log, and the end of standard error aside for a failure.
+struct LogSink<'a> {
+    log: &'a LogWriter,
+    tail: Tail,
+}
+
+impl OutputSink for LogSink<'_> {
+    fn write(&mut self, stream: StreamKind, bytes: &[u8]) {
+        match stream {
+            StreamKind::Stdout => self.log.stdout(bytes),
+            StreamKind::Stderr => {
+                self.log.stderr(bytes);
+                self.tail.push(bytes);
+            }
+        }
+    }
+
+    async fn ready(&mut self) {
+        self.log.room().await;
+    }
+}
+
+/// The redacted end of a stream: cut after the secrets are gone, never through one.
+struct Tail {
+    stream: RedactedStream,
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        let redacted = self.stream.write(bytes);
+        self.bytes.extend_from_slice(redacted);
+        if self.bytes.len() > 2 * TAIL_BYTES {
+            self.bytes.drain(..self.bytes.len() - TAIL_BYTES);
+        }
+    }
+
+    fn into_text(mut self) -> String {
+        let rest = self.stream.finish();
+        self.bytes.extend_from_slice(rest);
+        let from = self.bytes.len().saturating_sub(TAIL_BYTES);
+        let text = String::from_utf8_lossy(self.bytes.get(from..).unwrap_or_default());
+        let lines: Vec<_> = text.lines().collect();
+        let from = lines.len().saturating_sub(TAIL_LINES);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+}
+
+fn outputs_failure(ctx: &StepContext, problem: &str) -> StepError {
+    Failure::new(
+        "shell.outputs",
+        format!(
+            "the script of step {} ended well, but its outputs cannot be used: {problem}",
+            ctx.step
+        ),
+    )
+    .hint(
+        "write lines `name=value`, or `name<<END`, the value's lines and `END`, to the file that $DEPUTY_OUTPUT names",
+    )
+    .into()
+}
+
+/// The words of a reason to stop.
+pub(super) fn stop_words(reason: &StopReason) -> String {
+    match reason {
+        StopReason::Cancelled(why) if why.is_empty() => "it was cancelled".to_owned(),
+        StopReason::Cancelled(why) => format!("it was cancelled: {why}"),
+        StopReason::TaskTimeout => "the task's time is over".to_owned(),
+        StopReason::StepTimeout => "the step's time is over".to_owned(),
+    }
+}
