@@ -2,5 +2,9 @@
 //! file so that a run that was killed goes on when it is started again.
 
 mod run;
+mod peer;
+mod journal_file;
+mod pack;
+mod printer;
 
 pub(crate) use run::{LocalRun, run};

@@ -1,6 +1,226 @@
-//! One task, here and now.
+//! One task, here and now: read, pack, run, show, and an exit code.
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use deputy_credentials::Identities;
+use deputy_credentials::env::Env;
+use deputy_executor::local::MemoryJournal;
+use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
+use deputy_logs::Logs;
+use deputy_task::attempt::AttemptRef;
+use deputy_task::boot_time::BootTime;
+use deputy_task::document::{Checked, Inputs, read, to_canonical};
+use deputy_task::id::{Project, TaskId};
+use deputy_task::message::{Assignment, Command};
+use deputy_task::outcome::Completion;
+use deputy_task::record::Record;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::journal_file::{Entry, JournalError, JournalFile};
+use super::pack::{Packed, pack};
+use super::peer::{Ended, Peer};
+use super::printer::Printer;
+use crate::config::checked::{LogConfig, LogFormat};
 use crate::exit::{Exit, StartupError};
-pub(crate) struct LocalRun { pub(crate) file: PathBuf, pub(crate) inputs: BTreeMap<String,String>, pub(crate) journal: Option<PathBuf>, pub(crate) log_filter: String }
-pub(crate) fn run(_: LocalRun) -> Result<Exit, StartupError> { Ok(Exit::Success) }
+use crate::telemetry;
+
+/// Largest document that is read.
+const MAX_DOCUMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How long the executor may take to clean up after the last message.
+const CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// What `deputy-agent task` was asked for.
+#[derive(Debug)]
+pub(crate) struct LocalRun {
+    pub(crate) file: PathBuf,
+    pub(crate) inputs: BTreeMap<String, String>,
+    pub(crate) journal: Option<PathBuf>,
+    pub(crate) log_filter: String,
+}
+
+/// What the journal says of the run.
+struct Begun {
+    task: TaskId,
+    age: Duration,
+    records: Vec<Record>,
+    ended: Option<Box<Completion>>,
+    file: Option<JournalFile>,
+}
+
+/// Runs the task to its end.
+pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
+    telemetry::install(&LogConfig { filter: asked.log_filter, format: LogFormat::Text });
+    let checked = document(&asked.file, &asked.inputs)?;
+    let bundles = bundles(&asked.file, &checked)?;
+    let journal = begin(asked.journal.as_deref(), &checked).map_err(|error| StartupError::Journal(error.to_string()))?;
+    let printer = Arc::new(Printer::default());
+    if let Some(completion) = journal.ended {
+        printer.finish(&completion);
+        return Ok(Exit::of(completion.outcome, completion.world));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(StartupError::Threads)?;
+    let exit = runtime.block_on(drive(checked, bundles, journal, printer));
+    runtime.shutdown_background();
+    exit
+}
+
+fn document(path: &Path, given: &BTreeMap<String, String>) -> Result<Checked, StartupError> {
+    let unreadable = |source| StartupError::Unreadable { path: path.into(), source };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_DOCUMENT_BYTES {
+        return Err(unreadable(std::io::Error::other(format!("it has {size} bytes, which is no task document"))));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let inputs: Inputs = given.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str()))).collect();
+    let name = path.display().to_string();
+    let read = read(&name, &bytes, &inputs).map_err(|wrong| StartupError::BadTask(wrong.to_string()))?;
+    for warning in read.warnings {
+        let _ = writeln!(std::io::stderr().lock(), "{}", warning.one_line(&name));
+    }
+    Ok(read.checked)
+}
+
+/// The folders beside the document, packed.
+fn bundles(document: &Path, checked: &Checked) -> Result<BTreeMap<String, Packed>, StartupError> {
+    let beside = document.parent().unwrap_or(Path::new("."));
+    let mut bundles = BTreeMap::new();
+    for source in &checked.document.spec.sources {
+        let packed = pack(&beside.join(&source.bundle));
+        let bad = |error| StartupError::BadTask(format!("error: the bundle {} cannot be packed: {error}", source.name));
+        bundles.insert(source.name.clone(), packed.map_err(bad)?);
+    }
+    Ok(bundles)
+}
+
+/// A new run, or the one in the file.
+fn begin(path: Option<&Path>, checked: &Checked) -> Result<Begun, JournalError> {
+    let now = unix_ms();
+    let mut begun = Begun { task: TaskId::generate(), age: Duration::ZERO, records: Vec::new(), ended: None, file: None };
+    let Some(path) = path else { return Ok(begun) };
+    let (mut file, entries) = JournalFile::open(path)?;
+    let digest = digest(checked);
+    let mut entries = entries.into_iter();
+    match entries.next() {
+        None => {
+            file.add(&Entry::Begun { task: begun.task.clone(), document: digest, at_ms: now })?;
+            file.sync()?;
+        }
+        Some(Entry::Begun { task, document, at_ms }) if document == digest => {
+            begun.task = task;
+            begun.age = Duration::from_millis(u64::try_from(now.saturating_sub(at_ms)).unwrap_or(0));
+        }
+        Some(Entry::Begun { .. }) => return Err(JournalError::OtherTask(path.into())),
+        Some(Entry::Record(_) | Entry::Ended(_)) => return Err(JournalError::NotAJournal(path.into())),
+    }
+    for entry in entries {
+        match entry {
+            Entry::Record(record) => begun.records.push(record),
+            Entry::Ended(completion) => begun.ended = Some(completion),
+            Entry::Begun { .. } => return Err(JournalError::NotAJournal(path.into())),
+        }
+    }
+    begun.file = Some(file);
+    Ok(begun)
+}
+
+fn digest(checked: &Checked) -> String {
+    // What was just read serialises; an empty digest would only refuse to resume.
+    hex::encode(Sha256::digest(to_canonical(checked).unwrap_or_default()))
+}
+
+async fn drive(
+    checked: Checked,
+    packed: BTreeMap<String, Packed>,
+    begun: Begun,
+    printer: Arc<Printer>,
+) -> Result<Exit, StartupError> {
+    let signals = |kind| signal(kind).map_err(StartupError::Threads);
+    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let (events, mut events_in) = mpsc::channel(256);
+    let (commands, commands_in) = mpsc::channel(256);
+    let executor = Executor::new(ExecutorConfig::with_slots(1), environment(&printer)?);
+    let executor = tokio::spawn(executor.run(commands_in, events));
+    let mut journal = MemoryJournal::resume(begun.records.clone());
+    let epoch = journal.next_epoch();
+    let attempt = AttemptRef { project: Project::default_project(), task: begun.task, run: 1, epoch };
+    let assignment = Assignment {
+        attempt: attempt.clone(),
+        document: Arc::new(checked.document),
+        inputs: Arc::new(checked.inputs),
+        submitter: "local".into(),
+        journal: begun.records,
+        start_deadline: BootTime::NEVER,
+        cancel: None,
+        bundles: packed.iter().map(|(name, packed)| (name.clone(), packed.blob.clone())).collect(),
+        run_age: begun.age,
+    };
+    // The channel is new and has room for both.
+    let _ = commands.send(Command::Lease { until: BootTime::NEVER }).await;
+    let _ = commands.send(Command::Assign(Box::new(assignment))).await;
+    let bundles = packed.values().map(|packed| (packed.blob.sha256.clone(), packed.file.path().to_owned())).collect();
+    let mut peer = Peer { journal, file: begun.file, bundles, printer: Arc::clone(&printer) };
+    let ended = tokio::select! {
+        ended = peer.answer(&mut events_in, &commands) => ended.map_err(|error| StartupError::Journal(error.to_string()))?,
+        () = interrupted(&mut term, &mut int, &commands, &attempt) => return Ok(Exit::Interrupted),
+    };
+    // The attempt has said its last word; it may still be removing its folder.
+    let _ = commands.send(Command::Drain { deadline: BootTime::from_nanos(0), reason: "the task has ended".into() }).await;
+    let _ = tokio::time::timeout(CLEAN_UP, executor).await;
+    match ended {
+        Ended::Completed(completion) => {
+            printer.finish(&completion);
+            Ok(Exit::of(completion.outcome, completion.world))
+        }
+        Ended::Released(reason) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: the task was not run to its end: {reason}");
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+fn environment(printer: &Arc<Printer>) -> Result<Environment, StartupError> {
+    let root = std::env::temp_dir().join("deputy-agent").join("local");
+    let work = WorkFolder::open(&root).map_err(|source| StartupError::Folder {
+        what: "the folder of local runs",
+        path: root.clone(),
+        source: Box::new(source),
+    })?;
+    let printer = Arc::clone(printer);
+    Ok(Environment {
+        work,
+        logs: Logs::local(move |stream, step, _, bytes| printer.log(stream, step, bytes)),
+        identities: Identities::new(Env::from_process()),
+        agent: AgentFacts { id: "local".into(), labels: BTreeMap::new(), version: env!("CARGO_PKG_VERSION").into() },
+    })
+}
+
+/// The first signal wishes a cancel; this ends with the second.
+async fn interrupted(term: &mut Signal, int: &mut Signal, commands: &mpsc::Sender<Command>, attempt: &AttemptRef) {
+    any(term, int).await;
+    let _ = writeln!(std::io::stderr().lock(), "cancelling; once more to leave at once");
+    let cancel = Command::Cancel { attempt: attempt.clone(), reason: "interrupted".into() };
+    let _ = commands.send(cancel).await;
+    any(term, int).await;
+}
+
+async fn any(term: &mut Signal, int: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Unix milliseconds: for the age of a run, which survives the machine.
+fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
