@@ -41,3 +41,26 @@ pub(crate) fn proto(root: &Path, out: &Path) -> Result<()> {
         .context("generating Rust from proto/deputy/v1")?;
     Ok(())
 }
+
+/// The committed JSON Schema of the task document.
+pub(crate) const SCHEMA: &str = "docs/task.schema.json";
+
+/// Writes the JSON Schema of the task document, as `deputy schema` prints it.
+pub(crate) fn schema(root: &Path) -> Result<()> {
+    std::fs::write(root.join(SCHEMA), schema_text(root)?).with_context(|| format!("writing {SCHEMA}"))
+}
+
+/// What `deputy schema` prints.
+pub(crate) fn schema_text(root: &Path) -> Result<Vec<u8>> {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo
+        .current_dir(root)
+        .args(["run", "--quiet", "-p", "deputy-cli", "--bin", "deputy", "--", "schema"]);
+    let output = cargo.output().context("running deputy schema")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "deputy schema: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output.stdout)
+}

@@ -4,6 +4,8 @@ mod bench;
 mod demo;
 mod r#gen;
 mod sweep;
+mod test;
+mod tidy;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +30,12 @@ enum What {
         #[command(subcommand)]
         what: Option<ToolsWhat>,
     },
+    /// Everything that can fail: tools, tidy, unit, doc and integration tests, a short sweep
+    Test(test::run::Options),
+    /// What the compiler does not check: layers, module order, docs, generated files, words
+    Tidy(tidy::run::Options),
+    /// What continuous integration runs
+    Ci,
     /// Write the generated files
     Gen,
     /// A deployment on emulated AWS and real Kubernetes, from nothing
@@ -81,8 +89,12 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        What::Test(options) => test::run::run(&root, &options),
+        What::Tidy(options) => tidy::run::run(&root, &options),
+        What::Ci => test::run::ci(&root),
         What::Gen => {
             r#gen::proto(&root, &root.join("proto/src/gen"))?;
+            r#gen::schema(&root)?;
             Ok(ExitCode::SUCCESS)
         }
         What::Demo(options) => demo::run(&root, &options),

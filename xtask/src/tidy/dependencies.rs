@@ -1,0 +1,221 @@
+//! Layers: which of our crates may depend on which, and which crates of others are kept to some layers.
+//! The table is the one of ARCHITECTURE.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::problem::Problem;
+
+/// Our crates, and those of ours that each may use.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("deputy-task", &[]),
+    ("deputy-process", &[]),
+    ("deputy-proto", &[]),
+    ("deputy-logs", &["deputy-task"]),
+    ("deputy-credentials", &["deputy-task"]),
+    (
+        "deputy-steps",
+        &["deputy-task", "deputy-credentials", "deputy-process", "deputy-logs"],
+    ),
+    ("deputy-session", &["deputy-task", "deputy-proto", "deputy-logs"]),
+    (
+        "deputy-executor",
+        &["deputy-task", "deputy-steps", "deputy-credentials", "deputy-logs"],
+    ),
+    (
+        "deputy-agent",
+        &[
+            "deputy-task",
+            "deputy-process",
+            "deputy-logs",
+            "deputy-credentials",
+            "deputy-steps",
+            "deputy-session",
+            "deputy-executor",
+        ],
+    ),
+    ("deputy-manager", &["deputy-proto", "deputy-task"]),
+    ("deputy-cli", &["deputy-proto", "deputy-task"]),
+];
+
+/// Crates of others that only some of ours may use directly: a name, or a beginning with `*`.
+const KEPT: &[(&str, &[&str])] = &[
+    (
+        "tonic*",
+        &[
+            "deputy-proto",
+            "deputy-session",
+            "deputy-manager",
+            "deputy-cli",
+            "deputy-tests",
+        ],
+    ),
+    ("aws-sdk-*", &["deputy-credentials", "deputy-steps", "deputy-tests"]),
+    ("kube", &["deputy-steps", "deputy-tests"]),
+    ("k8s-openapi", &["deputy-steps", "deputy-tests"]),
+    ("rusqlite", &["deputy-manager", "deputy-tests"]),
+    ("anyhow", &["deputy-tests", "xtask"]),
+];
+
+/// Crates that nothing may pull in, and why.
+const BANNED: &[(&str, &str)] = &[
+    ("ring", "aws-lc-rs is the one provider of cryptography"),
+    ("openssl", "rustls is the one TLS"),
+    ("openssl-sys", "rustls is the one TLS"),
+    ("native-tls", "rustls is the one TLS"),
+    ("reqwest", "hyper is the one HTTP client"),
+    ("serde_yaml", "unmaintained"),
+    ("chrono", "jiff is the one calendar"),
+];
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_members: BTreeSet<String>,
+    resolve: Resolve,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    manifest_path: PathBuf,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    dependencies: Vec<String>,
+}
+
+/// Everything about the crate graph.
+pub(crate) fn check(root: &Path) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    let metadata = metadata(root)?;
+    for package in metadata
+        .packages
+        .iter()
+        .filter(|package| metadata.workspace_members.contains(&package.id))
+    {
+        problems.extend(check_package(root, package));
+    }
+    problems.extend(check_banned(&metadata));
+    Ok(problems)
+}
+
+fn metadata(root: &Path) -> Result<Metadata> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .current_dir(root)
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform"]);
+    let output = cargo
+        .arg("x86_64-unknown-linux-gnu")
+        .output()
+        .context("running cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).context("reading cargo metadata")
+}
+
+fn check_package(root: &Path, package: &Package) -> Vec<Problem> {
+    let file = package
+        .manifest_path
+        .strip_prefix(root)
+        .unwrap_or(&package.manifest_path)
+        .to_owned();
+    let text = std::fs::read_to_string(&package.manifest_path).unwrap_or_default();
+    let mut problems = Vec::new();
+    let allowed = LAYERS
+        .iter()
+        .find(|(name, _)| *name == package.name)
+        .map(|(_, allowed)| *allowed);
+    for dependency in package
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.kind.as_deref() != Some("dev"))
+    {
+        let line = text
+            .lines()
+            .position(|line| line.starts_with(&dependency.name))
+            .map_or(0, |index| index + 1);
+        let mut say = |what: String, mend: &str| {
+            problems.push(Problem {
+                file: file.clone(),
+                line,
+                what,
+                mend: mend.into(),
+            });
+        };
+        let ours = LAYERS.iter().any(|(name, _)| *name == dependency.name);
+        if ours && allowed.is_some_and(|allowed| !allowed.contains(&dependency.name.as_str())) {
+            let what = format!(
+                "{} must not depend on {}: the arrow would point up",
+                package.name, dependency.name
+            );
+            say(
+                what,
+                "move what is needed into a lower layer, or pass it in from the agent",
+            );
+        }
+        for (pattern, keepers) in KEPT {
+            let fits = match pattern.strip_suffix('*') {
+                Some(start) => dependency.name.starts_with(start) && dependency.name != "tonic-prost-build",
+                None => dependency.name == *pattern,
+            };
+            if fits && !keepers.contains(&package.name.as_str()) {
+                let what = format!(
+                    "{} must not use {}: it belongs to {}",
+                    package.name,
+                    dependency.name,
+                    keepers.join(", ")
+                );
+                say(what, "keep it behind the layer that owns it");
+            }
+        }
+    }
+    problems
+}
+
+fn check_banned(metadata: &Metadata) -> Vec<Problem> {
+    let names: BTreeMap<&str, &str> = metadata
+        .packages
+        .iter()
+        .map(|package| (package.id.as_str(), package.name.as_str()))
+        .collect();
+    let mut problems = Vec::new();
+    for node in &metadata.resolve.nodes {
+        for dependency in &node.dependencies {
+            let Some((name, why)) = BANNED
+                .iter()
+                .find(|(name, _)| names.get(dependency.as_str()) == Some(name))
+            else {
+                continue;
+            };
+            let user = names.get(node.id.as_str()).copied().unwrap_or_default();
+            problems.push(Problem {
+                file: "Cargo.lock".into(),
+                line: 0,
+                what: format!("{user} pulls in {name}: {why}"),
+                mend: format!("turn off the feature of {user} that needs it, or use another crate"),
+            });
+        }
+    }
+    problems
+}
