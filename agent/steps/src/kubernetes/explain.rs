@@ -278,6 +278,16 @@ mod tests {
             }),
         ]
         .into();
-        insta::assert_snapshot!(told.join("\n"), @"");
+        insta::assert_snapshot!(told.join("\n"), @r##"
+        kubernetes.unauthorized: cluster prod does not know the task's AWS identity
+        kubernetes.forbidden: arn:aws:sts::1:assumed-role/deployer/x (the task's identity) may not apply Deployment web in namespace shop in cluster prod: it cannot patch resource "deployments" in API group "apps" in the namespace "shop"
+        kubernetes.quota: Deployment web in namespace shop could not be applied: pods "web" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=1, limited: cpu=2
+        kubernetes.noSuchNamespace: Deployment web in namespace shop: cluster prod has no namespace shop
+        kubernetes.fieldConflict: Deployment web in namespace shop could not be applied: .spec.replicas belongs to "kubectl-edit" using apps/v1
+        kubernetes.invalid: the cluster finds Deployment web in namespace shop not valid: spec.selector: field is immutable
+        kubernetes.admission: Deployment web in namespace shop was refused: admission webhook "rules.example" denied the request: no latest tags
+        kubernetes.unreachable: cluster prod at https://abc.eks.amazonaws.com does not answer (tcp connect error: deadline has elapsed), asked to apply Deployment web in namespace shop
+        kubernetes.tls: https://abc.eks.amazonaws.com does not show the certificate of cluster prod: invalid peer certificate: UnknownIssuer
+        "##);
     }
 }

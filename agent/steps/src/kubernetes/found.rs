@@ -41,7 +41,7 @@ pub(crate) fn compare(live: &Value, applied: &Applied, token: &str) -> Found {
     } else {
         others.join(", ")
     };
-    Found::Changed(format!("it was changed since ({who} own fields of it)"))
+    Found::Changed(format!("it was changed since by {who}"))
 }
 
 /// The failure of an effect that finds its object changed.
@@ -79,6 +79,12 @@ mod tests {
             told(live("u", None, &["deputy"])),
             told(live("u", token, &["deputy", "kubectl-edit"])),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        ours
+        somebody deleted it and made another one
+        it was deployed again since, by default/later/1/s
+        somebody wrote it anew since
+        it was changed since by kubectl-edit
+        "##);
     }
 }

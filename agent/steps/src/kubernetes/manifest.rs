@@ -112,7 +112,7 @@ fn collect(origin: String, value: Value, all: &mut Vec<Manifest>) -> Result<(), 
     };
     let api_version = text_of(&object, "apiVersion", &origin)?;
     let kind = text_of(&object, "kind", &origin)?;
-    if kind.ends_with("List") && object.contains_key("items") && !object.contains_key("metadata.name") {
+    if kind.ends_with("List") && object.contains_key("items") {
         let Some(Value::Array(items)) = object.remove("items") else {
             return Err(bad(format!("{origin}: items of {kind} is not a list")));
         };
@@ -269,14 +269,14 @@ mod tests {
 
     #[test]
     fn a_list_is_its_items_and_a_dump_loses_what_only_servers_write() {
-        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, namespace: n, \
+        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a, namespace: shop, \
                     uid: u, resourceVersion: '3', managedFields: []}\n  status: {}\n";
         let all = read(text).expect("reads");
         assert_eq!(all[0].origin, "web.yaml, document 1, item 0");
         let object = Value::Object(all[0].object.clone());
         assert_eq!(
             object,
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "n"}})
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "shop"}})
         );
     }
 

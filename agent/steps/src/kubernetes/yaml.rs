@@ -375,7 +375,7 @@ mod tests {
             assert_eq!(read_documents(text).expect_err("bad").to_string(), words);
         }
         assert!(
-            read_documents(&"[".repeat(1_000))
+            read_documents(&"[".repeat(100))
                 .expect_err("deep")
                 .to_string()
                 .contains("nested deeper")

@@ -83,6 +83,10 @@ mod tests {
                 "numberMisscheduled": 0, "updatedNumberScheduled": updated, "numberAvailable": available})
         };
         let table = [told(at(1, 2)), told(at(3, 2)), told(at(3, 3))];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for DaemonSet agent: updated on 1 of 3 nodes
+        waiting for DaemonSet agent: available on 2 of 3 nodes
+        steady at 2: DaemonSet agent: available on 3 of 3 nodes
+        "##);
     }
 }

@@ -83,6 +83,13 @@ mod tests {
             namespace("Active"),
             namespace("Terminating"),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for CustomResourceDefinition widgets.example.com: not established yet
+        steady at established: CustomResourceDefinition widgets.example.com: established
+        failed (kubernetes.names): CustomResourceDefinition widgets.example.com is not accepted: "widgets" is already in use
+        waiting for Namespace shop: not active yet
+        steady at active: Namespace shop: active
+        failed (kubernetes.terminating): Namespace shop is being deleted
+        "##);
     }
 }

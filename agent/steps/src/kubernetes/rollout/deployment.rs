@@ -234,7 +234,15 @@ mod tests {
                 none(),
             ),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for Deployment web: the controller has not seen the change yet
+        waiting for Deployment web: 1 of 3 replicas updated
+        waiting for Deployment web: 1 old replicas to go
+        waiting for Deployment web: 2 of 3 replicas available
+        steady at 4: Deployment web: 3 of 3 replicas available
+        steady at 4: Deployment web: 0 of 0 replicas available
+        failed (kubernetes.paused): Deployment web is paused, so its rollout does not happen
+        "##);
     }
 
     #[test]
@@ -244,7 +252,11 @@ mod tests {
             told(spec(3), status.clone(), crashing("rs3")),
             told(spec(3), status, crashing("rs4")),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for Deployment web: 1 of 3 replicas updated
+        waiting for Deployment web: 1 of 3 replicas updated (1 × CrashLoopBackOff)
+          after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 1, 2 restarts
+        "##);
     }
 
     #[test]
@@ -279,6 +291,14 @@ mod tests {
             late(json!([])),
             late(crashing("rs4")),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for Deployment web: 0 of 3 replicas updated
+          after 10 s (kubernetes.quota): Deployment web cannot create its pods: pods "web-x" is forbidden: exceeded quota: small
+        waiting for Deployment web: 0 of 3 replicas updated
+          after 0 s (kubernetes.admission): Deployment web cannot create its pods: pods "web-x" is forbidden: violates PodSecurity "restricted"
+        failed (kubernetes.progressDeadline): Deployment web made no progress within its deadline: ReplicaSet "web-x" has timed out progressing.
+        failed (kubernetes.progressDeadline): Deployment web made no progress within its deadline: container app of pod web-1 crashes again and again: exit code 1, 2 restarts
+          after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 1, 2 restarts
+        "##);
     }
 }

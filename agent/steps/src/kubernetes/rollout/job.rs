@@ -79,6 +79,11 @@ mod tests {
             told(spec(), condition("Failed")),
             told(json!({"template": {}, "suspend": true}), json!({})),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for Job migrate: 0 of 1 completions, 2 failed pods
+        steady at complete: Job migrate: 1 of 1 completions
+        failed (kubernetes.jobFailed): Job migrate failed (BackoffLimitExceeded): Job has reached the specified backoff limit
+        steady at suspended: Job migrate: suspended, so nothing is awaited
+        "##);
     }
 }

@@ -297,7 +297,19 @@ mod tests {
             told(unschedulable.clone(), event("NotTriggerScaleUp")),
             told(unschedulable, event("TriggeredScaleUp")),
         ];
-        insta::assert_snapshot!(table.map(|line| format!("- {line}")).join("\n"), @"");
+        insta::assert_snapshot!(table.map(|line| format!("- {line}")).join("\n"), @r##"
+        - 
+        - after 0 s (kubernetes.image): container app of pod web-1: shop:9 is not a valid image name
+        - after 0 s (kubernetes.imagePull): container app of pod web-1: image shop:9 cannot be pulled (ErrImagePull): rpc error: code = NotFound: shop:9: not found
+        - after 20 s (kubernetes.imagePull): container app of pod web-1: image shop:9 cannot be pulled (ImagePullBackOff): Back-off pulling image
+        - after 10 s (kubernetes.containerConfig): container app of pod web-1 cannot be configured (CreateContainerConfigError): secret "db" not found
+        - 
+        - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 3, "no database", 2 restarts
+        - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 137 (OOMKilled), 4 restarts
+        - after 30 s (kubernetes.unschedulable): pod web-1 fits on no node: 0/3 nodes are available: 3 Insufficient cpu.
+        - after 0 s (kubernetes.unschedulable): pod web-1 fits on no node: 0/3 nodes are available: 3 Insufficient cpu.
+        -
+        "##);
     }
 
     #[test]

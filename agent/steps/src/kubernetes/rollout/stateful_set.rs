@@ -114,6 +114,15 @@ mod tests {
             told(json!({"type": "OnDelete"}), at(0, 3, "a"), json!([])),
             told(rolling(), at(0, 0, "a"), refused),
         ];
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        waiting for StatefulSet db: the controller has not seen the change yet
+        waiting for StatefulSet db: 1 of 3 replicas updated
+        waiting for StatefulSet db: 2 of 3 replicas available
+        steady at b: StatefulSet db: 3 of 3 replicas available
+        steady at b: StatefulSet db: 3 of 3 replicas available
+        steady at b: StatefulSet db: applied; pods change only when somebody deletes them (OnDelete)
+        waiting for StatefulSet db: 0 of 3 replicas updated
+          after 10 s (kubernetes.quota): StatefulSet db cannot create its pods: create Pod db-0 failed: exceeded quota: small
+        "##);
     }
 }
