@@ -5,9 +5,12 @@
 
 pub mod registry;
 
+pub mod ecs;
 pub mod kubernetes;
 pub mod shell;
 pub mod noop;
+
+mod aws;
 
 pub mod program;
 pub mod context;

@@ -1,13 +1,10 @@
 //! Which step kinds exist, their program versions, and how a document's step becomes a program.
 //! Called by the executor for each step, and by the agent for what it offers.
 
-use async_trait::async_trait;
 use deputy_task::capability::StepSupport;
 use deputy_task::document::StepKind;
-use deputy_task::outcome::Failure;
 
-use crate::context::{Outputs, StepContext, Undone};
-use crate::failure::StepError;
+use crate::ecs;
 use crate::kubernetes::{kubernetes_apply, kubernetes_rolling_deploy};
 use crate::noop;
 use crate::program::{ProgramInfo, StepProgram};
@@ -15,6 +12,7 @@ use crate::shell;
 
 /// Every kind that this agent can run.
 pub const KINDS: &[ProgramInfo] = &[
+    ecs::INFO,
     kubernetes_apply::INFO,
     kubernetes_rolling_deploy::INFO,
     shell::INFO,
@@ -60,24 +58,10 @@ pub fn program(kind: StepKind) -> Box<dyn StepProgram> {
             Box::new(kubernetes_rolling_deploy::KubernetesRollingDeployProgram::new(step))
         }
         StepKind::Shell(step) => Box::new(shell::ShellProgram::new(step)),
-        StepKind::EcsRollingDeploy(_) => Box::new(NotHere(kind.name())),
+        StepKind::EcsRollingDeploy(step) => Box::new(ecs::EcsRollingDeployProgram::new(step)),
     }
 }
 
 fn info(kind: &str) -> Option<&'static ProgramInfo> {
     KINDS.iter().find(|info| info.kind == kind)
-}
-
-/// A kind that this build does not have; the manager does not offer such tasks to this agent.
-struct NotHere(&'static str);
-
-#[async_trait]
-impl StepProgram for NotHere {
-    async fn run(&self, _ctx: &StepContext) -> Result<Outputs, StepError> {
-        Err(Failure::new("step.unknownKind", format!("this agent has no step kind {}", self.0)).into())
-    }
-
-    async fn undo(&self, _ctx: &StepContext) -> Result<Undone, StepError> {
-        Err(Failure::new("step.unknownKind", format!("this agent has no step kind {}", self.0)).into())
-    }
 }

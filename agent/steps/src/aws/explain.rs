@@ -40,7 +40,11 @@ impl Asked<'_> {
         }
         let refused = matches!(&error, SdkError::ServiceError(answer) if answer.raw().status().as_u16() < 500);
         let failure = self.failure(&error);
-        if refused || !pass.was_transmitted() { Err(failure.into()) } else { Err(StepError::WorldUnknown(Box::new(failure))) }
+        if refused || !pass.was_transmitted() {
+            Err(failure.into())
+        } else {
+            Err(StepError::WorldUnknown(Box::new(failure)))
+        }
     }
 
     /// The failure that an error amounts to.
@@ -53,7 +57,12 @@ impl Asked<'_> {
         }
         let mut failure = match error {
             SdkError::ServiceError(answer) => {
-                let request = answer.raw().headers().get("x-amzn-requestid").unwrap_or("unknown").to_owned();
+                let request = answer
+                    .raw()
+                    .headers()
+                    .get("x-amzn-requestid")
+                    .unwrap_or("unknown")
+                    .to_owned();
                 let code = answer.err().code().unwrap_or("Unknown");
                 let message = answer.err().message().unwrap_or("no message");
                 let mut failure = self.refusal(code, message);
@@ -63,7 +72,10 @@ impl Asked<'_> {
             SdkError::TimeoutError(_) => self.unanswered("did not answer in time"),
             SdkError::DispatchFailure(_) => self.unanswered("could not be reached"),
             SdkError::ResponseError(_) => self.unanswered("gave an answer that cannot be read"),
-            _ => Failure::new("aws.request", format!("{} on {} could not be asked for", self.action, self.on)),
+            _ => Failure::new(
+                "aws.request",
+                format!("{} on {} could not be asked for", self.action, self.on),
+            ),
         };
         failure = failure.caused_by(error);
         failure
@@ -72,22 +84,37 @@ impl Asked<'_> {
     fn unanswered(&self, how: &str) -> Failure {
         let service = self.action.split(':').next().unwrap_or("AWS");
         let region = self.identity.region();
-        Failure::new("aws.unreachable", format!("{} in {region} {how} ({} on {})", service.to_uppercase(), self.action, self.on))
-            .hint("check spec.aws.region, and the way from the agent to the AWS API (VPC endpoint, proxy, DNS)")
+        Failure::new(
+            "aws.unreachable",
+            format!(
+                "{} in {region} {how} ({} on {})",
+                service.to_uppercase(),
+                self.action,
+                self.on
+            ),
+        )
+        .hint("check spec.aws.region, and the way from the agent to the AWS API (VPC endpoint, proxy, DNS)")
     }
 
     fn refusal(&self, code: &str, message: &str) -> Failure {
         match code {
             "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => self.denial(message),
-            "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" => {
-                Failure::new("aws.throttled", format!("AWS throttled {} on {}: {message}", self.action, self.on))
-                    .hint("retry later; other clients of the account use up its rate")
-            }
+            "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" => Failure::new(
+                "aws.throttled",
+                format!("AWS throttled {} on {}: {message}", self.action, self.on),
+            )
+            .hint("retry later; other clients of the account use up its rate"),
             "ExpiredTokenException" | "ExpiredToken" | "UnrecognizedClientException" | "InvalidClientTokenId" => {
-                Failure::new("aws.badCredentials", format!("AWS does not accept the task's credentials: {message}"))
-                    .hint("check the agent's own identity, the role chain, and the clock of the agent's host")
+                Failure::new(
+                    "aws.badCredentials",
+                    format!("AWS does not accept the task's credentials: {message}"),
+                )
+                .hint("check the agent's own identity, the role chain, and the clock of the agent's host")
             }
-            _ => Failure::new(self.class_of(code), format!("{} on {} was refused: {message}", self.action, self.on)),
+            _ => Failure::new(
+                self.class_of(code),
+                format!("{} on {} was refused: {message}", self.action, self.on),
+            ),
         }
     }
 
@@ -101,23 +128,56 @@ impl Asked<'_> {
     }
 
     fn denial(&self, message: &str) -> Failure {
-        let named = |after: &str| Some(message.split_once(after)?.1.split_whitespace().next()?.trim_end_matches([',', '.']).to_owned());
-        let role = self.identity.role_arn().unwrap_or("the agent's own identity");
-        let caller = named("User: ").filter(|arn| arn.starts_with("arn:")).unwrap_or_else(|| role.to_owned());
-        let action = named("perform: ").unwrap_or_else(|| self.action.to_owned());
-        let resource = named("on resource: ").map(|resource| format!(" on {resource}")).unwrap_or_default();
-        let (kind, change) = if message.contains("explicit deny") {
-            ("a policy explicitly denies it", format!("find the explicit deny for {action} in the policies that apply to {role}"))
-        } else if message.contains("permissions boundary") {
-            ("its permissions boundary does not allow it", format!("allow {action}{resource} in the permissions boundary of {role}"))
-        } else if message.contains("service control policy") {
-            ("a service control policy does not allow it", format!("allow {action} in the organization's service control policies"))
-        } else if message.contains("resource-based policy") {
-            ("the resource's own policy does not allow it", format!("allow {action} for {role} in the policy of the resource"))
-        } else {
-            ("no policy of it allows that", format!("attach a policy to {role} that allows {action}{resource}"))
+        let named = |after: &str| {
+            Some(
+                message
+                    .split_once(after)?
+                    .1
+                    .split_whitespace()
+                    .next()?
+                    .trim_end_matches([',', '.'])
+                    .to_owned(),
+            )
         };
-        Failure::new("aws.accessDenied", format!("{caller} may not {action} on {}: {kind}", self.on)).hint(change)
+        let role = self.identity.role_arn().unwrap_or("the agent's own identity");
+        let caller = named("User: ")
+            .filter(|arn| arn.starts_with("arn:"))
+            .unwrap_or_else(|| role.to_owned());
+        let action = named("perform: ").unwrap_or_else(|| self.action.to_owned());
+        let resource = named("on resource: ")
+            .map(|resource| format!(" on {resource}"))
+            .unwrap_or_default();
+        let (kind, change) = if message.contains("explicit deny") {
+            (
+                "a policy explicitly denies it",
+                format!("find the explicit deny for {action} in the policies that apply to {role}"),
+            )
+        } else if message.contains("permissions boundary") {
+            (
+                "its permissions boundary does not allow it",
+                format!("allow {action}{resource} in the permissions boundary of {role}"),
+            )
+        } else if message.contains("service control policy") {
+            (
+                "a service control policy does not allow it",
+                format!("allow {action} in the organization's service control policies"),
+            )
+        } else if message.contains("resource-based policy") {
+            (
+                "the resource's own policy does not allow it",
+                format!("allow {action} for {role} in the policy of the resource"),
+            )
+        } else {
+            (
+                "no policy of it allows that",
+                format!("attach a policy to {role} that allows {action}{resource}"),
+            )
+        };
+        Failure::new(
+            "aws.accessDenied",
+            format!("{caller} may not {action} on {}: {kind}", self.on),
+        )
+        .hint(change)
     }
 }
 
@@ -139,8 +199,14 @@ mod tests {
     use deputy_credentials::env::Env;
 
     fn told(code: &str, message: &str) -> String {
-        let identity = Identities::new(Env::default()).for_task("eu-west-1", &[], "deputy-x").expect("no hops");
-        let asked = Asked { action: "ecs:UpdateService", on: "the service checkout-api", identity: &identity };
+        let identity = Identities::new(Env::default())
+            .for_task("eu-west-1", &[], "deputy-x")
+            .expect("no hops");
+        let asked = Asked {
+            action: "ecs:UpdateService",
+            on: "the service checkout-api",
+            identity: &identity,
+        };
         let failure = asked.refusal(code, message);
         format!("{} | {} | {}", failure.class, failure.summary, failure.hint)
     }
@@ -149,9 +215,18 @@ mod tests {
     fn refusals_say_who_what_why_and_what_to_change() {
         let user = "User: arn:aws:sts::222222222222:assumed-role/onlooker/deputy-1 is not authorized to perform: iam:PassRole on resource: arn:aws:iam::222222222222:role/task";
         let text = [
-            told("AccessDeniedException", &format!("{user} because no identity-based policy allows the iam:PassRole action")),
-            told("AccessDeniedException", &format!("{user} with an explicit deny in a service control policy")),
-            told("InvalidParameterException", "Container.image should not be null or empty."),
+            told(
+                "AccessDeniedException",
+                &format!("{user} because no identity-based policy allows the iam:PassRole action"),
+            ),
+            told(
+                "AccessDeniedException",
+                &format!("{user} with an explicit deny in a service control policy"),
+            ),
+            told(
+                "InvalidParameterException",
+                "Container.image should not be null or empty.",
+            ),
             told("ThrottlingException", "Rate exceeded"),
         ]
         .join("\n");
@@ -160,10 +235,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_identity_is_told_as_one_and_not_as_a_broken_connection() {
-        let identity = Identities::new(Env::default()).for_task("eu-west-1", &[], "deputy-x").expect("no hops");
+        let identity = Identities::new(Env::default())
+            .for_task("eu-west-1", &[], "deputy-x")
+            .expect("no hops");
         let config = identity.sdk_config().expect("no bundle");
-        let asked = Asked { action: "ecs:DescribeServices", on: "the service x", identity: &identity };
-        let error = aws_sdk_ecs::Client::new(&config).describe_services().services("x").send().await.expect_err("nobody");
+        let asked = Asked {
+            action: "ecs:DescribeServices",
+            on: "the service x",
+            identity: &identity,
+        };
+        let error = aws_sdk_ecs::Client::new(&config)
+            .describe_services()
+            .services("x")
+            .send()
+            .await
+            .expect_err("nobody");
         assert_eq!(asked.failure(&error).class, "aws.noIdentity");
     }
 }

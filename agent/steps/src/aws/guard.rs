@@ -69,7 +69,11 @@ struct State {
 impl Pass {
     /// A pass for the one call of an effect.
     pub(crate) fn new(permit: Permit, key: EffectKey) -> Self {
-        Self { permit, key, state: Arc::default() }
+        Self {
+            permit,
+            key,
+            state: Arc::default(),
+        }
     }
 
     /// The rule for further tries, to be put into the same call.
@@ -95,7 +99,9 @@ impl Pass {
     }
 
     fn begin_try(&self) {
-        self.state.before.store(self.state.transmitted.load(Ordering::Acquire), Ordering::Release);
+        self.state
+            .before
+            .store(self.state.transmitted.load(Ordering::Acquire), Ordering::Release);
     }
 
     fn this_try_was_transmitted(&self) -> bool {
@@ -143,7 +149,9 @@ impl Intercept for Guard {
         _components: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let reads = cfg.load::<Metadata>().is_some_and(|call| READS.iter().any(|verb| call.name().starts_with(verb)));
+        let reads = cfg
+            .load::<Metadata>()
+            .is_some_and(|call| READS.iter().any(|verb| call.name().starts_with(verb)));
         if reads {
             return Ok(());
         }
@@ -158,7 +166,9 @@ impl Intercept for Guard {
 
 impl ClassifyRetry for OnlyAfterRefusal {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let refused = context.response().is_some_and(|response| response.status().as_u16() < 500);
+        let refused = context
+            .response()
+            .is_some_and(|response| response.status().as_u16() < 500);
         if refused || !self.0.this_try_was_transmitted() {
             RetryAction::NoActionIndicated
         } else {
@@ -267,8 +277,16 @@ mod tests {
     }
 
     async fn update(client: &Client, pass: &Pass) -> String {
-        let overrides = aws_sdk_ecs::Config::builder().interceptor(pass.clone()).retry_classifier(pass.retry_rule());
-        let sent = client.update_service().service("x").customize().config_override(overrides).send().await;
+        let overrides = aws_sdk_ecs::Config::builder()
+            .interceptor(pass.clone())
+            .retry_classifier(pass.retry_rule());
+        let sent = client
+            .update_service()
+            .service("x")
+            .customize()
+            .config_override(overrides)
+            .send()
+            .await;
         let error = sent.expect_err("this socket never says yes");
         deputy_task::outcome::Failure::new("", "").caused_by(&error).detail
     }
@@ -295,7 +313,11 @@ mod tests {
         let short = pass(Duration::from_millis(200));
         let told = update(&client(address), &short).await;
         assert!(told.contains("the permit for this change was over"), "{told}");
-        assert_eq!(requests.load(Ordering::SeqCst), 1, "throttled once, then not sent again");
+        assert_eq!(
+            requests.load(Ordering::SeqCst),
+            1,
+            "throttled once, then not sent again"
+        );
         assert!(short.has_expired() && short.was_transmitted());
     }
 

@@ -1,0 +1,187 @@
+//! The forward program of `ecsRollingDeploy`.
+
+use async_trait::async_trait;
+use deputy_task::document::step::EcsRollingDeploy;
+use serde_json::{Map, Value, json};
+
+use crate::aws::guard::Pass;
+use crate::context::{Outputs, StepContext, Undone};
+use crate::ecs::change::{Change, Expected};
+use crate::ecs::client::Ecs;
+use crate::ecs::document::{Wanted, digest, short, token};
+use crate::ecs::names::Names;
+use crate::ecs::revision::Revision;
+use crate::ecs::rollout::{Target, follow};
+use crate::ecs::service::Before;
+use crate::ecs::undo::undo;
+use crate::ecs::verdict::Verdict;
+use crate::effect::Effect;
+use crate::failure::StepError;
+use crate::program::{ProgramInfo, StepProgram};
+
+/// What the registry knows about the kind.
+pub const INFO: ProgramInfo = ProgramInfo {
+    kind: "ecsRollingDeploy",
+    min_version: 1,
+    max_version: 1,
+    tools: &[],
+};
+
+/// One `ecsRollingDeploy` step, its arguments evaluated.
+#[derive(Debug, Clone)]
+pub struct EcsRollingDeployProgram {
+    step: EcsRollingDeploy,
+}
+
+impl EcsRollingDeployProgram {
+    /// The program of `step`.
+    #[must_use]
+    pub fn new(step: EcsRollingDeploy) -> Self {
+        Self { step }
+    }
+}
+
+#[async_trait]
+impl StepProgram for EcsRollingDeployProgram {
+    async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
+        let wanted = Wanted::of(&self.step)?;
+        let names = Names::of(&wanted);
+        let ecs = Ecs::of(ctx, &wanted.cluster).await?;
+        let before: Before = ctx
+            .fact(&names.before, || async { Ok(ecs.before(&wanted).await?) })
+            .await?;
+        narrate_before(ctx, &wanted, &before);
+        let revision = register(ctx, &ecs, &wanted, &names).await?;
+        ctx.narrate(format_args!("registered {}", short(&revision.task_definition_arn)));
+        let change = change(ctx, &ecs, &wanted, (&before, &revision)).await?;
+        ctx.narrate(format_args!(
+            "deployment {} of {} to {}",
+            change.deployment_id,
+            short(&revision.task_definition_arn),
+            wanted.service
+        ));
+        let target = Target {
+            service: &wanted.service,
+            task_definition: &revision.task_definition_arn,
+            deployment_id: &change.deployment_id,
+            previous: before.service.as_ref().map(|service| service.task_definition.as_str()),
+        };
+        match ctx.fact(&names.verdict, || follow(ctx, &ecs, target)).await? {
+            Verdict::Failed(failure) => Err(failure.into()),
+            Verdict::Steady { running } => {
+                ctx.narrate(format_args!(
+                    "steady: {running} tasks of {} run in {}",
+                    short(&revision.task_definition_arn),
+                    wanted.service
+                ));
+                Ok(outputs(&before, &revision, &change))
+            }
+        }
+    }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Undone, StepError> {
+        undo(ctx, &Wanted::of(&self.step)?).await
+    }
+}
+
+fn narrate_before(ctx: &StepContext, wanted: &Wanted, before: &Before) {
+    match &before.service {
+        None => ctx.narrate(format_args!(
+            "the service {} does not exist yet and will be created",
+            wanted.service
+        )),
+        Some(service) => {
+            ctx.narrate(format_args!(
+                "the service {} runs {}, {} tasks wanted",
+                wanted.service,
+                short(&service.task_definition),
+                service.desired_count
+            ));
+            let left = wanted.left_on_update();
+            if !left.is_empty() {
+                ctx.narrate(format_args!(
+                    "{} of serviceDefinition count only when a service is created",
+                    left.join(", ")
+                ));
+            }
+        }
+    }
+}
+
+async fn register(ctx: &StepContext, ecs: &Ecs, wanted: &Wanted, names: &Names) -> Result<Revision, StepError> {
+    let token = token(&ctx.attempt, &ctx.step, &names.register);
+    let body = wanted.register_body(&token);
+    let plan = json!({"family": wanted.family, "document": digest(&ctx.masked(&body))});
+    let effect = Effect::bounded(
+        &names.register,
+        format!("RegisterTaskDefinition {}", wanted.family),
+        &plan,
+    );
+    let key = ctx.key(&names.register);
+    ctx.effect(
+        effect,
+        || ecs.look_registered(&wanted.family, &token),
+        |permit| ecs.register(&wanted.family, &body, Pass::new(permit, key.clone())),
+    )
+    .await
+}
+
+async fn change(
+    ctx: &StepContext,
+    ecs: &Ecs,
+    wanted: &Wanted,
+    (before, revision): (&Before, &Revision),
+) -> Result<Change, StepError> {
+    let names = Names::of(wanted);
+    let task_definition = &revision.task_definition_arn;
+    let touched = wanted.touched();
+    let expected = Expected {
+        service: &wanted.service,
+        task_definition,
+        before: before.service.as_ref().map(|service| service.task_definition.as_str()),
+        touched: &touched,
+    };
+    let look = || ecs.look_changed(expected);
+    if before.service.is_some() {
+        let body = wanted.update_body(task_definition);
+        let effect = Effect::bounded(
+            &names.update,
+            format!("UpdateService {} to {}", wanted.service, short(task_definition)),
+            &plan(ctx, wanted, &body),
+        );
+        let key = ctx.key(&names.update);
+        return ctx
+            .effect(effect, look, |permit| {
+                ecs.update(expected, &body, Pass::new(permit, key.clone()))
+            })
+            .await;
+    }
+    let body = wanted.create_body(task_definition, &token(&ctx.attempt, &ctx.step, &names.create));
+    let effect = Effect::bounded(
+        &names.create,
+        format!("CreateService {} with {}", wanted.service, short(task_definition)),
+        &plan(ctx, wanted, &body),
+    );
+    let key = ctx.key(&names.create);
+    ctx.effect(effect, look, |permit| {
+        ecs.create(expected, &body, Pass::new(permit, key.clone()))
+    })
+    .await
+}
+
+fn plan(ctx: &StepContext, wanted: &Wanted, body: &Value) -> Value {
+    json!({"cluster": wanted.cluster, "service": wanted.service, "document": digest(&ctx.masked(body))})
+}
+
+fn outputs(before: &Before, revision: &Revision, change: &Change) -> Outputs {
+    let mut values = Map::new();
+    values.insert("taskDefinitionArn".into(), json!(revision.task_definition_arn));
+    values.insert("serviceArn".into(), json!(change.service_arn));
+    values.insert("deploymentId".into(), json!(change.deployment_id));
+    let previous = before.service.as_ref().map(|service| service.task_definition.clone());
+    values.insert("previousTaskDefinitionArn".into(), json!(previous.unwrap_or_default()));
+    Outputs {
+        values,
+        ..Outputs::default()
+    }
+}

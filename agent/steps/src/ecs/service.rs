@@ -1,0 +1,158 @@
+//! Services as they are: what ECS says of one, whole and typed, and what of it a before-image keeps.
+
+use aws_sdk_ecs::types::{Deployment, DeploymentControllerType, Service, ServiceField};
+use deputy_task::outcome::Failure;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::aws::capture::Capture;
+use crate::ecs::client::Ecs;
+use crate::ecs::document::Wanted;
+
+/// Fields that `UpdateService` takes for the service and `DescribeServices` shows at its deployments.
+const OF_DEPLOYMENT: [&str; 3] = [
+    "serviceConnectConfiguration",
+    "volumeConfigurations",
+    "vpcLatticeConfigurations",
+];
+
+/// A service that exists.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) service: Service,
+    raw: Value,
+}
+
+/// What was there before the step changed anything. Recorded before the first change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Before {
+    /// `None`: the service did not exist.
+    pub(crate) service: Option<BeforeService>,
+}
+
+/// A service before the step changed it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BeforeService {
+    pub(crate) arn: String,
+    pub(crate) task_definition: String,
+    pub(crate) desired_count: i32,
+    /// The fields that the update touches, as they were; null for those that had no value.
+    pub(crate) touched: Map<String, Value>,
+}
+
+impl Seen {
+    pub(crate) fn new(service: Service, raw: Value) -> Self {
+        Self { service, raw }
+    }
+
+    /// The task definition that the service wants to run.
+    pub(crate) fn task_definition(&self) -> &str {
+        self.service.task_definition().unwrap_or_default()
+    }
+
+    pub(crate) fn arn(&self) -> &str {
+        self.service.service_arn().unwrap_or_default()
+    }
+
+    pub(crate) fn status(&self) -> &str {
+        self.service.status().unwrap_or_default()
+    }
+
+    /// The newest deployment of `task_definition`.
+    pub(crate) fn deployment_of(&self, task_definition: &str) -> Option<&Deployment> {
+        self.service
+            .deployments()
+            .iter()
+            .find(|deployment| deployment.task_definition() == Some(task_definition))
+    }
+
+    /// The fields that `wanted` touches, as they are now.
+    pub(crate) fn touched(&self, wanted: &Map<String, Value>) -> Map<String, Value> {
+        wanted.keys().map(|key| (key.clone(), self.field(key))).collect()
+    }
+
+    fn field(&self, key: &str) -> Value {
+        let at_service = self.raw.get(key);
+        let primary = || {
+            let deployments = self.raw.get("deployments")?.as_array()?;
+            deployments
+                .iter()
+                .find(|one| one.get("status").and_then(Value::as_str) == Some("PRIMARY"))?
+                .get(key)
+        };
+        at_service
+            .or_else(|| OF_DEPLOYMENT.contains(&key).then(primary).flatten())
+            .cloned()
+            .unwrap_or(Value::Null)
+    }
+}
+
+impl Ecs {
+    /// The service, or `None` if there is none (a deleted one that ECS still remembers is none).
+    pub(crate) async fn describe(&self, service: &str) -> Result<Option<Seen>, Failure> {
+        let capture = Capture::default();
+        let overrides = aws_sdk_ecs::Config::builder().interceptor(capture.clone());
+        let answer = self
+            .client
+            .describe_services()
+            .cluster(&self.cluster)
+            .services(service)
+            .include(ServiceField::Tags)
+            .customize()
+            .config_override(overrides)
+            .send()
+            .await;
+        let on = format!("the service {service} in cluster {}", self.cluster);
+        let answer = answer.map_err(|error| self.failure("ecs:DescribeServices", &on, &error))?;
+        let raw = capture.taken().pointer("/services/0").cloned().unwrap_or(Value::Null);
+        let found = answer.services.unwrap_or_default().into_iter().next();
+        Ok(found
+            .map(|found| Seen::new(found, raw))
+            .filter(|seen| seen.status() != "INACTIVE"))
+    }
+
+    /// The before-image, or why the step cannot work with what is there.
+    pub(crate) async fn before(&self, wanted: &Wanted) -> Result<Before, Failure> {
+        let name = &wanted.service;
+        let Some(seen) = self.describe(name).await? else {
+            if wanted.can_create() {
+                return Ok(Before { service: None });
+            }
+            let summary = format!(
+                "there is no service {name} in the ECS cluster {}, and the step has no serviceDefinition to create it from",
+                self.cluster
+            );
+            return Err(Failure::new("ecs.unknownService", summary)
+                .hint("check the names of the service and the cluster, or give serviceDefinition (the input of CreateService)"));
+        };
+        if seen.status() == "DRAINING" {
+            return Err(Failure::new(
+                "ecs.serviceDraining",
+                format!("the service {name} in cluster {} is being deleted", self.cluster),
+            )
+            .hint("wait until its tasks have stopped, then retry the task"));
+        }
+        let controller = seen
+            .service
+            .deployment_controller()
+            .map(|controller| controller.r#type());
+        if let Some(other) = controller.filter(|kind| **kind != DeploymentControllerType::Ecs) {
+            let summary = format!(
+                "the service {name} is deployed by the {} deployment controller, and ecsRollingDeploy needs ECS",
+                other.as_str()
+            );
+            return Err(Failure::new("ecs.deploymentController", summary)
+                .hint("use the step kind for that controller, or make the service anew with the ECS controller"));
+        }
+        Ok(Before {
+            service: Some(BeforeService {
+                arn: seen.arn().to_owned(),
+                task_definition: seen.task_definition().to_owned(),
+                desired_count: seen.service.desired_count(),
+                touched: seen.touched(&wanted.touched()),
+            }),
+        })
+    }
+}
