@@ -274,3 +274,6 @@ fn covered_until(hidden: &[Span], from: usize) -> usize {
     let around = hidden.iter().rev().find(|span| span.start <= from);
     around.map_or(from, |span| from.max(span.end))
 }
+
+#[cfg(test)]
+mod tests;

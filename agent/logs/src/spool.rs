@@ -253,6 +253,12 @@ impl Spool {
         self.shared.unacked.load(Ordering::Relaxed)
     }
 
+    /// Bytes of records that are in memory, over all attempts.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.shared.in_memory.load(Ordering::Relaxed)
+    }
+
     /// What people should see: the disk refuses the spool.
     #[must_use]
     pub fn warning(&self) -> Option<String> {

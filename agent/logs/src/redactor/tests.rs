@@ -1,0 +1,145 @@
+//! The redactor against a plain definition of what it must do, on secrets and texts made to collide.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::secret_forms::forms_of;
+
+fn redactor(secrets: &[impl AsRef<[u8]>]) -> Redactor {
+    let redactor = Redactor::new();
+    for secret in secrets {
+        redactor.add_secret(secret.as_ref()).expect("a secret");
+    }
+    redactor
+}
+
+/// Writes `text` cut at the given lengths.
+fn redact_in_pieces(redactor: &Redactor, text: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut stream = redactor.stream();
+    let mut out = Vec::new();
+    let mut rest = text;
+    for cut in cuts {
+        let (now, later) = rest.split_at((*cut).min(rest.len()));
+        out.extend_from_slice(stream.write(now));
+        rest = later;
+    }
+    out.extend_from_slice(stream.write(rest));
+    out.extend_from_slice(stream.finish());
+    out
+}
+
+/// What the redactor must do, said plainly: every byte of every occurrence goes, each run of them
+/// becomes one mask.
+fn plainly(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
+    let mut hidden = vec![false; text.len()];
+    for form in secrets.iter().flat_map(|secret| forms_of(secret)) {
+        for (at, window) in text.windows(form.len()).enumerate() {
+            if window == form {
+                hidden[at..at + form.len()].fill(true);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for (at, byte) in text.iter().enumerate() {
+        match (hidden[at], at > 0 && hidden[at - 1]) {
+            (false, _) => out.push(*byte),
+            (true, true) => {}
+            (true, false) => out.extend_from_slice(MASK),
+        }
+    }
+    out
+}
+
+/// Few letters, so that secrets overlap, contain and continue each other.
+fn secret() -> impl Strategy<Value = Vec<u8>> {
+    "[ab]{4,9}|a{4,20}|(ab){2,6}|[abc\n]{0,3}[abc]{4}[abc\n]{0,6}[abc]{4}".prop_map(String::into_bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn output_is_the_plain_definition_however_it_was_cut(
+        secrets in prop::collection::vec(secret(), 1..5),
+        text in "[abc\n]{0,200}",
+        cuts in prop::collection::vec(0_usize..12, 0..60),
+    ) {
+        let redactor = redactor(&secrets);
+        let expected = plainly(&secrets, text.as_bytes());
+        prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &[]), expected.clone());
+        prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &cuts), expected.clone());
+        prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &vec![1; text.len()]), expected);
+    }
+
+    #[test]
+    fn encoded_secrets_are_hidden_however_they_are_cut(
+        secret in prop::collection::vec(any::<u8>().prop_filter("no space", |byte| !byte.is_ascii_whitespace()), 8..60),
+        before in "[a-z]{0,4}",
+        cuts in prop::collection::vec(0_usize..30, 0..20),
+    ) {
+        use base64::Engine;
+        let redactor = redactor(&[&secret]);
+        let mut plain = before.into_bytes();
+        plain.extend_from_slice(&secret);
+        let engine = base64::engine::general_purpose::STANDARD;
+        let text = format!("x: {} {}", engine.encode(&plain), engine.encode(&secret));
+        let out = redact_in_pieces(&redactor, text.as_bytes(), &cuts);
+        prop_assert_eq!(out.windows(3).filter(|window| *window == MASK).count(), 2, "{}", String::from_utf8_lossy(&out));
+        prop_assert!(out.len() < 3 + 1 + 6 + 2 * (MASK.len() + 4), "{}", String::from_utf8_lossy(&out));
+    }
+
+    #[test]
+    fn held_back_is_only_what_may_become_a_secret(
+        secrets in prop::collection::vec(secret(), 1..4),
+        text in "[abc ]{0,60}",
+    ) {
+        let redactor = redactor(&secrets);
+        let forms: Vec<_> = secrets.iter().flat_map(|secret| forms_of(secret)).collect();
+        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
+        let mut stream = redactor.stream();
+        stream.write(text.as_bytes());
+        let held = stream.held.bytes.len();
+        prop_assert!(held < longest);
+        let end = &text.as_bytes()[text.len() - held..];
+        prop_assert!(held == 0 || forms.iter().any(|form| form.starts_with(end)));
+    }
+}
+
+#[test]
+fn overlapping_and_touching_secrets_become_one_mask() {
+    let redactor = redactor(&["abcd", "cdef", "ghij"]);
+    assert_eq!(redactor.redact("x abcdef y abcdghij z"), "x *** y *** z");
+}
+
+#[test]
+fn a_secret_that_is_added_counts_for_open_streams() {
+    let redactor = redactor(&["first-one"]);
+    let mut stream = redactor.stream();
+    let mut out = stream.write(b"first-on").to_vec();
+    assert!(out.is_empty());
+    redactor.add_secret(b"first-on the-second").expect("a secret");
+    out.extend_from_slice(stream.write(b" the-second, first-one"));
+    out.extend_from_slice(stream.finish());
+    assert_eq!(out, b"***, ***");
+}
+
+#[test]
+fn a_key_of_several_lines_is_hidden_line_by_line() {
+    let redactor = redactor(&["-----BEGIN-----\nQUJDREVG\n}\nR0hJSktM\n-----END-----\n"]);
+    assert_eq!(redactor.redact("a QUJDREVG b\r\n}R0hJSktM"), "a *** b\r\n}***");
+}
+
+#[test]
+fn what_is_no_secret_is_refused_with_the_reason() {
+    let redactor = Redactor::new();
+    assert_eq!(redactor.add_secret(b"abc\n"), Err(SecretRefused::TooShort { chars: 3 }));
+    assert_eq!(
+        redactor.add_secret("äöü".as_bytes()),
+        Err(SecretRefused::TooShort { chars: 3 })
+    );
+    assert_eq!(
+        redactor.add_secret(&vec![b'x'; 70_000]),
+        Err(SecretRefused::TooLong { bytes: 70_000 })
+    );
+    assert_eq!(redactor.redact("abc xxxx"), "abc xxxx");
+}
