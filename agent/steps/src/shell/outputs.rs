@@ -20,6 +20,15 @@ const MAX_VALUES_BYTES: usize = MAX_RECORD_BYTES - 8 * 1024;
 
 const MAX_NAME_BYTES: usize = 128;
 
+/// May lines that cannot be read be shown?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quoting {
+    /// Yes.
+    Lines,
+    /// No: the script writes secrets, and a line in the wrong form may be one.
+    Nothing,
+}
+
 /// Values by name; the last one of a name.
 pub(super) type Written = BTreeMap<String, String>;
 
@@ -36,10 +45,10 @@ pub(super) enum OutputProblem {
     TooMuch { bytes: usize },
     #[error("line {line} of the output file is not UTF-8")]
     NotText { line: usize },
-    #[error("line {line} of the output file is neither `name=value` nor `name<<END`: {shown}")]
+    #[error("line {line} of the output file is neither `name=value` nor `name<<END`{shown}")]
     BadLine { line: usize, shown: String },
     #[error(
-        "line {line} of the output file: {name:?} cannot be a name; it needs letters, digits, '_' or '-', beginning with a letter or '_'"
+        "line {line} of the output file: no name can be made of{name}; it needs letters, digits, '_' or '-', beginning with a letter or '_'"
     )]
     BadName { line: usize, name: String },
     #[error("line {line} of the output file begins the value of {name}, and {end:?} never ends it")]
@@ -47,7 +56,7 @@ pub(super) enum OutputProblem {
 }
 
 /// Reads the file. One that is gone holds nothing.
-pub(super) fn read(file: &Path) -> Result<Written, OutputProblem> {
+pub(super) fn read(file: &Path, quoting: Quoting) -> Result<Written, OutputProblem> {
     // Neither a link to somewhere else nor a pipe that nobody writes to.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
@@ -67,7 +76,7 @@ pub(super) fn read(file: &Path) -> Result<Written, OutputProblem> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
         return Err(OutputProblem::TooLarge);
     }
-    parse(&bytes)
+    parse(&bytes, quoting)
 }
 
 /// Does what is not secret fit into a record?
@@ -80,7 +89,7 @@ pub(super) fn check_size(values: &Map<String, Value>) -> Result<(), OutputProble
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Written, OutputProblem> {
+fn parse(bytes: &[u8], quoting: Quoting) -> Result<Written, OutputProblem> {
     let mut written = Written::new();
     let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().map(|(index, line)| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -95,12 +104,12 @@ fn parse(bytes: &[u8]) -> Result<Written, OutputProblem> {
         }
         let bad_line = || OutputProblem::BadLine {
             line,
-            shown: shown(text),
+            shown: shown(text, quoting),
         };
         let at = text.find(['=', '<']).ok_or_else(bad_line)?;
         let (name, rest) = text.split_at(at);
         if let Some(value) = rest.strip_prefix('=') {
-            written.insert(checked_name(line, name)?, value.to_owned());
+            written.insert(checked_name(line, name, quoting)?, value.to_owned());
             continue;
         }
         let end = rest
@@ -108,7 +117,7 @@ fn parse(bytes: &[u8]) -> Result<Written, OutputProblem> {
             .map(str::trim)
             .filter(|end| !end.is_empty())
             .ok_or_else(bad_line)?;
-        let name = checked_name(line, name)?;
+        let name = checked_name(line, name, quoting)?;
         let mut value = Vec::new();
         loop {
             let Some(next) = lines.next() else {
@@ -128,7 +137,7 @@ fn parse(bytes: &[u8]) -> Result<Written, OutputProblem> {
     Ok(written)
 }
 
-fn checked_name(line: usize, name: &str) -> Result<String, OutputProblem> {
+fn checked_name(line: usize, name: &str, quoting: Quoting) -> Result<String, OutputProblem> {
     let name = name.trim();
     let good = name.len() <= MAX_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -140,14 +149,17 @@ fn checked_name(line: usize, name: &str) -> Result<String, OutputProblem> {
     } else {
         Err(OutputProblem::BadName {
             line,
-            name: shown(name),
+            name: shown(name, quoting),
         })
     }
 }
 
-/// The beginning of a line that has no value in it as far as can be told.
-fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
+/// The beginning of a line, if it may be shown.
+fn shown(text: &str, quoting: Quoting) -> String {
+    match quoting {
+        Quoting::Lines => format!(": {}", text.chars().take(40).collect::<String>()),
+        Quoting::Nothing => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +167,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> String {
-        match parse(text.as_bytes()) {
+        match parse(text.as_bytes(), Quoting::Lines) {
             Ok(written) => written
                 .iter()
                 .map(|(name, value)| format!("{name}={value:?};"))
@@ -179,9 +191,21 @@ mod tests {
     fn what_cannot_be_read_is_named_with_its_line() {
         let cases = ["a=1\nnonsense", "a<b", "a<<", "1a=x", "a b=x", "a.b=x", "x<<END\nvalue"];
         let told: Vec<_> = cases.into_iter().map(check).collect();
-        insta::assert_snapshot!(told.join("\n"), @"");
+        insta::assert_snapshot!(told.join("\n"), @r#"
+        line 2 of the output file is neither `name=value` nor `name<<END`: nonsense
+        line 1 of the output file is neither `name=value` nor `name<<END`: a<b
+        line 1 of the output file is neither `name=value` nor `name<<END`: a<<
+        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': 1a
+        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a b
+        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a.b
+        line 1 of the output file begins the value of x, and "END" never ends it
+        "#);
+        let silent = parse(b"hunter2 hunter2", Quoting::Nothing)
+            .expect_err("bad")
+            .to_string();
+        assert!(!silent.contains("hunter2"), "{silent}");
         assert_eq!(
-            parse(b"a=1\nb=\xff").expect_err("bad").to_string(),
+            parse(b"a=1\nb=\xff", Quoting::Lines).expect_err("bad").to_string(),
             "line 2 of the output file is not UTF-8"
         );
     }
@@ -190,14 +214,14 @@ mod tests {
     fn links_pipes_and_floods_are_refused_and_a_missing_file_is_empty() {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("output");
-        assert!(read(&file).expect("nothing").is_empty());
+        assert!(read(&file, Quoting::Lines).expect("nothing").is_empty());
         std::os::unix::fs::symlink("/etc/passwd", &file).expect("link");
-        assert!(matches!(read(&file), Err(OutputProblem::NotAFile)));
+        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::NotAFile)));
         std::fs::remove_file(&file).expect("removed");
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("pipe");
-        assert!(matches!(read(&file), Err(OutputProblem::NotAFile)));
+        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::NotAFile)));
         std::fs::remove_file(&file).expect("removed");
         std::fs::write(&file, vec![b'x'; 300_000]).expect("written");
-        assert!(matches!(read(&file), Err(OutputProblem::TooLarge)));
+        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::TooLarge)));
     }
 }

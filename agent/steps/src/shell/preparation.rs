@@ -19,7 +19,7 @@ use deputy_task::outcome::Failure;
 use tempfile::TempDir;
 
 use super::environment::{self, Environment};
-use super::outputs::{self, OutputProblem, Written};
+use super::outputs::{self, OutputProblem, Quoting, Written};
 use crate::context::StepContext;
 use crate::failure::StepError;
 
@@ -108,8 +108,13 @@ impl Prepared {
             .current_dir(&self.working_folder)
     }
 
-    pub(super) fn outputs(&self) -> Result<Written, OutputProblem> {
-        outputs::read(&output_file(self.folder.path()))
+    pub(super) fn outputs(&self, shell: &Shell) -> Result<Written, OutputProblem> {
+        let quoting = if shell.secret_outputs.is_empty() {
+            Quoting::Lines
+        } else {
+            Quoting::Nothing
+        };
+        outputs::read(&output_file(self.folder.path()), quoting)
     }
 
     /// Ends the endpoint and removes the files.

@@ -132,7 +132,7 @@ impl ShellProgram {
             return Err(error);
         }
         let written = prepared
-            .outputs()
+            .outputs(&self.shell)
             .map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         let ran = self.keep(ctx, &log, written, secrets)?;
         Ok(ran)

@@ -167,6 +167,14 @@ mod tests {
             told.push_str(&line);
             told.push('\n');
         }
-        insta::assert_snapshot!(told.trim_end(), @"");
+        insta::assert_snapshot!(told.trim_end(), @r"
+        fine
+        shell.exitCode: the script of step build ended with exit code 3
+        shell.exitCode: the script of step build ended with exit code 127: a command in it was not found
+        shell.exitCode: the script of step build ended with exit code 143: a command in it was ended by signal 15 (SIGTERM)
+        shell.outOfMemory: a command in the script of step build was killed (exit code 137): the kernel killed it because the container ran out of memory
+        shell.signal: the script of step build was ended by signal 11 (SIGSEGV), which Deputy did not send
+        shell.lost: the end of the script of step build was not seen
+        ");
     }
 }
