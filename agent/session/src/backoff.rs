@@ -117,6 +117,9 @@ mod tests {
     fn bounds_that_make_no_sense_are_refused() {
         let second = Duration::from_secs(1);
         assert_eq!(Backoff::new(Duration::ZERO, second), Err(BadBackoff::ZeroBase));
-        assert!(matches!(Backoff::new(second * 2, second), Err(BadBackoff::MaxBelowBase { .. })));
+        assert!(matches!(
+            Backoff::new(second * 2, second),
+            Err(BadBackoff::MaxBelowBase { .. })
+        ));
     }
 }

@@ -51,7 +51,9 @@ pub(crate) async fn fetch(config: &SessionConfig, request: &BlobRequest) -> Resu
     let mut file = create(&request.path).await.map_err(|error| error.to_string())?;
     loop {
         let before = written;
-        let Err(error) = fetch_on(config, request, &mut file, &mut written).await else { return Ok(()) };
+        let Err(error) = fetch_on(config, request, &mut file, &mut written).await else {
+            return Ok(());
+        };
         if written > before {
             retry.reset();
             fruitless = 0;
@@ -65,8 +67,16 @@ pub(crate) async fn fetch(config: &SessionConfig, request: &BlobRequest) -> Resu
 }
 
 async fn create(path: &Path) -> Result<tokio::fs::File, FetchError> {
-    let opened = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await;
-    opened.map_err(|error| FetchError::File { path: path.into(), reason: error.to_string() })
+    let opened = tokio::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .await;
+    opened.map_err(|error| FetchError::File {
+        path: path.into(),
+        reason: error.to_string(),
+    })
 }
 
 async fn fetch_on(
@@ -76,7 +86,9 @@ async fn fetch_on(
     written: &mut u64,
 ) -> Result<(), FetchError> {
     let blob = &request.blob;
-    let channel = dial::connect(config).await.map_err(|error| FetchError::Connection(error.to_string()))?;
+    let channel = dial::connect(config)
+        .await
+        .map_err(|error| FetchError::Connection(error.to_string()))?;
     let ask = v1::FetchBlobRequest {
         project: request.attempt.project.as_str().to_owned(),
         sha256: blob.sha256.clone(),
@@ -92,16 +104,28 @@ async fn fetch_on(
     {
         *written += u64::try_from(piece.data.len()).unwrap_or(u64::MAX);
         if *written > blob.size_bytes {
-            return Err(FetchError::Refused(format!("it is longer than the {} bytes announced", blob.size_bytes)));
+            return Err(FetchError::Refused(format!(
+                "it is longer than the {} bytes announced",
+                blob.size_bytes
+            )));
         }
         let wrote = file.write_all(&piece.data).await;
-        wrote.map_err(|error| FetchError::File { path: request.path.clone(), reason: error.to_string() })?;
+        wrote.map_err(|error| FetchError::File {
+            path: request.path.clone(),
+            reason: error.to_string(),
+        })?;
     }
     if *written < blob.size_bytes {
-        return Err(FetchError::Connection(format!("it ended after {written} of {} bytes", blob.size_bytes)));
+        return Err(FetchError::Connection(format!(
+            "it ended after {written} of {} bytes",
+            blob.size_bytes
+        )));
     }
     let flushed = file.flush().await;
-    flushed.map_err(|error| FetchError::File { path: request.path.clone(), reason: error.to_string() })
+    flushed.map_err(|error| FetchError::File {
+        path: request.path.clone(),
+        reason: error.to_string(),
+    })
 }
 
 /// Only NOT_FOUND and OUT_OF_RANGE are believed: any other code can come from a proxy.

@@ -95,7 +95,11 @@ struct Due {
 
 /// Talks until the session ends.
 pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> End {
-    let Link { frames, mut inbound, welcome } = link;
+    let Link {
+        frames,
+        mut inbound,
+        welcome,
+    } = link;
     core.generation = welcome.generation;
     for stale in welcome.stale {
         core.on_revoked(stale, "the manager has given it to another agent".into());
@@ -213,7 +217,9 @@ impl Conversation<'_> {
                 return;
             };
             if let Some(write) = self.core.queue.next_frame(boot_now()) {
-                permit.send(v1::SessionRequest { frame: Some(Outbound::Write(write)) });
+                permit.send(v1::SessionRequest {
+                    frame: Some(Outbound::Write(write)),
+                });
             }
         }
     }
@@ -234,7 +240,9 @@ impl Conversation<'_> {
             return Some(Outbound::Heartbeat(self.heartbeat()));
         }
         if std::mem::take(&mut self.due.capabilities) {
-            return Some(Outbound::Capabilities(to_wire::capabilities(&self.ports.capabilities.borrow_and_update())));
+            return Some(Outbound::Capabilities(to_wire::capabilities(
+                &self.ports.capabilities.borrow_and_update(),
+            )));
         }
         if let Some(reason) = self.due.drain.take() {
             return Some(Outbound::DrainNotice(v1::DrainNotice { reason }));
@@ -245,7 +253,10 @@ impl Conversation<'_> {
                 return None;
             };
             let steps = steps.into_iter().map(to_wire::step).collect();
-            return Some(Outbound::Progress(v1::Progress { attempt: Some(to_wire::attempt(&attempt)), steps }));
+            return Some(Outbound::Progress(v1::Progress {
+                attempt: Some(to_wire::attempt(&attempt)),
+                steps,
+            }));
         }
         None
     }
@@ -302,7 +313,9 @@ impl Conversation<'_> {
 
     /// Is it time to go?
     fn leaving(&self) -> Option<String> {
-        let Stage::Leaving(reason) = &*self.ports.stage.borrow() else { return None };
+        let Stage::Leaving(reason) = &*self.ports.stage.borrow() else {
+            return None;
+        };
         (self.core.queue.is_empty() && self.ports.events.is_empty()).then(|| reason.clone())
     }
 

@@ -66,7 +66,10 @@ impl Core {
     pub(crate) fn on_event(&mut self, event: Event) {
         match event {
             Event::Write { id, attempt, op } => {
-                if matches!(op, WriteOp::Complete(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. }) {
+                if matches!(
+                    op,
+                    WriteOp::Complete(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. }
+                ) {
                     self.progress.forget(&attempt);
                 }
                 self.queue.push(Some(id), attempt, op);
@@ -76,11 +79,24 @@ impl Core {
                     self.progress.merge(attempt, steps);
                 }
             }
-            Event::FetchBlob { id, attempt, blob, path } => {
-                let request = BlobRequest { id, attempt, blob, path };
+            Event::FetchBlob {
+                id,
+                attempt,
+                blob,
+                path,
+            } => {
+                let request = BlobRequest {
+                    id,
+                    attempt,
+                    blob,
+                    path,
+                };
                 if let Err(refused) = self.blobs.try_send(request) {
                     let result = Err("too many bundles are being fetched at the same time".into());
-                    self.commands.push_back(Command::BlobFetched { id: refused.into_inner().id, result });
+                    self.commands.push_back(Command::BlobFetched {
+                        id: refused.into_inner().id,
+                        result,
+                    });
                 }
             }
             Event::FreeSlots(slots) => self.free_slots = Some(slots),
@@ -94,7 +110,10 @@ impl Core {
                 self.renewed(*sent_at, lease);
             }
             match answer.id {
-                Some(id) => self.commands.push_back(Command::Written { id, verdict: answer.verdict }),
+                Some(id) => self.commands.push_back(Command::Written {
+                    id,
+                    verdict: answer.verdict,
+                }),
                 None => debug!(attempt = %answer.attempt, verdict = ?answer.verdict, "refusal answered"),
             }
         }
@@ -129,8 +148,11 @@ impl Core {
         let reason = format!("this agent cannot read the assignment: {error}");
         let permanent = match blame {
             Blame::Document => Some(
-                Failure::new("agent.unreadableDocument", format!("the agent cannot read the task: {error}"))
-                    .hint("submit with a deputy of the agent's version, or upgrade the agent"),
+                Failure::new(
+                    "agent.unreadableDocument",
+                    format!("the agent cannot read the task: {error}"),
+                )
+                .hint("submit with a deputy of the agent's version, or upgrade the agent"),
             ),
             Blame::Journal => None,
         };
@@ -141,7 +163,10 @@ impl Core {
         match from_wire::attempt(wire.attempt) {
             // The wish is repeated with every heartbeat; an ended attempt needs it no more.
             Ok(attempt) if self.inventory.holds(&attempt) => {
-                self.commands.push_back(Command::Cancel { attempt, reason: wire.reason });
+                self.commands.push_back(Command::Cancel {
+                    attempt,
+                    reason: wire.reason,
+                });
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "a cancel without a usable attempt was dropped"),
@@ -171,7 +196,10 @@ impl Core {
         info!(reason, "the manager wishes a drain");
         self.drain_wished = true;
         // The platform does not kill us for this one, so held work may take its own time.
-        self.commands.push_back(Command::Drain { deadline: BootTime::NEVER, reason });
+        self.commands.push_back(Command::Drain {
+            deadline: BootTime::NEVER,
+            reason,
+        });
         true
     }
 
@@ -184,7 +212,8 @@ impl Core {
     }
 
     fn lease_is_news(&self) -> bool {
-        self.lease_news.is_some_and(|until| until >= self.lease_known.after(LEASE_STEP))
+        self.lease_news
+            .is_some_and(|until| until >= self.lease_known.after(LEASE_STEP))
     }
 
     pub(crate) fn next_command(&mut self) -> Option<Command> {

@@ -84,13 +84,22 @@ pub(crate) async fn dial(config: &SessionConfig, hello: v1::Hello) -> Result<Lin
 
 async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
     let (frames, outbound) = mpsc::channel(FRAMES_BUFFERED);
-    let hello = v1::SessionRequest { frame: Some(v1::session_request::Frame::Hello(hello)) };
+    let hello = v1::SessionRequest {
+        frame: Some(v1::session_request::Frame::Hello(hello)),
+    };
     // The channel is new and empty; it takes one frame.
-    frames.try_send(hello).map_err(|error| DialError::Call(error.to_string()))?;
+    frames
+        .try_send(hello)
+        .map_err(|error| DialError::Call(error.to_string()))?;
     let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_INBOUND_BYTES);
     let call = client.session(ReceiverStream::new(outbound)).await;
-    let mut inbound = call.map_err(|status| DialError::Call(status_text(&status)))?.into_inner();
-    let first = inbound.message().await.map_err(|status| DialError::Call(status_text(&status)))?;
+    let mut inbound = call
+        .map_err(|status| DialError::Call(status_text(&status)))?
+        .into_inner();
+    let first = inbound
+        .message()
+        .await
+        .map_err(|status| DialError::Call(status_text(&status)))?;
     let welcome = match first.and_then(|response| response.frame) {
         Some(v1::session_response::Frame::Welcome(welcome)) => from_wire::welcome(welcome)?,
         Some(v1::session_response::Frame::Disconnect(disconnect)) => return Err(DialError::Refused(disconnect)),
@@ -99,7 +108,11 @@ async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {
         return Err(DialError::Protocol(welcome.protocol));
     }
-    Ok(Link { frames, inbound, welcome })
+    Ok(Link {
+        frames,
+        inbound,
+        welcome,
+    })
 }
 
 /// Code and message of a gRPC status, without its debug form.

@@ -69,22 +69,47 @@ pub(crate) fn attempt(wire: Option<v1::AttemptRef>) -> Result<AttemptRef, WireEr
         return Err(WireError::OutOfRange { what: "run", value: 0 });
     }
     if wire.epoch == 0 {
-        return Err(WireError::OutOfRange { what: "epoch", value: 0 });
+        return Err(WireError::OutOfRange {
+            what: "epoch",
+            value: 0,
+        });
     }
-    Ok(AttemptRef { project: wire.project.parse()?, task: wire.task_id.parse()?, run: wire.run, epoch: wire.epoch })
+    Ok(AttemptRef {
+        project: wire.project.parse()?,
+        task: wire.task_id.parse()?,
+        run: wire.run,
+        epoch: wire.epoch,
+    })
 }
 
 pub(crate) fn welcome(wire: v1::Welcome) -> Result<Welcome, WireError> {
     let heartbeat = Duration::from_millis(wire.heartbeat_interval_ms.into());
     let lease = Duration::from_millis(wire.lease_ttl_ms.into());
     if heartbeat < MIN_HEARTBEAT {
-        return Err(WireError::OutOfRange { what: "heartbeat_interval_ms", value: wire.heartbeat_interval_ms.into() });
+        return Err(WireError::OutOfRange {
+            what: "heartbeat_interval_ms",
+            value: wire.heartbeat_interval_ms.into(),
+        });
     }
     if lease < heartbeat {
-        return Err(WireError::OutOfRange { what: "lease_ttl_ms", value: wire.lease_ttl_ms.into() });
+        return Err(WireError::OutOfRange {
+            what: "lease_ttl_ms",
+            value: wire.lease_ttl_ms.into(),
+        });
     }
-    let stale = wire.stale.into_iter().map(|stale| attempt(Some(stale))).collect::<Result<_, _>>()?;
-    Ok(Welcome { protocol: wire.protocol, generation: wire.generation, heartbeat, lease, stale, version: wire.version })
+    let stale = wire
+        .stale
+        .into_iter()
+        .map(|stale| attempt(Some(stale)))
+        .collect::<Result<_, _>>()?;
+    Ok(Welcome {
+        protocol: wire.protocol,
+        generation: wire.generation,
+        heartbeat,
+        lease,
+        stale,
+        version: wire.version,
+    })
 }
 
 /// An unknown code is taken as a refusal: nothing happens on an answer that is not understood.
@@ -95,9 +120,10 @@ pub(crate) fn verdict(wire: v1::WriteResult, sent_at: BootTime) -> WriteVerdict 
         Ok(v1::WriteCode::UndoDecided) => WriteVerdict::UndoDecided,
         Ok(v1::WriteCode::Nondeterministic) => WriteVerdict::Nondeterministic(wire.message),
         Ok(v1::WriteCode::Invalid) => WriteVerdict::Invalid(wire.message),
-        Ok(v1::WriteCode::Unspecified) | Err(_) => {
-            WriteVerdict::Invalid(format!("the manager answered with code {}, which this version does not know", wire.code))
-        }
+        Ok(v1::WriteCode::Unspecified) | Err(_) => WriteVerdict::Invalid(format!(
+            "the manager answered with code {}, which this version does not know",
+            wire.code
+        )),
     }
 }
 
@@ -119,7 +145,10 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
         Ok(v1::RecordKind::Fact) => RecordBody::Fact(payload(&wire.key, &wire.payload)?),
         Ok(v1::RecordKind::Decision) => RecordBody::Decision(payload(&wire.key, &wire.payload)?),
         Ok(v1::RecordKind::Unspecified) | Err(_) => {
-            return Err(WireError::UnknownEnum { what: "record kind", value: wire.kind });
+            return Err(WireError::UnknownEnum {
+                what: "record kind",
+                value: wire.kind,
+            });
         }
     };
     Ok(Record {
@@ -133,31 +162,51 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
 
 fn effect_class(wire: &v1::Record) -> Result<EffectClass, WireError> {
     match v1::EffectClass::try_from(wire.effect_class) {
-        Ok(v1::EffectClass::Bounded) => Ok(EffectClass::Bounded { budget: Duration::from_millis(wire.budget_ms.into()) }),
-        Ok(v1::EffectClass::Held) => Ok(EffectClass::Held { retry_safe: wire.retry_safe }),
-        Ok(v1::EffectClass::Unspecified) | Err(_) => {
-            Err(WireError::UnknownEnum { what: "effect class", value: wire.effect_class })
-        }
+        Ok(v1::EffectClass::Bounded) => Ok(EffectClass::Bounded {
+            budget: Duration::from_millis(wire.budget_ms.into()),
+        }),
+        Ok(v1::EffectClass::Held) => Ok(EffectClass::Held {
+            retry_safe: wire.retry_safe,
+        }),
+        Ok(v1::EffectClass::Unspecified) | Err(_) => Err(WireError::UnknownEnum {
+            what: "effect class",
+            value: wire.effect_class,
+        }),
     }
 }
 
 fn payload<T: DeserializeOwned>(key: &str, bytes: &Bytes) -> Result<T, WireError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| WireError::Unreadable { what: format!("record {key}"), reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| WireError::Unreadable {
+        what: format!("record {key}"),
+        reason: error.to_string(),
+    })
 }
 
 fn blob(wire: v1::Bundle) -> Result<(String, BlobRef), WireError> {
     let is_digest = wire.sha256.len() == 64 && wire.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !is_digest {
-        return Err(WireError::Unreadable { what: format!("bundle {}", wire.name), reason: "its SHA-256 is malformed".into() });
+        return Err(WireError::Unreadable {
+            what: format!("bundle {}", wire.name),
+            reason: "its SHA-256 is malformed".into(),
+        });
     }
-    Ok((wire.name, BlobRef { sha256: wire.sha256, size_bytes: wire.size_bytes }))
+    Ok((
+        wire.name,
+        BlobRef {
+            sha256: wire.sha256,
+            size_bytes: wire.size_bytes,
+        },
+    ))
 }
 
 /// `received_at` is when the frame arrived: the start deadline counts from it.
 pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<Assignment, Box<BadAssignment>> {
     let refuse = |attempt: Option<&AttemptRef>, blame, error| {
-        Box::new(BadAssignment { attempt: attempt.cloned(), blame, error })
+        Box::new(BadAssignment {
+            attempt: attempt.cloned(),
+            blame,
+            error,
+        })
     };
     let attempt = attempt(wire.attempt).map_err(|error| refuse(None, Blame::Journal, error))?;
     let checked = document(&wire.document).map_err(|error| refuse(Some(&attempt), Blame::Document, error))?;
@@ -183,8 +232,10 @@ pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<
 }
 
 fn document(bytes: &[u8]) -> Result<Checked, WireError> {
-    from_canonical(bytes)
-        .map_err(|error| WireError::Unreadable { what: "the task document".into(), reason: error.to_string() })
+    from_canonical(bytes).map_err(|error| WireError::Unreadable {
+        what: "the task document".into(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

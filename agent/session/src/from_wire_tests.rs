@@ -28,13 +28,21 @@ fn json() -> impl Strategy<Value = Value> {
 
 fn body() -> impl Strategy<Value = RecordBody> {
     let class = prop_oneof![
-        (0u64..20_000).prop_map(|ms| EffectClass::Bounded { budget: Duration::from_millis(ms) }),
+        (0u64..20_000).prop_map(|ms| EffectClass::Bounded {
+            budget: Duration::from_millis(ms)
+        }),
         any::<bool>().prop_map(|retry_safe| EffectClass::Held { retry_safe }),
     ];
     let direction = prop_oneof![Just(Direction::Forward), Just(Direction::Undo)];
-    let intent = (class, "([0-9a-f]{2}){0,32}", direction, ".*").prop_map(|(class, plan_digest, direction, summary)| {
-        RecordBody::Intent(Intent { class, plan_digest, direction, summary })
-    });
+    let intent =
+        (class, "([0-9a-f]{2}){0,32}", direction, ".*").prop_map(|(class, plan_digest, direction, summary)| {
+            RecordBody::Intent(Intent {
+                class,
+                plan_digest,
+                direction,
+                summary,
+            })
+        });
     prop_oneof![
         intent,
         json().prop_map(RecordBody::Done),
@@ -96,20 +104,31 @@ proptest! {
 
 fn document_bytes() -> Bytes {
     Bytes::from_static(
-        br#"{"apiVersion":"deputy.dev/v1","kind":"Task","metadata":{"name":"t"},"spec":{"steps":[{"name":"a","noopEffect":{}}]}}"#,
+        br#"{"document":{"apiVersion":"deputy.dev/v1","kind":"Task","metadata":{"name":"t"},"spec":{"steps":[{"name":"a","noopEffect":{}}]}},"inputs":{}}"#,
     )
 }
 
 #[test]
 fn an_unknown_answer_code_counts_as_a_refusal() {
-    let answer = verdict(v1::WriteResult { code: 77, message: String::new() }, BootTime::from_nanos(1));
+    let answer = verdict(
+        v1::WriteResult {
+            code: 77,
+            message: String::new(),
+        },
+        BootTime::from_nanos(1),
+    );
     assert!(matches!(answer, WriteVerdict::Invalid(_)), "{answer:?}");
 }
 
 #[test]
 fn an_unreadable_document_blames_the_document_and_names_the_attempt() {
     let wire = v1::Assignment {
-        attempt: Some(v1::AttemptRef { project: "p".into(), task_id: "t".into(), run: 1, epoch: 3 }),
+        attempt: Some(v1::AttemptRef {
+            project: "p".into(),
+            task_id: "t".into(),
+            run: 1,
+            epoch: 3,
+        }),
         document: Bytes::from_static(b"{"),
         ..v1::Assignment::default()
     };
@@ -120,6 +139,14 @@ fn an_unreadable_document_blames_the_document_and_names_the_attempt() {
 
 #[test]
 fn a_welcome_that_would_make_a_busy_loop_is_refused() {
-    let wire = v1::Welcome { protocol: 1, heartbeat_interval_ms: 0, lease_ttl_ms: 60_000, ..v1::Welcome::default() };
-    assert_eq!(welcome(wire).expect_err("refused").to_string(), "heartbeat_interval_ms is 0");
+    let wire = v1::Welcome {
+        protocol: 1,
+        heartbeat_interval_ms: 0,
+        lease_ttl_ms: 60_000,
+        ..v1::Welcome::default()
+    };
+    assert_eq!(
+        welcome(wire).expect_err("refused").to_string(),
+        "heartbeat_interval_ms is 0"
+    );
 }

@@ -24,3 +24,6 @@ mod to_wire;
 pub mod manager_url;
 pub mod backoff;
 mod clock;
+
+#[cfg(test)]
+mod scripted_manager;

@@ -63,12 +63,19 @@ pub(crate) async fn upload(config: SessionConfig, spool: Spool, mut finish: watc
             continue;
         }
         let since = Instant::now();
-        let Err(reason) = upload_on(&config, &spool, &mut finish).await else { return };
+        let Err(reason) = upload_on(&config, &spool, &mut finish).await else {
+            return;
+        };
         if since.elapsed() >= HEALTHY_AFTER {
             retry.reset();
         }
         let delay = retry.next(&mut rng);
-        warn!(reason, ?delay, pending_bytes = spool.pending_bytes(), "log upload interrupted; the spool keeps the logs");
+        warn!(
+            reason,
+            ?delay,
+            pending_bytes = spool.pending_bytes(),
+            "log upload interrupted; the spool keeps the logs"
+        );
         tokio::time::sleep(delay).await;
     }
 }
@@ -193,7 +200,11 @@ impl<'a> Upload<'a> {
             Some(position) => *position,
             None => {
                 let acked = self.spool.status(attempt)?.acked;
-                Position { acked, sent: acked, ended: false }
+                Position {
+                    acked,
+                    sent: acked,
+                    ended: false,
+                }
             }
         };
         if position.ended {
@@ -220,7 +231,11 @@ impl<'a> Upload<'a> {
             self.last_answer = Instant::now();
         }
         self.in_flight_bytes += bytes;
-        let sent = Position { sent: offset + bytes, ended: total.is_some(), ..position };
+        let sent = Position {
+            sent: offset + bytes,
+            ended: total.is_some(),
+            ..position
+        };
         self.positions.insert(attempt.clone(), sent);
         if total.is_none() {
             self.more(vec![attempt.clone()]);
@@ -254,7 +269,9 @@ impl<'a> Upload<'a> {
             self.give_up(&attempt);
             return;
         }
-        let Some(position) = self.positions.get_mut(&attempt) else { return };
+        let Some(position) = self.positions.get_mut(&attempt) else {
+            return;
+        };
         let committed = answer.committed_offset;
         if committed < position.acked {
             // The manager lost what it had acknowledged (a restored store), and it is gone here.
@@ -278,3 +295,7 @@ impl<'a> Upload<'a> {
         self.spool.forget(attempt);
     }
 }
+
+#[cfg(test)]
+#[path = "log_upload_tests.rs"]
+mod tests;

@@ -40,8 +40,15 @@ impl FromStr for ManagerUrl {
             return Err(malformed());
         }
         let (host, port) = authority.rsplit_once(':').ok_or_else(malformed)?;
-        let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(malformed)?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port
+            .parse::<u16>()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(malformed)?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         // The name is not asked of a resolver, which could answer anything.
         let host = if bare == "localhost" { "127.0.0.1" } else { bare };
         match host.parse::<IpAddr>() {

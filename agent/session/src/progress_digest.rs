@@ -35,7 +35,9 @@ impl ProgressDigest {
 
     /// The progress of one attempt, taken out.
     pub(crate) fn take_one(&mut self) -> Option<(AttemptRef, Vec<StepProgress>)> {
-        self.pending.pop_first().map(|(attempt, steps)| (attempt, steps.into_values().collect()))
+        self.pending
+            .pop_first()
+            .map(|(attempt, steps)| (attempt, steps.into_values().collect()))
     }
 }
 

@@ -89,9 +89,29 @@ impl Session {
     /// A session that has not dialled yet.
     #[must_use]
     pub fn new(config: SessionConfig, ports: SessionPorts) -> Self {
-        let SessionPorts { events, commands, blobs, capabilities, spool, stage, state } = ports;
-        let ports = Ports { events, events_open: true, commands, stage, capabilities, spool };
-        Self { config, core: Core::new(blobs), ports, state }
+        let SessionPorts {
+            events,
+            commands,
+            blobs,
+            capabilities,
+            spool,
+            stage,
+            state,
+        } = ports;
+        let ports = Ports {
+            events,
+            events_open: true,
+            commands,
+            stage,
+            capabilities,
+            spool,
+        };
+        Self {
+            config,
+            core: Core::new(blobs),
+            ports,
+            state,
+        }
     }
 
     /// Runs until [`Stage::Leaving`] and everything is written, or until another instance takes over.
@@ -103,7 +123,9 @@ impl Session {
         let mut rng = SmallRng::from_os_rng();
         loop {
             let dialling = dial_owned(self.config.clone(), self.hello());
-            let Some(dialled) = self.offline(dialling).await else { return Ok(()) };
+            let Some(dialled) = self.offline(dialling).await else {
+                return Ok(());
+            };
             let end = match dialled {
                 Ok(link) => {
                     info!(manager = %self.config.manager, manager_version = link.welcome.version, "session up");
@@ -155,7 +177,11 @@ impl Session {
 
     /// The manager said why it ends the session. Returns the shortest time to stay away.
     fn told_to_go(&self, told: &v1::Disconnect) -> Duration {
-        let reason = if told.reason.is_empty() { told.code.clone() } else { format!("{}: {}", told.code, told.reason) };
+        let reason = if told.reason.is_empty() {
+            told.code.clone()
+        } else {
+            format!("{}: {}", told.code, told.reason)
+        };
         if told.code == PROTOCOL {
             error!(reason, agent_speaks = ?(PROTOCOL_MIN..=PROTOCOL_MAX), "manager and agent speak different versions; upgrade one of them");
         } else {
@@ -163,16 +189,24 @@ impl Session {
         }
         self.state.send_replace(LinkState::Down(reason));
         let asked = Duration::from_millis(told.retry_after_ms.into());
-        if told.code == PROTOCOL { asked.max(self.config.backoff.max()) } else { asked }
+        if told.code == PROTOCOL {
+            asked.max(self.config.backoff.max())
+        } else {
+            asked
+        }
     }
 
     async fn superseded(&mut self, reason: String) -> SessionError {
         error!(reason, "another process with the same agent id has taken over");
-        self.state.send_replace(LinkState::Down(format!("superseded: {reason}")));
-        self.core.revoke_all("another process with the same agent id has taken over");
+        self.state
+            .send_replace(LinkState::Down(format!("superseded: {reason}")));
+        self.core
+            .revoke_all("another process with the same agent id has taken over");
         let last_words = async {
             while self.core.has_commands() {
-                let Ok(permit) = self.ports.commands.reserve().await else { return };
+                let Ok(permit) = self.ports.commands.reserve().await else {
+                    return;
+                };
                 if let Some(command) = self.core.next_command() {
                     permit.send(command);
                 }

@@ -26,11 +26,16 @@ pub(crate) fn write_op(of: &AttemptRef, op: WriteOp) -> v1::WriteOp {
         WriteOp::Append(entry) => Op::Append(record(entry)),
         WriteOp::Complete(end) => Op::Complete(completion(*end)),
         WriteOp::Release { reason } => Op::Release(v1::ReleaseOp { reason }),
-        WriteOp::Refuse { reason, permanent } => {
-            Op::Refuse(v1::RefuseOp { reason, permanent: permanent.is_some(), failure: permanent.map(failure) })
-        }
+        WriteOp::Refuse { reason, permanent } => Op::Refuse(v1::RefuseOp {
+            reason,
+            permanent: permanent.is_some(),
+            failure: permanent.map(failure),
+        }),
     };
-    v1::WriteOp { attempt: Some(attempt(of)), op: Some(op) }
+    v1::WriteOp {
+        attempt: Some(attempt(of)),
+        op: Some(op),
+    }
 }
 
 /// The payload is JSON: the value of a result or fact, the decision itself, nothing for an intent,
@@ -119,7 +124,11 @@ pub(crate) fn step(step: StepProgress) -> v1::StepProgress {
         waiting_for: step.waiting_for,
         started_at_ms: step.started_at_ms,
         finished_at_ms: step.finished_at_ms,
-        outputs: if step.outputs.is_empty() { Bytes::new() } else { json(&step.outputs) },
+        outputs: if step.outputs.is_empty() {
+            Bytes::new()
+        } else {
+            json(&step.outputs)
+        },
         ..v1::StepProgress::default()
     };
     wire.set_status(match step.status {

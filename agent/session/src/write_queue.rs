@@ -126,7 +126,13 @@ impl WriteQueue {
         let wire = to_wire::write_op(&attempt, op);
         let bytes = wire.encoded_len();
         self.urgent += usize::from(!kind.is_patient());
-        self.waiting.push_back(Op { id, attempt, kind, wire, bytes });
+        self.waiting.push_back(Op {
+            id,
+            attempt,
+            kind,
+            wire,
+            bytes,
+        });
     }
 
     /// How many more operations fit.
@@ -168,9 +174,16 @@ impl WriteQueue {
             ops.extend(self.waiting.pop_front());
         }
         self.last_seq += 1;
-        let write = v1::Write { seq: self.last_seq, ops: ops.iter().map(|op| op.wire.clone()).collect() };
+        let write = v1::Write {
+            seq: self.last_seq,
+            ops: ops.iter().map(|op| op.wire.clone()).collect(),
+        };
         self.flying_ops += ops.len();
-        self.flying.push_back(Frame { seq: self.last_seq, sent_at, ops });
+        self.flying.push_back(Frame {
+            seq: self.last_seq,
+            sent_at,
+            ops,
+        });
         Some(write)
     }
 
@@ -182,9 +195,15 @@ impl WriteQueue {
         }
         let sent = self.flying.front().map_or(0, |frame| frame.ops.len());
         if sent != ack.results.len() {
-            return Err(BadAck::Count { seq: ack.seq, sent, answered: ack.results.len() });
+            return Err(BadAck::Count {
+                seq: ack.seq,
+                sent,
+                answered: ack.results.len(),
+            });
         }
-        let Some(frame) = self.flying.pop_front() else { return Ok(Vec::new()) };
+        let Some(frame) = self.flying.pop_front() else {
+            return Ok(Vec::new());
+        };
         self.flying_ops -= sent;
         let answers = frame.ops.into_iter().zip(ack.results).map(|(op, result)| Answer {
             id: op.id,
