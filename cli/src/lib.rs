@@ -1,1 +1,18 @@
-//! The deputy command: submit, follow, cancel, explain, fleet, schema.
+//! The `deputy` command: submit tasks, follow them, explain them, look at the fleet.
+//!
+//! It checks documents with the same reader as the manager, talks to the manager over gRPC, and
+//! never to AWS, a cluster or an agent. Modules are in reading order; a module names only modules
+//! below it.
+
+mod run;
+mod command;
+mod follow;
+mod bundle;
+mod values;
+mod client;
+mod args;
+mod screen;
+mod render;
+mod error;
+
+pub use run::main_impl;

@@ -1,2 +1,5 @@
-//! The deputy binary.
-fn main() {}
+//! The `deputy` binary.
+
+fn main() -> std::process::ExitCode {
+    deputy_cli::main_impl()
+}

@@ -21,7 +21,7 @@ pub mod step;
 pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};
-pub use read::{ReadDocument, read, validate};
+pub use read::{ReadDocument, read, read_values, validate};
 pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};
 

@@ -60,6 +60,28 @@ pub fn validate(source_name: &str, bytes: &[u8]) -> Result<Vec<Diagnostic>, Diag
     examine(source_name, bytes, None).map(|examined| examined.warnings)
 }
 
+/// Reads a file of input values: a YAML or JSON mapping, within the limits of a document.
+///
+/// # Errors
+/// Everything that is wrong with its text.
+pub fn read_values(source_name: &str, bytes: &[u8]) -> Result<Inputs, Diagnostics> {
+    let alone = |item: Diagnostic| Diagnostics {
+        source: source_name.to_owned(),
+        items: vec![item],
+    };
+    let source = SourceText::decode(bytes).map_err(|item| alone(*item))?;
+    let (root, mut findings) = parse(&source);
+    match root.as_ref().map(|root| (root.to_json(), root)) {
+        Some((Value::Object(values), _)) if findings.is_empty() => return Ok(values),
+        Some((Value::Object(_), _)) | None => {}
+        Some((_, root)) => findings.push(Finding::error(
+            root.span,
+            format!("input values must be a mapping, not {}", root.kind()),
+        )),
+    }
+    Err(told(source_name, &source, root.as_ref(), findings))
+}
+
 struct Examined {
     root: Node,
     inputs: Inputs,

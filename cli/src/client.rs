@@ -1,0 +1,209 @@
+//! The connection to the manager: its address, its deadlines, and calls whose errors are words.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use deputy_proto::v1::fleet_client::FleetClient;
+use deputy_proto::v1::tasks_client::TasksClient;
+use deputy_proto::v1::{Bundle, PutBundleRequest, SubmitRequest, SubmitResponse};
+use deputy_proto::version::MAX_BLOB_FRAME_BYTES;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status};
+
+use crate::bundle::Packed;
+use crate::error::CliError;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer to a single call may take.
+const CALL: Duration = Duration::from_secs(30);
+
+/// How long the upload of a bundle may take: 64 MiB over a slow line.
+const UPLOAD: Duration = Duration::from_secs(600);
+
+/// Largest answer: a task with its journal.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// How often Submit is sent again when the connection broke under it; it is idempotent.
+const SUBMIT_TRIES: u32 = 4;
+
+/// A manager, connected.
+#[derive(Debug, Clone)]
+pub(crate) struct Manager {
+    pub(crate) url: String,
+    pub(crate) project: String,
+    channel: Channel,
+}
+
+impl Manager {
+    /// Connects, so that an address where nothing listens is told at once.
+    pub(crate) async fn connect(url: &str, project: &str) -> Result<Self, CliError> {
+        let uri = checked(url)?;
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            let unreachable = CliError::new(
+                crate::error::Exit::Unreachable,
+                format!("cannot reach the manager at {url}"),
+            );
+            unreachable
+                .caused_by(&error)
+                .hint("is it running? its address is given with --manager or DEPUTY_MANAGER")
+        })?;
+        Ok(Self {
+            url: url.to_owned(),
+            project: project.to_owned(),
+            channel,
+        })
+    }
+
+    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn fleet(&self) -> FleetClient<Channel> {
+        FleetClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// A request with the deadline of a single call.
+    pub(crate) fn call<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(CALL);
+        request
+    }
+
+    pub(crate) fn failed(&self, doing: &str) -> impl Fn(Status) -> CliError {
+        let (url, doing) = (self.url.clone(), doing.to_owned());
+        move |status| CliError::from_status(&status, &url, &doing)
+    }
+
+    /// Submits, and again with the same request id if the connection broke on the way.
+    pub(crate) async fn submit(&self, request: SubmitRequest) -> Result<SubmitResponse, CliError> {
+        let mut wait = Duration::from_millis(250);
+        for _ in 1..SUBMIT_TRIES {
+            match self.tasks().submit(Self::call(request.clone())).await {
+                Err(status) if is_transient(&status) => tokio::time::sleep(wait).await,
+                answer => {
+                    return answer
+                        .map(tonic::Response::into_inner)
+                        .map_err(self.failed("submit the task"));
+                }
+            }
+            wait *= 2;
+        }
+        let answer = self.tasks().submit(Self::call(request)).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(self.failed("submit the task"))
+    }
+
+    /// Stores a packed folder.
+    pub(crate) async fn put_bundle(&self, name: &str, packed: Packed) -> Result<Bundle, CliError> {
+        let (project, sha256) = (self.project.clone(), packed.sha256.clone());
+        let size_bytes = u64::try_from(packed.bytes.len()).unwrap_or(u64::MAX);
+        let mut rest = Bytes::from(packed.bytes);
+        let mut first = Some((project, sha256));
+        let frames = std::iter::from_fn(move || {
+            let head = first.take();
+            if head.is_none() && rest.is_empty() {
+                return None;
+            }
+            let data = rest.split_to(rest.len().min(MAX_BLOB_FRAME_BYTES));
+            let (project, sha256) = head.unwrap_or_default();
+            Some(PutBundleRequest { project, sha256, data })
+        });
+        let mut request = Request::new(futures::stream::iter(frames));
+        request.set_timeout(UPLOAD);
+        self.tasks()
+            .put_bundle(request)
+            .await
+            .map_err(self.failed(&format!("store the bundle `{name}`")))?;
+        Ok(Bundle {
+            name: name.to_owned(),
+            sha256: packed.sha256,
+            size_bytes,
+        })
+    }
+}
+
+/// Can the same call succeed later? What a restarting manager or a proxy before it answers.
+pub(crate) fn is_transient(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Internal
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted => true,
+        // Answers about the request itself: asking again changes nothing.
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
+    }
+}
+
+/// An address that tasks may be sent to: this version has no TLS, so only this machine.
+fn checked(url: &str) -> Result<Uri, CliError> {
+    let bad = |what: &str| CliError::bad_input(format!("the manager's address {url} {what}"));
+    let uri: Uri = url.parse().map_err(|error| {
+        bad("is not a URL")
+            .caused_by(&error)
+            .hint("for example http://127.0.0.1:7443")
+    })?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(bad("asks for TLS, which this version does not have").hint(TUNNEL)),
+        _ => return Err(bad("does not begin with http://").hint("for example http://127.0.0.1:7443")),
+    }
+    let host = uri.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    if !here {
+        return Err(bad("is not on this machine, and without TLS nothing is sent over a network").hint(TUNNEL));
+    }
+    Ok(uri)
+}
+
+const TUNNEL: &str = "until then, make a tunnel: ssh -L 7443:127.0.0.1:7443 HOST, and leave the address as it is";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_on_this_machine_are_taken() {
+        for good in [
+            "http://127.0.0.1:7443",
+            "http://localhost:1",
+            "http://[::1]:7443",
+            "http://127.8.8.8:1/",
+        ] {
+            assert!(checked(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://10.0.0.1:7443",
+            "https://127.0.0.1:7443",
+            "http://localhost.example.com:1",
+            "127.0.0.1:7443",
+            "",
+            "unix:///x",
+            "http://0.0.0.0:1",
+        ] {
+            assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `deputy submit`: check, pack, store, queue, and perhaps follow.
+
+use std::path::Path;
+
+use deputy_proto::v1::{Bundle, GetRequest, SubmitRequest};
+use deputy_task::document::{self, Diagnostics, ReadDocument, Severity};
+
+use super::context::{Context, FollowsLog, read_task};
+use super::validate::paint;
+use crate::args::Submit;
+use crate::bundle::{Packed, pack};
+use crate::client::Manager;
+use crate::error::{CliError, Exit};
+use crate::screen::{stderr_colour, to_stderr};
+use crate::values::{given, read_file};
+
+pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, CliError> {
+    let bytes = read_file(&args.file)?;
+    let inputs = given(&args.values)?.unwrap_or_default();
+    let name = args.file.display().to_string();
+    let ReadDocument { checked, warnings } =
+        document::read(&name, &bytes, &inputs).map_err(|errors| refused(&errors))?;
+    let packed = pack_sources(&args.file, &checked.document)?;
+    if !warnings.is_empty() {
+        let warnings = Diagnostics {
+            source: name,
+            items: warnings,
+        };
+        to_stderr(&warnings.rendered(paint(stderr_colour())));
+    }
+    let manager = context.manager().await?;
+    let bundles = store(&manager, packed).await?;
+    let request = SubmitRequest {
+        project: manager.project.clone(),
+        client_request_id: args.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        document: bytes.into(),
+        inputs: serde_json::to_vec(&inputs).unwrap_or_default().into(),
+        bundles,
+        submitter: submitter(),
+    };
+    let answer = manager.submit(request).await?;
+    let follows = if args.follow {
+        Some(FollowsLog::Yes)
+    } else {
+        args.wait.then_some(FollowsLog::No)
+    };
+    let colour = context.screen.colour;
+    let word = if answer.existed {
+        "was submitted before as"
+    } else {
+        "submitted as"
+    };
+    let line = format!(
+        "{} {word} {}",
+        colour.strong(&checked.document.metadata.name),
+        answer.task_id
+    );
+    let Some(follows) = follows else {
+        let hint = colour.faint(&format!("  follow it: deputy watch {}", answer.task_id));
+        return context.tell(
+            &[line, hint],
+            || serde_json::json!({ "taskId": answer.task_id, "existed": answer.existed, "warnings": answer.warnings }),
+        );
+    };
+    if !context.is_json() {
+        context.screen.say(&[line])?;
+    }
+    let (task, _) = read_task(
+        &manager,
+        GetRequest {
+            task_id: answer.task_id,
+            ..GetRequest::default()
+        },
+    )
+    .await?;
+    let show = context.show(follows);
+    context.follow(&manager, task, show).await
+}
+
+fn refused(errors: &Diagnostics) -> CliError {
+    to_stderr(&errors.rendered(paint(stderr_colour())));
+    let count = errors
+        .items
+        .iter()
+        .filter(|item| item.severity == Severity::Error)
+        .count();
+    let errors = if count == 1 {
+        "an error".to_owned()
+    } else {
+        format!("{count} errors")
+    };
+    CliError::bad_input(format!("the task document has {errors}; nothing was submitted"))
+}
+
+fn pack_sources(file: &Path, document: &document::Document) -> Result<Vec<(String, Packed)>, CliError> {
+    let beside = file.parent().unwrap_or(Path::new(""));
+    document
+        .spec
+        .sources
+        .iter()
+        .map(|source| Ok((source.name.clone(), pack(&beside.join(&source.bundle))?)))
+        .collect()
+}
+
+async fn store(manager: &Manager, packed: Vec<(String, Packed)>) -> Result<Vec<Bundle>, CliError> {
+    let mut bundles = Vec::new();
+    for (name, packed) in packed {
+        let note = format!(
+            "bundle {name}: {} files, {} KiB packed\n",
+            packed.files,
+            packed.bytes.len().div_ceil(1024)
+        );
+        to_stderr(&stderr_colour().faint(&note));
+        bundles.push(manager.put_bundle(&name, packed).await?);
+    }
+    Ok(bundles)
+}
+
+/// For people; an authenticated name comes with identities.
+fn submitter() -> String {
+    std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_default()
+}

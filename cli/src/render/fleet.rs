@@ -1,0 +1,134 @@
+//! Agents: as a table, and one in detail.
+
+use deputy_proto::v1::{AgentInfo, AgentStatus, Capabilities};
+
+use super::colour::Colour;
+use super::table::table;
+use super::words::{count, safe, short_id, since};
+
+fn status(status: AgentStatus, colour: Colour) -> String {
+    match status {
+        AgentStatus::Unspecified => "unknown".to_owned(),
+        AgentStatus::Online => colour.good("online"),
+        AgentStatus::Draining => colour.careful("draining"),
+        AgentStatus::Disconnected => colour.bad("disconnected"),
+        AgentStatus::Gone => colour.faint("gone"),
+    }
+}
+
+fn labels(capabilities: &Capabilities) -> String {
+    let mut labels: Vec<String> = capabilities
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{}={}", safe(name), safe(value)))
+        .collect();
+    labels.sort();
+    labels.join(" ")
+}
+
+fn lease(agent: &AgentInfo) -> String {
+    if agent.lease_remaining_ms > 0 {
+        since(agent.lease_remaining_ms)
+    } else {
+        "over".to_owned()
+    }
+}
+
+/// By agent id, as the manager answers.
+pub(crate) fn agents(agents: &[AgentInfo], colour: Colour) -> Vec<String> {
+    let row = |agent: &AgentInfo| {
+        let capabilities = agent.capabilities.clone().unwrap_or_default();
+        vec![
+            safe(&agent.agent_id),
+            status(agent.status(), colour),
+            format!("{}/{}", agent.attempts.len(), capabilities.slots),
+            lease(agent),
+            safe(&agent.version),
+            if capabilities.ambient.is_empty() {
+                "-".to_owned()
+            } else {
+                safe(&capabilities.ambient)
+            },
+            labels(&capabilities),
+        ]
+    };
+    let rows: Vec<Vec<String>> = agents.iter().map(row).collect();
+    table(
+        &["AGENT", "STATUS", "TASKS", "LEASE", "VERSION", "IDENTITY", "LABELS"],
+        &rows,
+    )
+}
+
+/// Everything about one agent. `now_ms` is on the store's clock, or 0 if it is not known.
+pub(crate) fn agent_detail(agent: &AgentInfo, notes: &[String], colour: Colour) -> Vec<String> {
+    let capabilities = agent.capabilities.clone().unwrap_or_default();
+    let mut lines = vec![format!(
+        "{} {}",
+        colour.strong(&safe(&agent.agent_id)),
+        status(agent.status(), colour)
+    )];
+    let mut say = |label: &str, text: String| {
+        if !text.is_empty() {
+            lines.push(format!("  {} {text}", colour.faint(&format!("{label:<9}"))));
+        }
+    };
+    say("instance", safe(&agent.instance_id));
+    say(
+        "version",
+        format!("{} on {}", safe(&agent.version), safe(&capabilities.platform)),
+    );
+    say("lease", lease(agent));
+    say("slots", format!("{} free of {}", agent.free_slots, capabilities.slots));
+    say("identity", safe(&capabilities.ambient));
+    say("labels", labels(&capabilities));
+    if agent.spool_bytes > 0 {
+        say("spool", format!("{} bytes of log not yet uploaded", agent.spool_bytes));
+    }
+    for (index, step) in capabilities.steps.iter().enumerate() {
+        let versions = if step.min_version == step.max_version {
+            format!("{}", step.max_version)
+        } else {
+            format!("{} to {}", step.min_version, step.max_version)
+        };
+        say(
+            if index == 0 { "steps" } else { "" },
+            format!("{} (program {versions})", safe(&step.kind)),
+        );
+    }
+    for (index, tool) in capabilities.tools.iter().enumerate() {
+        let text = if tool.problem.is_empty() {
+            format!(
+                "{} {} {}",
+                safe(&tool.name),
+                safe(&tool.version),
+                colour.faint(&safe(&tool.path))
+            )
+        } else {
+            format!(
+                "{} {} {}",
+                safe(&tool.name),
+                colour.bad("cannot be used:"),
+                safe(&tool.problem)
+            )
+        };
+        say(if index == 0 { "tools" } else { "" }, text);
+    }
+    for attempt in &agent.attempts {
+        say(
+            "holds",
+            format!(
+                "{} run {} attempt {}",
+                short_id(&attempt.task_id),
+                attempt.run,
+                attempt.epoch
+            ),
+        );
+    }
+    if agent.attempts.is_empty() {
+        say("holds", count(0, "task"));
+    }
+    for warning in capabilities.warnings.iter().chain(notes) {
+        say("note", safe(warning));
+    }
+    lines
+}
