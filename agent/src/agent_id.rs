@@ -20,7 +20,9 @@ pub(crate) fn agent_id(config: &Config) -> Result<AgentId, StartupError> {
     if let Some(id) = &config.agent_id {
         return Ok(id.clone());
     }
-    let Some(folder) = &config.state_folder else { return Ok(generate()) };
+    let Some(folder) = &config.state_folder else {
+        return Ok(generate());
+    };
     kept_id(folder).map_err(|source| StartupError::Folder {
         what: "the state folder",
         path: folder.clone(),
@@ -61,8 +63,13 @@ fn generate() -> AgentId {
         .skip_while(|c| *c == '-')
         .take(HOST_BYTES)
         .collect();
-    let id = if host.is_empty() { format!("agent-{suffix}") } else { format!("{host}-{suffix}") };
-    id.parse().expect("letters, digits and dashes, not beginning with a dash, are an id")
+    let id = if host.is_empty() {
+        format!("agent-{suffix}")
+    } else {
+        format!("{host}-{suffix}")
+    };
+    id.parse()
+        .expect("letters, digits and dashes, not beginning with a dash, are an id")
 }
 
 #[cfg(test)]
@@ -75,7 +82,12 @@ mod tests {
         let first = kept_id(folder.path()).expect("made");
         assert_eq!(kept_id(folder.path()).expect("read"), first);
         fs::write(folder.path().join(FILE), "../x\n").expect("damage");
-        assert!(kept_id(folder.path()).expect_err("refused").to_string().contains("is damaged"));
+        assert!(
+            kept_id(folder.path())
+                .expect_err("refused")
+                .to_string()
+                .contains("is damaged")
+        );
     }
 
     #[test]

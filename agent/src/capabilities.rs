@@ -26,9 +26,16 @@ pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities) -
         steps: registry::support(),
         tools: tools::find(path),
         features: Vec::new(),
-        ambient: if ambient.kind == AmbientKind::None { String::new() } else { ambient.description.clone() },
+        ambient: if ambient.kind == AmbientKind::None {
+            String::new()
+        } else {
+            ambient.description.clone()
+        },
         platform: platform(),
-        warnings: Some(ambient.warning.clone()).filter(|warning| !warning.is_empty()).into_iter().collect(),
+        warnings: Some(ambient.warning.clone())
+            .filter(|warning| !warning.is_empty())
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -47,7 +54,12 @@ pub(crate) async fn keep_current(capabilities: watch::Sender<Capabilities>, path
     let found = capabilities.borrow().tools.clone();
     let tools = tools::ask_versions(found, &path).await;
     for tool in tools.iter().filter(|tool| !tool.problem.is_empty()) {
-        tracing::warn!(tool = tool.name, path = tool.path, problem = tool.problem, "a tool cannot be used");
+        tracing::warn!(
+            tool = tool.name,
+            path = tool.path,
+            problem = tool.problem,
+            "a tool cannot be used"
+        );
     }
     capabilities.send_if_modified(|now| std::mem::replace(&mut now.tools, tools.clone()) != tools);
     let from_start = capabilities.borrow().warnings.clone();

@@ -20,7 +20,11 @@ pub fn main_impl() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are no mistakes.
-            let exit = if error.use_stderr() { Exit::BadInput } else { Exit::Success };
+            let exit = if error.use_stderr() {
+                Exit::BadInput
+            } else {
+                Exit::Success
+            };
             let _ = error.print();
             return exit.into();
         }
@@ -112,8 +116,20 @@ fn task_command() -> Command {
 fn eks_token_command() -> Command {
     Command::new("eks-token")
         .about("Print a Kubernetes credential for an EKS cluster, as a client-go exec plugin")
-        .arg(Arg::new("cluster").long("cluster").value_name("NAME").required(true).help("The EKS cluster"))
-        .arg(Arg::new("region").long("region").value_name("REGION").required(true).help("Its AWS region"))
+        .arg(
+            Arg::new("cluster")
+                .long("cluster")
+                .value_name("NAME")
+                .required(true)
+                .help("The EKS cluster"),
+        )
+        .arg(
+            Arg::new("region")
+                .long("region")
+                .value_name("REGION")
+                .required(true)
+                .help("Its AWS region"),
+        )
 }
 
 fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
@@ -135,12 +151,18 @@ fn config(matches: &ArgMatches) -> Result<Config, StartupError> {
 }
 
 fn read(path: &Path) -> Result<String, StartupError> {
-    std::fs::read_to_string(path).map_err(|source| StartupError::Unreadable { path: path.into(), source })
+    std::fs::read_to_string(path).map_err(|source| StartupError::Unreadable {
+        path: path.into(),
+        source,
+    })
 }
 
 fn local_run(matches: &ArgMatches) -> LocalRun {
     let pairs = matches.get_many::<String>("input").unwrap_or_default();
-    let inputs: BTreeMap<_, _> = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(own).collect();
+    let inputs: BTreeMap<_, _> = pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(own)
+        .collect();
     LocalRun {
         file: matches.get_one::<PathBuf>("file").cloned().unwrap_or_default(),
         inputs,

@@ -35,7 +35,12 @@ impl Schedule {
         let work = all - reserve;
         // A child is killed at the end of its grace, and its end must still be written down.
         let held = work.saturating_sub(grace).max(all / 8).min(work);
-        Self { held, work, logs: all - reserve / 3, all }
+        Self {
+            held,
+            work,
+            logs: all - reserve / 3,
+            all,
+        }
     }
 }
 
@@ -87,6 +92,9 @@ mod tests {
             assert!(schedule.logs < schedule.all && schedule.all == all, "{schedule:?}");
             assert!(!schedule.held.is_zero(), "{schedule:?}");
         }
-        assert_eq!(Schedule::new(Duration::from_secs(25), Duration::from_secs(10)).held, Duration::from_secs(9));
+        assert_eq!(
+            Schedule::new(Duration::from_secs(25), Duration::from_secs(10)).held,
+            Duration::from_secs(9)
+        );
     }
 }

@@ -10,10 +10,15 @@ use crate::exit::{Exit, StartupError};
 
 /// Signs with the identity of the environment (in a step: the per-task endpoint) and prints.
 pub(crate) fn print(cluster: &str, region: &str) -> Result<Exit, StartupError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartupError::Threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartupError::Threads)?;
     let credential = runtime.block_on(async {
         let identities = Identities::new(Env::from_process());
-        let identity = identities.for_task(region, &[], "deputy").map_err(|error| error.failure())?;
+        let identity = identities
+            .for_task(region, &[], "deputy")
+            .map_err(|error| error.failure())?;
         eks_token::token_for(&identity, cluster).await
     });
     let credential = credential.map_err(|failure| StartupError::Credentials(Box::new(failure)))?;

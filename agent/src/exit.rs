@@ -81,9 +81,16 @@ pub(crate) enum StartupError {
     #[error("{0}")]
     BadTask(String),
     #[error("cannot use {} as {what}", path.display())]
-    Folder { what: &'static str, path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Folder {
+        what: &'static str,
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot listen on {address} for health checks")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        source: std::io::Error,
+    },
     #[error("cannot start the agent's threads")]
     Threads(#[source] std::io::Error),
     #[error("{}", .0.summary)]
@@ -118,7 +125,9 @@ impl StartupError {
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),
             Self::Credentials(failure) => failure.hint.clone(),
             Self::Journal(_) => "take another --journal file, or remove this one to begin anew".into(),
-            Self::Broken(_) => "report it with the agent's log; a restart is safe: tasks go on from their journals".into(),
+            Self::Broken(_) => {
+                "report it with the agent's log; a restart is safe: tasks go on from their journals".into()
+            }
             Self::Session(SessionError::Superseded(_)) => {
                 "give every agent its own --agent-id, or none, so that it generates one".into()
             }

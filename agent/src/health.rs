@@ -69,7 +69,9 @@ impl Health {
 
 /// Opens the port.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, StartupError> {
-    TcpListener::bind(address).await.map_err(|source| StartupError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartupError::Listen { address, source })
 }
 
 /// Answers for ever; dropped with its connections by the supervisor.

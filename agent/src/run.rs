@@ -20,7 +20,11 @@ const WORKERS: usize = 2;
 
 /// Serves until SIGTERM.
 pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
-    if let Some(path) = config.tools_path.as_ref().filter(|path| std::env::var_os("PATH").as_ref() != Some(*path)) {
+    if let Some(path) = config
+        .tools_path
+        .as_ref()
+        .filter(|path| std::env::var_os("PATH").as_ref() != Some(*path))
+    {
         return Err(with_path(path.clone()));
     }
     telemetry::install(&config.log);
@@ -66,9 +70,17 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
 /// Starts this program anew with another PATH, so that the agent, its report and its children all
 /// see the same tools. Comes back only if that fails.
 fn with_path(path: OsString) -> StartupError {
-    let failed = |source| StartupError::Unreadable { path: "/proc/self/exe".into(), source };
+    let failed = |source| StartupError::Unreadable {
+        path: "/proc/self/exe".into(),
+        source,
+    };
     match std::env::current_exe() {
-        Ok(program) => failed(std::process::Command::new(program).args(std::env::args_os().skip(1)).env("PATH", path).exec()),
+        Ok(program) => failed(
+            std::process::Command::new(program)
+                .args(std::env::args_os().skip(1))
+                .env("PATH", path)
+                .exec(),
+        ),
         Err(error) => failed(error),
     }
 }

@@ -140,7 +140,11 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     let session = session_thread(Session::new(session_config.clone(), ports), session_abort.clone())?;
     let executor = Executor::new(ExecutorConfig::with_slots(config.slots), environment);
     let executor = tokio::spawn(executor.run(commands_in, events));
-    let uploads = tokio::spawn(bulk::upload_logs(session_config.clone(), parts.spool.clone(), finish_in));
+    let uploads = tokio::spawn(bulk::upload_logs(
+        session_config.clone(),
+        parts.spool.clone(),
+        finish_in,
+    ));
     let mut background = JoinSet::new();
     background.spawn(bulk::fetch_blobs(session_config, blobs_in, commands.clone()));
     background.spawn(capabilities::keep_current(offers, parts.path, parts.spool.clone()));
@@ -157,7 +161,13 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         finish,
         spool: parts.spool,
     };
-    Ok(Started { supervisor, health: Health { link, readiness: readiness_in } })
+    Ok(Started {
+        supervisor,
+        health: Health {
+            link,
+            readiness: readiness_in,
+        },
+    })
 }
 
 /// The session's own thread and runtime: whatever the work does to the other threads, heartbeats go
@@ -166,7 +176,10 @@ fn session_thread(
     session: Session,
     abort: CancellationToken,
 ) -> Result<oneshot::Receiver<Result<(), SessionError>>, StartupError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartupError::Threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartupError::Threads)?;
     let (ended, outcome) = oneshot::channel();
     let body = move || {
         let result = runtime.block_on(async {
@@ -178,7 +191,10 @@ fn session_thread(
         // The supervisor has given up waiting.
         let _ = ended.send(result);
     };
-    std::thread::Builder::new().name("session".into()).spawn(body).map_err(StartupError::Threads)?;
+    std::thread::Builder::new()
+        .name("session".into())
+        .spawn(body)
+        .map_err(StartupError::Threads)?;
     Ok(outcome)
 }
 
@@ -194,9 +210,12 @@ impl Supervisor {
             Cause::Signal => self.leave("the agent was told to stop", term).await,
             Cause::Executor(Ok(())) => {
                 info!("drained as the manager wished");
-                self.readiness.send_replace(Readiness::Draining("as the manager wished".into()));
+                self.readiness
+                    .send_replace(Readiness::Draining("as the manager wished".into()));
                 let leaving = Instant::now();
-                self.after_work(leaving, "drained as the manager wished", term).await.map(|()| Exit::Success)
+                self.after_work(leaving, "drained as the manager wished", term)
+                    .await
+                    .map(|()| Exit::Success)
             }
             Cause::Executor(Err(panic)) => {
                 error!(%panic, "the executor broke; its tasks wait at the manager for their lease");
@@ -250,7 +269,13 @@ impl Supervisor {
 
     /// The session ended: superseded, or broken. Everything held is revoked or will be.
     async fn abandoned(self, ended: Result<(), StartupError>) -> Result<Exit, StartupError> {
-        let Self { executor, commands, mut background, uploads, .. } = self;
+        let Self {
+            executor,
+            commands,
+            mut background,
+            uploads,
+            ..
+        } = self;
         uploads.abort();
         // With their commands closed, attempts stop without touching the world.
         background.abort_all();
@@ -264,7 +289,10 @@ impl Supervisor {
 }
 
 fn drain(deadline: BootTime, reason: &str) -> Command {
-    Command::Drain { deadline, reason: reason.to_owned() }
+    Command::Drain {
+        deadline,
+        reason: reason.to_owned(),
+    }
 }
 
 /// A session thread that ends without a word has panicked.

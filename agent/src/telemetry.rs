@@ -8,7 +8,9 @@ use crate::config::checked::{LogConfig, LogFormat};
 pub(crate) fn install(config: &LogConfig) {
     // Checked with the configuration.
     let filter = EnvFilter::builder().parse_lossy(&config.filter);
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let installed = match config.format {
         LogFormat::Text => base.with_target(false).try_init(),
         LogFormat::Json => base.json().flatten_event(true).try_init(),

@@ -24,22 +24,53 @@ struct Known {
 }
 
 const KNOWN: [Known; 8] = [
-    Known { name: "bash", version_args: &["--version"] },
-    Known { name: "sh", version_args: &[] },
-    Known { name: "git", version_args: &["--version"] },
-    Known { name: "aws", version_args: &["--version"] },
-    Known { name: "kubectl", version_args: &["version", "--client"] },
-    Known { name: "helm", version_args: &["version", "--short"] },
-    Known { name: "terraform", version_args: &["version"] },
-    Known { name: "aws-iam-authenticator", version_args: &["version"] },
+    Known {
+        name: "bash",
+        version_args: &["--version"],
+    },
+    Known {
+        name: "sh",
+        version_args: &[],
+    },
+    Known {
+        name: "git",
+        version_args: &["--version"],
+    },
+    Known {
+        name: "aws",
+        version_args: &["--version"],
+    },
+    Known {
+        name: "kubectl",
+        version_args: &["version", "--client"],
+    },
+    Known {
+        name: "helm",
+        version_args: &["version", "--short"],
+    },
+    Known {
+        name: "terraform",
+        version_args: &["version"],
+    },
+    Known {
+        name: "aws-iam-authenticator",
+        version_args: &["version"],
+    },
 ];
 
 /// What is on `path`, without running anything.
 pub(crate) fn find(path: &OsStr) -> Vec<Tool> {
     let found = KNOWN.iter().filter_map(|known| {
         let found = which::which_in_global(known.name, Some(path)).ok()?.next()?;
-        let problem = read_head(&found).and_then(|head| foreign(&head, std::env::consts::ARCH)).unwrap_or_default();
-        Some(Tool { name: known.name.into(), version: String::new(), path: found.display().to_string(), problem })
+        let problem = read_head(&found)
+            .and_then(|head| foreign(&head, std::env::consts::ARCH))
+            .unwrap_or_default();
+        Some(Tool {
+            name: known.name.into(),
+            version: String::new(),
+            path: found.display().to_string(),
+            problem,
+        })
     });
     found.collect()
 }
@@ -48,7 +79,9 @@ pub(crate) fn find(path: &OsStr) -> Vec<Tool> {
 pub(crate) async fn ask_versions(mut tools: Vec<Tool>, path: &OsStr) -> Vec<Tool> {
     // One after the other: this is not urgent, and the machine may be small.
     for tool in tools.iter_mut().filter(|tool| tool.problem.is_empty()) {
-        let Some(known) = KNOWN.iter().find(|known| known.name == tool.name) else { continue };
+        let Some(known) = KNOWN.iter().find(|known| known.name == tool.name) else {
+            continue;
+        };
         if known.version_args.is_empty() {
             continue;
         }
@@ -61,7 +94,10 @@ pub(crate) async fn ask_versions(mut tools: Vec<Tool>, path: &OsStr) -> Vec<Tool
 }
 
 async fn ask(program: &Path, args: &[&str], path: &OsStr) -> Result<String, String> {
-    let command = ChildCommand::new(program).args(args.iter().copied()).env("PATH", path).env("HOME", "/nonexistent");
+    let command = ChildCommand::new(program)
+        .args(args.iter().copied())
+        .env("PATH", path)
+        .env("HOME", "/nonexistent");
     let output = match run_captured(command, VERSION_TIMEOUT, ANSWER_BYTES).await {
         Ok(output) => output,
         Err(RunError::Spawn(error)) => return Err(cannot_run(program, &error.source)),
@@ -70,12 +106,26 @@ async fn ask(program: &Path, args: &[&str], path: &OsStr) -> Result<String, Stri
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.exit.succeeded() {
         // Some versions of aws answer on standard error.
-        let answer = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+        let answer = if output.stdout.is_empty() {
+            &output.stderr
+        } else {
+            &output.stdout
+        };
         return Ok(text(answer));
     }
     let said = text(&output.stderr);
-    let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing").trim().to_owned();
-    Err(format!("`{} {}` failed ({}); it said: {said}", program.display(), args.join(" "), output.exit))
+    let said = said
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("nothing")
+        .trim()
+        .to_owned();
+    Err(format!(
+        "`{} {}` failed ({}); it said: {said}",
+        program.display(),
+        args.join(" "),
+        output.exit
+    ))
 }
 
 /// The system's word for a broken program is rarely the reason.
@@ -83,7 +133,10 @@ fn cannot_run(program: &Path, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::NotFound => {
-            format!("{} is there, but the program or library that it needs to start is not", program.display())
+            format!(
+                "{} is there, but the program or library that it needs to start is not",
+                program.display()
+            )
         }
         ErrorKind::PermissionDenied => format!("{} may not be run by this user", program.display()),
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
@@ -107,7 +160,11 @@ fn foreign(head: &[u8], arch: &str) -> Option<String> {
         [b'M', b'Z', ..] => Some("it is a program for Windows".into()),
         [0x7f, b'E', b'L', b'F', _, order, ..] => {
             let machine: [u8; 2] = head.get(18..20)?.try_into().ok()?;
-            let machine = if *order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+            let machine = if *order == 2 {
+                u16::from_be_bytes(machine)
+            } else {
+                u16::from_le_bytes(machine)
+            };
             let built_for = match machine {
                 3 => "x86",
                 21 => "powerpc64",
@@ -121,7 +178,8 @@ fn foreign(head: &[u8], arch: &str) -> Option<String> {
             };
             // An x86_64 kernel usually runs x86 programs too.
             let runs = built_for == arch || (built_for == "x86" && arch == "x86_64");
-            (!runs).then(|| format!("it is built for {built_for}, and this machine is {arch}; install the {arch} build"))
+            (!runs)
+                .then(|| format!("it is built for {built_for}, and this machine is {arch}; install the {arch} build"))
         }
         _ => None,
     }
@@ -149,7 +207,10 @@ mod tests {
     #[test]
     fn versions_are_found_in_what_programs_say() {
         for (answer, version) in [
-            ("GNU bash, version 5.2.15(1)-release (x86_64-pc-linux-gnu)", Some("5.2.15")),
+            (
+                "GNU bash, version 5.2.15(1)-release (x86_64-pc-linux-gnu)",
+                Some("5.2.15"),
+            ),
             ("git version 2.39.5", Some("2.39.5")),
             ("aws-cli/2.17.1 Python/3.11.6 Linux/5.10", Some("2.17.1")),
             ("Client Version: v1.35.0\nKustomize Version: v5.7.1", Some("1.35.0")),
@@ -167,14 +228,24 @@ mod tests {
     fn a_program_for_another_cpu_or_system_is_explained() {
         let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 183, 0];
         let problem = foreign(&elf, "x86_64").expect("foreign");
-        assert_eq!(problem, "it is built for aarch64, and this machine is x86_64; install the x86_64 build");
+        assert_eq!(
+            problem,
+            "it is built for aarch64, and this machine is x86_64; install the x86_64 build"
+        );
         assert_eq!(foreign(&elf, "aarch64"), None);
         elf[18] = 62;
         assert_eq!(foreign(&elf, "x86_64"), None);
         assert_eq!(foreign(b"#!/bin/sh\n", "x86_64"), None);
-        assert_eq!(foreign(&[0xcf, 0xfa, 0xed, 0xfe], "x86_64").as_deref(), Some("it is a program for macOS"));
+        assert_eq!(
+            foreign(&[0xcf, 0xfa, 0xed, 0xfe], "x86_64").as_deref(),
+            Some("it is a program for macOS")
+        );
         assert_eq!(foreign(&[], "x86_64").as_deref(), Some("the file is empty"));
-        assert_eq!(foreign(&[0x7f, b'E', b'L', b'F', 2, 1], "x86_64"), None, "cut short: left to running it");
+        assert_eq!(
+            foreign(&[0x7f, b'E', b'L', b'F', 2, 1], "x86_64"),
+            None,
+            "cut short: left to running it"
+        );
     }
 
     #[tokio::test]
@@ -192,8 +263,16 @@ mod tests {
         let tools = ask_versions(find(folder.path().as_os_str()), OsStr::new("/usr/bin:/bin")).await;
         let of = |name: &str| tools.iter().find(|tool| tool.name == name).expect("found").clone();
         assert_eq!((of("git").version.as_str(), of("git").problem.as_str()), ("9.8.7", ""));
-        assert!(of("helm").problem.contains("it said: no such thing"), "{}", of("helm").problem);
-        assert!(of("kubectl").problem.contains("needs to start is not"), "{}", of("kubectl").problem);
+        assert!(
+            of("helm").problem.contains("it said: no such thing"),
+            "{}",
+            of("helm").problem
+        );
+        assert!(
+            of("kubectl").problem.contains("needs to start is not"),
+            "{}",
+            of("kubectl").problem
+        );
         assert_eq!(tools.len(), 3);
     }
 }

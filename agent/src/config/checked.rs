@@ -67,7 +67,10 @@ impl Reader<'_> {
         match parse(&value.text) {
             Ok(parsed) => Some(parsed),
             Err(problem) => {
-                self.mistakes.push(Mistake { place: place(key, &value.source), problem });
+                self.mistakes.push(Mistake {
+                    place: place(key, &value.source),
+                    problem,
+                });
                 None
             }
         }
@@ -75,7 +78,10 @@ impl Reader<'_> {
 
     fn blame(&mut self, key: &Key, problem: impl Into<String>) {
         let source = self.raw.get(key).map_or(Source::Default, |value| value.source.clone());
-        self.mistakes.push(Mistake { place: place(key, &source), problem: problem.into() });
+        self.mistakes.push(Mistake {
+            place: place(key, &source),
+            problem: problem.into(),
+        });
     }
 
     fn duration(&mut self, key: &Key) -> Option<Duration> {
@@ -100,7 +106,10 @@ impl Config {
     /// # Errors
     /// All mistakes, in the order of the keys.
     pub(crate) fn check(raw: &RawConfig) -> Result<Self, Vec<Mistake>> {
-        let mut reader = Reader { raw, mistakes: raw.mistakes.clone() };
+        let mut reader = Reader {
+            raw,
+            mistakes: raw.mistakes.clone(),
+        };
         let config = Self::read(&mut reader);
         match config {
             Some(config) if reader.mistakes.is_empty() => Ok(config),
@@ -111,7 +120,10 @@ impl Config {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         if reader.raw.get(&key::MANAGER).is_none() {
             let problem = "is required, for example --manager http://127.0.0.1:7370".into();
-            reader.mistakes.push(Mistake { place: "manager".into(), problem });
+            reader.mistakes.push(Mistake {
+                place: "manager".into(),
+                problem,
+            });
         }
         let manager = reader.read(&key::MANAGER, |text| text.parse().map_err(|bad| format!("{bad}")));
         let agent_id = reader.read(&key::AGENT_ID, |text| text.parse().map_err(|bad| format!("{bad}")));
@@ -131,11 +143,15 @@ impl Config {
         if let Some(drain) = drain_timeout
             && drain < Duration::from_secs(2)
         {
-            reader.blame(&key::DRAIN_TIMEOUT, "is less than 2s, which is too short to report anything");
+            reader.blame(
+                &key::DRAIN_TIMEOUT,
+                "is less than 2s, which is too short to report anything",
+            );
         }
         let tools_path = reader.read(&key::TOOLS_PATH, |text| Ok(OsString::from(text)));
         let health_listen = reader.read(&key::HEALTH_LISTEN, |text| {
-            text.parse().map_err(|_| format!("{text:?} is not an address and a port; write for example 127.0.0.1:8080"))
+            text.parse()
+                .map_err(|_| format!("{text:?} is not an address and a port; write for example 127.0.0.1:8080"))
         });
         let log = log(reader);
         let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
@@ -164,7 +180,8 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let pair = pair.split_once('=').filter(|(name, _)| !name.trim().is_empty());
-        let (name, value) = pair.ok_or_else(|| format!("{text:?} is not a list of labels; write for example env=prod,pool=eu"))?;
+        let (name, value) =
+            pair.ok_or_else(|| format!("{text:?} is not a list of labels; write for example env=prod,pool=eu"))?;
         if labels.insert(name.trim().to_owned(), value.trim().to_owned()).is_some() {
             return Err(format!("the label `{}` is given twice", name.trim()));
         }
@@ -187,14 +204,19 @@ fn folder(text: &str) -> Result<PathBuf, String> {
 fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
     let filter = reader.read(&key::LOG_LEVEL, |text| {
         let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
-        parsed.map(|_| text.to_owned()).map_err(|bad| format!("{text:?} is not a log filter: {bad}"))
+        parsed
+            .map(|_| text.to_owned())
+            .map_err(|bad| format!("{text:?} is not a log filter: {bad}"))
     });
     let format = reader.read(&key::LOG_FORMAT, |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         other => Err(format!("{other:?} is neither text nor json")),
     });
-    Some(LogConfig { filter: filter?, format: format? })
+    Some(LogConfig {
+        filter: filter?,
+        format: format?,
+    })
 }
 
 fn backoff(reader: &mut Reader<'_>) -> Option<Backoff> {

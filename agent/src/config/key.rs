@@ -77,7 +77,7 @@ pub(crate) const GRACE: Key = Key {
     name: "grace",
     value: "DURATION",
     default: Some("10s"),
-    help: "Between SIGTERM and SIGKILL when a child process is stopped and its step says nothing else.",
+    help: "When the agent leaves, child processes are told to stop this long before results are written. Keep it at least as long as the longest `grace` of the steps it runs.",
 };
 pub(crate) const DRAIN_TIMEOUT: Key = Key {
     name: "drain_timeout",
@@ -162,7 +162,9 @@ mod tests {
                 key.name,
                 key.flag(),
                 key.env(),
-                key.default.filter(|text| !text.is_empty()).map_or("–".into(), |text| format!("`{text}`")),
+                key.default
+                    .filter(|text| !text.is_empty())
+                    .map_or("–".into(), |text| format!("`{text}`")),
                 key.help
             );
             assert!(document.contains(&row), "docs/configuration.md needs this row:\n{row}");

@@ -71,7 +71,13 @@ impl RawConfig {
         let mut raw = Self::default();
         for key in KEYS {
             if let Some(text) = key.default {
-                raw.values.insert(key.name, RawValue { text: text.into(), source: Source::Default });
+                raw.values.insert(
+                    key.name,
+                    RawValue {
+                        text: text.into(),
+                        source: Source::Default,
+                    },
+                );
             }
         }
         if let Some(file) = file {
@@ -81,10 +87,22 @@ impl RawConfig {
             let name = key.env();
             // An empty variable is how container platforms say "not set".
             if let Some(text) = env(&name).filter(|text| !text.is_empty()) {
-                raw.values.insert(key.name, RawValue { text, source: Source::Env(name) });
+                raw.values.insert(
+                    key.name,
+                    RawValue {
+                        text,
+                        source: Source::Env(name),
+                    },
+                );
             }
             if let Some(text) = flags(key) {
-                raw.values.insert(key.name, RawValue { text, source: Source::Flag(key.flag()) });
+                raw.values.insert(
+                    key.name,
+                    RawValue {
+                        text,
+                        source: Source::Flag(key.flag()),
+                    },
+                );
             }
         }
         raw
@@ -101,29 +119,46 @@ impl RawConfig {
             Ok(table) => table.into_inner(),
             Err(error) => {
                 let place = at(error.span().map_or(0, |span| span.start));
-                self.mistakes.push(Mistake { place, problem: error.message().to_owned() });
+                self.mistakes.push(Mistake {
+                    place,
+                    problem: error.message().to_owned(),
+                });
                 return;
             }
         };
-        for (name, value) in &table {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in entries {
             let start = name.span().start;
             let Some(key) = KEYS.iter().find(|key| key.name == name.get_ref().as_ref()) else {
-                self.mistakes.push(Mistake { place: at(start), problem: unknown(name.get_ref()) });
+                self.mistakes.push(Mistake {
+                    place: at(start),
+                    problem: unknown(name.get_ref()),
+                });
                 continue;
             };
             match text_of(key, value.get_ref()) {
                 Ok(text) => {
-                    let source = Source::File { path: file.path.into(), line: line(start) };
+                    let source = Source::File {
+                        path: file.path.into(),
+                        line: line(start),
+                    };
                     self.values.insert(key.name, RawValue { text, source });
                 }
-                Err(problem) => self.mistakes.push(Mistake { place: at(start), problem }),
+                Err(problem) => self.mistakes.push(Mistake {
+                    place: at(start),
+                    problem,
+                }),
             }
         }
     }
 }
 
 fn unknown(name: &str) -> String {
-    let near = KEYS.iter().map(|key| (strsim::osa_distance(name, key.name), key.name)).min();
+    let near = KEYS
+        .iter()
+        .map(|key| (strsim::osa_distance(name, key.name), key.name))
+        .min();
     match near {
         Some((distance, meant)) if distance <= 3 => format!("unknown key `{name}`; `{meant}` was probably meant"),
         _ => format!("unknown key `{name}`"),

@@ -12,7 +12,10 @@ pub(crate) fn parse(text: &str) -> Result<u64, BadSize> {
     let bad = || BadSize(text.chars().take(40).collect());
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let amount: u64 = text[..digits].parse().map_err(|_| bad())?;
-    let (_, unit) = UNITS.iter().find(|(name, _)| *name == &text[digits..]).ok_or_else(bad)?;
+    let (_, unit) = UNITS
+        .iter()
+        .find(|(name, _)| *name == &text[digits..])
+        .ok_or_else(bad)?;
     amount.checked_mul(*unit).filter(|bytes| *bytes > 0).ok_or_else(bad)
 }
 

@@ -47,7 +47,11 @@ pub(crate) enum Entry {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     #[error("cannot {what} the journal {}: {source}", path.display())]
-    Io { what: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("{} is not a journal of deputy-agent", .0.display())]
     NotAJournal(PathBuf),
     #[error("the journal {} is damaged at byte {offset}", path.display())]
@@ -69,7 +73,13 @@ pub(crate) struct JournalFile {
 impl JournalFile {
     /// Opens or makes it, and reads what is in it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Entry>), JournalError> {
-        let failed = |what| move |source| JournalError::Io { what, path: path.into(), source };
+        let failed = |what| {
+            move |source| JournalError::Io {
+                what,
+                path: path.into(),
+                source,
+            }
+        };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(failed("open"))?;
@@ -77,26 +87,40 @@ impl JournalFile {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
         if bytes.is_empty() {
-            file.write_all(MAGIC).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+            file.write_all(MAGIC)
+                .and_then(|()| file.sync_all())
+                .map_err(failed("write"))?;
             sync_folder(path).map_err(failed("write"))?;
             return Ok((Self::at(file, path), Vec::new()));
         }
-        let entries = bytes.strip_prefix(MAGIC).ok_or_else(|| JournalError::NotAJournal(path.into()))?;
-        let (entries, good) = read_entries(entries)
-            .map_err(|offset| JournalError::Damaged { path: path.into(), offset: MAGIC.len() + offset })?;
+        let entries = bytes
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| JournalError::NotAJournal(path.into()))?;
+        let (entries, good) = read_entries(entries).map_err(|offset| JournalError::Damaged {
+            path: path.into(),
+            offset: MAGIC.len() + offset,
+        })?;
         let end = u64::try_from(MAGIC.len() + good).unwrap_or(u64::MAX);
-        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(failed("repair"))?;
+        file.set_len(end)
+            .and_then(|()| file.seek(SeekFrom::Start(end)))
+            .map_err(failed("repair"))?;
         Ok((Self::at(file, path), entries))
     }
 
     fn at(file: File, path: &Path) -> Self {
-        Self { file, path: path.into(), buffer: Vec::new() }
+        Self {
+            file,
+            path: path.into(),
+            buffer: Vec::new(),
+        }
     }
 
     /// Adds an entry to what the next [`JournalFile::sync`] writes.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<(), JournalError> {
         let json = serde_json::to_vec(entry).map_err(|error| self.failed("write", io::Error::other(error)))?;
-        let length = u32::try_from(json.len()).ok().filter(|length| *length <= MAX_ENTRY_LENGTH);
+        let length = u32::try_from(json.len())
+            .ok()
+            .filter(|length| *length <= MAX_ENTRY_LENGTH);
         let length = length.ok_or_else(|| self.failed("write", io::Error::other("a record is too long")))?;
         self.buffer.extend_from_slice(&length.to_le_bytes());
         self.buffer.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
@@ -115,7 +139,11 @@ impl JournalFile {
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> JournalError {
-        JournalError::Io { what, path: self.path.clone(), source }
+        JournalError::Io {
+            what,
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -124,7 +152,10 @@ const MAX_ENTRY_LENGTH: u32 = MAX_ENTRY_BYTES as u32;
 
 /// The new file's name must survive a crash as its content does.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
@@ -134,7 +165,10 @@ fn read_entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), usize> {
     let mut offset = 0;
     while let Some(header) = bytes.get(offset..offset + FRAME_HEADER_BYTES) {
         let field = |at: usize| {
-            let four = header.get(at..at + 4).and_then(|four| four.try_into().ok()).unwrap_or_default();
+            let four = header
+                .get(at..at + 4)
+                .and_then(|four| four.try_into().ok())
+                .unwrap_or_default();
             u32::from_le_bytes(four)
         };
         let length = usize::try_from(field(0)).unwrap_or(usize::MAX);
@@ -142,7 +176,9 @@ fn read_entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), usize> {
             return Err(offset);
         }
         let from = offset + FRAME_HEADER_BYTES;
-        let Some(json) = bytes.get(from..from + length) else { break };
+        let Some(json) = bytes.get(from..from + length) else {
+            break;
+        };
         let is_last = from + length == bytes.len();
         let good = crc32fast::hash(json) == field(4);
         match serde_json::from_slice(json) {

@@ -45,7 +45,11 @@ pub(crate) fn pack(folder: &Path) -> Result<Packed, PackError> {
     while let Some(relative) = todo.pop() {
         let here = folder.join(&relative);
         let mut names: Vec<_> = fs::read_dir(&here)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>())
+            .and_then(|entries| {
+                entries
+                    .map(|entry| entry.map(|entry| entry.file_name()))
+                    .collect::<io::Result<_>>()
+            })
             .map_err(failed(&here))?;
         names.sort();
         for name in names {
@@ -56,14 +60,19 @@ pub(crate) fn pack(folder: &Path) -> Result<Packed, PackError> {
                 archive.append_dir(&relative, &path).map_err(failed(&path))?;
                 todo.push(relative);
             } else if metadata.is_file() {
-                left = left.checked_sub(metadata.len()).ok_or_else(|| PackError::TooLarge(folder.into()))?;
+                left = left
+                    .checked_sub(metadata.len())
+                    .ok_or_else(|| PackError::TooLarge(folder.into()))?;
                 archive.append_path_with_name(&path, &relative).map_err(failed(&path))?;
             } else {
                 return Err(PackError::NotAFile(path));
             }
         }
     }
-    let file = archive.into_inner().and_then(zstd::Encoder::finish).map_err(failed(folder))?;
+    let file = archive
+        .into_inner()
+        .and_then(zstd::Encoder::finish)
+        .map_err(failed(folder))?;
     let blob = describe(file.path()).map_err(failed(folder))?;
     Ok(Packed { file, blob })
 }
@@ -76,7 +85,10 @@ fn describe(path: &Path) -> io::Result<BlobRef> {
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(BlobRef { sha256: hex::encode(hash.finalize()), size_bytes });
+            return Ok(BlobRef {
+                sha256: hex::encode(hash.finalize()),
+                size_bytes,
+            });
         }
         hash.update(buffer.get(..read).unwrap_or_default());
         size_bytes += u64::try_from(read).unwrap_or(u64::MAX);

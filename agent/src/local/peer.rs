@@ -102,6 +102,8 @@ impl Peer {
 
     fn copy(&self, sha256: &str, to: &Path) -> Result<(), String> {
         let packed = self.bundles.get(sha256).ok_or("there is no such bundle")?;
-        fs::copy(packed, to).map(|_| ()).map_err(|error| format!("the bundle cannot be copied: {error}"))
+        fs::copy(packed, to)
+            .map(|_| ())
+            .map_err(|error| format!("the bundle cannot be copied: {error}"))
     }
 }

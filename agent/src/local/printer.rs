@@ -83,7 +83,9 @@ impl Printer {
 /// Nobody is left to tell if the reader has gone away.
 fn line(out: &mut impl Write, step: &str, mark: &str, bytes: &[u8]) {
     let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let _ = write!(out, "{step} {mark} ").and_then(|()| out.write_all(text)).and_then(|()| out.write_all(b"\n"));
+    let _ = write!(out, "{step} {mark} ")
+        .and_then(|()| out.write_all(text))
+        .and_then(|()| out.write_all(b"\n"));
 }
 
 fn status_line(step: &StepProgress) -> Option<String> {
@@ -103,7 +105,11 @@ fn status_line(step: &StepProgress) -> Option<String> {
 
 fn elapsed(ms: i64) -> String {
     let ms = ms.max(0);
-    if ms < 60_000 { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { format!("{} m {} s", ms / 60_000, ms / 1000 % 60) }
+    if ms < 60_000 {
+        format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+    } else {
+        format!("{} m {} s", ms / 60_000, ms / 1000 % 60)
+    }
 }
 
 /// The end of a run, for people.

@@ -57,16 +57,23 @@ struct Begun {
 
 /// Runs the task to its end.
 pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
-    telemetry::install(&LogConfig { filter: asked.log_filter, format: LogFormat::Text });
+    telemetry::install(&LogConfig {
+        filter: asked.log_filter,
+        format: LogFormat::Text,
+    });
     let checked = document(&asked.file, &asked.inputs)?;
     let bundles = bundles(&asked.file, &checked)?;
-    let journal = begin(asked.journal.as_deref(), &checked).map_err(|error| StartupError::Journal(error.to_string()))?;
+    let journal =
+        begin(asked.journal.as_deref(), &checked).map_err(|error| StartupError::Journal(error.to_string()))?;
     let printer = Arc::new(Printer::default());
     if let Some(completion) = journal.ended {
         printer.finish(&completion);
         return Ok(Exit::of(completion.outcome, completion.world));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(StartupError::Threads)?;
     let exit = runtime.block_on(drive(checked, bundles, journal, printer));
     runtime.shutdown_background();
@@ -74,13 +81,21 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
 }
 
 fn document(path: &Path, given: &BTreeMap<String, String>) -> Result<Checked, StartupError> {
-    let unreadable = |source| StartupError::Unreadable { path: path.into(), source };
+    let unreadable = |source| StartupError::Unreadable {
+        path: path.into(),
+        source,
+    };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_DOCUMENT_BYTES {
-        return Err(unreadable(std::io::Error::other(format!("it has {size} bytes, which is no task document"))));
+        return Err(unreadable(std::io::Error::other(format!(
+            "it has {size} bytes, which is no task document"
+        ))));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    let inputs: Inputs = given.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str()))).collect();
+    let inputs: Inputs = given
+        .iter()
+        .map(|(name, text)| (name.clone(), Value::from(text.as_str())))
+        .collect();
     let name = path.display().to_string();
     let read = read(&name, &bytes, &inputs).map_err(|wrong| StartupError::BadTask(wrong.to_string()))?;
     for warning in read.warnings {
@@ -104,14 +119,24 @@ fn bundles(document: &Path, checked: &Checked) -> Result<BTreeMap<String, Packed
 /// A new run, or the one in the file.
 fn begin(path: Option<&Path>, checked: &Checked) -> Result<Begun, JournalError> {
     let now = unix_ms();
-    let mut begun = Begun { task: TaskId::generate(), age: Duration::ZERO, records: Vec::new(), ended: None, file: None };
+    let mut begun = Begun {
+        task: TaskId::generate(),
+        age: Duration::ZERO,
+        records: Vec::new(),
+        ended: None,
+        file: None,
+    };
     let Some(path) = path else { return Ok(begun) };
     let (mut file, entries) = JournalFile::open(path)?;
     let digest = digest(checked);
     let mut entries = entries.into_iter();
     match entries.next() {
         None => {
-            file.add(&Entry::Begun { task: begun.task.clone(), document: digest, at_ms: now })?;
+            file.add(&Entry::Begun {
+                task: begun.task.clone(),
+                document: digest,
+                at_ms: now,
+            })?;
             file.sync()?;
         }
         Some(Entry::Begun { task, document, at_ms }) if document == digest => {
@@ -151,7 +176,12 @@ async fn drive(
     let executor = tokio::spawn(executor.run(commands_in, events));
     let mut journal = MemoryJournal::resume(begun.records.clone());
     let epoch = journal.next_epoch();
-    let attempt = AttemptRef { project: Project::default_project(), task: begun.task, run: 1, epoch };
+    let attempt = AttemptRef {
+        project: Project::default_project(),
+        task: begun.task,
+        run: 1,
+        epoch,
+    };
     let assignment = Assignment {
         attempt: attempt.clone(),
         document: Arc::new(checked.document),
@@ -160,20 +190,36 @@ async fn drive(
         journal: begun.records,
         start_deadline: BootTime::NEVER,
         cancel: None,
-        bundles: packed.iter().map(|(name, packed)| (name.clone(), packed.blob.clone())).collect(),
+        bundles: packed
+            .iter()
+            .map(|(name, packed)| (name.clone(), packed.blob.clone()))
+            .collect(),
         run_age: begun.age,
     };
     // The channel is new and has room for both.
     let _ = commands.send(Command::Lease { until: BootTime::NEVER }).await;
     let _ = commands.send(Command::Assign(Box::new(assignment))).await;
-    let bundles = packed.values().map(|packed| (packed.blob.sha256.clone(), packed.file.path().to_owned())).collect();
-    let mut peer = Peer { journal, file: begun.file, bundles, printer: Arc::clone(&printer) };
+    let bundles = packed
+        .values()
+        .map(|packed| (packed.blob.sha256.clone(), packed.file.path().to_owned()))
+        .collect();
+    let mut peer = Peer {
+        journal,
+        file: begun.file,
+        bundles,
+        printer: Arc::clone(&printer),
+    };
     let ended = tokio::select! {
         ended = peer.answer(&mut events_in, &commands) => ended.map_err(|error| StartupError::Journal(error.to_string()))?,
         () = interrupted(&mut term, &mut int, &commands, &attempt) => return Ok(Exit::Interrupted),
     };
     // The attempt has said its last word; it may still be removing its folder.
-    let _ = commands.send(Command::Drain { deadline: BootTime::from_nanos(0), reason: "the task has ended".into() }).await;
+    let _ = commands
+        .send(Command::Drain {
+            deadline: BootTime::from_nanos(0),
+            reason: "the task has ended".into(),
+        })
+        .await;
     let _ = tokio::time::timeout(CLEAN_UP, executor).await;
     match ended {
         Ended::Completed(completion) => {
@@ -181,7 +227,10 @@ async fn drive(
             Ok(Exit::of(completion.outcome, completion.world))
         }
         Ended::Released(reason) => {
-            let _ = writeln!(std::io::stderr().lock(), "error: the task was not run to its end: {reason}");
+            let _ = writeln!(
+                std::io::stderr().lock(),
+                "error: the task was not run to its end: {reason}"
+            );
             Ok(Exit::Interrupted)
         }
     }
@@ -199,7 +248,11 @@ fn environment(printer: &Arc<Printer>) -> Result<Environment, StartupError> {
         work,
         logs: Logs::local(move |stream, step, _, bytes| printer.log(stream, step, bytes)),
         identities: Identities::new(Env::from_process()),
-        agent: AgentFacts { id: "local".into(), labels: BTreeMap::new(), version: env!("CARGO_PKG_VERSION").into() },
+        agent: AgentFacts {
+            id: "local".into(),
+            labels: BTreeMap::new(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        },
     })
 }
 
@@ -207,7 +260,10 @@ fn environment(printer: &Arc<Printer>) -> Result<Environment, StartupError> {
 async fn interrupted(term: &mut Signal, int: &mut Signal, commands: &mpsc::Sender<Command>, attempt: &AttemptRef) {
     any(term, int).await;
     let _ = writeln!(std::io::stderr().lock(), "cancelling; once more to leave at once");
-    let cancel = Command::Cancel { attempt: attempt.clone(), reason: "interrupted".into() };
+    let cancel = Command::Cancel {
+        attempt: attempt.clone(),
+        reason: "interrupted".into(),
+    };
     let _ = commands.send(cancel).await;
     any(term, int).await;
 }
