@@ -48,7 +48,7 @@ pub(super) enum OutputProblem {
     #[error("line {line} of the output file is neither `name=value` nor `name<<END`{shown}")]
     BadLine { line: usize, shown: String },
     #[error(
-        "line {line} of the output file: no name can be made of{name}; it needs letters, digits, '_' or '-', beginning with a letter or '_'"
+        "line {line} of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_'{name}"
     )]
     BadName { line: usize, name: String },
     #[error("line {line} of the output file begins the value of {name}, and {end:?} never ends it")]

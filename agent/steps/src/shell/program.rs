@@ -325,3 +325,6 @@ pub(super) fn stop_words(reason: &StopReason) -> String {
         StopReason::StepTimeout => "the step's time is over".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

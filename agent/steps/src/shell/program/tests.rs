@@ -1,0 +1,433 @@
+//! Shell steps with real shells, against a journal in memory.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use deputy_credentials::env::Env;
+use deputy_credentials::{Identities, TaskIdentity};
+use deputy_logs::{AttemptLog, Logs};
+use deputy_task::attempt::AttemptRef;
+use deputy_task::boot_time::BootTime;
+use deputy_task::document::step::ShellProgram as Interpreter;
+use deputy_task::id::Project;
+use deputy_task::log_record::LogStream;
+use deputy_task::record::Direction;
+use tokio::sync::watch;
+
+use super::*;
+use crate::context::{Begun, Host, refused};
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<(LogStream, String)>>>);
+
+impl Lines {
+    fn of(&self, wanted: LogStream) -> String {
+        let lines = self.0.lock().expect("lines");
+        lines
+            .iter()
+            .filter(|(stream, _)| *stream == wanted)
+            .map(|(_, text)| text.as_str())
+            .collect()
+    }
+}
+
+/// The executor's part, as far as a shell step sees it.
+struct TestHost {
+    folder: tempfile::TempDir,
+    source: Option<PathBuf>,
+    identity: Option<TaskIdentity>,
+    log: AttemptLog,
+    journal: Mutex<HashMap<String, Recorded<Value>>>,
+    halt: watch::Sender<Option<Halt>>,
+}
+
+#[async_trait]
+impl Host for TestHost {
+    async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
+        let recorded = self.recorded_effect(&effect.name);
+        let permit = self.renew(effect).await?;
+        let retry_safe = matches!(effect.class, crate::effect::EffectClass::Held { retry_safe: true });
+        Ok(match recorded {
+            Recorded::Done(value) => Begun::Done(value),
+            Recorded::Refused(failure) => Begun::Done(crate::context::refusal(&failure)),
+            Recorded::Never => {
+                self.journal
+                    .lock()
+                    .expect("journal")
+                    .insert(effect.name.clone(), Recorded::Open);
+                Begun::Act(permit)
+            }
+            Recorded::Open if retry_safe => Begun::Again(permit),
+            Recorded::Open => Begun::LookFirst(permit),
+        })
+    }
+    async fn renew(&self, _effect: &Effect) -> Result<Permit, Halt> {
+        Ok(Permit::until(BootTime::NEVER))
+    }
+    async fn done(&self, effect: &Effect, value: Value) -> Result<(), Halt> {
+        let result = refused(&value).map_or(Recorded::Done(value), Recorded::Refused);
+        self.journal
+            .lock()
+            .expect("journal")
+            .insert(effect.name.clone(), result);
+        Ok(())
+    }
+    fn recorded_fact(&self, _direction: Direction, _name: &str) -> Option<Value> {
+        None
+    }
+    async fn record_fact(&self, _name: &str, _value: Value) -> Result<(), Halt> {
+        Ok(())
+    }
+    fn recorded_effect(&self, name: &str) -> Recorded<Value> {
+        self.journal
+            .lock()
+            .expect("journal")
+            .get(name)
+            .cloned()
+            .unwrap_or(Recorded::Never)
+    }
+    async fn settle_done(&self, _name: &str, _value: Value) -> Result<(), Halt> {
+        Ok(())
+    }
+    async fn halted(&self) -> Halt {
+        let mut halt = self.halt.subscribe();
+        let halt = halt.wait_for(Option::is_some).await.expect("a halt").clone();
+        halt.expect("some")
+    }
+    async fn held_halted(&self, _retry_safe: RetrySafe) -> Halt {
+        self.halted().await
+    }
+    fn waiting(&self, _what: String) {}
+    async fn workspace(&self) -> Result<PathBuf, StepError> {
+        Ok(self.folder.path().to_owned())
+    }
+    async fn source(&self, _name: Option<&str>) -> Result<PathBuf, StepError> {
+        let none = || Failure::new("source.unknown", "the step needs a source and the task has none").into();
+        self.source.clone().ok_or_else(none)
+    }
+    async fn identity(&self) -> Result<TaskIdentity, StepError> {
+        self.identity
+            .clone()
+            .ok_or_else(|| Failure::new("aws.notConfigured", "no spec.aws").into())
+    }
+    fn log(&self) -> LogWriter {
+        self.log.writer("build")
+    }
+    fn add_secret(&self, value: &[u8]) {
+        self.log.add_secret(value).expect("a secret");
+    }
+    fn mask(&self, text: &str) -> String {
+        self.log.redact(text)
+    }
+}
+
+struct World {
+    host: Arc<TestHost>,
+    lines: Lines,
+    ctx: StepContext,
+}
+
+fn world_with(source: Option<PathBuf>, identity: Option<TaskIdentity>) -> World {
+    let lines = Lines(Arc::default());
+    let into = lines.clone();
+    let logs = Logs::local(move |stream, _, _, bytes| {
+        into.0
+            .lock()
+            .expect("lines")
+            .push((stream, String::from_utf8_lossy(bytes).into_owned()));
+    });
+    let attempt = AttemptRef {
+        project: Project::default_project(),
+        task: "t1".parse().expect("id"),
+        run: 1,
+        epoch: 2,
+    };
+    let host = Arc::new(TestHost {
+        folder: tempfile::tempdir().expect("folder"),
+        source,
+        identity,
+        log: logs.open(attempt.clone()),
+        journal: Mutex::default(),
+        halt: watch::channel(None).0,
+    });
+    let shared: Arc<dyn Host> = Arc::clone(&host) as Arc<dyn Host>;
+    let ctx = StepContext::new(shared, "build", attempt, Direction::Forward, 1);
+    World { host, lines, ctx }
+}
+
+fn world() -> World {
+    world_with(None, None)
+}
+
+fn shell(run: &str) -> Shell {
+    Shell {
+        run: run.into(),
+        shell: Interpreter::Bash,
+        source: None,
+        env: BTreeMap::new(),
+        secret_outputs: Vec::new(),
+        retry_safe: false,
+        cluster: None,
+        grace: None,
+    }
+}
+
+fn failure(result: Result<Outputs, StepError>) -> Failure {
+    match result {
+        Err(StepError::Failed(failure)) => *failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn outputs_survive_an_early_exit_and_are_replayed_without_running_again() {
+    let world = world();
+    let program = ShellProgram::new(shell(
+        "echo hi; echo again >>\"$HOME/ran\"; echo a=1 >>\"$DEPUTY_OUTPUT\"; printf 'b<<E\\nx\\ny\\nE\\n' >>\"$DEPUTY_OUTPUT\"; exit 0; echo no",
+    ));
+    for _ in 0..2 {
+        let outputs = program.run(&world.ctx).await.expect("succeeded");
+        assert_eq!(
+            Value::Object(outputs.values),
+            serde_json::json!({"a": "1", "b": "x\ny"})
+        );
+    }
+    assert_eq!(world.lines.of(LogStream::Stdout), "hi\n");
+    assert_eq!(
+        std::fs::read_to_string(world.host.folder.path().join("ran")).expect("file"),
+        "again\n"
+    );
+    let left: Vec<_> = std::fs::read_dir(world.host.folder.path())
+        .expect("folder")
+        .filter_map(Result::ok)
+        .collect();
+    assert_eq!(left.len(), 1, "only what the script made stays: {left:?}");
+}
+
+#[tokio::test]
+async fn a_failing_script_tells_its_exit_code_and_last_words_without_secrets() {
+    let world = world();
+    world.host.add_secret(b"hunter2hunter2");
+    let program = ShellProgram::new(shell(
+        "echo trying >&2; echo 'denied for hunter2hunter2' >&2; false; echo no",
+    ));
+    let failure = failure(program.run(&world.ctx).await);
+    assert_eq!(failure.class, "shell.exitCode");
+    assert_eq!(failure.summary, "the script of step build ended with exit code 1");
+    assert_eq!(failure.detail, "trying\ndenied for ***");
+    assert!(matches!(world.host.recorded_effect(RUN), Recorded::Refused(_)));
+    let again = self::failure(program.run(&world.ctx).await);
+    assert_eq!(again, failure);
+}
+
+#[tokio::test]
+async fn a_failure_within_a_pipe_counts_in_bash_and_sh_is_taken_when_asked_for() {
+    let failing = ShellProgram::new(shell("false | true"));
+    assert_eq!(failure(failing.run(&world().ctx).await).class, "shell.exitCode");
+    let sh = ShellProgram::new(Shell {
+        shell: Interpreter::Sh,
+        ..shell("false | true; [ -z \"$BASH_VERSION\" ] || [ \"$0\" ]; false; true")
+    });
+    assert_eq!(failure(sh.run(&world().ctx).await).class, "shell.exitCode");
+}
+
+#[tokio::test]
+async fn secret_outputs_are_hidden_kept_out_of_values_and_lost_elsewhere() {
+    let world = world();
+    let script = "echo token=s3cr3t-token >>$DEPUTY_OUTPUT; echo plain=s3cr3t >>$DEPUTY_OUTPUT";
+    let program = ShellProgram::new(Shell {
+        secret_outputs: vec!["token".into()],
+        ..shell(script)
+    });
+    let outputs = program.run(&world.ctx).await.expect("succeeded");
+    assert_eq!(
+        outputs.secrets,
+        BTreeMap::from([("token".into(), "s3cr3t-token".into())])
+    );
+    assert_eq!(Value::Object(outputs.values), serde_json::json!({"plain": "s3cr3t"}));
+    let Recorded::Done(recorded) = world.host.recorded_effect(RUN) else {
+        panic!("not done")
+    };
+    assert_eq!(
+        recorded,
+        serde_json::json!({"exitCode": 0, "outputs": {"plain": "s3cr3t"}, "secretOutputs": ["token"]})
+    );
+    assert_eq!(world.ctx.host().mask("it is s3cr3t-token"), "it is ***");
+    let replayed = program.run(&world.ctx).await.expect("succeeded");
+    assert!(replayed.secrets.is_empty());
+    assert!(
+        world
+            .lines
+            .of(LogStream::System)
+            .contains("the secret outputs token were made by an attempt before")
+    );
+}
+
+#[tokio::test]
+async fn outputs_that_cannot_be_used_fail_the_step() {
+    let cases = [
+        (
+            "echo nonsense >>$DEPUTY_OUTPUT",
+            "line 1 of the output file is neither `name=value` nor `name<<END`: nonsense",
+        ),
+        (
+            "echo key=abc >>$DEPUTY_OUTPUT",
+            "secret output key: a secret of 3 characters is too short to be hidden in logs; it needs at least 4",
+        ),
+        (
+            "head -c 300000 /dev/zero >$DEPUTY_OUTPUT",
+            "the output file is larger than 262144 bytes",
+        ),
+        (
+            "ln -sf /etc/passwd $DEPUTY_OUTPUT",
+            "the output file is not a regular file any more",
+        ),
+    ];
+    for (script, problem) in cases {
+        let secret_outputs = if problem.contains("secret") {
+            vec!["key".into()]
+        } else {
+            Vec::new()
+        };
+        let program = ShellProgram::new(Shell {
+            secret_outputs,
+            ..shell(script)
+        });
+        let failure = failure(program.run(&world().ctx).await);
+        assert_eq!(failure.class, "shell.outputs");
+        assert!(failure.summary.ends_with(problem), "{}", failure.summary);
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_deputys_and_the_folder_the_sources() {
+    let source = tempfile::tempdir().expect("folder");
+    std::fs::write(source.path().join("file.txt"), "from the source").expect("file");
+    let world = world_with(Some(source.path().to_owned()), None);
+    let env = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
+    let script = "cat file.txt; echo; echo $GREETING $DEPUTY_TASK_ID $DEPUTY_STEP $DEPUTY_ATTEMPT; [ \"$HOME\" = \"$TMPDIR\" ]; env -0 | tr '\\0' '\\n' | cut -d= -f1";
+    ShellProgram::new(Shell { env, ..shell(script) })
+        .run(&world.ctx)
+        .await
+        .expect("succeeded");
+    let out = world.lines.of(LogStream::Stdout);
+    assert!(out.starts_with("from the source\nhello t1 build 2\n"), "{out}");
+    assert!(!out.contains("CARGO") && !out.contains("AWS_ACCESS"), "{out}");
+}
+
+#[tokio::test]
+async fn a_step_may_not_set_what_deputy_sets_and_nothing_is_begun() {
+    let world = world();
+    let env = BTreeMap::from([("DEPUTY_OUTPUT".to_owned(), "/tmp/x".to_owned())]);
+    let program = ShellProgram::new(Shell { env, ..shell("true") });
+    assert_eq!(failure(program.run(&world.ctx).await).class, "shell.env");
+    assert!(matches!(world.host.recorded_effect(RUN), Recorded::Never));
+}
+
+#[tokio::test]
+async fn a_script_gets_credentials_by_endpoint_and_its_token_is_never_printed() {
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", "AKIATESTTESTTEST"),
+        ("AWS_SECRET_ACCESS_KEY", "secret/key"),
+    ];
+    let identities = Identities::new(keys.into_iter().collect::<Env>());
+    let identity = identities.for_task("eu-west-1", &[], "deputy-t1-2").expect("identity");
+    let world = world_with(None, Some(identity));
+    let script = r#"
+        echo "$AWS_CONTAINER_AUTHORIZATION_TOKEN $AWS_REGION $AWS_DEFAULT_REGION"
+        echo -n "$AWS_CONTAINER_AUTHORIZATION_TOKEN" | base64 -w0; echo
+        [[ $NO_PROXY = *127.0.0.1* && -z $AWS_SECRET_ACCESS_KEY ]]
+        address=${AWS_CONTAINER_CREDENTIALS_FULL_URI#http://}
+        exec 3<>"/dev/tcp/${address%%:*}/$(expr "$address" : '[^:]*:\([0-9]*\)')"
+        printf 'GET /%s HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\nConnection: close\r\n\r\n' "${address#*/}" "${address%%/*}" "$AWS_CONTAINER_AUTHORIZATION_TOKEN" >&3
+        cat <&3 | grep -o AKIATESTTESTTEST >&2
+    "#;
+    ShellProgram::new(shell(script))
+        .run(&world.ctx)
+        .await
+        .expect("succeeded");
+    assert_eq!(world.lines.of(LogStream::Stdout), "*** eu-west-1 eu-west-1\n***==\n");
+    assert_eq!(world.lines.of(LogStream::Stderr), "AKIATESTTESTTEST\n");
+}
+
+#[tokio::test]
+async fn a_cancelled_script_is_stopped_and_its_effect_stays_open() {
+    let world = world();
+    let program = ShellProgram::new(Shell {
+        grace: Some("200ms".into()),
+        ..shell("trap '' TERM; echo up; while :; do sleep 100; done")
+    });
+    let cancel = async {
+        while world.lines.of(LogStream::Stdout).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world
+            .host
+            .halt
+            .send_replace(Some(Halt::Stopped(StopReason::Cancelled("wrong image".into()))));
+    };
+    let (result, ()) = tokio::join!(program.run(&world.ctx), cancel);
+    assert!(matches!(result, Err(StepError::Halted(Halt::Stopped(_)))), "{result:?}");
+    let said = world.lines.of(LogStream::System);
+    assert!(
+        said.contains("stopping the script (SIGTERM, and SIGKILL after 0.2 s): it was cancelled: wrong image"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the script did not end by itself and was killed; it ended with signal 9 (SIGKILL)"),
+        "{said}"
+    );
+    assert!(matches!(world.host.recorded_effect(RUN), Recorded::Open));
+    let undone = program.undo(&world.ctx).await.expect("undone");
+    assert!(!undone.restored);
+    assert_eq!(
+        undone.left,
+        [
+            "the script was begun and interrupted (run trap '' TERM; echo up; while :; do sleep 100; done); what a script changed cannot be restored automatically"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_stale_attempt_kills_its_child_and_says_nothing() {
+    let world = world();
+    let program = ShellProgram::new(shell("echo up; sleep 100"));
+    let revoke = async {
+        while world.lines.of(LogStream::Stdout).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.host.halt.send_replace(Some(Halt::Stale));
+    };
+    let (result, ()) = tokio::join!(program.run(&world.ctx), revoke);
+    assert!(matches!(result, Err(StepError::Halted(Halt::Stale))));
+    assert_eq!(world.lines.of(LogStream::System), "");
+}
+
+#[tokio::test]
+async fn an_interrupted_script_is_run_again_only_if_that_is_safe() {
+    let world = world();
+    let open = || {
+        world
+            .host
+            .journal
+            .lock()
+            .expect("journal")
+            .insert(RUN.to_owned(), Recorded::Open)
+    };
+    open();
+    match ShellProgram::new(shell("echo no")).run(&world.ctx).await {
+        Err(StepError::WorldUnknown(failure)) => assert!(failure.hint.contains("`deputy resolve t1`"), "{failure:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.lines.of(LogStream::Stdout), "");
+    open();
+    ShellProgram::new(Shell {
+        retry_safe: true,
+        ..shell("echo yes")
+    })
+    .run(&world.ctx)
+    .await
+    .expect("succeeded");
+    assert_eq!(world.lines.of(LogStream::Stdout), "yes\n");
+}
