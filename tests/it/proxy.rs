@@ -39,14 +39,13 @@ async fn a_held_request_reaches_the_server_only_when_it_is_released() {
         .expect("a proxy");
     let ecs = ecs(&proxy, &cloud).await;
     let held = proxy.hold(Matcher::on("ecs", "CreateCluster"));
-    let request = tokio::spawn({
-        let ecs = ecs.clone();
-        async move { ecs.create_cluster().cluster_name("held").send().await }
-    });
-    held.reached().await.expect("reached");
-    assert_eq!(proxy.successes("ecs", "CreateCluster"), 0);
-    held.release();
-    request.await.expect("joined").expect("created");
+    let test = async {
+        held.reached().await.expect("reached");
+        assert_eq!(proxy.successes("ecs", "CreateCluster"), 0);
+        held.release();
+    };
+    let (created, ()) = tokio::join!(ecs.create_cluster().cluster_name("held").send(), test);
+    created.expect("created");
     assert_eq!(proxy.successes("ecs", "CreateCluster"), 1);
 }
 
@@ -77,4 +76,38 @@ async fn an_abandoned_request_is_never_carried_out_but_one_with_a_withheld_reply
         .map(|call| (call.body_text().contains("done"), call.status))
         .collect();
     assert_eq!(outcomes, [(false, None), (true, Some(200))], "{}", proxy.transcript());
+}
+
+#[tokio::test]
+async fn a_proxy_before_kubernetes_names_what_was_done_and_holds_it() {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let cluster = cloud.kubernetes().await.expect("a cluster");
+    let upstream = ([127, 0, 0, 1], cluster.port().expect("port")).into();
+    let proxy = Proxy::before_kubernetes(upstream, &cluster.folder)
+        .await
+        .expect("a proxy");
+    let token = std::fs::read_to_string(cluster.folder.join("admin.kubeconfig")).expect("kubeconfig");
+    let token = token.replace(
+        &cluster.endpoint,
+        &format!("https://localhost:{}", proxy.address().port()),
+    );
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&token).expect("kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .expect("config");
+    let client = kube::Client::try_from(config).expect("a client");
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client, "shop");
+    // The administrator is known by a client certificate, which ends at the proxy: everything is refused, and recorded.
+    let listed = maps.list(&Default::default()).await;
+    assert!(
+        matches!(&listed, Err(kube::Error::Api(status)) if status.code == 403),
+        "{listed:?}"
+    );
+    assert_eq!(
+        proxy.count("kubernetes", "list configmaps"),
+        1,
+        "{}",
+        proxy.transcript()
+    );
 }

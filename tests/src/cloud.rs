@@ -11,11 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::child::{Child, Output};
-use crate::podman;
 use crate::programs::{Tools, workspace};
 
 /// The emulator answers in well under a second; a cluster takes five on a machine with nothing else to do.
@@ -33,8 +31,6 @@ pub struct Cloud {
     scenery: Scenery,
     kubernetes: OnceCell<Cluster>,
     folder: PathBuf,
-    _kept: TempDir,
-    _podman: Option<Arc<podman::Service>>,
 }
 
 /// What a fresh cloud holds.
@@ -93,7 +89,7 @@ impl Cloud {
             .cloned()
     }
 
-    /// The one with containers that the tests of this process share. Ask [`podman::missing`] first.
+    /// The one with containers that the tests of this process share. Ask [`crate::podman::missing`] first.
     pub async fn shared_with_containers() -> Result<Arc<Self>> {
         static SHARED: OnceCell<Arc<Cloud>> = OnceCell::const_new();
         SHARED
@@ -104,21 +100,21 @@ impl Cloud {
 
     /// A new one of the caller's own.
     pub async fn start(tasks: EcsTasks) -> Result<Arc<Self>> {
-        let podman = match tasks {
-            EcsTasks::Pretended => None,
-            EcsTasks::Containers => Some(podman::Service::shared().await?),
-        };
         let tools = Tools::load()?;
-        let kept = tempfile::Builder::new().prefix("deputy-cloud-").tempdir()?;
-        let folder = kept.path().to_owned();
+        // Removed by the cloud itself: a shared one outlives every destructor of this process.
+        let folder = tempfile::Builder::new().prefix("deputy-cloud-").tempdir()?.keep();
+        let keep = std::env::var_os("DEPUTY_KEEP").is_some();
         let mut command = Command::new(tools.get("python")?);
         command
             .arg(workspace().join("tests/testbed/cloud.py"))
             .arg("--folder")
             .arg(&folder);
         command.arg("--manifest").arg(tools.manifest());
-        if let Some(podman) = &podman {
-            command.arg("--containers").arg(podman.socket());
+        if tasks == EcsTasks::Containers {
+            command.arg("--containers");
+        }
+        if keep {
+            command.arg("--keep");
         }
         command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(&folder);
         let log = folder.join("cloud.log");
@@ -138,8 +134,6 @@ impl Cloud {
             scenery,
             kubernetes: OnceCell::new(),
             folder,
-            _kept: kept,
-            _podman: podman,
         }))
     }
 

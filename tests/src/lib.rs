@@ -21,5 +21,6 @@ pub mod proxy;
 
 pub mod child;
 pub mod programs;
+pub mod skip;
 
 pub mod background;

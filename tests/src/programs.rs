@@ -63,6 +63,17 @@ impl Tools {
 }
 
 impl Binaries {
+    /// The product itself, in the folder of this program: what `cargo xtask bench` measures.
+    pub fn as_released() -> Result<Self> {
+        let this = std::env::current_exe().context("the path of this program")?;
+        let folder = this.parent().context("the folder of this program")?;
+        Ok(Self {
+            agent: folder.join("deputy-agent"),
+            manager: folder.join("deputy-manager"),
+            cli: folder.join("deputy"),
+        })
+    }
+
     /// The ones that Cargo built together with this program.
     pub fn beside_this() -> Result<Self> {
         let this = std::env::current_exe().context("the path of this program")?;

@@ -13,12 +13,14 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import sys
 import threading
 import time
 import traceback
 from types import SimpleNamespace
 
+import containers
 import ports
 import process
 
@@ -27,11 +29,12 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="everything is kept below it")
     parser.add_argument("--manifest", type=pathlib.Path, required=True, help="where programs are (cargo xtask tools)")
-    parser.add_argument("--containers", metavar="SOCKET", help="a Docker-compatible socket: ECS tasks are containers")
+    parser.add_argument("--containers", action="store_true", help="ECS tasks are containers, through podman")
+    parser.add_argument("--keep", action="store_true", help="leave the folder with all logs")
     return parser.parse_args()
 
 
-def configure(options, port):
+def configure(options, port, socket):
     """MiniStack reads its environment when it is imported."""
     scratch = options.folder / "ministack"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -41,23 +44,8 @@ def configure(options, port):
         "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "AUTH": "true", "LOG_LEVEL": "WARNING",
         "TMPDIR": str(scratch), "S3_DATA_DIR": str(scratch / "s3"), "MINISTACK_REGION": "eu-west-1",
         "AWS_DEFAULT_REGION": "eu-west-1", "PERSIST_STATE": "0",
-        "DOCKER_HOST": options.containers or f"unix://{scratch}/no-docker-here",
+        "DOCKER_HOST": socket or f"unix://{scratch}/no-docker-here",
     })
-
-
-def give_containers_limits():
-    """Podman's Docker API would ask for limits that an unprivileged host refuses."""
-    import docker
-    from docker.models.containers import ContainerCollection
-
-    limits = [docker.types.Ulimit(name="nofile", soft=1024, hard=20000),
-              docker.types.Ulimit(name="nproc", soft=1000, hard=1000)]
-
-    def limited(original):
-        return lambda self, *args, **kwargs: original(self, *args, **{"ulimits": limits, **kwargs})
-
-    ContainerCollection.run = limited(ContainerCollection.run)
-    ContainerCollection.create = limited(ContainerCollection.create)
 
 
 def put_clusters_behind_eks(options, manifest):
@@ -84,7 +72,7 @@ def wait_until_served(port):
     raise TimeoutError(f"MiniStack did not answer on port {port} within 60 s")
 
 
-def converse(port, clusters, answers):
+def converse(port, clusters, answers, leave):
     """Serves the parent's wishes until its end of the pipe is closed."""
     try:
         wait_until_served(port)
@@ -103,7 +91,7 @@ def converse(port, clusters, answers):
         traceback.print_exc()
         say(answers, {"error": f"{type(error).__name__}: {error}"})
     finally:
-        leave(clusters)
+        leave()
 
 
 def say(answers, value):
@@ -111,16 +99,22 @@ def say(answers, value):
     answers.flush()
 
 
-def leave(clusters):
-    """Nothing here is worth a clean shutdown but the containers, which are not our children."""
-    try:
-        clusters.kill()
-        if os.environ["DOCKER_HOST"] and os.path.exists(os.environ["DOCKER_HOST"].removeprefix("unix://")):
-            from ministack import app
+def leaver(options, clusters, podman):
+    """What is to be done at the end. Nothing here is worth a clean shutdown but containers, which are not our children."""
+    once = threading.Lock()
 
-            app._stop_docker_containers()
-    finally:
-        os._exit(0)
+    def leave():
+        once.acquire()  # and never given back: whoever comes second waits for the exit
+        try:
+            clusters.kill()
+            if podman:
+                podman.stop()
+            if not options.keep:
+                shutil.rmtree(options.folder, ignore_errors=True)
+        finally:
+            os._exit(0)
+
+    return leave
 
 
 def main():
@@ -129,20 +123,26 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     manifest = json.loads(options.manifest.read_text())
-    port = ports.free()
-    configure(options, port)
     process.start_spawner()
+    podman = containers.Service(options.folder / "podman") if options.containers else None
+    port = ports.free()
+    configure(options, port, podman and podman.socket)
     clusters = put_clusters_behind_eks(options, manifest)
-    if options.containers:
-        give_containers_limits()
-    from ministack.app import main as serve
-
-    threading.Thread(target=converse, args=(port, clusters, answers), daemon=True, name="converse").start()
-    sys.argv = ["ministack"]
+    leave = leaver(options, clusters, podman)
     try:
+        if podman:
+            podman.start()
+            containers.give_limits()
+        from ministack.app import main as serve
+
+        threading.Thread(target=converse, args=(port, clusters, answers, leave), daemon=True, name="converse").start()
+        sys.argv = ["ministack"]
         serve()
+    except Exception as error:
+        traceback.print_exc()
+        say(answers, {"error": f"{type(error).__name__}: {error}"})
     finally:
-        leave(clusters)
+        leave()
 
 
 if __name__ == "__main__":

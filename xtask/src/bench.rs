@@ -1,9 +1,11 @@
-//! `cargo xtask bench`: builds for release and measures on this machine.
+//! `cargo xtask bench`: builds for release and measures on this machine, by the program `deputy-bench` of `tests/`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+
+use crate::program::{self, Profile};
 
 /// What the measurement is told.
 #[derive(clap::Args)]
@@ -12,10 +14,9 @@ pub(crate) struct Options {
     figures: Vec<String>,
 }
 
-/// Runs it.
-pub(crate) fn run(_root: &Path, options: &Options) -> Result<ExitCode> {
-    bail!(
-        "`bench {}` is not built yet: the measuring program is missing from tests/src/bin",
-        options.figures.join(" ")
-    );
+/// Runs it. The programs that it measures lie beside it, as users get them.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    let bench = program::build(root, "deputy-bench", Profile::Release)?;
+    let figures: Vec<&str> = options.figures.iter().map(String::as_str).collect();
+    program::run(&bench, &figures)
 }

@@ -2,10 +2,13 @@
 
 mod bench;
 mod demo;
-mod r#gen;
 mod sweep;
+
 mod test;
 mod tidy;
+
+mod r#gen;
+mod program;
 mod tools;
 
 use std::path::{Path, PathBuf};

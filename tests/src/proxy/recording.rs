@@ -134,10 +134,9 @@ impl Recording {
             return;
         }
         let text = String::from_utf8_lossy(answer);
-        if let (Some(key), Some(user)) = (element(&text, "AccessKeyId"), element(&text, "AssumedRoleUser")) {
-            if let Some(arn) = element(user, "Arn") {
-                self.learn(key.to_owned(), arn.to_owned());
-            }
+        let (key, user) = (element(&text, "AccessKeyId"), element(&text, "AssumedRoleUser"));
+        if let (Some(key), Some(arn)) = (key, user.and_then(|user| element(user, "Arn"))) {
+            self.learn(key.to_owned(), arn.to_owned());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Layers: which of our crates may depend on which, and which crates of others are kept to some layers.
 //! The table is the one of ARCHITECTURE.md.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,7 +76,6 @@ const BANNED: &[(&str, &str)] = &[
 struct Metadata {
     packages: Vec<Package>,
     workspace_members: BTreeSet<String>,
-    resolve: Resolve,
 }
 
 #[derive(Deserialize)]
@@ -93,17 +92,6 @@ struct Dependency {
     kind: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    dependencies: Vec<String>,
-}
-
 /// Everything about the crate graph.
 pub(crate) fn check(root: &Path) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
@@ -115,7 +103,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Problem>> {
     {
         problems.extend(check_package(root, package));
     }
-    problems.extend(check_banned(&metadata));
+    problems.extend(check_banned(root)?);
     Ok(problems)
 }
 
@@ -193,29 +181,39 @@ fn check_package(root: &Path, package: &Package) -> Vec<Problem> {
     problems
 }
 
-fn check_banned(metadata: &Metadata) -> Vec<Problem> {
-    let names: BTreeMap<&str, &str> = metadata
-        .packages
-        .iter()
-        .map(|package| (package.id.as_str(), package.name.as_str()))
-        .collect();
+/// By `cargo tree`, because `cargo metadata` also lists optional crates that nobody has turned on.
+fn check_banned(root: &Path) -> Result<Vec<Problem>> {
+    let everything = tree(root, &["--prefix", "none", "--format", "{p}"])?;
+    let present: BTreeSet<&str> = everything.lines().filter_map(|line| line.split(' ').next()).collect();
     let mut problems = Vec::new();
-    for node in &metadata.resolve.nodes {
-        for dependency in &node.dependencies {
-            let Some((name, why)) = BANNED
-                .iter()
-                .find(|(name, _)| names.get(dependency.as_str()) == Some(name))
-            else {
-                continue;
-            };
-            let user = names.get(node.id.as_str()).copied().unwrap_or_default();
-            problems.push(Problem {
-                file: "Cargo.lock".into(),
-                line: 0,
-                what: format!("{user} pulls in {name}: {why}"),
-                mend: format!("turn off the feature of {user} that needs it, or use another crate"),
-            });
-        }
+    for (name, why) in BANNED.iter().filter(|(name, _)| present.contains(name)) {
+        let users = tree(
+            root,
+            &["--invert", name, "--prefix", "none", "--format", "{p}", "--depth", "1"],
+        )?;
+        let users: Vec<&str> = users
+            .lines()
+            .skip(1)
+            .map(|line| line.split(' ').next().unwrap_or(line))
+            .collect();
+        problems.push(Problem {
+            file: "Cargo.lock".into(),
+            line: 0,
+            what: format!("{} pulls in {name}: {why}", users.join(", ")),
+            mend: "turn off the feature that needs it, or use another crate".into(),
+        });
     }
-    problems
+    Ok(problems)
+}
+
+fn tree(root: &Path, arguments: &[&str]) -> Result<String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .current_dir(root)
+        .args(["tree", "--workspace", "--locked", "--edges", "normal,build"]);
+    let output = cargo.args(arguments).output().context("running cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -41,7 +41,7 @@ pub(crate) fn problems(root: &Path, options: &Options) -> Result<usize> {
     let mut count = 0;
     for (name, check) in checks(root, &sources, options) {
         let since = Instant::now();
-        let mut problems = check()?;
+        let mut problems = check().unwrap_or_else(|error| vec![could_not_run(name, &error)]);
         problems.sort();
         problems.dedup();
         let verdict = if problems.is_empty() { "✓" } else { "✗" };
@@ -52,6 +52,15 @@ pub(crate) fn problems(root: &Path, options: &Options) -> Result<usize> {
         count += problems.len();
     }
     Ok(count)
+}
+
+fn could_not_run(name: &str, error: &anyhow::Error) -> Problem {
+    Problem {
+        file: "xtask".into(),
+        line: 0,
+        what: format!("the check `{name}` could not run: {error:#}"),
+        mend: "as the message says".into(),
+    }
 }
 
 fn checks<'a>(root: &'a Path, sources: &'a [Source], options: &Options) -> Vec<Check<'a>> {

@@ -56,11 +56,11 @@ fn check_one(source: &Source) -> Vec<Problem> {
             "split it by concept",
         );
     }
-    if stem == "lib" || stem == "mod" {
-        if let Some((line, text)) = logic(&source.text) {
-            let mend = "lib.rs and mod.rs hold docs, `mod` and `pub use` only; move it to a file with a name";
-            say(line, format!("logic in {stem}.rs: `{text}`"), mend);
-        }
+    if (stem == "lib" || stem == "mod")
+        && let Some((line, text)) = logic(&source.text)
+    {
+        let mend = "lib.rs and mod.rs hold docs, `mod` and `pub use` only; move it to a file with a name";
+        say(line, format!("logic in {stem}.rs: `{text}`"), mend);
     }
     for (line, text) in numbered(&source.text) {
         if text.contains(concat!("#[", "ignore")) {

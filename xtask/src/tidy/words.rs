@@ -84,14 +84,14 @@ fn stands_alone(line: &str, at: usize, word: &str) -> bool {
         .any(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// `issue #12`, `PR #12`, `(#12)`.
+/// A number behind a word like issue, or in parentheses.
 fn tracker_number(line: &str) -> Option<String> {
     let lower = line.to_lowercase();
     for lead in ["issue #", "issues #", "pr #", "fixes #", "closes #", "(#"] {
         if let Some(at) = lower.find(lead) {
             let rest = &lower[at + lead.len()..];
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            if !digits.is_empty() && lower[at + lead.len() + digits.len()..].chars().next() != Some('x') {
+            if !digits.is_empty() && !lower[at + lead.len() + digits.len()..].starts_with('x') {
                 return Some(format!("#{digits}"));
             }
         }

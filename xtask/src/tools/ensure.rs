@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
@@ -15,6 +16,7 @@ use super::recipe::{Half, TOOLS, Tool};
 /// Tools that are being made beside other work.
 pub(crate) struct Background {
     progress: Arc<Quiet>,
+    failed: Arc<AtomicBool>,
     thread: JoinHandle<Result<Programs>>,
 }
 
@@ -34,9 +36,9 @@ impl Background {
         self.progress.status()
     }
 
-    /// Whether there is nothing to wait for.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    /// Whether it has ended without all tools.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Waits for the end.
@@ -55,11 +57,18 @@ pub(crate) fn ensure(root: &Path, halves: &[Half]) -> Result<Programs> {
 /// The same in a thread of its own, silently.
 pub(crate) fn ensure_in_background(root: &Path, halves: &'static [Half]) -> Background {
     let progress = Arc::new(Quiet::default());
+    let failed = Arc::new(AtomicBool::new(false));
     let root = root.to_owned();
-    let told = Arc::clone(&progress);
+    let (told, marked) = (Arc::clone(&progress), Arc::clone(&failed));
+    let thread = std::thread::spawn(move || {
+        let outcome = ensure_with(&root, halves, told.as_ref());
+        marked.store(outcome.is_err(), Ordering::Release);
+        outcome
+    });
     Background {
         progress,
-        thread: std::thread::spawn(move || ensure_with(&root, halves, told.as_ref())),
+        failed,
+        thread,
     }
 }
 
