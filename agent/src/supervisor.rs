@@ -96,6 +96,10 @@ struct Started {
     health: Health,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the supervisor is where tasks are spawned; it joins each"
+)]
 fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     let (events, events_in) = mpsc::channel(CHANNEL);
     let (commands, commands_in) = mpsc::channel(CHANNEL);

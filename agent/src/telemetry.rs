@@ -1,5 +1,7 @@
 //! The agent's own log, on standard error. Task output never goes here.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::checked::{LogConfig, LogFormat};
@@ -10,6 +12,7 @@ pub(crate) fn install(config: &LogConfig) {
     let filter = EnvFilter::builder().parse_lossy(&config.filter);
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let installed = match config.format {
         LogFormat::Text => base.with_target(false).try_init(),

@@ -64,15 +64,18 @@ pub(crate) async fn connect(config: &SessionConfig) -> Result<Channel, DialError
     endpoint.connect().await.map_err(|error| unreachable(&error))
 }
 
-/// Tonic's own text is "transport error"; the reason is in the chain.
+/// Tonic's own text is "transport error"; the reason is in the chain, which repeats itself.
 fn unreachable(error: &(dyn std::error::Error + 'static)) -> DialError {
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let text = error.to_string();
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
         cause = error.source();
     }
-    DialError::Unreachable(text)
+    DialError::Unreachable(texts.join(": "))
 }
 
 /// Opens a session. Bounded: two times the connect timeout.

@@ -1,4 +1,5 @@
 //! Uploads over a real socket: every byte once, whatever breaks.
+#![expect(clippy::disallowed_methods, reason = "each test joins or drops what it spawns")]
 
 use deputy_logs::{Logs, SpoolConfig};
 use deputy_task::log_record;
@@ -49,11 +50,21 @@ async fn next(upload: &mut ServedUpload) -> Option<v1::PushLogsRequest> {
     patiently(upload.inbound.message()).await.ok().flatten()
 }
 
-async fn commit(upload: &ServedUpload, committed_offset: u64, complete: bool) {
+async fn commit(upload: &ServedUpload, committed_offset: u64) {
+    acknowledge(upload, committed_offset, Whole::No).await;
+}
+
+#[derive(PartialEq)]
+enum Whole {
+    Yes,
+    No,
+}
+
+async fn acknowledge(upload: &ServedUpload, committed_offset: u64, whole: Whole) {
     let answer = v1::PushLogsResponse {
         attempt: Some(to_wire::attempt(&attempt())),
         committed_offset,
-        complete,
+        complete: whole == Whole::Yes,
         refused: String::new(),
     };
     let _ = upload.outbound.send(Ok(answer)).await;
@@ -80,7 +91,7 @@ async fn an_upload_cut_at_any_frame_ends_with_every_byte_once() {
             let frame = next(&mut upload).await.expect("a frame");
             store(&mut stored, &frame);
             if n % 2 == 0 {
-                commit(&upload, u64::try_from(stored.len()).expect("fits"), false).await;
+                commit(&upload, u64::try_from(stored.len()).expect("fits")).await;
             }
         }
         drop(upload);
@@ -91,10 +102,10 @@ async fn an_upload_cut_at_any_frame_ends_with_every_byte_once() {
             let offset = u64::try_from(stored.len()).expect("fits");
             if frame.complete {
                 assert_eq!(crc32fast::hash(&stored), frame.total_crc32);
-                commit(&upload, offset, true).await;
+                acknowledge(&upload, offset, Whole::Yes).await;
                 break;
             }
-            commit(&upload, offset, false).await;
+            commit(&upload, offset).await;
         }
         assert_eq!(
             log_record::whole_records_len(&stored, stored.len()),

@@ -1,5 +1,6 @@
 //! For tests: a real gRPC server on loopback whose sessions and uploads the test answers itself,
 //! frame by frame.
+#![expect(clippy::disallowed_methods, reason = "each test joins or drops what it spawns")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

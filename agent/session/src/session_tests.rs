@@ -1,4 +1,5 @@
 //! Sessions over a real socket, against a manager that does what the test says.
+#![expect(clippy::disallowed_methods, reason = "each test joins or drops what it spawns")]
 
 use deputy_logs::SpoolConfig;
 use deputy_proto::v1::session_request::Frame as Sent;

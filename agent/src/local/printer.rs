@@ -89,13 +89,17 @@ fn line(out: &mut impl Write, step: &str, mark: &str, bytes: &[u8]) {
 }
 
 fn status_line(step: &StepProgress) -> Option<String> {
-    let took = || elapsed(step.finished_at_ms.saturating_sub(step.started_at_ms));
+    // A step that an earlier attempt began has no start here.
+    let took = || match step.started_at_ms {
+        0 => String::new(),
+        started => format!(" {}", elapsed(step.finished_at_ms.saturating_sub(started))),
+    };
     Some(match step.status {
         StepStatus::Pending => return None,
         StepStatus::Running if step.waiting_for.is_empty() => format!("▸ {} ({})", step.name, step.kind),
         StepStatus::Running => format!("▸ {} waits for {}", step.name, step.waiting_for),
-        StepStatus::Succeeded => format!("✔ {} {}", step.name, took()),
-        StepStatus::Failed => format!("✘ {} {}", step.name, took()),
+        StepStatus::Succeeded => format!("✔ {}{}", step.name, took()),
+        StepStatus::Failed => format!("✘ {}{}", step.name, took()),
         StepStatus::Skipped => format!("– {} skipped", step.name),
         StepStatus::Undoing => format!("◂ {} is being undone", step.name),
         StepStatus::Undone => format!("◂ {} undone", step.name),

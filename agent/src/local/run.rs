@@ -22,6 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::journal_file::{Entry, JournalError, JournalFile};
 use super::pack::{Packed, pack};
@@ -173,7 +174,8 @@ async fn drive(
     let (events, mut events_in) = mpsc::channel(256);
     let (commands, commands_in) = mpsc::channel(256);
     let executor = Executor::new(ExecutorConfig::with_slots(1), environment(&printer)?);
-    let executor = tokio::spawn(executor.run(commands_in, events));
+    let mut running = JoinSet::new();
+    running.spawn(executor.run(commands_in, events));
     let mut journal = MemoryJournal::resume(begun.records.clone());
     let epoch = journal.next_epoch();
     let attempt = AttemptRef {
@@ -220,7 +222,7 @@ async fn drive(
             reason: "the task has ended".into(),
         })
         .await;
-    let _ = tokio::time::timeout(CLEAN_UP, executor).await;
+    let _ = tokio::time::timeout(CLEAN_UP, running.join_next()).await;
     match ended {
         Ended::Completed(completion) => {
             printer.finish(&completion);
