@@ -102,7 +102,7 @@ impl<'a> Follower<'a> {
             .as_ref()
             .is_none_or(|one| one.rollout_state() == Some(&DeploymentRolloutState::Failed));
         if ending || self.stops_seen.is_none_or(|at| at.elapsed() >= STOPS_EVERY) {
-            self.look_at_stops().await?;
+            self.look_at_stops(deployment.as_ref()).await?;
         }
         self.judge(&seen, deployment.as_ref()).await
     }
@@ -178,14 +178,11 @@ impl<'a> Follower<'a> {
         Ok(view.judge())
     }
 
-    async fn look_at_stops(&mut self) -> Result<(), Failure> {
-        let fresh = self
-            .ecs
-            .newly_stopped(self.target.service, self.target.task_definition, &self.known)
-            .await?;
+    async fn look_at_stops(&mut self, deployment: Option<&Deployment>) -> Result<(), Failure> {
+        let which = (self.target.service, self.target.task_definition);
+        let fresh = self.ecs.newly_stopped(which, deployment, &mut self.known).await?;
         self.stops_seen = Some(Instant::now());
         for stop in fresh {
-            self.known.insert(stop.arn.clone());
             match self.stops.len() {
                 shown if shown < MAX_STOP_LINES => self.ctx.narrate(&stop.line),
                 MAX_STOP_LINES => self.ctx.narrate("more tasks stopped; they are counted and not listed"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_ecs::types::{DesiredStatus, Task, TaskStopCode};
+use aws_sdk_ecs::types::{Deployment, DesiredStatus, Task, TaskStopCode};
 use deputy_task::outcome::Failure;
 
 use crate::ecs::client::Ecs;
@@ -17,7 +17,6 @@ const ALIVE_AFTER: Duration = Duration::from_secs(60);
 /// A task of the deployment that ended by itself or could not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stopped {
-    pub(crate) arn: String,
     /// One line for people.
     pub(crate) line: String,
     pub(crate) kind: StopKind,
@@ -34,24 +33,23 @@ pub(crate) enum StopKind {
 }
 
 impl Ecs {
-    /// Tasks of `task_definition` in `service` that stopped and are not in `known`. ECS remembers
-    /// stopped tasks for an hour.
+    /// Tasks of `task_definition` in `service` that stopped and are not in `known`, which learns them.
+    /// With a `deployment`, only its own. ECS remembers stopped tasks for an hour.
     pub(crate) async fn newly_stopped(
         &self,
-        service: &str,
-        task_definition: &str,
-        known: &BTreeSet<String>,
+        (service, task_definition): (&str, &str),
+        deployment: Option<&Deployment>,
+        known: &mut BTreeSet<String>,
     ) -> Result<Vec<Stopped>, Failure> {
         let arns = self.task_arns(service, DesiredStatus::Stopped).await?;
         let fresh: Vec<String> = arns.into_iter().filter(|arn| !known.contains(arn)).collect();
-        let tasks = self.tasks(&fresh).await?;
-        let ours = tasks
-            .iter()
-            .filter(|task| task.task_definition_arn() == Some(task_definition));
-        Ok(ours
-            .filter(|task| task.last_status() == Some("STOPPED"))
-            .map(stopped)
-            .collect())
+        let mut tasks = self.tasks(&fresh).await?;
+        tasks.retain(|task| task.last_status() == Some("STOPPED"));
+        known.extend(tasks.iter().filter_map(|task| task.task_arn().map(str::to_owned)));
+        let ours = |task: &&Task| {
+            task.task_definition_arn() == Some(task_definition) && deployment.is_none_or(|one| began(one, task))
+        };
+        Ok(tasks.iter().filter(ours).map(stopped).collect())
     }
 
     /// Is there a running task of `task_definition` that had run for a minute when `failed_at` came?
@@ -118,6 +116,17 @@ impl Ecs {
     }
 }
 
+/// Did `deployment` begin `task`? ECS says so in `startedBy`; where it does not, the times tell.
+fn began(deployment: &Deployment, task: &Task) -> bool {
+    match task.started_by() {
+        Some(by) if by.starts_with("ecs-svc/") => deployment.id() == Some(by),
+        _ => match (deployment.created_at(), task.created_at()) {
+            (Some(deployment), Some(task)) => task >= deployment,
+            _ => true,
+        },
+    }
+}
+
 fn stopped(task: &Task) -> Stopped {
     let reason = task.stopped_reason().unwrap_or("no reason given");
     let code = task.stop_code();
@@ -133,7 +142,6 @@ fn stopped(task: &Task) -> Stopped {
         format!(" ({})", containers.join("; "))
     };
     Stopped {
-        arn: task.task_arn().unwrap_or_default().to_owned(),
         line: format!(
             "task {} stopped: {reason}{containers}",
             short(task.task_arn().unwrap_or_default())
