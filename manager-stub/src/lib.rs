@@ -1,7 +1,19 @@
 //! The control plane's side of the protocol: small, but real and durable.
 //!
+//! One task through the files: [`service`] checks a submission, the `dispatcher` puts it into a
+//! batch together with the `scheduler`'s assignment, the [`store`] commits both, the assignment
+//! goes out on a session; the agent's writes come back the same way.
+//!
 //! Modules in reading order; a module names only modules below it.
 
+mod program;
+mod config;
+pub mod server;
+pub mod service;
+pub mod log_store;
+pub mod blob_store;
 pub mod dispatcher;
 pub mod scheduler;
 pub mod store;
+
+pub use program::main_impl;

@@ -1,2 +1,5 @@
 //! The deputy-manager binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    deputy_manager::main_impl()
+}

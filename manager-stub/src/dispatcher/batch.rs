@@ -5,7 +5,7 @@ use deputy_proto::v1::session_response::Frame;
 use tokio::sync::oneshot;
 
 use crate::scheduler::Pick;
-use crate::store::op::Op;
+use crate::store::op::{Missed, Op};
 use crate::store::task::TaskKey;
 
 use super::inbound::{Refused, SessionId, Submitted};
@@ -23,6 +23,8 @@ pub(super) enum Origin {
     Manage { key: TaskKey },
     /// A user.
     User { key: TaskKey, reply: oneshot::Sender<Result<(), Refused>> },
+    /// The log store or the blob store, by its place in `commits`.
+    Stored(usize),
     /// Nobody.
     Quiet,
 }
@@ -35,6 +37,13 @@ pub(super) struct PendingWrite {
     pub(super) results: Vec<v1::WriteResult>,
 }
 
+/// Operations of the log store or the blob store that are in the batch.
+#[derive(Debug)]
+pub(super) struct PendingCommit {
+    pub(super) reply: oneshot::Sender<Result<(), Refused>>,
+    pub(super) missed: Option<Missed>,
+}
+
 /// A batch under way.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -42,7 +51,7 @@ pub(super) struct Batch {
     pub(super) origins: Vec<Origin>,
     pub(super) writes: Vec<PendingWrite>,
     pub(super) frames: Vec<(SessionId, Frame)>,
-    pub(super) commits: Vec<oneshot::Sender<Result<(), Refused>>>,
+    pub(super) commits: Vec<PendingCommit>,
 }
 
 impl Batch {

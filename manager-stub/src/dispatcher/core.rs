@@ -8,7 +8,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::session_response::Frame;
 use deputy_task::id::{AgentId, InstanceId};
 
-use super::batch::{Batch, Origin};
+use super::batch::{Batch, Origin, PendingCommit};
 use super::board::Board;
 use super::hub::Hub;
 use super::inbound::{Inbound, Refused, SessionId, Submission, Submitted};
@@ -105,10 +105,11 @@ impl Core {
                 self.batch.push(Op::Manage { key: key.clone(), change }, Origin::User { key, reply });
             }
             Inbound::Commit { ops, reply } => {
+                let place = self.batch.commits.len();
                 for op in ops {
-                    self.batch.push(op, Origin::Quiet);
+                    self.batch.push(op, Origin::Stored(place));
                 }
-                self.batch.commits.push(reply);
+                self.batch.commits.push(PendingCommit { reply, missed: None });
             }
             Inbound::Explain { key, reply } => drop(reply.send(self.explain(&key))),
             Inbound::Fleet { reply } => drop(reply.send(self.fleet_lines())),
@@ -180,12 +181,17 @@ impl Core {
     }
 
     fn answer_committed(&mut self, batch: Batch, applied: Applied) {
-        let Batch { origins, mut writes, frames, commits, .. } = batch;
+        let Batch { origins, mut writes, frames, mut commits, .. } = batch;
         let mut heads: Vec<(TaskKey, TaskHead)> = Vec::new();
         let mut picks = Vec::new();
         for (origin, result) in origins.into_iter().zip(applied.results) {
             match origin {
                 Origin::Quiet => {}
+                Origin::Stored(place) => {
+                    if let (OpResult::Missed(missed), Some(commit)) = (result, commits.get_mut(place)) {
+                        commit.missed = Some(missed);
+                    }
+                }
                 Origin::Submit { key, reply } => self.answer_submit(key, result, reply),
                 Origin::Write { frame, place, key } => {
                     if let OpResult::Written { verdict, head } = result {
@@ -226,17 +232,17 @@ impl Core {
         }
         self.settle_all(heads);
         self.hub.wake(&applied.touched);
-        for write in writes {
-            self.send(write.session, Frame::WriteAck(v1::WriteAck { seq: write.seq, results: write.results }));
-        }
         for (session, frame) in frames {
             self.send(session, frame);
+        }
+        for write in writes {
+            self.send(write.session, Frame::WriteAck(v1::WriteAck { seq: write.seq, results: write.results }));
         }
         for (pick, head) in picks {
             self.push_assignment(&pick, &head);
         }
         for commit in commits {
-            drop(commit.send(Ok(())));
+            drop(commit.reply.send(commit.missed.map_or(Ok(()), |missed| Err(Refused::Missed(missed)))));
         }
     }
 
@@ -275,11 +281,11 @@ impl Core {
             match origin {
                 Origin::Submit { reply, .. } => drop(reply.send(Err(refused.clone()))),
                 Origin::User { reply, .. } => drop(reply.send(Err(refused.clone()))),
-                Origin::Write { .. } | Origin::Assign(_) | Origin::Manage { .. } | Origin::Quiet => {}
+                Origin::Write { .. } | Origin::Assign(_) | Origin::Manage { .. } | Origin::Stored(_) | Origin::Quiet => {}
             }
         }
         for commit in batch.commits {
-            drop(commit.send(Err(refused.clone())));
+            drop(commit.reply.send(Err(refused.clone())));
         }
         for session in ended {
             self.end_session(session, "unavailable", "the manager's store cannot write", 2_000);

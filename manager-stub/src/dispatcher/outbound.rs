@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 /// Frames that may wait for a session: enough for the slots of a large agent and their acknowledgements.
-pub const OUTBOUND_FRAMES: usize = 1024;
+const OUTBOUND_FRAMES: usize = 1024;
 
 /// The sending half of a session.
 #[derive(Debug, Clone)]

@@ -39,7 +39,7 @@ impl Core {
                 return;
             }
         };
-        self.supersede(&agent);
+        self.supersede(&agent, &instance);
         let offered = hello.capabilities.unwrap_or_default();
         let until = self.now.after(self.timing.lease_ttl);
         let row = InstanceRow {
@@ -138,9 +138,16 @@ impl Core {
         conflict(CONFLICT_REFUSAL)
     }
 
-    fn supersede(&mut self, agent: &AgentId) {
-        if let Some(session) = self.agents.get(agent).and_then(|state| state.session) {
-            self.end_session(session, "superseded", "a newer session of this agent was accepted", 0);
+    /// Ends the session before. The same instance keeps what it was offered: its inventory tells.
+    fn supersede(&mut self, agent: &AgentId, instance: &InstanceId) {
+        let Some(before) = self.agents.get(agent).and_then(|state| state.session) else { return };
+        let reason = "a newer session of this agent was accepted";
+        if self.sessions.get(&before).is_some_and(|session| session.instance == *instance) {
+            if let Some(session) = self.sessions.remove(&before) {
+                session.outbound.disconnect("superseded", reason, 0);
+            }
+        } else {
+            self.end_session(before, "superseded", reason, 0);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use deputy_task::expression::evaluate_selector;
+
 /// A selector that has been read.
 #[derive(Debug, Clone, Default)]
 pub struct Selector {
@@ -24,26 +26,18 @@ impl Selector {
     /// # Errors
     /// If it is no expression.
     pub fn read(text: &str) -> Result<Self, SelectorError> {
-        let selector = Self { text: text.trim().replace("&&", " and ").replace("||", " or ") };
-        minijinja::Environment::new()
-            .compile_expression(&selector.text_or_true())
-            .map_err(|error| SelectorError { text: text.into(), reason: error.to_string() })?;
-        Ok(selector)
+        let text = text.trim();
+        if !text.is_empty() {
+            evaluate_selector(text, &BTreeMap::new())
+                .map_err(|error| SelectorError { text: text.into(), reason: error.to_string() })?;
+        }
+        Ok(Self { text: text.into() })
     }
 
-    fn text_or_true(&self) -> String {
-        if self.text.is_empty() { "true".into() } else { self.text.clone() }
-    }
-
-    /// Does an agent with these labels match? A label that the agent does not have is undefined, and equals nothing.
+    /// Does an agent with these labels match? A label that the agent does not have equals nothing.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        if self.text.is_empty() {
-            return true;
-        }
-        let environment = minijinja::Environment::new();
-        let answer = environment.compile_expression(&self.text).and_then(|expression| expression.eval(labels));
-        answer.is_ok_and(|value| value.is_true())
+        self.text.is_empty() || evaluate_selector(&self.text, labels).unwrap_or(false)
     }
 }
 

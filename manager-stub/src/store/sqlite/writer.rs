@@ -124,6 +124,10 @@ impl SqliteStore {
                 Ok(OpResult::Done)
             }
             Op::AppendLog(extent) => {
+                let committed = writer_rows::log_committed(&self.connection, &extent.attempt)?;
+                if committed != extent.offset {
+                    return Ok(OpResult::Missed(Missed::NotNow(format!("the log is at {committed} and not {}", extent.offset))));
+                }
                 writer_rows::append_log(&self.connection, &extent)?;
                 touched.push(TaskKey::of(&extent.attempt));
                 Ok(OpResult::Done)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deputy_proto::v1;
-use deputy_task::attempt::Run;
+use deputy_task::attempt::{AttemptRef, Run};
 use deputy_task::id::{AgentId, InstanceId, Project, TaskId};
 use deputy_task::state::TaskState;
 use prost::Message;
@@ -258,6 +258,12 @@ pub(super) fn forget_instances(connection: &Connection, before: StoreTime) -> Re
         [before.millis()],
     )?;
     Ok(())
+}
+
+pub(super) fn log_committed(connection: &Connection, attempt: &AttemptRef) -> Result<u64, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT committed FROM log_stream WHERE project = ?1 AND task = ?2 AND epoch = ?3")?;
+    let mut found = statement.query((attempt.project.as_str(), attempt.task.as_str(), number(attempt.epoch)))?;
+    found.next()?.map_or(Ok(0), |row| rows::unsigned(row, 0))
 }
 
 pub(super) fn append_log(connection: &Connection, extent: &LogExtent) -> Result<(), StoreError> {

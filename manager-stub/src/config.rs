@@ -1,0 +1,133 @@
+//! Flags and environment of the program: raw text first, then checked values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use deputy_task::document::duration;
+
+use crate::dispatcher::timing::Timing;
+use crate::server::Settings;
+use crate::store::clock::KernelBootClock;
+
+/// Queues deployment tasks, gives them to agents, and keeps their journals.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "deputy-manager", version)]
+pub(crate) struct RawConfig {
+    /// Where to listen; loopback only, as long as there is no TLS. Port 0 takes any free one
+    #[arg(long, env = "DEPUTY_MANAGER_LISTEN", default_value = "127.0.0.1:7443", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The folder that holds everything the manager keeps
+    #[arg(long, env = "DEPUTY_MANAGER_DATA", default_value = "deputy-data", value_name = "DIR")]
+    data: PathBuf,
+    /// How often agents send heartbeats
+    #[arg(long, env = "DEPUTY_MANAGER_HEARTBEAT", default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    heartbeat: Duration,
+    /// How long a lease lasts; at least four heartbeats
+    #[arg(long, env = "DEPUTY_MANAGER_LEASE_TTL", default_value = "60s", value_parser = positive, value_name = "DURATION")]
+    lease_ttl: Duration,
+    /// Kept between the end of what could be in flight and the next assignment
+    #[arg(long, env = "DEPUTY_MANAGER_GUARD", default_value = "5s", value_parser = any, value_name = "DURATION")]
+    guard: Duration,
+    /// How long an agent may take to start what it was offered
+    #[arg(long, env = "DEPUTY_MANAGER_START_DEADLINE", default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    start_deadline: Duration,
+    /// How long a killed child may take to be gone
+    #[arg(long, env = "DEPUTY_MANAGER_KILL_GRACE", default_value = "10s", value_parser = any, value_name = "DURATION")]
+    kill_grace: Duration,
+    /// How log lines are written
+    #[arg(long, env = "DEPUTY_MANAGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Written with the real address when the manager accepts connections
+    #[arg(long, env = "DEPUTY_MANAGER_READY_FILE", value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Checked values.
+pub(crate) struct Config {
+    pub(crate) settings: Settings,
+    pub(crate) log_format: LogFormat,
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("{other:?} is no log format; there are text and json")),
+        }
+    }
+}
+
+fn any(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match any(text)? {
+        Duration::ZERO => Err(format!("{text:?} must be longer than nothing")),
+        duration => Ok(duration),
+    }
+}
+
+impl RawConfig {
+    /// Checks what single values cannot tell.
+    pub(crate) fn check(self) -> Result<Config, String> {
+        if self.lease_ttl < self.heartbeat * 4 {
+            return Err(format!(
+                "--lease-ttl {:?} is shorter than four heartbeats of {:?}: one lost heartbeat must not end a lease",
+                self.lease_ttl, self.heartbeat
+            ));
+        }
+        let timing = Timing {
+            heartbeat: self.heartbeat,
+            lease_ttl: self.lease_ttl,
+            guard: self.guard,
+            start_deadline: self.start_deadline,
+            kill_grace: self.kill_grace,
+        };
+        let settings = Settings { listen: self.listen, data: self.data, timing, boot: Arc::new(KernelBootClock) };
+        Ok(Config { settings, log_format: self.log_format, ready_file: self.ready_file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, String> {
+        let all = std::iter::once("deputy-manager").chain(arguments.iter().copied());
+        RawConfig::try_parse_from(all).map_err(|error| error.to_string())?.check()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_design() {
+        let config = parse(&[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.settings.timing, Timing::default());
+        assert_eq!(config.settings.listen, SocketAddr::from(([127, 0, 0, 1], 7443)));
+    }
+
+    #[test]
+    fn a_lease_lasts_at_least_four_heartbeats() {
+        let error = parse(&["--heartbeat", "10s", "--lease-ttl", "39s"]).err().unwrap_or_default();
+        assert!(error.contains("shorter than four heartbeats"), "{error}");
+        assert!(parse(&["--heartbeat", "250ms", "--lease-ttl", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn a_duration_needs_a_unit() {
+        let error = parse(&["--guard", "5"]).err().unwrap_or_default();
+        assert!(error.contains("has no unit"), "{error}");
+    }
+}

@@ -1,0 +1,96 @@
+//! The program: flags, tracing, one manager, signals, exit code.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat, RawConfig};
+use crate::server::Manager;
+
+/// Bad flags or an impossible combination of them.
+const EXIT_USAGE: u8 = 2;
+/// It could not start.
+const EXIT_START: u8 = 1;
+
+/// Runs the manager until SIGTERM or SIGINT; the whole of `main`.
+#[must_use]
+pub fn main_impl() -> ExitCode {
+    let config = match RawConfig::parse().check() {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    init_tracing(config.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    runtime.block_on(run(config))
+}
+
+fn init_tracing(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("DEPUTY_MANAGER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let data = config.settings.data.clone();
+    let manager = match Manager::start(config.settings).await {
+        Ok(manager) => manager,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        complain("cannot listen for signals");
+        return ExitCode::from(EXIT_START);
+    };
+    let address = manager.address();
+    if let Some(path) = &config.ready_file
+        && let Err(error) = write_ready_file(path, &address.to_string())
+    {
+        complain(&format!("cannot write the ready file {}: {error}", path.display()));
+        return ExitCode::from(EXIT_START);
+    }
+    tracing::info!(data = %data.display(), "manager is up");
+    say(&format!("ready {address}"));
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal, "shutting down");
+    manager.shutdown().await;
+    tracing::info!("goodbye");
+    ExitCode::SUCCESS
+}
+
+/// Written whole or not at all: a reader never sees half an address.
+fn write_ready_file(path: &Path, address: &str) -> std::io::Result<()> {
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, format!("{address}\n"))?;
+    std::fs::rename(&partial, path)
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; the ready file and the log say the same.
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+fn complain(error: &str) {
+    drop(writeln!(std::io::stderr().lock(), "error: {error}"));
+}

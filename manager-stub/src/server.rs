@@ -1,0 +1,203 @@
+//! A manager in one value: opens the data folder, starts the threads, listens, and ends in order.
+//! Used by the program and by tests that want a manager in their own process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deputy_proto::v1::agent_server::AgentServer;
+use deputy_proto::v1::fleet_server::FleetServer;
+use deputy_proto::v1::tasks_server::TasksServer;
+use deputy_proto::version::{MAX_BLOB_FRAME_BYTES, MAX_SESSION_FRAME_BYTES};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blob_store::BlobStore;
+use crate::dispatcher::inbound::Inbound;
+use crate::dispatcher::timing::Timing;
+use crate::dispatcher::{Dispatcher, DispatcherHandle};
+use crate::log_store::{LogStore, SegmentReader};
+use crate::service::{AgentService, Context, FleetService, TasksService};
+use crate::store::clock::{BootClock, KernelBootClock};
+use crate::store::contract::{Store, StoreError};
+use crate::store::sqlite::SqliteStore;
+
+/// A log stream may have this much in flight; the whole connection four times as much, so that one
+/// stream that is not read cannot stop the others.
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Documents of users are read up to here, so that a larger one is refused in words.
+const MAX_USER_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Connections are closed in order for so long, then cut.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What a manager needs to start.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where to listen; loopback only, as long as there is no TLS.
+    pub listen: SocketAddr,
+    /// Everything the manager keeps.
+    pub data: PathBuf,
+    /// The protocol's times.
+    pub timing: Timing,
+    /// Where elapsed time comes from.
+    pub boot: Arc<dyn BootClock>,
+}
+
+/// The manager could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Without TLS only this machine may connect. Listen on 127.0.0.1.
+    #[error("refusing to listen on {0}: without TLS the manager listens on loopback only")]
+    NotLoopback(SocketAddr),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {path}: {source}")]
+    Data {
+        /// The folder.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store: {0}")]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {listen}: {source}")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The reflection service refused its own descriptors; a fault of the build.
+    #[error("cannot serve reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A manager that is up.
+pub struct Manager {
+    address: SocketAddr,
+    dispatcher: DispatcherHandle,
+    dispatcher_thread: Dispatcher,
+    logs: LogStore,
+    tracker: TaskTracker,
+    ending: CancellationToken,
+    served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    ticking: tokio::task::JoinHandle<()>,
+}
+
+impl Settings {
+    /// A manager on any free port with the default times.
+    #[must_use]
+    pub fn on_loopback(data: PathBuf) -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), data, timing: Timing::default(), boot: Arc::new(KernelBootClock) }
+    }
+}
+
+impl Manager {
+    /// Starts a manager; when this returns, it accepts connections.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let Settings { listen, data, timing, boot } = settings;
+        if !listen.ip().is_loopback() {
+            return Err(StartError::NotLoopback(listen));
+        }
+        let unusable = |source| StartError::Data { path: data.display().to_string(), source };
+        std::fs::create_dir_all(&data).map_err(unusable)?;
+        let store = SqliteStore::open(&data.join("deputy.db"))?;
+        let reads = store.reads();
+        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
+        let blobs = BlobStore::open(&data.join("blobs")).map_err(unusable)?;
+        let segments = data.join("logs");
+        let (dispatcher_thread, dispatcher) = Dispatcher::start(Box::new(store), boot, timing)?;
+        let (logs, log_handle) = LogStore::start(&segments, reads.clone(), dispatcher.clone())?;
+        let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
+        let context = Context {
+            dispatcher: dispatcher.clone(),
+            reads,
+            logs: log_handle,
+            segments: SegmentReader::new(&segments),
+            blobs,
+            tracker: tracker.clone(),
+            ending: ending.clone(),
+        };
+        let served = tracker.spawn(serve(listener, context, ending.clone())?);
+        let ticking = tracker.spawn(Dispatcher::tick(dispatcher.clone()));
+        Ok(Self { address, dispatcher, dispatcher_thread, logs, tracker, ending, served, ticking })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends in order: sessions are told, connections closed (bounded), the last batch committed.
+    pub async fn shutdown(self) {
+        let Self { dispatcher, dispatcher_thread, logs, tracker, ending, served, ticking, .. } = self;
+        if dispatcher.send(Inbound::Shutdown).await.is_err() {
+            tracing::error!("the dispatcher had ended before");
+        }
+        drop(dispatcher);
+        ending.cancel();
+        ticking.abort();
+        tracker.close();
+        if tokio::time::timeout(CLOSING, tracker.wait()).await.is_err() {
+            tracing::warn!("connections were cut after {CLOSING:?}");
+            served.abort();
+        }
+        drop(served.await);
+        let threads = tokio::task::spawn_blocking(move || {
+            dispatcher_thread.join();
+            logs.join();
+        });
+        if tokio::time::timeout(CLOSING, threads).await.is_err() {
+            tracing::warn!("the store's threads did not end within {CLOSING:?}");
+        }
+    }
+}
+
+/// The future that serves every connection until the manager ends.
+fn serve(
+    listener: TcpListener,
+    context: Context,
+    ending: CancellationToken,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(deputy_proto::v1::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let agent = AgentServer::new(AgentService::new(context.clone()))
+        .max_decoding_message_size(MAX_SESSION_FRAME_BYTES.max(MAX_BLOB_FRAME_BYTES))
+        .max_encoding_message_size(usize::MAX);
+    let tasks = TasksServer::new(TasksService::new(context.clone()))
+        .max_decoding_message_size(MAX_USER_MESSAGE_BYTES)
+        .max_encoding_message_size(usize::MAX);
+    let fleet = FleetServer::new(FleetService::new(context));
+    let router = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(agent)
+        .add_service(tasks)
+        .add_service(fleet);
+    Ok(async move {
+        health.set_serving::<AgentServer<AgentService>>().await;
+        health.set_serving::<TasksServer<TasksService>>().await;
+        health.set_serving::<FleetServer<FleetService>>().await;
+        let incoming = TcpListenerStream::new(listener);
+        router.serve_with_incoming_shutdown(incoming, ending.cancelled_owned()).await
+    })
+}

@@ -1,0 +1,126 @@
+//! The `Agent` service: sessions, logs, blobs. The reserved calls answer UNIMPLEMENTED.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::v1::agent_server::Agent;
+use deputy_proto::v1::session_request::Frame;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::context::{Answers, Context};
+use super::{blob, push_logs};
+use crate::dispatcher::Outbound;
+use crate::dispatcher::inbound::{Inbound, SessionId};
+
+/// An agent says hello within this time or is cut off.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// The `Agent` service.
+#[derive(Clone)]
+pub struct AgentService {
+    context: Context,
+    sessions: Arc<AtomicU64>,
+}
+
+impl AgentService {
+    /// A service over this context.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        Self { context, sessions: Arc::new(AtomicU64::new(1)) }
+    }
+}
+
+/// Carries the frames of one session to the dispatcher until the connection ends.
+async fn carry(context: Context, session: SessionId, mut frames: Streaming<v1::SessionRequest>) {
+    loop {
+        let next = tokio::select! {
+            next = frames.message() => next,
+            () = context.ending.cancelled() => break,
+        };
+        match next {
+            // A frame of a kind that this build does not know is ignored.
+            Ok(Some(v1::SessionRequest { frame: None })) => {}
+            Ok(Some(v1::SessionRequest { frame: Some(frame) })) => {
+                if context.dispatcher.send(Inbound::Frame { session, frame }).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(session, code = ?status.code(), "a session broke");
+                break;
+            }
+        }
+    }
+    if context.dispatcher.send(Inbound::Closed { session }).await.is_err() {
+        tracing::debug!(session, "the dispatcher ended first");
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    type SessionStream = ReceiverStream<Result<v1::SessionResponse, Status>>;
+    type PushLogsStream = Answers<v1::PushLogsResponse>;
+    type FetchBlobStream = Answers<v1::FetchBlobResponse>;
+
+    async fn session(&self, request: Request<Streaming<v1::SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+        let mut frames = request.into_inner();
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let (outbound, answers) = Outbound::channel();
+        let context = self.context.clone();
+        // The answer's headers go out before the first frame comes in: an agent may wait for them.
+        self.context.tracker.spawn(async move {
+            let first = tokio::time::timeout(HELLO_WITHIN, frames.message()).await;
+            match first {
+                Ok(Ok(Some(v1::SessionRequest { frame: Some(Frame::Hello(hello)) }))) => {
+                    let hello = Inbound::Hello { session, hello: Box::new(hello), outbound };
+                    if context.dispatcher.send(hello).await.is_ok() {
+                        carry(context, session, frames).await;
+                    }
+                }
+                Ok(Ok(Some(_))) => outbound.disconnect("protocol", "the first frame of a session is Hello", 0),
+                Ok(Ok(None) | Err(_)) => {}
+                Err(_) => outbound.disconnect("protocol", "no Hello came within 10 s", 0),
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn push_logs(&self, request: Request<Streaming<v1::PushLogsRequest>>) -> Result<Response<Self::PushLogsStream>, Status> {
+        Ok(Response::new(push_logs::serve(&self.context, request.into_inner())))
+    }
+
+    async fn put_blob(&self, request: Request<Streaming<v1::PutBlobRequest>>) -> Result<Response<v1::PutBlobResponse>, Status> {
+        let mut pieces = request.into_inner();
+        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("the first frame names the blob"))?;
+        let mut upload = blob::Upload::begin(&self.context, &first.project, &first.sha256).await?;
+        upload.push(first.data).await?;
+        while let Some(piece) = pieces.message().await? {
+            upload.push(piece.data).await?;
+        }
+        Ok(Response::new(v1::PutBlobResponse { size_bytes: upload.finish().await? }))
+    }
+
+    async fn fetch_blob(&self, request: Request<v1::FetchBlobRequest>) -> Result<Response<Self::FetchBlobStream>, Status> {
+        let request = request.into_inner();
+        blob::download(self.context.clone(), request).await.map(Response::new)
+    }
+
+    async fn exchange(&self, _: Request<v1::ExchangeRequest>) -> Result<Response<v1::ExchangeResponse>, Status> {
+        Err(Status::unimplemented("Exchange is reserved; use Session"))
+    }
+
+    async fn mint_token(&self, _: Request<v1::MintTokenRequest>) -> Result<Response<v1::MintTokenResponse>, Status> {
+        Err(Status::unimplemented("MintToken is reserved"))
+    }
+
+    async fn renew_certificate(
+        &self,
+        _: Request<v1::RenewCertificateRequest>,
+    ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
+        Err(Status::unimplemented("RenewCertificate is reserved"))
+    }
+}

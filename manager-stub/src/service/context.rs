@@ -1,0 +1,111 @@
+//! What every service has at hand, and how it reads, asks and refuses.
+
+use std::sync::Arc;
+
+use deputy_task::id::{Project, TaskId};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::blob_store::BlobStore;
+use crate::dispatcher::DispatcherHandle;
+use crate::dispatcher::inbound::Refused;
+use crate::log_store::{LogStoreHandle, SegmentReader};
+use crate::store::contract::{Reads, StoreError, TaskRow};
+use crate::store::op::Missed;
+use crate::store::task::TaskKey;
+
+/// A stream of answers.
+pub(super) type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What every service has at hand. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The way to the dispatcher.
+    pub dispatcher: DispatcherHandle,
+    /// The reading side of the store.
+    pub reads: Arc<dyn Reads>,
+    /// The way to the log writer.
+    pub logs: LogStoreHandle,
+    /// Committed log bytes.
+    pub segments: SegmentReader,
+    /// Blobs.
+    pub blobs: BlobStore,
+    /// Owns what the services spawn.
+    pub tracker: TaskTracker,
+    /// Cancelled when the manager ends.
+    pub ending: CancellationToken,
+}
+
+impl Context {
+    /// Reads from the store on a thread that may block.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Reads) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let reads = self.reads.clone();
+        let answer = tokio::task::spawn_blocking(move || read(reads.as_ref())).await;
+        answer.map_err(|_| Status::internal("a read of the store panicked"))?.map_err(|error| store_failed(&error))
+    }
+
+    /// The task with this id, or the only one whose id begins so.
+    pub(super) async fn find(&self, project: &str, task: &str) -> Result<TaskKey, Status> {
+        let project = project_of(project)?;
+        let prefix = task.to_owned();
+        if prefix.is_empty() {
+            return Err(Status::invalid_argument("a task id is needed"));
+        }
+        let of = project.clone();
+        let mut found: Vec<TaskId> = self.read(move |reads| reads.find(&of, &prefix)).await?;
+        match (found.len(), found.pop()) {
+            (1, Some(task)) => Ok(TaskKey { project, task }),
+            (_, Some(_)) => Err(Status::invalid_argument(format!("more than one task id begins with {task}"))),
+            (_, None) => Err(Status::not_found(format!("project {project} has no task {task}"))),
+        }
+    }
+
+    /// One task.
+    pub(super) async fn task(&self, key: &TaskKey) -> Result<TaskRow, Status> {
+        let wanted = key.clone();
+        let row = self.read(move |reads| reads.task(&wanted)).await?;
+        row.ok_or_else(|| Status::not_found(format!("project {} has no task {}", key.project, key.task)))
+    }
+}
+
+/// The project of a request; empty means `default`.
+pub(super) fn project_of(project: &str) -> Result<Project, Status> {
+    if project.is_empty() {
+        return Ok(Project::default_project());
+    }
+    project.parse().map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))
+}
+
+pub(super) fn store_failed(error: &StoreError) -> Status {
+    tracing::error!(error = %error, "the store cannot be read");
+    Status::unavailable(error.to_string())
+}
+
+/// The manager is ending.
+pub(super) fn ending(_: impl std::error::Error) -> Status {
+    Status::unavailable("the manager is shutting down")
+}
+
+/// What was not done, for a caller.
+pub(super) fn refused(refused: Refused) -> Status {
+    match refused {
+        Refused::OtherContent(key) => Status::already_exists(format!(
+            "this client_request_id was used for task {} with other content; use a new one for a new task",
+            key.task
+        )),
+        Refused::Missed(Missed::NoSuchTask) => Status::not_found("there is no such task"),
+        Refused::Missed(Missed::NotNow(why)) => Status::failed_precondition(why),
+        Refused::Missed(Missed::KeyHeld(task)) => Status::failed_precondition(format!("task {task} holds the exclusive key")),
+        Refused::Missed(Missed::NotBefore(_)) => Status::failed_precondition("something may still be in flight; try again in a moment"),
+        Refused::Missed(Missed::Held) => Status::failed_precondition("the task is held until its agent is back or somebody decides"),
+        Refused::DiskFull => Status::resource_exhausted(
+            "the manager's disk is full: nothing was stored; free space under its data folder and try again",
+        ),
+        Refused::StoreFailed(why) => Status::unavailable(format!("nothing was stored: {why}")),
+    }
+}

@@ -1,0 +1,18 @@
+//! The gRPC services: wire messages in, questions to the dispatcher and the store, wire messages out.
+
+mod agent;
+mod push_logs;
+mod tasks;
+mod submission;
+mod explanation;
+mod watch;
+mod tail;
+mod fleet;
+mod blob;
+mod view;
+mod context;
+
+pub use agent::AgentService;
+pub use context::Context;
+pub use fleet::FleetService;
+pub use tasks::TasksService;
