@@ -23,6 +23,8 @@ pub struct ManagerOptions {
     pub guard: Duration,
     /// Between assignment and Start.
     pub start_deadline: Duration,
+    /// How long a killed child may take to be gone.
+    pub kill_grace: Duration,
     /// More arguments.
     pub flags: Vec<String>,
 }
@@ -34,6 +36,7 @@ impl Default for ManagerOptions {
             lease_ttl: Duration::from_secs(4),
             guard: Duration::from_secs(1),
             start_deadline: Duration::from_secs(5),
+            kill_grace: Duration::from_secs(1),
             flags: Vec::new(),
         }
     }
@@ -147,6 +150,7 @@ impl ManagerProcess {
             ("--lease-ttl", self.options.lease_ttl),
             ("--guard", self.options.guard),
             ("--start-deadline", self.options.start_deadline),
+            ("--kill-grace", self.options.kill_grace),
         ] {
             command.arg(flag).arg(format!("{}ms", time.as_millis()));
         }

@@ -1,2 +1,11 @@
-//! placeholder
-fn main() {}
+//! The manager under test: the product. It dies with the test that started it.
+
+use std::process::ExitCode;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+fn main() -> ExitCode {
+    // Without it a test that is killed would leave us behind; that is no reason not to start.
+    let _unsupported = set_parent_process_death_signal(Some(Signal::KILL));
+    deputy_manager::main_impl()
+}
