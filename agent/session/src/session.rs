@@ -38,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const SUPERSEDED: &str = "superseded";
 
 /// The manager's code for "we have no protocol revision in common".
-const PROTOCOL: &str = "protocol";
+const VERSION: &str = "version";
 
 /// How the session stands; for readiness and for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,14 +182,14 @@ impl Session {
         } else {
             format!("{}: {}", told.code, told.reason)
         };
-        if told.code == PROTOCOL {
+        if told.code == VERSION {
             error!(reason, agent_speaks = ?(PROTOCOL_MIN..=PROTOCOL_MAX), "manager and agent speak different versions; upgrade one of them");
         } else {
             warn!(reason, "the manager ended the session; running tasks are not touched");
         }
         self.state.send_replace(LinkState::Down(reason));
         let asked = Duration::from_millis(told.retry_after_ms.into());
-        if told.code == PROTOCOL {
+        if told.code == VERSION {
             asked.max(self.config.backoff.max())
         } else {
             asked
@@ -257,7 +257,7 @@ fn failed_dial(error: DialError) -> End {
     match error {
         DialError::Refused(told) => End::Disconnected(told),
         DialError::Protocol(_) => End::Disconnected(v1::Disconnect {
-            code: PROTOCOL.into(),
+            code: VERSION.into(),
             reason: error.to_string(),
             retry_after_ms: 0,
         }),

@@ -25,6 +25,10 @@ struct Agent {
 
 impl Agent {
     fn start(manager: &ScriptedManager) -> Self {
+        Self::start_with(manager.config())
+    }
+
+    fn start_with(config: SessionConfig) -> Self {
         let (events, events_in) = mpsc::channel(64);
         let (commands_out, commands) = mpsc::channel(64);
         let (blobs, _) = mpsc::channel(1);
@@ -43,7 +47,7 @@ impl Agent {
             stage: stage_in,
             state: watch::channel(LinkState::Connecting).0,
         };
-        let session = tokio::spawn(Session::new(manager.config(), ports).run());
+        let session = tokio::spawn(Session::new(config, ports).run());
         Self {
             events: Some(events),
             commands,
@@ -318,6 +322,33 @@ async fn a_manager_that_asks_for_patience_gets_it() {
     session.answer(Answer::Disconnect(told)).await;
     let (_session, _) = manager.session().await;
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_manager_of_another_version_is_tried_again_slowly() {
+    let mut manager = ScriptedManager::start().await;
+    let mut config = manager.config();
+    config.backoff = crate::backoff::Backoff::new(Duration::from_millis(1), Duration::from_millis(400)).expect("good");
+    let _agent = Agent::start_with(config);
+    let (session, _) = manager.session().await;
+    let begun = Instant::now();
+    session
+        .answer(Answer::Welcome(v1::Welcome {
+            protocol: 99,
+            ..welcome()
+        }))
+        .await;
+    let (session, _) = manager.session().await;
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+    let told = v1::Disconnect {
+        code: "version".into(),
+        reason: "upgrade".into(),
+        retry_after_ms: 0,
+    };
+    let begun = Instant::now();
+    session.answer(Answer::Disconnect(told)).await;
+    let (_session, _) = manager.session().await;
+    assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
