@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use deputy_credentials::TaskIdentity;
 use deputy_logs::AttemptLog;
 use deputy_steps::failure::{Halt, StepError};
+use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::{Document, Inputs, duration};
+use deputy_task::document::{Document, Inputs, StepKind, duration};
 use deputy_task::message::{Assignment, BlobRef, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
 use deputy_task::record::{Record, RecordBody};
@@ -34,7 +35,12 @@ pub(crate) struct Shared {
     pub(crate) outbox: Outbox,
     /// The end of this instance's lease.
     pub(crate) lease: watch::Sender<BootTime>,
+    /// How an evaluated step becomes a program: the registry, or what a test says.
+    pub(crate) programs: Programs,
 }
+
+/// How an evaluated step becomes a program.
+pub(crate) type Programs = Arc<dyn Fn(StepKind) -> Box<dyn StepProgram> + Send + Sync>;
 
 /// One attempt.
 pub(crate) struct Attempt {

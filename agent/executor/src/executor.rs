@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{Attempt, Shared};
+use crate::attempt::{Attempt, Programs, Shared};
 use crate::environment::{Environment, ExecutorConfig};
 use crate::life::{bury, live};
 use crate::outbox::Outbox;
@@ -27,13 +27,25 @@ const BATCH: usize = 256;
 pub struct Executor {
     config: ExecutorConfig,
     environment: Environment,
+    programs: Programs,
 }
 
 impl Executor {
     /// An executor that has not begun.
     #[must_use]
-    pub const fn new(config: ExecutorConfig, environment: Environment) -> Self {
-        Self { config, environment }
+    pub fn new(config: ExecutorConfig, environment: Environment) -> Self {
+        Self {
+            config,
+            environment,
+            programs: Arc::new(registry::program),
+        }
+    }
+
+    /// The same with other programs behind the step kinds.
+    #[cfg(test)]
+    pub(crate) fn with_programs(mut self, programs: Programs) -> Self {
+        self.programs = programs;
+        self
     }
 
     /// Runs until it is drained and its last attempt has ended, or until `commands` is closed: then
@@ -45,6 +57,7 @@ impl Executor {
             environment: self.environment,
             outbox: Outbox::new(events),
             lease: watch::Sender::new(BootTime::NEVER),
+            programs: self.programs,
         });
         let mut running = Running {
             shared,

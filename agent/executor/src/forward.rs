@@ -118,7 +118,7 @@ async fn run_step(
     let kind = arguments.evaluate(attempt, step).await?;
     attempt.board.status(&step.name, StepStatus::Running);
     let ctx = context(attempt, step, Direction::Forward);
-    let program = registry::program(kind);
+    let program = (attempt.shared.programs)(kind);
     let outputs = drive(attempt, limits, program.run(&ctx)).await?;
     finish_step(attempt, step, &outputs, place).await?;
     attempt.board.outputs(&step.name, masked(attempt, &outputs));

@@ -9,6 +9,8 @@
 //! It knows no gRPC and no session: `Event`s go out and `Command`s come in, and who answers them, a
 //! manager or [`local`], makes no difference. The modules are in reading order.
 
+#[cfg(test)]
+mod tests;
 mod executor;
 mod life;
 mod undo;

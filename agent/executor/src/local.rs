@@ -130,10 +130,21 @@ impl MemoryJournal {
             self.undo = true;
         }
         let key = (record.key.clone(), Kind::of(&record.body));
-        if !self.known.contains_key(&key) {
-            self.known.insert(key, self.records.len());
-            self.records.push(record);
+        match self.known.get(&key) {
+            // Written again, an intent or a decision is the last word; a value stays where it is.
+            Some(at) if matches!(key.1, Kind::Intent | Kind::Decision) => {
+                let at = *at;
+                self.records.remove(at);
+                self.known
+                    .values_mut()
+                    .filter(|place| **place > at)
+                    .for_each(|place| *place -= 1);
+            }
+            Some(_) => return,
+            None => {}
         }
+        self.known.insert(key, self.records.len());
+        self.records.push(record);
     }
 }
 

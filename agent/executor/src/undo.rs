@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use deputy_steps::context::Undone;
 use deputy_steps::failure::{Halt, StepError};
-use deputy_steps::registry;
 use deputy_task::document::Step;
 use deputy_task::outcome::{Failure, Outcome};
 use deputy_task::progress::StepStatus;
@@ -149,7 +148,7 @@ async fn undo_step(
     attempt.board.status(&step.name, StepStatus::Undoing);
     let kind = evaluate(attempt, arguments, step).await?;
     let ctx = context(attempt, step, Direction::Undo);
-    let program = registry::program(kind);
+    let program = (attempt.shared.programs)(kind);
     let Undone { restored, left } = drive(attempt, limits, program.undo(&ctx)).await?;
     let left: Vec<String> = left.iter().map(|what| attempt.mask(what)).collect();
     let undone = RecordedUndone { restored, left };

@@ -1,0 +1,230 @@
+//! Starts, replays, refusals, results.
+
+use std::time::Duration;
+
+use deputy_task::message::{Command, Event, WriteOp};
+use deputy_task::outcome::{Outcome, World as Left};
+use deputy_task::progress::StepStatus;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::bench::{Bench, attempt, label};
+use super::script::{Do, Script};
+
+fn puts() -> Script {
+    Script::from([
+        ("a", vec![Do::Put("x", "1"), Do::Output("url", "http://x")]),
+        (
+            "b",
+            vec![Do::Put("y", "2"), Do::Wait(Duration::from_secs(60)), Do::Put("z", "3")],
+        ),
+    ])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_runs_its_steps_and_its_result_is_the_last_message() {
+    let mut bench = Bench::new(puts(), json!({}));
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(
+        (completion.outcome, completion.world),
+        (Outcome::Succeeded, Left::Changed)
+    );
+    assert_eq!(
+        completion.steps.iter().map(|step| step.status).collect::<Vec<_>>(),
+        [StepStatus::Succeeded; 2]
+    );
+    assert_eq!(completion.steps[0].outputs["url"], "http://x");
+    let labels: Vec<_> = bench.journal.records().iter().map(label).collect();
+    assert_eq!(
+        labels,
+        [
+            "fact a/before/x",
+            "intent a/put/x",
+            "done a/put/x",
+            "fact a/outputs",
+            "fact b/before/y",
+            "intent b/put/y",
+            "done b/put/y",
+            "fact b/before/z",
+            "intent b/put/z",
+            "done b/put/z",
+        ]
+    );
+    assert!(
+        bench
+            .progress
+            .iter()
+            .any(|step| step.name == "b" && step.waiting_for == "time to pass")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_changes_nothing_and_looks_at_nothing_again() {
+    let mut bench = Bench::new(puts(), json!({}));
+    bench.run().await.expect("complete");
+    let mutations = bench.world.state().mutations.clone();
+    let looks = bench.world.state().looks;
+    let records = bench.journal.records().to_vec();
+    bench.journal = crate::local::MemoryJournal::resume(records.clone());
+    bench
+        .world
+        .state()
+        .objects
+        .insert("x".into(), "changed by somebody since".into());
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Succeeded);
+    assert_eq!(bench.world.state().mutations, mutations);
+    assert_eq!(bench.world.state().looks, looks);
+    assert_eq!(bench.journal.records(), records);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_task_says_nothing_but_its_result() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1")])]), json!({}));
+    bench.run().await.expect("complete");
+    assert!(bench.progress.is_empty());
+    // Start, fact, intent, done, complete.
+    assert_eq!(bench.writes, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_service_refused_changed_nothing_and_fails_the_same_way_on_replay() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Refused])]), json!({}));
+    for _ in 0..2 {
+        let completion = bench.run().await.expect("complete");
+        assert_eq!(
+            (completion.outcome, completion.world),
+            (Outcome::Failed, Left::Unchanged)
+        );
+        let failure = completion.failure.expect("why");
+        assert_eq!((failure.class.as_str(), failure.step.as_str()), ("denied", "a"));
+        assert_eq!(completion.repair, "deputy retry task-1");
+        bench.journal = crate::local::MemoryJournal::resume(bench.journal.records().to_vec());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_plans_otherwise_than_recorded_is_held() {
+    let mut bench = Bench::new(
+        Script::from([("a", vec![Do::Roulette])]),
+        json!({ "onFailure": "rollback" }),
+    );
+    bench.run().await.expect("complete");
+    bench.journal = crate::local::MemoryJournal::resume(bench.journal.records().to_vec());
+    let completion = bench.run().await.expect("complete");
+    assert_eq!((completion.outcome, completion.world), (Outcome::Failed, Left::Unknown));
+    assert_eq!(completion.failure.expect("why").class, "journal.nondeterministic");
+    assert_eq!(bench.world.state().mutations.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_too_large_fails_the_task_and_not_the_agent() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Boast])]), json!({}));
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.failure.expect("why").class, "journal.refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_becomes_a_failed_task_with_a_name() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1"), Do::Panic])]), json!({}));
+    let completion = bench.run().await.expect("complete");
+    assert_eq!((completion.outcome, completion.world), (Outcome::Failed, Left::Changed));
+    let failure = completion.failure.expect("why");
+    assert_eq!(failure.class, "agent.panic");
+    assert!(failure.summary.contains("the script says so"), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn skipped_steps_are_not_run_and_a_wrong_when_fails_the_task() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Fail])]), json!({}));
+    let with_when = |bench: &Bench, when: &str| {
+        let mut document = bench.document.as_ref().clone();
+        document.spec.steps[0].when = Some(when.into());
+        document
+    };
+    bench.document = with_when(&bench, "task.name == 'other'").into();
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(
+        (completion.outcome, completion.world),
+        (Outcome::Succeeded, Left::Unchanged)
+    );
+    assert_eq!(completion.steps[0].status, StepStatus::Skipped);
+    bench.journal = crate::local::MemoryJournal::default();
+    bench.document = with_when(&bench, "agent.id == 'agent-1' and steps.none.outputs.x").into();
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.failure.expect("why").class, "expression");
+    assert_eq!(
+        bench.journal.records().iter().map(label).collect::<Vec<_>>(),
+        ["fact @task/agent"]
+    );
+}
+
+/// Sends assignments to one executor and answers nothing; collects what it refuses.
+async fn refusals(
+    bench: &Bench,
+    assignments: Vec<deputy_task::message::Assignment>,
+    first: Option<Command>,
+) -> Vec<String> {
+    let (commands, inbox) = mpsc::channel(64);
+    let (outbox, mut events) = mpsc::channel(64);
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(bench.executor().run(inbox, outbox));
+    if let Some(first) = first {
+        running.spawn(std::future::pending());
+        commands.send(first).await.expect("lives");
+    }
+    for assignment in assignments {
+        commands
+            .send(Command::Assign(Box::new(assignment)))
+            .await
+            .expect("lives");
+    }
+    let mut refused = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(1), events.recv()).await {
+        if let Event::Write {
+            op: WriteOp::Refuse { reason, .. },
+            ..
+        } = event
+        {
+            refused.push(reason);
+        }
+    }
+    refused
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_slots_is_refused_and_a_repeated_assignment_is_not() {
+    let bench = Bench::new(Script::from([("a", vec![Do::Hang])]), json!({}));
+    let task = |name: &str| {
+        let mut assignment = bench.assignment(1);
+        assignment.attempt.task = name.parse().expect("id");
+        assignment
+    };
+    let refused = refusals(&bench, vec![task("t1"), task("t1"), task("t2"), task("t3")], None).await;
+    assert_eq!(refused, ["every slot of the agent is taken"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_of_an_unknown_program_version_is_refused() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1")])]), json!({}));
+    bench.run().await.expect("complete");
+    let mut assignment = bench.assignment(2);
+    assignment.journal[0].program_version = 99;
+    let refused = refusals(&bench, vec![assignment], None).await;
+    assert_eq!(
+        refused,
+        ["its journal was written by version 99 of noopEffect, which this agent cannot replay"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_after_its_start_deadline_is_refused_without_a_start() {
+    let bench = Bench::new(puts(), json!({}));
+    let mut assignment = bench.assignment(1);
+    assignment.start_deadline = deputy_task::boot_time::BootTime::from_nanos(1);
+    assert_eq!(
+        refusals(&bench, vec![assignment], None).await,
+        ["the deadline for starting it had passed"]
+    );
+    assert_eq!(attempt(1).epoch, 1);
+}

@@ -1,0 +1,10 @@
+//! The executor against a simulated world and a journal in memory: replay, adoption, crashes at
+//! every point, stops, undo, leases.
+
+mod adoption;
+mod bench;
+mod crash;
+mod lifecycle;
+mod script;
+mod stops;
+mod undo;
