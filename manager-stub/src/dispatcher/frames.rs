@@ -84,6 +84,9 @@ impl Core {
         let until = self.now.after(self.timing.lease_ttl);
         if let Some(member) = self.fleet.get_mut(instance) {
             member.lease_until = member.lease_until.max(until);
+            if std::mem::take(&mut member.lapsed) {
+                self.fleet.supplied();
+            }
         }
         self.batch.push(Op::RenewLease { agent: agent.clone(), instance: instance.clone(), until }, Origin::Quiet);
     }

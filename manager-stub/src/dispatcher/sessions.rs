@@ -56,6 +56,7 @@ impl Core {
         member.connected = true;
         member.gone = false;
         member.withheld = false;
+        member.lapsed = false;
         member.draining.clear();
         member.version = hello.version;
         member.offered = offered;

@@ -77,13 +77,17 @@ impl Core {
 
     fn end_leases(&mut self) {
         let now = self.now;
-        let over: Vec<InstanceId> = self
-            .fleet
-            .iter()
-            .filter(|(_, member)| !member.held.is_empty())
-            .filter(|(_, member)| now >= if member.gone { member.lease_until } else { member.lease_until.max(self.grace_until) })
-            .map(|(instance, _)| instance.clone())
-            .collect();
+        let grace_until = self.grace_until;
+        let mut over = Vec::new();
+        for (instance, member) in self.fleet.iter_mut() {
+            let until = if member.gone { member.lease_until } else { member.lease_until.max(grace_until) };
+            if now >= until {
+                member.lapsed = true;
+                if !member.held.is_empty() {
+                    over.push(instance.clone());
+                }
+            }
+        }
         for instance in over {
             let Some(member) = self.fleet.get(&instance) else { continue };
             let reason = if member.gone {

@@ -27,6 +27,8 @@ pub struct Member {
     pub drain_wish: String,
     /// It says that it can take nothing, although it holds nothing.
     pub withheld: bool,
+    /// Connected, but its lease ran out: it does not answer.
+    pub lapsed: bool,
     /// Until when its lease lasts.
     pub lease_until: StoreTime,
     /// When it was last heard of.
@@ -50,6 +52,7 @@ impl Member {
             draining: String::new(),
             drain_wish: String::new(),
             withheld: false,
+            lapsed: false,
             lease_until: StoreTime::ZERO,
             seen_at: StoreTime::ZERO,
             spool_bytes: 0,
@@ -69,6 +72,9 @@ impl Member {
         if !self.connected {
             return Some("it is not connected".into());
         }
+        if self.lapsed {
+            return Some("it is connected and does not answer: its lease ran out".into());
+        }
         if !self.draining.is_empty() || !self.drain_wish.is_empty() {
             let why = if self.draining.is_empty() { &self.drain_wish } else { &self.draining };
             return Some(format!("it drains: {why}"));
@@ -87,6 +93,7 @@ impl Member {
 
     fn takes(&self) -> bool {
         self.connected
+            && !self.lapsed
             && self.draining.is_empty()
             && self.drain_wish.is_empty()
             && !self.withheld
@@ -136,6 +143,11 @@ impl Fleet {
     /// All members, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Member)> {
         self.order.iter().filter_map(|instance| self.members.get(instance).map(|member| (instance, member)))
+    }
+
+    /// All members, to be changed, in no order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&InstanceId, &mut Member)> {
+        self.members.iter_mut()
     }
 
     /// A member that can take a task now, the search begun after `cursor` so that work spreads.

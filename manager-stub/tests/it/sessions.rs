@@ -1,0 +1,82 @@
+//! Who may speak for an agent, versions, wishes, the fleet.
+
+use deputy_manager::dispatcher::timing::Timing;
+use deputy_proto::v1;
+use deputy_proto::v1::session_response::Frame;
+
+use crate::agent::{Agent, World, hello, quick};
+
+fn code(frame: Option<Frame>) -> String {
+    match frame {
+        Some(Frame::Disconnect(disconnect)) => disconnect.code,
+        other => panic!("no disconnect: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_another_protocol_is_told_so() {
+    let world = World::start(quick()).await;
+    let (_, first) = Agent::dial(&world, v1::Hello { protocol_min: 7, protocol_max: 9, ..hello("a1", "i1", 1) }).await;
+    match first {
+        Frame::Disconnect(disconnect) => {
+            assert_eq!(disconnect.code, "version");
+            assert!(disconnect.reason.contains("7 to 9"), "{}", disconnect.reason);
+        }
+        other => panic!("no disconnect: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_newest_instance_wins_and_after_a_few_rounds_both_are_refused() {
+    let world = World::start(Timing::default()).await;
+    let mut first = Agent::connect(&world, "a1", "i1").await;
+    let mut second = Agent::connect(&world, "a1", "i2").await;
+    assert_eq!(code(first.next().await), "superseded");
+    let mut third = Agent::connect(&world, "a1", "i1").await;
+    assert_eq!(code(second.next().await), "superseded");
+    let mut fourth = Agent::connect(&world, "a1", "i2").await;
+    assert_eq!(code(third.next().await), "superseded");
+    let (_, refused) = Agent::dial(&world, hello("a1", "i1", 1)).await;
+    assert_eq!(code(Some(refused)), "identity_conflict");
+    assert_eq!(code(fourth.next().await), "identity_conflict");
+    let _other = Agent::connect(&world, "a2", "i3").await;
+}
+
+#[tokio::test]
+async fn a_reconnect_of_the_same_instance_is_no_conflict() {
+    let world = World::start(Timing::default()).await;
+    let mut agents = Vec::new();
+    for _ in 0..8 {
+        agents.push(Agent::connect(&world, "a1", "i1").await);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_wished_with_every_heartbeat_and_nothing_new_is_assigned() {
+    let world = World::start(Timing::default()).await;
+    let mut agent = Agent::connect(&world, "a1", "i1").await;
+    let request = v1::DrainRequest { agent_id: "a1".into(), reason: "upgrade".into() };
+    let info = world.fleet().await.drain(request).await.expect("wished").into_inner().agent.expect("an agent");
+    assert_eq!(info.status(), v1::AgentStatus::Draining);
+    assert!(matches!(agent.next().await, Some(Frame::Drain(wish)) if wish.reason == "upgrade"));
+    let id = world.submit("").await;
+    agent.heartbeat().await;
+    assert!(matches!(agent.next().await, Some(Frame::Drain(_))));
+    let request = v1::ExplainRequest { task_id: id, ..v1::ExplainRequest::default() };
+    let why = world.tasks().await.explain(request).await.expect("explained").into_inner();
+    assert_eq!(why.agents[0].reasons, ["it drains: upgrade"]);
+}
+
+#[tokio::test]
+async fn the_fleet_shows_who_is_there_and_who_said_goodbye() {
+    let world = World::start(Timing::default()).await;
+    let mut agent = Agent::connect(&world, "a1", "i1").await;
+    let mut fleet = world.fleet().await;
+    let info = fleet.explain(v1::FleetExplainRequest { agent_id: "a1".into() }).await.expect("explained").into_inner();
+    assert_eq!(info.notes, ["it can take 2 more tasks"]);
+    agent.send(v1::session_request::Frame::Goodbye(v1::Goodbye { reason: "done".into() })).await;
+    assert!(agent.next().await.is_none());
+    assert!(fleet.list(v1::FleetListRequest::default()).await.expect("listed").into_inner().agents.is_empty());
+    let all = fleet.list(v1::FleetListRequest { include_gone: true }).await.expect("listed").into_inner().agents;
+    assert_eq!(all[0].status(), v1::AgentStatus::Gone);
+}
