@@ -1,8 +1,9 @@
 //! Finds every occurrence of every form of every secret in a stream. Called by the redactor only.
 //!
 //! An Aho-Corasick automaton walks the bytes, and its state is the stream's state. Almost all bytes
-//! of a log are nowhere near a secret, so in the start state a small filter over four-byte
-//! prefixes skips ahead; every form has at least four bytes.
+//! of a log are nowhere near a secret, so in the start state a small filter over four-byte windows
+//! skips ahead: with a stride of s it looks at every s-th window only, and knows the first s windows
+//! of every form, so that one of them is met wherever a form begins.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +14,11 @@ use aho_corasick::{Anchored, MatchKind};
 /// No form is shorter: the filter's window.
 pub(crate) const MIN_FORM_BYTES: usize = 4;
 
-const FILTER_BITS: u32 = 16;
+const FILTER_BITS: u32 = 17;
+const FILTER_WORDS: usize = 1 << (FILTER_BITS - 6);
+
+/// A longer stride would need a fuller filter and skip little more.
+const MAX_STRIDE: usize = 6;
 
 /// A part of a buffer, `start` inclusive, `end` exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub(crate) enum Matcher {
     #[default]
     Nothing,
     /// These.
-    Forms(FormAutomaton),
+    Forms(Box<FormAutomaton>),
     /// The automaton could not be built: rather than print a secret, nothing is printed.
     Everything,
 }
@@ -44,8 +49,9 @@ pub(crate) struct FormAutomaton {
     start: StateID,
     /// How many bytes a state has matched of the longest form that is still possible.
     depths: HashMap<StateID, usize>,
-    /// A bit for every hash of a form's first four bytes.
-    filter: Box<[u64]>,
+    /// A bit for the hash of each of a form's first `stride` windows.
+    filter: Box<[u64; FILTER_WORDS]>,
+    stride: usize,
 }
 
 impl Matcher {
@@ -55,7 +61,7 @@ impl Matcher {
             return Self::Nothing;
         }
         match FormAutomaton::build(forms) {
-            Ok(found) => Self::Forms(found),
+            Ok(found) => Self::Forms(Box::new(found)),
             Err(error) => {
                 tracing::error!(%error, "secrets cannot be searched for; the log of this task is not written");
                 Self::Everything
@@ -85,22 +91,13 @@ impl Matcher {
     /// Goes on from `state` over `input` and calls `found(end, length)` for the longest form that
     /// ends at each place; `length` may reach back before `input`.
     pub(crate) fn scan(&self, state: State, input: &[u8], mut each: impl FnMut(usize, usize)) -> State {
-        let Some(FormAutomaton { nfa, start, filter, .. }) = self.forms() else {
-            return state;
-        };
+        let Some(found) = self.forms() else { return state };
+        let FormAutomaton { nfa, start, .. } = found;
         let mut state = state.0;
         let mut at = 0;
         loop {
             if state == *start {
-                let rest = input.get(at..).unwrap_or_default();
-                let begins = |window: &[u8]| {
-                    window.first_chunk().is_some_and(|prefix| {
-                        let (word, bit) = filter_place(*prefix);
-                        filter.get(word).is_some_and(|bits| bits & bit != 0)
-                    })
-                };
-                let last_window = rest.len().saturating_sub(MIN_FORM_BYTES - 1);
-                at += rest.windows(MIN_FORM_BYTES).position(begins).unwrap_or(last_window);
+                at = found.skip(input, at);
             }
             let Some(byte) = input.get(at) else { return State(state) };
             state = nfa.next_state(Anchored::No, state, *byte);
@@ -123,10 +120,16 @@ impl FormAutomaton {
             .build(forms)?;
         let start = nfa.start_state(Anchored::No)?;
         let mut depths = HashMap::new();
-        let mut filter = vec![0_u64; (1_usize << FILTER_BITS) / 64].into_boxed_slice();
+        let mut filter = Box::new([0; FILTER_WORDS]);
+        let shortest = forms.iter().map(Vec::len).min().unwrap_or(MIN_FORM_BYTES);
+        let stride = (shortest.saturating_sub(MIN_FORM_BYTES) + 1).min(MAX_STRIDE);
         for form in forms {
-            if let Some(prefix) = form.first_chunk() {
-                let (word, bit) = filter_place(*prefix);
+            for window in form
+                .windows(MIN_FORM_BYTES)
+                .take(stride)
+                .filter_map(<[u8]>::first_chunk)
+            {
+                let (word, bit) = filter_place(*window);
                 filter[word] |= bit;
             }
             let mut state = start;
@@ -140,13 +143,31 @@ impl FormAutomaton {
             start,
             depths,
             filter,
+            stride,
         })
     }
 }
 
-/// The word and the bit of a four-byte prefix in the filter.
-fn filter_place(prefix: [u8; MIN_FORM_BYTES]) -> (usize, u64) {
-    let hash = u32::from_le_bytes(prefix).wrapping_mul(0x9E37_79B1) >> (u32::BITS - FILTER_BITS);
-    let word = usize::try_from(hash >> 6).unwrap_or(0);
+impl FormAutomaton {
+    /// From where on, `from` or later, the automaton must look: no form begins before.
+    fn skip(&self, input: &[u8], from: usize) -> usize {
+        let mut at = from;
+        while let Some(window) = input.get(at..).and_then(<[u8]>::first_chunk) {
+            let (word, bit) = filter_place(*window);
+            if self.filter[word] & bit != 0 {
+                // A form whose window this is may have begun up to a stride before.
+                return from.max((at + 1).saturating_sub(self.stride));
+            }
+            at += self.stride;
+        }
+        // Forms that begin after the last window that was looked at are not excluded.
+        from.max((at + 1).saturating_sub(self.stride)).min(input.len())
+    }
+}
+
+/// The word and the bit of a four-byte window in the filter.
+fn filter_place(window: [u8; MIN_FORM_BYTES]) -> (usize, u64) {
+    let hash = u32::from_le_bytes(window).wrapping_mul(0x9E37_79B1) >> (u32::BITS - FILTER_BITS);
+    let word = usize::try_from(hash >> 6).unwrap_or(0) % FILTER_WORDS;
     (word, 1 << (hash & 63))
 }

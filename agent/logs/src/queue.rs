@@ -82,6 +82,7 @@ impl LogQueue {
             return;
         }
         self.write_gap(&mut state, at_ms);
+        self.prepare(&mut state);
         let from = state.active.len();
         log_record::encode_output(&mut state.active, stream, step, at_ms, data);
         self.account(&mut state, from);
@@ -182,7 +183,12 @@ impl LogQueue {
             let active = to_u64(state.active.len());
             self.shared.kept.fetch_sub(active, Ordering::Relaxed);
             self.shared.in_memory.fetch_sub(active, Ordering::Relaxed);
-            state.active = Vec::new();
+            if state.total.is_some() {
+                state.active = Vec::new();
+            } else {
+                // Kept for what comes next: a fast log fills it again at once.
+                state.active.clear();
+            }
         }
         drop(state);
         self.free(removed);
@@ -247,6 +253,17 @@ impl LogQueue {
         while over(state) && self.spill_newest(state) {}
         // What the disk did not take stays in memory; nothing is added to it.
         !over(state)
+    }
+
+    /// A log that has become large gets the space of a whole segment at once.
+    fn prepare(&self, state: &mut State) {
+        let segment = usize::try_from(self.shared.config.segment_bytes).unwrap_or(usize::MAX);
+        let len = state.active.len();
+        if len >= log_record::MAX_PAYLOAD_BYTES && state.active.capacity() < segment {
+            state
+                .active
+                .reserve_exact((segment + 4 * log_record::MAX_PAYLOAD_BYTES).saturating_sub(len));
+        }
     }
 
     fn memory_is_scarce(&self) -> bool {

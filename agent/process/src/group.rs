@@ -40,15 +40,15 @@ impl Group {
     /// Kills every process of the group; was there one?
     pub(crate) fn kill(&self) -> bool {
         // As process 1 of a container we inherit orphans; a zombie would count as alive for ever.
-        while self.leader_reaped.load(Ordering::Relaxed)
-            && matches!(
+        if self.leader_reaped.load(Ordering::Relaxed) {
+            let orphan = || {
                 waitid(
                     WaitId::Pgid(Some(self.leader)),
-                    WaitIdOptions::EXITED | WaitIdOptions::NOHANG
-                ),
-                Ok(Some(_))
-            )
-        {}
+                    WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+                )
+            };
+            while let Ok(Some(_)) = orphan() {}
+        }
         self.signal(Signal::KILL)
     }
 

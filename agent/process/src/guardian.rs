@@ -183,7 +183,7 @@ mod tests {
         let alive =
             |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
         for _ in 0..500 {
-            if !pids.iter().any(|pid| alive(pid)) {
+            if !pids.iter().any(alive) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));

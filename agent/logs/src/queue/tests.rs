@@ -210,14 +210,13 @@ async fn the_reader_is_told_once_of_each_log_that_changed() {
     let folder = tempfile::tempdir().expect("folder");
     let spool = spool(folder.path());
     let log = Logs::spooled(spool.clone()).open(attempt(7));
-    let waiting = tokio::spawn({
-        let spool = spool.clone();
-        async move { spool.changed().await }
-    });
-    tokio::task::yield_now().await;
-    log.writer("s").narrate("one");
-    log.writer("s").narrate("two");
-    assert_eq!(waiting.await.expect("told"), [attempt(7)]);
+    let write = async {
+        tokio::task::yield_now().await;
+        log.writer("s").narrate("one");
+        log.writer("s").narrate("two");
+    };
+    let (told, ()) = tokio::join!(spool.changed(), write);
+    assert_eq!(told, [attempt(7)]);
     log.finish();
     assert_eq!(spool.changed().await, [attempt(7)]);
     let status = spool.status(&attempt(7)).expect("a log");

@@ -71,6 +71,23 @@ proptest! {
         prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &vec![1; text.len()]), expected);
     }
 
+    /// Without short forms the matcher takes longer strides.
+    #[test]
+    fn long_secrets_are_found_wherever_they_begin(
+        secrets in prop::collection::vec("[ab]{9,14}|a{9,20}|(abc){3,6}", 1..4),
+        text in "[abc\n ]{0,300}",
+        cuts in prop::collection::vec(0_usize..40, 0..20),
+    ) {
+        let secrets: Vec<_> = secrets.into_iter().map(String::into_bytes).collect();
+        let redactor = redactor(&secrets);
+        // Sure to be in it, at any place.
+        let (before, after) = text.split_at(text.len() / 2);
+        let text = [before.as_bytes(), &secrets[0], after.as_bytes()].concat();
+        let expected = plainly(&secrets, &text);
+        prop_assert_eq!(redact_in_pieces(&redactor, &text, &[]), expected.clone());
+        prop_assert_eq!(redact_in_pieces(&redactor, &text, &cuts), expected);
+    }
+
     #[test]
     fn encoded_secrets_are_hidden_however_they_are_cut(
         secret in prop::collection::vec(any::<u8>().prop_filter("no space", |byte| !byte.is_ascii_whitespace()), 8..60),
