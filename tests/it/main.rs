@@ -2,6 +2,8 @@
 
 mod smoke;
 
+mod end_to_end;
+
 mod containers;
 mod link;
 mod proxy;

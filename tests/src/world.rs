@@ -229,6 +229,14 @@ impl World {
             .map_err(|error| self.with_report(error))
     }
 
+    /// Queues a document with inputs; the task's id.
+    pub async fn submit_with(&self, document: &str, inputs: serde_json::Value) -> Result<String> {
+        self.tasks
+            .submit_with(document, &inputs)
+            .await
+            .map_err(|error| self.with_report(error))
+    }
+
     /// Waits until the task is in this state; fails at once when it ends in another.
     pub async fn wait_state(&self, task: &str, state: v1::TaskState, within: Duration) -> Result<v1::Task> {
         self.tasks

@@ -87,6 +87,7 @@ fn run_binary(binary: &Binary, filter: Option<&str>, skipped: &Path) -> Result<(
         .env("RUST_TEST_THREADS", TEST_THREADS)
         .env("DEPUTY_SKIPPED_FILE", skipped)
         .env("INSTA_UPDATE", "no");
+    command.env("RUST_BACKTRACE", "0");
     command.args(filter);
     let output = command
         .output()
