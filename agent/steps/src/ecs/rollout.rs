@@ -193,17 +193,21 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Events since this deployment began, oldest first, once each.
+    /// Events since this deployment began, oldest first, once each. Where no call of ours began it, only
+    /// those that come while we look.
     fn narrate_events(&mut self, seen: &Seen, deployment: Option<&Deployment>) {
-        let since = deployment
+        let began = deployment
             .and_then(|one| one.created_at())
             .and_then(|at| SystemTime::try_from(*at).ok());
-        let Some(since) = since.and_then(|at| at.checked_sub(EVENT_SLACK)) else {
+        let Some(since) = began.and_then(|at| at.checked_sub(EVENT_SLACK)) else {
             return;
         };
+        let silent = self.target.deployment_id.is_empty() && self.stops_seen.is_none();
         for event in seen.service.events().iter().rev() {
             let at = event.created_at().and_then(|at| SystemTime::try_from(*at).ok());
-            if at.is_some_and(|at| at >= since) && self.events.insert(event.id().unwrap_or_default().to_owned()) {
+            let fresh =
+                at.is_some_and(|at| at >= since) && self.events.insert(event.id().unwrap_or_default().to_owned());
+            if fresh && !silent {
                 self.ctx
                     .narrate(format_args!("ECS: {}", event.message().unwrap_or_default()));
             }

@@ -103,19 +103,13 @@ impl View<'_> {
             Rollout::Untold | Rollout::InProgress | Rollout::Completed if !followed.primary => {
                 return self.gone(followed.reason);
             }
-            Rollout::Completed => {
-                return Judgement::End(Verdict::Steady {
-                    running: followed.running,
-                });
-            }
-            Rollout::Untold if self.is_steady(followed) => {
-                return Judgement::End(Verdict::Steady {
-                    running: followed.running,
-                });
-            }
-            Rollout::Untold | Rollout::InProgress => {}
+            // Complete means that all run; what is not there yet, or any more, is waited for.
+            Rollout::Completed if followed.running >= followed.desired => return steady(followed),
+            Rollout::Untold if self.is_steady(followed) => return steady(followed),
+            Rollout::Untold | Rollout::InProgress | Rollout::Completed => {}
         }
-        if !self.breaker && self.is_hopeless(followed) {
+        let watched = self.breaker && followed.rollout != Rollout::Completed;
+        if !watched && self.is_hopeless(followed) {
             return fail(self.hopeless());
         }
         Judgement::Wait(self.awaited(followed))
@@ -187,7 +181,7 @@ impl View<'_> {
         };
         let mut failure = self.failure(class, &format!("{by}{back}"));
         if !reason.is_empty() {
-            failure.detail = [reason, failure.detail.as_str()]
+            failure.detail = [reason.trim_end_matches('.'), failure.detail.as_str()]
                 .join("; ")
                 .trim_end_matches("; ")
                 .to_owned();
@@ -222,6 +216,12 @@ impl View<'_> {
             .join("; ");
         failure
     }
+}
+
+fn steady(followed: &Followed<'_>) -> Judgement {
+    Judgement::End(Verdict::Steady {
+        running: followed.running,
+    })
 }
 
 fn fail(failure: Failure) -> Judgement {
@@ -295,6 +295,7 @@ mod tests {
     #[test]
     fn ecs_own_word_is_taken() {
         assert_eq!(told(&view(Rollout::Completed, 3)), "steady: 3");
+        assert_eq!(told(&view(Rollout::Completed, 1)), "wait: 1 of 3 tasks running");
         assert_eq!(told(&view(Rollout::InProgress, 2)), "wait: 2 of 3 tasks running");
         assert_eq!(
             told(&view(Rollout::InProgress, 3)),
