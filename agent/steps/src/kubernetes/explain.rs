@@ -118,7 +118,7 @@ fn forbidden(message: &str, doing: &Doing, cluster: &str, who: Option<&str>) -> 
     )
     .hint(
         "widen the role's EKS access entry (for example access policy AmazonEKSEditPolicy for that namespace), \
-         or bind it to a Role with that verb on that resource",
+         or bind it to a Role with that verb on that resource; a misspelt namespace is refused in the same words",
     )
 }
 

@@ -81,8 +81,11 @@ impl Sending<'_> {
             if tries >= MAX_TRIES {
                 return Err(explain(self.api, &error, self.doing).await.into());
             }
-            self.ctx
-                .narrate(format!("{}: {error}; trying again", self.effect.summary));
+            // A concurrent write is everyday life with controllers; it is worth a line when it lasts.
+            if error.code() != Some(409) || tries > 3 {
+                self.ctx
+                    .narrate(format!("{}: {error}; trying again", self.effect.summary));
+            }
             self.ctx
                 .sleep(pause, format!("another try: {}", self.effect.summary))
                 .await?;

@@ -168,10 +168,13 @@ impl Following<'_> {
             let key = format!("{prefix}{}", problem.key);
             let since = *self.first_seen.entry(key.clone()).or_insert(now);
             if self.told.insert(key) {
-                self.ctx.narrate(&problem.failure.summary);
+                self.ctx.narrate(format!("{object}: {}", problem.failure.summary));
             }
             if now.duration_since(since) >= problem.grace && certain.is_none() {
-                certain = Some(problem.failure.clone());
+                let mut failure = problem.failure.clone();
+                let verb = if is_workload(object) { "roll out" } else { "complete" };
+                failure.summary = format!("{object} cannot {verb}: {}", failure.summary);
+                certain = Some(failure);
             }
         }
         certain

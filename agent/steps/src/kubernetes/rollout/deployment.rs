@@ -42,8 +42,7 @@ pub(crate) fn assess(
         status.available_replicas.unwrap_or(0),
     );
     let newest = newest(deployment, replica_sets);
-    let revision = newest
-        .and_then(|rs| annotation(rs.metadata.annotations.as_ref()))
+    let revision = annotation(deployment.metadata.annotations.as_ref())
         .unwrap_or("?")
         .to_owned();
     if updated >= desired && total <= updated && available >= updated {
@@ -137,7 +136,7 @@ pub(crate) fn refused_pods(kind: &str, name: &str, message: &str, grace: Duratio
             grace,
         )
     };
-    let failure = Failure::new(class, format!("{kind} {name} cannot create its pods: {message}")).hint(hint);
+    let failure = Failure::new(class, format!("its pods are refused: {message}")).hint(hint);
     Problem {
         key: format!("FailedCreate/{kind}/{name}"),
         grace,
@@ -293,9 +292,9 @@ mod tests {
         ];
         insta::assert_snapshot!(table.join("\n"), @r##"
         waiting for Deployment web: 0 of 3 replicas updated
-          after 10 s (kubernetes.quota): Deployment web cannot create its pods: pods "web-x" is forbidden: exceeded quota: small
+          after 10 s (kubernetes.quota): its pods are refused: pods "web-x" is forbidden: exceeded quota: small
         waiting for Deployment web: 0 of 3 replicas updated
-          after 0 s (kubernetes.admission): Deployment web cannot create its pods: pods "web-x" is forbidden: violates PodSecurity "restricted"
+          after 0 s (kubernetes.admission): its pods are refused: pods "web-x" is forbidden: violates PodSecurity "restricted"
         failed (kubernetes.progressDeadline): Deployment web made no progress within its deadline: ReplicaSet "web-x" has timed out progressing.
         failed (kubernetes.progressDeadline): Deployment web made no progress within its deadline: container app of pod web-1 crashes again and again: exit code 1, 2 restarts
           after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 1, 2 restarts

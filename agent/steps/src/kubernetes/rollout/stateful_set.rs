@@ -122,7 +122,7 @@ mod tests {
         steady at b: StatefulSet db: 3 of 3 replicas available
         steady at b: StatefulSet db: applied; pods change only when somebody deletes them (OnDelete)
         waiting for StatefulSet db: 0 of 3 replicas updated
-          after 10 s (kubernetes.quota): StatefulSet db cannot create its pods: create Pod db-0 failed: exceeded quota: small
+          after 10 s (kubernetes.quota): its pods are refused: create Pod db-0 failed: exceeded quota: small
         "##);
     }
 }
