@@ -58,10 +58,20 @@ fn declared(text: &str) -> Vec<String> {
         return Vec::new();
     };
     let modules = file.items.iter().filter_map(|item| match item {
-        syn::Item::Mod(module) if module.content.is_none() => Some(module.ident.to_string()),
+        syn::Item::Mod(module) if module.content.is_none() && !is_for_tests(module) => Some(module.ident.to_string()),
         _ => None,
     });
     modules.collect()
+}
+
+/// `#[cfg(test)]`: may name everything.
+fn is_for_tests(module: &syn::ItemMod) -> bool {
+    module.attrs.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Ident>()
+                .is_ok_and(|condition| condition == "test")
+    })
 }
 
 fn top_module(folder: &Path, path: &Path) -> Option<String> {
