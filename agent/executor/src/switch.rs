@@ -187,10 +187,14 @@ impl Signals {
     }
 }
 
+/// The margin is at most a quarter of the lease: a manager may give leases that are shorter than it.
 async fn lease_over(mut lease: watch::Receiver<BootTime>, margin: Duration) {
+    let mut longest = Duration::ZERO;
     loop {
         let until = *lease.borrow_and_update();
         let left = until.remaining(permit::now());
+        longest = longest.max(left);
+        let margin = margin.min(longest / 4);
         if left <= margin {
             return;
         }
