@@ -15,7 +15,7 @@ pub struct ManagerUrl {
 /// The address cannot be dialled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadManagerUrl {
-    /// Write `http://127.0.0.1:7370`.
+    /// Write `http://127.0.0.1:7443`.
     #[error("{0:?} is not of the form http://HOST:PORT")]
     Malformed(String),
     /// The manager is elsewhere: run a tunnel to it that ends on loopback.
@@ -73,19 +73,19 @@ mod tests {
     #[test]
     fn only_loopback_without_tls_is_accepted() {
         for (text, good) in [
-            ("http://127.0.0.1:7370", Some("http://127.0.0.1:7370")),
-            ("http://localhost:7370/", Some("http://127.0.0.1:7370")),
-            ("http://[::1]:7370", Some("http://[::1]:7370")),
+            ("http://127.0.0.1:7443", Some("http://127.0.0.1:7443")),
+            ("http://localhost:7443/", Some("http://127.0.0.1:7443")),
+            ("http://[::1]:7443", Some("http://[::1]:7443")),
             ("http://127.0.0.1", None),
             ("http://127.0.0.1:0", None),
-            ("http://:7370", None),
-            ("127.0.0.1:7370", None),
-            ("http://127.0.0.1:7370/x", None),
-            ("http://10.0.0.1:7370", None),
-            ("http://manager.example.com:7370", None),
-            ("http://localhost.example.com:7370", None),
-            ("http://localhost@10.0.0.1:7370", None),
-            ("https://127.0.0.1:7370", None),
+            ("http://:7443", None),
+            ("127.0.0.1:7443", None),
+            ("http://127.0.0.1:7443/x", None),
+            ("http://10.0.0.1:7443", None),
+            ("http://manager.example.com:7443", None),
+            ("http://localhost.example.com:7443", None),
+            ("http://localhost@10.0.0.1:7443", None),
+            ("https://127.0.0.1:7443", None),
         ] {
             let parsed = text.parse::<ManagerUrl>().map(|url| url.to_string());
             assert_eq!(parsed.as_deref().ok(), good, "{text}");
@@ -96,12 +96,12 @@ mod tests {
     fn the_refusal_says_what_and_why() {
         let error = |text: &str| text.parse::<ManagerUrl>().expect_err("refused").to_string();
         assert_eq!(
-            error("http://10.0.0.1:7370"),
-            "10.0.0.1:7370 is not a loopback address, and without TLS nothing else is dialled"
+            error("http://10.0.0.1:7443"),
+            "10.0.0.1:7443 is not a loopback address, and without TLS nothing else is dialled"
         );
         assert_eq!(
-            error("https://manager:7370"),
-            "\"https://manager:7370\" asks for TLS, which this version does not speak yet"
+            error("https://manager:7443"),
+            "\"https://manager:7443\" asks for TLS, which this version does not speak yet"
         );
     }
 }

@@ -119,7 +119,7 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         if reader.raw.get(&key::MANAGER).is_none() {
-            let problem = "is required, for example --manager http://127.0.0.1:7370".into();
+            let problem = "is required, for example --manager http://127.0.0.1:7443".into();
             reader.mistakes.push(Mistake {
                 place: "manager".into(),
                 problem,

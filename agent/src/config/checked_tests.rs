@@ -31,7 +31,7 @@ fn explained(raw: &RawConfig) -> String {
 fn every_mistake_is_reported_at_once_with_its_source() {
     let file = "slots = \"many\"\nlog_formt = \"json\"\ngrace = 10\n\n[labels]\nenv = 3\n";
     let raw = collect(
-        &[("manager", "http://10.0.0.1:7370"), ("drain_timeout", "1s")],
+        &[("manager", "http://10.0.0.1:7443"), ("drain_timeout", "1s")],
         &[
             ("DEPUTY_AGENT_ID", "../x"),
             ("DEPUTY_SPOOL_LIMIT", "1MiB"),
@@ -43,7 +43,7 @@ fn every_mistake_is_reported_at_once_with_its_source() {
     error: the configuration has 9 mistakes
       agent.toml:2: unknown key `log_formt`; `log_format` was probably meant
       agent.toml:5: the label `env` must be a string
-      --manager: 10.0.0.1:7370 is not a loopback address, and without TLS nothing else is dialled
+      --manager: 10.0.0.1:7443 is not a loopback address, and without TLS nothing else is dialled
       DEPUTY_AGENT_ID: agent id "../x" must be 1 to 128 letters, digits, '.', '_' or '-', and not begin with '.' or '-'
       agent.toml:1 (slots): "many" is not a whole number from 1 to 4096
       default (spool_task_limit): is more than spool_limit
@@ -68,7 +68,7 @@ fn a_file_that_is_no_toml_points_at_the_line() {
 fn without_a_manager_it_says_which_key_is_missing() {
     insta::assert_snapshot!(explained(&collect(&[], &[], None)), @r"
     error: the configuration has 1 mistake
-      manager: is required, for example --manager http://127.0.0.1:7370
+      manager: is required, for example --manager http://127.0.0.1:7443
     hint: `deputy-agent run --help` lists every key
     ");
 }

@@ -29,7 +29,7 @@ pub(crate) const MANAGER: Key = Key {
     name: "manager",
     value: "URL",
     default: None,
-    help: "The manager to dial, for example http://127.0.0.1:7370. Required. Without TLS only loopback addresses are dialled.",
+    help: "The manager to dial, for example http://127.0.0.1:7443. Required. Without TLS only loopback addresses are dialled.",
 };
 pub(crate) const AGENT_ID: Key = Key {
     name: "agent_id",
