@@ -1,1 +1,396 @@
-//! The test suite that every store has to pass.
+//! The test suite that every store has to pass. A store's own tests call [`suite`] with a way to
+//! open it; opening the same folder again must find everything that was answered.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use deputy_proto::v1;
+use deputy_task::attempt::AttemptRef;
+use deputy_task::document::OnAgentLoss;
+use deputy_task::id::{AgentId, InstanceId, Project, TaskId};
+use deputy_task::outcome::Outcome;
+use deputy_task::state::TaskState;
+use prost::Message;
+
+use super::clock::StoreTime;
+use super::contract::{EventQuery, ListQuery, Reads, Store};
+use super::op::{Change, InstanceRow, LogExtent, Missed, Op, OpResult, Verdict, Write};
+use super::task::{Needs, Resolve, TaskHead, TaskKey, TaskSpec};
+
+/// Opens the store in a folder.
+pub(super) type Open = fn(&Path) -> Box<dyn Store>;
+
+const T0: StoreTime = StoreTime::from_millis(1_000_000);
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A store at hand, with a clock of its own.
+pub(super) struct Bench {
+    folder: tempfile::TempDir,
+    open: Open,
+    store: Option<Box<dyn Store>>,
+    pub(super) now: StoreTime,
+}
+
+impl Bench {
+    pub(super) fn new(open: Open) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Some(open(folder.path()));
+        Self { folder, open, store, now: T0 }
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some((self.open)(self.folder.path()));
+    }
+
+    pub(super) fn apply(&mut self, batch: Vec<Op>) -> Vec<OpResult> {
+        let now = self.now;
+        self.store.as_mut().expect("open").apply(now, batch).expect("applied").results
+    }
+
+    pub(super) fn one(&mut self, op: Op) -> OpResult {
+        self.apply(vec![op]).pop().expect("an answer")
+    }
+
+    pub(super) fn reads(&self) -> std::sync::Arc<dyn Reads> {
+        self.store.as_ref().expect("open").reads()
+    }
+
+    pub(super) fn head(&self, key: &TaskKey) -> TaskHead {
+        self.reads().task(key).expect("read").expect("a task").head
+    }
+
+    pub(super) fn write(&mut self, attempt: &AttemptRef, instance: &str, write: Write) -> Verdict {
+        match self.one(Op::Write { attempt: attempt.clone(), instance: instance_id(instance), write }) {
+            OpResult::Written { verdict, .. } => verdict,
+            other => panic!("not a verdict: {other:?}"),
+        }
+    }
+
+    pub(super) fn change(&mut self, key: &TaskKey, change: Change) -> Result<TaskHead, Missed> {
+        match self.one(Op::Manage { key: key.clone(), change }) {
+            OpResult::Task { head, .. } => Ok(*head),
+            OpResult::Missed(missed) => Err(missed),
+            other => panic!("not a task: {other:?}"),
+        }
+    }
+
+    /// A task that runs on instance `i1`.
+    fn running(&mut self, name: &str, change_spec: impl FnOnce(&mut TaskSpec)) -> (TaskKey, AttemptRef) {
+        let mut spec = spec(name);
+        change_spec(&mut spec);
+        let key = spec.key.clone();
+        self.apply(vec![submit(name, spec), assign(&key, 0, "i1")]);
+        let attempt = self.head(&key).attempt(&key);
+        assert_eq!(self.write(&attempt, "i1", Write::Start), Verdict::Ok);
+        (key, attempt)
+    }
+
+    fn kinds(&self, key: &TaskKey) -> Vec<String> {
+        let query = EventQuery { project: key.project.clone(), task: Some(key.task.clone()), after: 0, limit: 1000 };
+        self.reads().events(&query).expect("read").into_iter().map(|event| event.kind).collect()
+    }
+}
+
+pub(super) fn instance_id(text: &str) -> InstanceId {
+    text.parse().expect("an instance id")
+}
+
+fn agent_id(text: &str) -> AgentId {
+    text.parse().expect("an agent id")
+}
+
+pub(super) fn spec(name: &str) -> TaskSpec {
+    TaskSpec {
+        key: TaskKey { project: Project::default_project(), task: name.parse().expect("a task id") },
+        name: name.into(),
+        labels: [("team".to_owned(), "payments".to_owned())].into(),
+        submitter: "tester".into(),
+        submitted_at: T0,
+        exclusive_key: String::new(),
+        on_agent_loss: OnAgentLoss::Auto,
+        queue_timeout: Some(Duration::from_secs(60)),
+        needs: Needs { selector: "env == 'prod'".into(), steps: vec!["shell".into()], tools: vec!["bash".into()] },
+        bundles: Vec::new(),
+        document: Bytes::from_static(b"{\"document\":true}"),
+    }
+}
+
+pub(super) fn submit(request: &str, spec: TaskSpec) -> Op {
+    Op::Submit { request: request.into(), content: [1; 32], spec: Box::new(spec) }
+}
+
+pub(super) fn assign(key: &TaskKey, epoch: u64, instance: &str) -> Op {
+    Op::Assign { key: key.clone(), epoch, agent: agent_id("a1"), instance: instance_id(instance), start_deadline: DEADLINE }
+}
+
+pub(super) fn record(key: &str, kind: v1::RecordKind, payload: &'static str) -> Write {
+    Write::Append(Box::new(v1::Record {
+        key: key.into(),
+        kind: kind.into(),
+        payload: Bytes::from_static(payload.as_bytes()),
+        program_version: 1,
+        step_kind: "shell".into(),
+        effect_class: v1::EffectClass::Bounded.into(),
+        budget_ms: 5_000,
+        ..v1::Record::default()
+    }))
+}
+
+pub(super) fn complete(state: v1::TaskState) -> Write {
+    Write::Complete(Box::new(v1::Result { state: state.into(), world: v1::World::Changed.into(), ..v1::Result::default() }))
+}
+
+fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
+    Change::GiveAway { epoch: attempt.epoch, lease_until, guard: Duration::from_secs(5), kill_grace: Duration::from_secs(10) }
+}
+
+/// Every test of the suite.
+pub(super) const SUITE: [(&str, fn(&mut Bench)); 14] = [
+    ("a submission is idempotent by its request id", submissions),
+    ("a task that ended moves to history with everything it had", a_whole_life),
+    ("submission and assignment share a batch", fused_assignment),
+    ("a write with another run, epoch or instance is stale and changes nothing", the_fence),
+    ("a late result is kept as evidence", evidence),
+    ("an exclusive key is held from the assignment to the end", exclusive_keys),
+    ("events have revisions without gaps and a growing sequence", event_order),
+    ("a lost task is given away when nothing can be in flight", giving_away),
+    ("an operator's decision is carried out by the same rule", resolving),
+    ("a retry begins an empty journal", retrying),
+    ("leases are never shortened", leases),
+    ("a log grows only at its committed end", logs),
+    ("an intent written again is granted anew", renewed_intents),
+    ("everything answered is there after opening again", reopening),
+];
+
+fn submissions(bench: &mut Bench) {
+    let first = bench.one(submit("r1", spec("t1")));
+    assert_eq!(first, OpResult::Submitted { task: spec("t1").key.task, existed: false });
+    assert_eq!(bench.one(submit("r1", spec("t2"))), OpResult::Submitted { task: spec("t1").key.task, existed: true });
+    let other = Op::Submit { request: "r1".into(), content: [2; 32], spec: Box::new(spec("t3")) };
+    assert_eq!(bench.one(other), OpResult::OtherContent { task: spec("t1").key.task });
+    let mut elsewhere = spec("t4");
+    elsewhere.key.project = "other".parse().expect("a project");
+    assert!(matches!(bench.one(submit("r1", elsewhere)), OpResult::Submitted { existed: false, .. }), "request ids belong to a project");
+    assert_eq!(bench.reads().live().expect("read").len(), 2);
+    assert!(bench.reads().task(&spec("t2").key).expect("read").is_none());
+}
+
+fn a_whole_life(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")), Verdict::Ok);
+    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)), Verdict::Ok);
+    assert!(bench.reads().live().expect("read").is_empty());
+    let row = bench.reads().task(&key).expect("read").expect("a task");
+    assert_eq!(row.head.state, TaskState::Ended(Outcome::Succeeded));
+    assert_eq!((row.head.started_at, row.head.finished_at), (T0, T0));
+    assert_eq!(row.spec, TaskSpec { document: Bytes::new(), ..spec("t1") });
+    assert_eq!(bench.reads().document(&key).expect("read").expect("a document"), spec("t1").document);
+    assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 2);
+    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)), Verdict::Ok, "the same end again");
+    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Failed)), Verdict::StaleEpoch, "another end");
+    assert_eq!(bench.kinds(&key), ["submitted", "assigned", "started", "intent", "done", "succeeded"]);
+}
+
+fn fused_assignment(bench: &mut Bench) {
+    let spec = spec("t1");
+    let key = spec.key.clone();
+    let results = bench.apply(vec![submit("r1", spec), assign(&key, 0, "i1")]);
+    assert!(matches!(&results[1], OpResult::Task { head, .. } if head.state == TaskState::Assigned && head.epoch == 1));
+    assert!(matches!(bench.one(assign(&key, 0, "i2")), OpResult::Missed(Missed::NotNow(_))));
+    assert_eq!(bench.head(&key).deadline_at, T0.after(DEADLINE));
+    let nobody = TaskKey { project: Project::default_project(), task: "nobody".parse().expect("a task id") };
+    assert_eq!(bench.one(assign(&nobody, 0, "i1")), OpResult::Missed(Missed::NoSuchTask));
+}
+
+fn the_fence(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    let before = bench.head(&key);
+    let wrong = [
+        (AttemptRef { run: 2, ..attempt.clone() }, "i1"),
+        (AttemptRef { epoch: 2, ..attempt.clone() }, "i1"),
+        (AttemptRef { task: "nobody".parse().expect("a task id"), ..attempt.clone() }, "i1"),
+        (AttemptRef { project: "other".parse().expect("a project"), ..attempt.clone() }, "i1"),
+        (attempt.clone(), "i2"),
+    ];
+    let writes = [
+        Write::Start,
+        record("s/a", v1::RecordKind::Intent, ""),
+        record("s/f", v1::RecordKind::Fact, "1"),
+        complete(v1::TaskState::Succeeded),
+        Write::Release { reason: "x".into() },
+        Write::Refuse { reason: "x".into(), permanent: None },
+    ];
+    for (attempt, instance) in &wrong {
+        for write in &writes {
+            assert_eq!(bench.write(attempt, instance, write.clone()), Verdict::StaleEpoch, "{attempt} {instance} {write:?}");
+        }
+    }
+    assert_eq!(bench.head(&key), before);
+    assert_eq!(bench.write(&attempt, "i1", Write::Start), Verdict::Ok);
+}
+
+fn evidence(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(bench.write(&attempt, "i1", Write::Release { reason: "drain".into() }), Verdict::Ok);
+    bench.one(assign(&key, 1, "i2"));
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")), Verdict::StaleEpoch);
+    assert_eq!(bench.kinds(&key).last().map(String::as_str), Some("evidence"));
+    assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 1, "evidence is not part of the journal");
+}
+
+fn exclusive_keys(bench: &mut Bench) {
+    let (first, attempt) = bench.running("t1", |spec| spec.exclusive_key = "k".into());
+    let mut second = spec("t2");
+    second.exclusive_key = "k".into();
+    let key = second.key.clone();
+    bench.one(submit("t2", second));
+    let held = OpResult::Missed(Missed::KeyHeld(first.task.clone()));
+    assert_eq!(bench.one(assign(&key, 0, "i2")), held);
+    bench.change(&first, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    assert_eq!(bench.one(assign(&key, 0, "i2")), held, "LOST keeps the key");
+    let results = bench.apply(vec![
+        Op::Write { attempt, instance: instance_id("i1"), write: complete(v1::TaskState::Succeeded) },
+        assign(&key, 0, "i2"),
+    ]);
+    assert!(matches!(&results[1], OpResult::Task { .. }), "the next task takes the key in the same batch");
+}
+
+fn event_order(bench: &mut Bench) {
+    for name in ["t1", "t2", "t3"] {
+        bench.running(name, |_| {});
+    }
+    let query = EventQuery { project: Project::default_project(), task: None, after: 0, limit: 100 };
+    let events = bench.reads().events(&query).expect("read");
+    assert!(events.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+    for name in ["t1", "t2", "t3"] {
+        let revisions: Vec<u64> = events.iter().filter(|event| event.key.task.as_str() == name).map(|event| event.revision).collect();
+        assert_eq!(revisions, [1, 2, 3]);
+    }
+    let later = EventQuery { after: events[4].sequence, limit: 2, ..query };
+    assert_eq!(bench.reads().events(&later).expect("read"), events[5..7]);
+    assert_eq!(bench.reads().newest_event().expect("read"), events.last().expect("events").sequence);
+}
+
+fn giving_away(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    let lease_until = bench.now.after(Duration::from_secs(2));
+    assert!(bench.change(&key, give_away(&attempt, lease_until)).is_err(), "not while it runs");
+    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    // The open intent may be transmitted for 5 s, then the guard.
+    let clear = T0.after(Duration::from_secs(10));
+    assert_eq!(bench.change(&key, give_away(&attempt, lease_until)), Err(Missed::NotBefore(clear)));
+    bench.now = clear;
+    let head = bench.change(&key, give_away(&attempt, lease_until)).expect("given away");
+    assert_eq!((head.state, head.epoch), (TaskState::Queued, 1));
+    assert_eq!(bench.write(&attempt, "i1", Write::Start), Verdict::StaleEpoch);
+    bench.one(assign(&key, 1, "i2"));
+    assert_eq!(bench.head(&key).epoch, 2);
+}
+
+fn resolving(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |spec| spec.on_agent_loss = OnAgentLoss::Hold);
+    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    bench.now = T0.after(Duration::from_secs(60));
+    assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::Held));
+    bench.reopen();
+    bench.change(&key, Change::Resolve { resolve: Resolve::Rollback, reason: "looked".into() }).expect("resolved");
+    bench.reopen();
+    assert_eq!(bench.change(&key, give_away(&attempt, T0)).expect("given away").state, TaskState::Queued);
+    let journal = bench.reads().journal(&key, 1).expect("read");
+    let decision = v1::Record::decode(journal[0].clone()).expect("a record");
+    assert_eq!((decision.kind(), decision.payload.starts_with(b"{\"undo\"")), (v1::RecordKind::Decision, true));
+    bench.one(assign(&key, 1, "i2"));
+    let second = bench.head(&key).attempt(&key);
+    assert_eq!(bench.write(&second, "i2", Write::Start), Verdict::Ok);
+    assert_eq!(bench.write(&second, "i2", record("s/b", v1::RecordKind::Intent, "")), Verdict::UndoDecided);
+}
+
+fn retrying(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, ""));
+    assert!(bench.change(&key, Change::Retry { seen_run: 0 }).is_err(), "not while it lives");
+    bench.write(&attempt, "i1", complete(v1::TaskState::Failed));
+    assert!(bench.change(&key, Change::Retry { seen_run: 9 }).is_err());
+    let head = bench.change(&key, Change::Retry { seen_run: 1 }).expect("retried");
+    assert_eq!((head.state, head.run, head.epoch, head.result.len()), (TaskState::Queued, 2, 1, 0));
+    assert_eq!(bench.reads().live().expect("read").len(), 1);
+    bench.one(assign(&key, 1, "i1"));
+    let second = bench.head(&key).attempt(&key);
+    assert_eq!((second.run, second.epoch), (2, 2));
+    bench.write(&second, "i1", Write::Start);
+    bench.write(&second, "i1", record("s/a", v1::RecordKind::Intent, ""));
+    assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 1);
+    assert_eq!(bench.reads().journal(&key, 2).expect("read").len(), 1);
+}
+
+fn leases(bench: &mut Bench) {
+    let row = InstanceRow {
+        agent: agent_id("a1"),
+        instance: instance_id("i1"),
+        lease_until: T0.after(Duration::from_secs(60)),
+        seen_at: T0,
+        version: "1".into(),
+        capabilities: Bytes::from_static(b"caps"),
+    };
+    bench.one(Op::RegisterInstance(Box::new(row.clone())));
+    let renew = |seconds| Op::RenewLease { agent: agent_id("a1"), instance: instance_id("i1"), until: T0.after(Duration::from_secs(seconds)) };
+    bench.apply(vec![renew(90), renew(70)]);
+    bench.one(Op::RegisterInstance(Box::new(row.clone())));
+    let stored = bench.reads().instances().expect("read");
+    assert_eq!(stored, [InstanceRow { lease_until: T0.after(Duration::from_secs(90)), ..row }]);
+    assert_eq!(bench.reads().meta().expect("read").longest_lease, Duration::from_secs(60));
+    bench.one(Op::ForgetInstances { before: T0.after(Duration::from_secs(89)) });
+    assert_eq!(bench.reads().instances().expect("read").len(), 1);
+    bench.one(Op::ForgetInstances { before: T0.after(Duration::from_secs(91)) });
+    assert!(bench.reads().instances().expect("read").is_empty());
+}
+
+fn logs(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    let extent = |offset, length, position, complete| {
+        Op::AppendLog(Box::new(LogExtent { attempt: attempt.clone(), offset, length, segment: 1, position, crc32: 7, complete }))
+    };
+    assert_eq!(bench.one(extent(0, 10, 0, false)), OpResult::Done);
+    assert!(matches!(bench.one(extent(20, 5, 10, false)), OpResult::Missed(_)), "a gap");
+    assert!(matches!(bench.one(extent(0, 10, 10, false)), OpResult::Missed(_)), "a repetition");
+    assert_eq!(bench.one(extent(10, 5, 10, true)), OpResult::Done);
+    let stream = bench.reads().log_streams(&key).expect("read").pop().expect("a stream");
+    assert_eq!((stream.run, stream.epoch, stream.committed, stream.crc32, stream.complete), (1, 1, 15, 7, true));
+    assert_eq!(bench.reads().log_extents(&key, 1, 10).expect("read").len(), 1);
+    assert_eq!(bench.reads().log_end().expect("read"), Some((1, 15)));
+}
+
+fn renewed_intents(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    bench.now = T0.after(Duration::from_secs(4));
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 1);
+    bench.reopen();
+    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    let clear = T0.after(Duration::from_secs(4 + 5 + 5));
+    assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::NotBefore(clear)), "the deadline counts from the last grant");
+}
+
+fn reopening(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1"));
+    bench.one(Op::PutBlob { project: Project::default_project(), sha256: "ab".into(), size_bytes: 3 });
+    let (head, meta, newest) = (bench.head(&key), bench.reads().meta().expect("read"), bench.reads().newest_event().expect("read"));
+    bench.reopen();
+    assert_eq!((bench.head(&key), bench.reads().meta().expect("read")), (head, meta));
+    assert_eq!(bench.reads().newest_event().expect("read"), newest);
+    assert_eq!(bench.reads().blob(&key.project, "ab").expect("read"), Some(3));
+    assert_eq!(bench.reads().find(&key.project, "t").expect("read"), [key.task.clone()]);
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1")), Verdict::Ok);
+    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "2")), Verdict::Nondeterministic("s/a was recorded with another value before".into()));
+    let query = ListQuery { project: key.project.clone(), states: vec![TaskState::Running], before: None, limit: 10 };
+    assert_eq!(bench.reads().list(&query).expect("read").len(), 1);
+    let query = ListQuery { before: Some("a".parse::<TaskId>().expect("a task id")), ..query };
+    assert!(bench.reads().list(&query).expect("read").is_empty());
+}

@@ -59,7 +59,7 @@ async fn a_task_that_is_not_started_goes_to_another_agent_and_the_late_start_is_
 
 #[tokio::test]
 async fn a_permanent_refusal_rejects_and_a_passing_one_asks_again() {
-    let world = World::start(quick()).await;
+    let world = World::start(Timing::default()).await;
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let id = world.submit("").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");

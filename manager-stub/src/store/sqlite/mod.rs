@@ -9,3 +9,6 @@ mod open;
 mod migration;
 
 pub use writer::SqliteStore;
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,13 @@ impl SqliteStore {
         })
     }
 
+    /// Plays a full disk: no more pages than these.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: Option<u32>) {
+        let pages = pages.unwrap_or(u32::MAX >> 1);
+        self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("limited");
+    }
+
     fn transact(&mut self, now: StoreTime, batch: Vec<Op>) -> Result<Applied, StoreError> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut applied = Applied { results: Vec::with_capacity(batch.len()), ..Applied::default() };
