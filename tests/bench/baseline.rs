@@ -21,12 +21,19 @@ impl Samples {
     /// The sample below which `percent` of them lie.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let last = self.0.len().saturating_sub(1);
-        self.0.get((self.0.len() * percent / 100).min(last)).copied().unwrap_or_default()
+        self.0
+            .get((self.0.len() * percent / 100).min(last))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// `p50 1.20 ms, p99 3.40 ms`
     pub(crate) fn show(&self) -> String {
-        format!("p50 {}, p99 {}", millis(self.percentile(50)), millis(self.percentile(99)))
+        format!(
+            "p50 {}, p99 {}",
+            millis(self.percentile(50)),
+            millis(self.percentile(99))
+        )
     }
 }
 
@@ -37,7 +44,9 @@ pub(crate) fn millis(duration: Duration) -> String {
 
 /// A unary call that does nothing, to the manager, over a warm connection.
 pub(crate) async fn round_trip(url: &str) -> Result<Samples> {
-    let channel = tonic::transport::Endpoint::from_shared(url.to_owned())?.connect().await?;
+    let channel = tonic::transport::Endpoint::from_shared(url.to_owned())?
+        .connect()
+        .await?;
     let mut client = HealthClient::new(channel);
     let mut samples = Vec::new();
     for _ in 0..600 {
@@ -81,11 +90,17 @@ pub(crate) fn process_spawn(folder: &Path) -> Result<Samples> {
 /// What a script wrote with `echo $EPOCHREALTIME`, as time since the Unix epoch.
 pub(crate) fn read_mark(path: &Path) -> Result<Duration> {
     let text = std::fs::read_to_string(path)?;
-    let seconds: f64 = text.trim().replace(',', ".").parse().with_context(|| format!("{text:?} is not a time"))?;
+    let seconds: f64 = text
+        .trim()
+        .replace(',', ".")
+        .parse()
+        .with_context(|| format!("{text:?} is not a time"))?;
     Ok(Duration::from_secs_f64(seconds))
 }
 
 /// Now, since the Unix epoch.
 pub(crate) fn unix_now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -34,7 +34,12 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
         Row::baseline("dispatch: one tonic round trip", round_trip.show()),
         Row::baseline("dispatch: one durable commit", commit.show()),
         Row::baseline("dispatch: one process spawn", spawn.show()),
-        Row::goal("dispatch: submit → child started", samples.show(), format!("p50 ≤ {} = 3 × (commit + 2 round trips) + spawn", millis(goal)), measured <= goal),
+        Row::goal(
+            "dispatch: submit → child started",
+            samples.show(),
+            format!("p50 ≤ {} = 3 × (commit + 2 round trips) + spawn", millis(goal)),
+            measured <= goal,
+        ),
     ])
 }
 

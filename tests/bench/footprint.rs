@@ -30,11 +30,27 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     let size = |name: &str| -> Result<f64> { Ok(mib(std::fs::metadata(programs.join(name))?.len())) };
     let rss = agent[ROUNDS / 2];
     Ok(vec![
-        Row::goal("footprint: agent idle, resident", format!("{rss:.1} MiB ({:.1}–{:.1})", agent[0], agent[ROUNDS - 1]), format!("≤ {GOAL_RSS_MIB:.0} MiB"), rss <= GOAL_RSS_MIB),
-        Row::goal("footprint: agent start → ready", ready.show(), format!("p50 ≤ {}", millis(GOAL_READY)), ready.percentile(50) <= GOAL_READY),
+        Row::goal(
+            "footprint: agent idle, resident",
+            format!("{rss:.1} MiB ({:.1}–{:.1})", agent[0], agent[ROUNDS - 1]),
+            format!("≤ {GOAL_RSS_MIB:.0} MiB"),
+            rss <= GOAL_RSS_MIB,
+        ),
+        Row::goal(
+            "footprint: agent start → ready",
+            ready.show(),
+            format!("p50 ≤ {}", millis(GOAL_READY)),
+            ready.percentile(50) <= GOAL_READY,
+        ),
         Row::baseline("footprint: manager idle, resident", format!("{manager:.1} MiB")),
-        Row::baseline("footprint: deputy-agent, program", format!("{:.1} MiB", size("deputy-agent")?)),
-        Row::baseline("footprint: deputy-manager, program", format!("{:.1} MiB", size("deputy-manager")?)),
+        Row::baseline(
+            "footprint: deputy-agent, program",
+            format!("{:.1} MiB", size("deputy-agent")?),
+        ),
+        Row::baseline(
+            "footprint: deputy-manager, program",
+            format!("{:.1} MiB", size("deputy-manager")?),
+        ),
         Row::baseline("footprint: deputy, program", format!("{:.1} MiB", size("deputy")?)),
     ])
 }
@@ -42,7 +58,10 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
 /// Resident memory of a process.
 pub(crate) fn rss_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("no VmRSS")?;
     let kib: u64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
     Ok(mib(kib * 1024))
 }

@@ -27,7 +27,11 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let output = std::fs::File::create(pair.folder.path().join("output.txt"))?;
-        Command::new("cat").arg(&input).stdout(output.try_clone()?).status().context("cat")?;
+        Command::new("cat")
+            .arg(&input)
+            .stdout(output.try_clone()?)
+            .status()
+            .context("cat")?;
         output.sync_data()?;
         cat.push(rate(started.elapsed()));
     }
@@ -42,7 +46,10 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     rates.sort_by(f64::total_cmp);
     let middle = rates[ROUNDS / 2];
     Ok(vec![
-        Row::baseline("logs: cat into a file, synced", format!("{:.0} MB/s ({:.0}–{:.0})", cat[ROUNDS / 2], cat[0], cat[ROUNDS - 1])),
+        Row::baseline(
+            "logs: cat into a file, synced",
+            format!("{:.0} MB/s ({:.0}–{:.0})", cat[ROUNDS / 2], cat[0], cat[ROUNDS - 1]),
+        ),
         Row::goal(
             "logs: child → acknowledged, 50 secrets",
             format!("{middle:.0} MB/s ({:.0}–{:.0})", rates[0], rates[ROUNDS - 1]),
@@ -86,14 +93,26 @@ fn document(input: &Path) -> String {
 
 async fn push(pair: &Pair, input: &Path) -> Result<(f64, f64)> {
     let mut client = pair.tasks().await?;
-    let task = client.submit(submit_request(&document(input))).await?.into_inner().task_id;
+    let task = client
+        .submit(submit_request(&document(input)))
+        .await?
+        .into_inner()
+        .task_id;
     let mut started = None;
     let mut peak = 0.0_f64;
     let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
-        let request = GetRequest { task_id: task.clone(), ..GetRequest::default() };
+        let request = GetRequest {
+            task_id: task.clone(),
+            ..GetRequest::default()
+        };
         let state: Task = client.get(request).await?.into_inner().task.context("no task")?;
-        if started.is_none() && state.steps.iter().any(|step| step.name == "print" && step.started_at_ms > 0) {
+        if started.is_none()
+            && state
+                .steps
+                .iter()
+                .any(|step| step.name == "print" && step.started_at_ms > 0)
+        {
             started = Some(Instant::now());
         }
         peak = peak.max(rss_mib(pair.agent.pid())?);
@@ -101,7 +120,11 @@ async fn push(pair: &Pair, input: &Path) -> Result<(f64, f64)> {
             if let Some(failure) = state.result.and_then(|result| result.failure) {
                 bail!("the task failed: {}", failure.summary);
             }
-            let print = state.steps.iter().find(|step| step.name == "print").context("no step")?;
+            let print = state
+                .steps
+                .iter()
+                .find(|step| step.name == "print")
+                .context("no step")?;
             let begun = Duration::from_millis(u64::try_from(print.started_at_ms)?);
             return Ok((rate(crate::baseline::unix_now().saturating_sub(begun)), peak));
         }

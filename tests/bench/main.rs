@@ -11,7 +11,7 @@ mod baseline;
 mod processes;
 mod table;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -19,16 +19,22 @@ use anyhow::{Context, Result, bail};
 const NAMES: [&str; 4] = ["dispatch", "throughput", "logs", "footprint"];
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let programs = PathBuf::from(arguments.next().context("usage: deputy-bench PROGRAMS-FOLDER [NAME …]")?);
-    let mut names: Vec<String> = arguments.collect();
+    // The programs that are measured lie beside this one.
+    let programs = std::env::current_exe()?
+        .parent()
+        .map(Path::to_owned)
+        .context("this program has no folder")?;
+    let mut names: Vec<String> = std::env::args().skip(1).collect();
     if names.is_empty() {
         names = NAMES.map(String::from).to_vec();
     }
     if let Some(unknown) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
         bail!("there is no measurement {unknown:?}; there are: {}", NAMES.join(", "));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let mut rows = Vec::new();
     for name in &names {
         eprintln!("measuring {name} …");

@@ -5,8 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
-use deputy_proto::v1::{ListRequest, SubmitRequest, TaskState};
+use deputy_proto::v1::{AgentStatus, FleetListRequest, ListRequest, SubmitRequest, TaskState};
 use tonic::transport::Channel;
 
 /// A process that does not outlive the measurement.
@@ -43,16 +44,30 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts both and waits until the agent is ready.
     pub(crate) async fn start(programs: &Path, slots: u32) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("deputy-bench-").tempdir_in(measured_disk()?)?;
+        let folder = tempfile::Builder::new()
+            .prefix("deputy-bench-")
+            .tempdir_in(measured_disk()?)?;
         let ready = folder.path().join("manager.ready");
         let manager = spawn(
             &programs.join("deputy-manager"),
-            &["--listen", "127.0.0.1:0", "--data", &text(folder.path(), "data"), "--ready-file", &text(folder.path(), "manager.ready")],
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--data",
+                &text(folder.path(), "data"),
+                "--ready-file",
+                &text(folder.path(), "manager.ready"),
+            ],
             &folder.path().join("manager.log"),
         )?;
-        let address = wait_for_file(&ready).await.with_context(|| log_tail(&folder.path().join("manager.log")))?;
-        let url = if address.starts_with("http") { address } else { format!("http://{address}") };
-        let agent_ready_file = folder.path().join("agent.ready");
+        let address = wait_for_file(&ready)
+            .await
+            .with_context(|| log_tail(&folder.path().join("manager.log")))?;
+        let url = if address.starts_with("http") {
+            address
+        } else {
+            format!("http://{address}")
+        };
         let started = Instant::now();
         let agent = spawn(
             &programs.join("deputy-agent"),
@@ -64,27 +79,36 @@ impl Pair {
                 "bench",
                 "--slots",
                 &slots.to_string(),
-                "--work-dir",
+                "--work-folder",
                 &text(folder.path(), "work"),
-                "--ready-file",
-                &text(folder.path(), "agent.ready"),
             ],
             &folder.path().join("agent.log"),
         )?;
-        wait_for_file(&agent_ready_file).await.with_context(|| log_tail(&folder.path().join("agent.log")))?;
+        wait_until_online(&url)
+            .await
+            .with_context(|| log_tail(&folder.path().join("agent.log")))?;
         let agent_ready = started.elapsed();
-        Ok(Self { folder, url, manager, agent, agent_ready })
+        Ok(Self {
+            folder,
+            url,
+            manager,
+            agent,
+            agent_ready,
+        })
     }
 
     /// A client of the manager.
     pub(crate) async fn tasks(&self) -> Result<TasksClient<Channel>> {
-        Ok(TasksClient::connect(self.url.clone()).await?)
+        Ok(TasksClient::new(connect(&self.url).await?))
     }
 }
 
 /// A folder on the disk that is measured: the one with the build, not a memory file system.
 fn measured_disk() -> Result<PathBuf> {
-    let folder = std::env::current_exe()?.parent().context("the program has no folder")?.join("bench");
+    let folder = std::env::current_exe()?
+        .parent()
+        .context("the program has no folder")?
+        .join("bench");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
@@ -103,6 +127,20 @@ fn spawn(program: &Path, arguments: &[&str], log: &Path) -> Result<Running> {
         .spawn()
         .map(Running)
         .with_context(|| format!("starting {}", program.display()))
+}
+
+/// An agent is ready when the manager would give it a task.
+async fn wait_until_online(url: &str) -> Result<()> {
+    let mut fleet = FleetClient::new(connect(url).await?);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let agents = fleet.list(FleetListRequest::default()).await?.into_inner().agents;
+        if agents.iter().any(|agent| agent.status() == AgentStatus::Online) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bail!("the agent was not online within 20 s")
 }
 
 async fn wait_for_file(path: &Path) -> Result<String> {
@@ -136,14 +174,29 @@ pub(crate) fn submit_request(document: &str) -> SubmitRequest {
 
 /// Waits until no task is live any more.
 pub(crate) async fn wait_until_idle(client: &mut TasksClient<Channel>, limit: Duration) -> Result<()> {
-    let live = [TaskState::Queued, TaskState::Assigned, TaskState::Running, TaskState::Lost];
+    let live = [
+        TaskState::Queued,
+        TaskState::Assigned,
+        TaskState::Running,
+        TaskState::Lost,
+    ];
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
-        let request = ListRequest { states: live.map(i32::from).to_vec(), page_size: 1, ..ListRequest::default() };
+        let request = ListRequest {
+            states: live.map(i32::from).to_vec(),
+            page_size: 1,
+            ..ListRequest::default()
+        };
         if client.list(request).await?.into_inner().tasks.is_empty() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bail!("tasks were still live after {} s", limit.as_secs())
+}
+
+async fn connect(url: &str) -> Result<Channel> {
+    Ok(tonic::transport::Endpoint::from_shared(url.to_owned())?
+        .connect()
+        .await?)
 }

@@ -28,7 +28,14 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
         rates.push(run(&pair, TASKS).await?);
     }
     let failed = ListRequest {
-        states: [TaskState::Failed, TaskState::Rejected, TaskState::Cancelled, TaskState::TimedOut].map(i32::from).to_vec(),
+        states: [
+            TaskState::Failed,
+            TaskState::Rejected,
+            TaskState::Cancelled,
+            TaskState::TimedOut,
+        ]
+        .map(i32::from)
+        .to_vec(),
         page_size: 1,
         ..ListRequest::default()
     };
