@@ -13,11 +13,15 @@ pub mod attempt_log;
 pub mod spool;
 mod queue;
 mod segment;
+pub mod limits;
+pub mod piece;
 mod instance_folder;
 pub mod redactor;
 mod matcher;
 mod secret_forms;
 
 pub use attempt_log::{AttemptLog, LogWriter, Logs};
+pub use limits::SpoolConfig;
+pub use piece::{LogPiece, LogStatus, LogTotal, ReadError};
 pub use redactor::{Redactor, SecretRefused};
-pub use spool::{LogPiece, LogStatus, LogTotal, ReadError, Spool, SpoolConfig, SpoolError};
+pub use spool::{Spool, SpoolError};

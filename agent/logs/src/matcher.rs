@@ -11,8 +11,7 @@ use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
 
-/// No form is shorter: the filter's window.
-pub(crate) const MIN_FORM_BYTES: usize = 4;
+use crate::secret_forms::MIN_FORM_BYTES;
 
 const FILTER_BITS: u32 = 17;
 const FILTER_WORDS: usize = 1 << (FILTER_BITS - 6);

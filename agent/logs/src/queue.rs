@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use deputy_task::log_record::{self, LogStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::limits::{SpoolShared, lock};
+use crate::piece::{LogPiece, LogStatus, LogTotal, ReadError};
 use crate::segment::{self, Place, Segment};
-use crate::spool::{LogPiece, LogStatus, LogTotal, ReadError, SpoolShared};
 
 /// Under pressure of memory a buffer of this size goes to disk before it is a whole segment.
 const SMALL_SEGMENT_BYTES: u64 = 64 * 1024;
@@ -87,7 +88,7 @@ impl LogQueue {
         log_record::encode_output(&mut state.active, stream, step, at_ms, data);
         self.account(&mut state, from);
         drop(state);
-        self.shared.announce(self);
+        self.shared.announce(&self.announced, &self.attempt);
     }
 
     /// Nothing more is written.
@@ -108,7 +109,7 @@ impl LogQueue {
             state.active.shrink_to_fit();
         }
         drop(state);
-        self.shared.announce(self);
+        self.shared.announce(&self.announced, &self.attempt);
     }
 
     pub(crate) fn status(&self) -> LogStatus {
@@ -324,7 +325,7 @@ impl LogQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

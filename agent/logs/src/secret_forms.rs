@@ -3,7 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::matcher::MIN_FORM_BYTES;
+/// No form is shorter: the matcher's window.
+pub(crate) const MIN_FORM_BYTES: usize = 4;
 
 /// Above this only the value, its lines and its JSON form are looked for: the encoded forms of a
 /// large document cost much memory and hardly ever appear in one piece.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::child::{OutputSink, Stop, StreamKind};
+use crate::child::Stop;
 use crate::command::{ChildCommand, SpawnError};
 use crate::exit::Exit;
+use crate::sink::{OutputSink, StreamKind};
 
 /// Between SIGTERM and SIGKILL when the time is over.
 const GRACE: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use crate::descendants::Mark;
 use crate::exit::{Ended, Exit};
 use crate::group::Group;
 use crate::output::OutputPipes;
+use crate::sink::OutputSink;
 use crate::{descendants, memory};
 
 /// After the first process has ended, others may hold its pipes open for so long.
@@ -22,27 +23,6 @@ const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 /// What survives SIGKILL for so long hangs in the kernel and is given up.
 const KILL_BOUND: Duration = Duration::from_secs(5);
-
-/// Where a child's bytes came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamKind {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// Receives what a child writes.
-pub trait OutputSink: Send {
-    /// Takes bytes, cut anywhere. Must not block for long.
-    fn write(&mut self, stream: StreamKind, bytes: &[u8]);
-
-    /// Waits until more can be taken: the child is slowed down meanwhile. Must be cancel-safe and
-    /// bounded.
-    fn ready(&mut self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
-}
 
 /// How a child is to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,13 +14,15 @@ pub mod capture;
 pub mod command;
 pub mod child;
 mod output;
+mod group;
 mod guardian;
 mod descendants;
-mod group;
 mod memory;
+pub mod sink;
 pub mod exit;
 
 pub use capture::{Captured, RunError, run_captured};
-pub use child::{Child, OutputSink, Stop, StreamKind};
+pub use child::{Child, Stop};
 pub use command::{ChildCommand, SpawnError};
 pub use exit::{Ended, Exit};
+pub use sink::{OutputSink, StreamKind};

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tokio::net::unix::pipe::Receiver;
 
-use crate::child::{OutputSink, StreamKind};
+use crate::sink::{OutputSink, StreamKind};
 
 /// What the kernel gives without privileges; a fast child then switches rarely.
 const PIPE_BYTES: usize = 1024 * 1024;

@@ -7,7 +7,9 @@ use deputy_task::log_record::{LogRecord, records};
 use proptest::prelude::*;
 
 use crate::attempt_log::Logs;
-use crate::spool::{LogPiece, ReadError, Spool, SpoolConfig};
+use crate::limits::SpoolConfig;
+use crate::piece::{LogPiece, ReadError};
+use crate::spool::Spool;
 
 use super::*;
 

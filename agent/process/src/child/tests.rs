@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::command::ChildCommand;
+use crate::sink::StreamKind;
 
 #[derive(Default)]
 struct Collect {

@@ -10,7 +10,7 @@ use deputy_logs::redactor::RedactedStream;
 use deputy_process::{Child, Ended, OutputSink, Stop, StreamKind};
 use deputy_task::document::duration;
 use deputy_task::document::step::Shell;
-use deputy_task::outcome::{Failure, StopReason};
+use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
@@ -314,16 +314,6 @@ fn outputs_failure(ctx: &StepContext, problem: &str) -> StepError {
         "write lines `name=value`, or `name<<END`, the value's lines and `END`, to the file that $DEPUTY_OUTPUT names",
     )
     .into()
-}
-
-/// The words of a reason to stop.
-pub(super) fn stop_words(reason: &StopReason) -> String {
-    match reason {
-        StopReason::Cancelled(why) if why.is_empty() => "it was cancelled".to_owned(),
-        StopReason::Cancelled(why) => format!("it was cancelled: {why}"),
-        StopReason::TaskTimeout => "the task's time is over".to_owned(),
-        StopReason::StepTimeout => "the step's time is over".to_owned(),
-    }
 }
 
 #[cfg(test)]

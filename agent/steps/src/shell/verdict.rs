@@ -5,9 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use deputy_process::{Ended, Exit, SpawnError};
-use deputy_task::outcome::Failure;
+use deputy_task::outcome::{Failure, StopReason};
 
-use super::program::stop_words;
 use crate::context::StepContext;
 use crate::failure::{Halt, StepError};
 
@@ -37,6 +36,16 @@ pub(super) fn announce_stop(ctx: &StepContext, halt: &Halt, grace: Duration) -> 
         ));
     }
     grace
+}
+
+/// The words of a reason to stop.
+fn stop_words(reason: &StopReason) -> String {
+    match reason {
+        StopReason::Cancelled(why) if why.is_empty() => "it was cancelled".to_owned(),
+        StopReason::Cancelled(why) => format!("it was cancelled: {why}"),
+        StopReason::TaskTimeout => "the task's time is over".to_owned(),
+        StopReason::StepTimeout => "the step's time is over".to_owned(),
+    }
 }
 
 /// Says how it ended.
@@ -76,7 +85,7 @@ pub(super) fn failed(step: &str, ended: &Ended<Halt>, stderr: String) -> Option<
             "shell.exitCode",
             format!("the script of step {step} ended with exit code {code}{}", meaning(code)),
         )
-        .hint("the last lines of its standard error are below; the whole output is in the task's log"),
+        .hint("see the last lines of its standard error, and the task's log for everything it wrote"),
         Exit::Signal(SIGKILL) if ended.out_of_memory => Failure::new(
             "shell.outOfMemory",
             format!("the script of step {step} was killed{memory}"),

@@ -12,6 +12,7 @@ use deputy_task::boot_time::BootTime;
 use deputy_task::document::step::ShellProgram as Interpreter;
 use deputy_task::id::Project;
 use deputy_task::log_record::LogStream;
+use deputy_task::outcome::StopReason;
 use deputy_task::record::Direction;
 use tokio::sync::watch;
 
