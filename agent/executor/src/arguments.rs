@@ -29,42 +29,31 @@ pub(crate) struct RecordedOutputs {
     pub(crate) secrets: Vec<String>,
 }
 
-/// The names that expressions of this attempt can see so far.
-#[derive(Debug)]
+/// The names that expressions of this attempt can see so far. Nothing is put together before the
+/// first expression asks.
+#[derive(Debug, Default)]
 pub(crate) struct Arguments {
-    scope: Scope,
+    scope: Option<Box<Scope>>,
+    /// Of steps that ended before there was a scope.
+    ended: BTreeMap<String, StepNames>,
     agent: AgentSeen,
     /// Secret outputs that were made by an attempt before this one, `step.output`.
     lost: Vec<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 enum AgentSeen {
+    #[default]
     NotYet,
     Recorded,
 }
 
 impl Arguments {
-    pub(crate) fn of(attempt: &Attempt) -> Self {
-        let metadata = &attempt.document.metadata;
-        let task = TaskNames {
-            id: attempt.reference.task.to_string(),
-            name: metadata.name.clone(),
-            labels: metadata.labels.clone(),
-            project: attempt.reference.project.to_string(),
-            run: attempt.reference.run,
-            submitter: attempt.submitter.clone(),
-        };
-        let scope = Scope {
-            task,
-            inputs: attempt.inputs.as_ref().clone(),
-            ..Scope::default()
-        };
-        Self {
-            scope,
-            agent: AgentSeen::NotYet,
-            lost: Vec::new(),
-        }
+    fn scope(&mut self, attempt: &Attempt) -> &mut Scope {
+        let ended = std::mem::take(&mut self.ended);
+        let scope = self.scope.get_or_insert_with(|| Box::new(names_of(attempt)));
+        scope.steps.extend(ended);
+        scope
     }
 
     /// A step ended in this attempt.
@@ -76,14 +65,14 @@ impl Arguments {
                 .into_iter()
                 .map(|(name, value)| (name, Value::String(value))),
         );
-        self.scope.steps.insert(step.to_owned(), StepNames { outputs: names });
+        self.ended.insert(step.to_owned(), StepNames { outputs: names });
     }
 
     /// A step ended in an attempt before this one.
     pub(crate) fn replayed(&mut self, step: &str, outputs: RecordedOutputs) {
         self.lost
             .extend(outputs.secrets.iter().map(|name| format!("{step}.{name}")));
-        self.scope.steps.insert(
+        self.ended.insert(
             step.to_owned(),
             StepNames {
                 outputs: outputs.values,
@@ -97,7 +86,7 @@ impl Arguments {
         if when.contains("agent") {
             self.see_agent(attempt).await?;
         }
-        evaluate_bool(when, &self.scope).map_err(|error| self.explain(step, "when", &error))
+        evaluate_bool(when, self.scope(attempt)).map_err(|error| self.explain(step, "when", &error))
     }
 
     /// The step with its expressions evaluated.
@@ -109,7 +98,7 @@ impl Arguments {
             self.see_agent(attempt).await?;
         }
         step.kind
-            .evaluated(&self.scope)
+            .evaluated(self.scope(attempt))
             .map_err(|error| self.explain(step, step.kind.name(), &error))
     }
 
@@ -137,7 +126,7 @@ impl Arguments {
             .and_then(|labels| serde_json::from_value(labels).ok())
             .unwrap_or_default();
         let id = value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        self.scope.agent = AgentNames { id, labels };
+        self.scope(attempt).agent = AgentNames { id, labels };
         self.agent = AgentSeen::Recorded;
         Ok(())
     }
@@ -171,6 +160,24 @@ pub(crate) enum ArgumentError {
 impl From<Halt> for ArgumentError {
     fn from(halt: Halt) -> Self {
         Self::Halted(halt)
+    }
+}
+
+/// What is known before any step has ended.
+fn names_of(attempt: &Attempt) -> Scope {
+    let metadata = &attempt.document.metadata;
+    let task = TaskNames {
+        id: attempt.reference.task.to_string(),
+        name: metadata.name.clone(),
+        labels: metadata.labels.clone(),
+        project: attempt.reference.project.to_string(),
+        run: attempt.reference.run,
+        submitter: attempt.submitter.clone(),
+    };
+    Scope {
+        task,
+        inputs: attempt.inputs.as_ref().clone(),
+        ..Scope::default()
     }
 }
 

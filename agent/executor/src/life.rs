@@ -33,7 +33,9 @@ pub(crate) async fn live(attempt: Arc<Attempt>, predecessor: Option<Cancellation
     if let Some(predecessor) = predecessor {
         predecessor.cancelled().await;
     }
-    let word = if permit::now() >= attempt.start_deadline {
+    let word = if attempt.switch.is_stale() {
+        LastWord::None
+    } else if permit::now() >= attempt.start_deadline {
         LastWord::Refuse("the deadline for starting it had passed".into())
     } else {
         start_and_run(&attempt).await
@@ -71,7 +73,7 @@ async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
     let decided = attempt.replay().undo_reason().map(str::to_owned);
     let ending = match decided {
         Some(reason) => undo::recorded_ending(attempt, &reason),
-        None => match forward(attempt, &mut Arguments::of(attempt)).await {
+        None => match forward(attempt, &mut Arguments::default()).await {
             Ended::Succeeded => return LastWord::Complete(Box::new(completion(attempt, None, None))),
             Ended::Stale => return LastWord::None,
             Ended::Released(reason) => return LastWord::Release(reason),

@@ -94,7 +94,7 @@ pub(crate) fn recorded_ending(attempt: &Attempt, reason: &str) -> Ending {
 pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
     attempt.switch.turn_to_undo();
     let limits = Limits::Undo(Budget::new(attempt.shared.config.undo_budget));
-    let mut arguments = Arguments::of(attempt);
+    let mut arguments = Arguments::default();
     for step in &attempt.document.spec.steps {
         if load_outputs(attempt, &mut arguments, step) {
             attempt.board.status(&step.name, StepStatus::Succeeded);

@@ -1,6 +1,6 @@
 //! Runs attempts of a scripted task against a journal in memory, with crashes where they are wanted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deputy_credentials::Identities;
@@ -11,11 +11,12 @@ use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::document::Document;
 use deputy_task::id::Project;
-use deputy_task::message::{Assignment, Command, Event, WriteOp, WriteVerdict};
+use deputy_task::message::{Assignment, BlobRef, Command, Event, WriteOp, WriteVerdict};
 use deputy_task::outcome::Completion;
 use deputy_task::progress::StepProgress;
 use deputy_task::record::{Record, RecordBody};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::script::{Script, Scripted, World};
@@ -47,8 +48,11 @@ pub(super) struct Bench {
     pub(super) writes: usize,
     pub(super) says: Vec<Say>,
     pub(super) cancel: Option<String>,
+    /// The packed bundle of the only source.
+    pub(super) bundle: Vec<u8>,
+    pub(super) log: Arc<Mutex<String>>,
     script: Arc<Script>,
-    root: tempfile::TempDir,
+    pub(super) root: tempfile::TempDir,
 }
 
 impl Bench {
@@ -73,6 +77,8 @@ impl Bench {
             writes: 0,
             says: Vec::new(),
             cancel: None,
+            bundle: Vec::new(),
+            log: Arc::default(),
             script: Arc::new(script),
             root: tempfile::tempdir().expect("root"),
         }
@@ -85,9 +91,10 @@ impl Bench {
     }
 
     pub(super) fn executor(&self) -> Executor {
+        let log = Arc::clone(&self.log);
         let environment = Environment {
             work: WorkFolder::open(self.root.path()).expect("work folder"),
-            logs: Logs::local(|_, _, _, _| ()),
+            logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),
             agent: AgentFacts {
                 id: "agent-1".into(),
@@ -112,7 +119,14 @@ impl Bench {
             journal: self.journal.records().to_vec(),
             start_deadline: permit::now().after(Duration::from_secs(3600)),
             cancel: self.cancel.clone(),
-            bundles: std::collections::BTreeMap::new(),
+            bundles: [(
+                "bundle".to_owned(),
+                BlobRef {
+                    sha256: hex::encode(Sha256::digest(&self.bundle)),
+                    size_bytes: 0,
+                },
+            )]
+            .into(),
             run_age: Duration::ZERO,
         }
     }
@@ -157,7 +171,13 @@ impl Bench {
                 return true;
             }
             let (topic, last) = topic(&event);
-            let answer = self.journal.answer(event);
+            let answer = match event {
+                Event::FetchBlob { id, path, .. } => Some(Command::BlobFetched {
+                    id,
+                    result: std::fs::write(path, &self.bundle).map_err(|error| error.to_string()),
+                }),
+                event => self.journal.answer(event),
+            };
             if crash == Some(Crash::WriteUnacknowledged(self.writes)) {
                 return true;
             }

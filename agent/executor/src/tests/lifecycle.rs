@@ -228,3 +228,119 @@ async fn an_assignment_after_its_start_deadline_is_refused_without_a_start() {
     );
     assert_eq!(attempt(1).epoch, 1);
 }
+
+/// The steps as shell steps, so that their text is evaluated.
+fn with_text(bench: &mut Bench, texts: &[(&str, &str)]) {
+    let mut document = bench.document.as_ref().clone();
+    for (name, text) in texts {
+        let step = document
+            .spec
+            .steps
+            .iter_mut()
+            .find(|step| step.name == *name)
+            .expect("step");
+        step.kind = serde_json::from_value(json!({ "shell": { "run": text } })).expect("shell");
+    }
+    bench.document = document.into();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_output_never_leaves_and_is_lost_with_its_agent() {
+    let script = Script::from([
+        ("a", vec![Do::Secret("TOKEN", "hunter2-hunter2")]),
+        ("b", vec![Do::Put("x", "1"), Do::Tell("it was hunter2-hunter2")]),
+    ]);
+    let mut bench = Bench::new(script, json!({}));
+    with_text(&mut bench, &[("b", "use ${{ steps.a.outputs.TOKEN }}")]);
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.failure.as_ref().expect("why").class, "told");
+    let said = format!(
+        "{completion:?} {:?} {:?} {}",
+        bench.journal.records(),
+        bench.progress,
+        bench.log.lock().expect("log")
+    );
+    assert!(!said.contains("hunter2") && said.contains("it was"), "{said}");
+    // The next agent has the journal, which names the secret and does not hold it.
+    bench.journal = crate::local::MemoryJournal::resume(bench.journal.records().to_vec());
+    let failure = bench.run().await.expect("complete").failure.expect("why");
+    assert_eq!((failure.class.as_str(), failure.step.as_str()), ("expression", "b"));
+    assert!(failure.hint.contains("a.TOKEN"), "{failure:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_of_the_first_agent_is_what_the_second_hears() {
+    let mut bench = Bench::new(
+        Script::from([("a", vec![Do::Put("x", "1"), Do::Wait(Duration::from_secs(5))])]),
+        json!({}),
+    );
+    with_text(&mut bench, &[("a", "${{ agent.id }}")]);
+    bench.attempt(Some(super::bench::Crash::WriteLost(5))).await;
+    let fact = bench
+        .journal
+        .records()
+        .iter()
+        .find(|record| label(record) == "fact @task/agent")
+        .cloned();
+    assert!(format!("{fact:?}").contains("agent-1"));
+    bench.run().await.expect("complete");
+    let facts = bench
+        .journal
+        .records()
+        .iter()
+        .filter(|record| label(record) == "fact @task/agent")
+        .count();
+    assert_eq!(facts, 1);
+}
+
+#[tokio::test]
+async fn a_source_is_fetched_and_unpacked_once_and_gone_at_the_end() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5);
+    header.set_mode(0o644);
+    archive
+        .append_data(&mut header, "hello.txt", &b"hello"[..])
+        .expect("packs");
+    let packed = zstd::stream::encode_all(&archive.into_inner().expect("packs")[..], 3).expect("packs");
+    let mut bench = Bench::new(
+        Script::from([("a", vec![Do::Source])]),
+        json!({ "sources": [{ "bundle": "./dir" }] }),
+    );
+    bench.bundle = packed;
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Succeeded, "{:?}", completion.failure);
+    assert_eq!(completion.steps[0].outputs["text"], "hello");
+    assert_eq!(std::fs::read_dir(bench.root.path()).expect("root").count(), 0);
+    bench.journal = crate::local::MemoryJournal::default();
+    bench.bundle = b"garbage".to_vec();
+    let failure = bench.run().await.expect("complete").failure.expect("why");
+    assert_eq!(failure.class, "source.unpack");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_attempt_of_the_same_task_begins_after_the_older_one_has_ended() {
+    let bench = Bench::new(Script::from([("a", vec![Do::Hang])]), json!({}));
+    let (commands, inbox) = mpsc::channel(64);
+    let (outbox, mut events) = mpsc::channel(64);
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(bench.executor().run(inbox, outbox));
+    let begun = tokio::time::Instant::now();
+    for epoch in [1, 2] {
+        let assignment = Command::Assign(Box::new(bench.assignment(epoch)));
+        commands.send(assignment).await.expect("lives");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut starts = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(200), events.recv()).await {
+        if let Event::Write {
+            op: WriteOp::Start,
+            attempt,
+            ..
+        } = event
+        {
+            starts.push((attempt.epoch, begun.elapsed() >= bench.config.stop_grace));
+        }
+    }
+    assert_eq!(starts, [(1, false), (2, true)]);
+}

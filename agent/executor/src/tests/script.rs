@@ -119,6 +119,12 @@ pub(super) enum Do {
     /// A fact too large for a record.
     Boast,
     Output(&'static str, &'static str),
+    /// A secret output.
+    Secret(&'static str, &'static str),
+    /// Says something in the log, in an output and in a failure.
+    Tell(&'static str),
+    /// The files of the only source become an output.
+    Source,
 }
 
 pub(super) type Script = BTreeMap<&'static str, Vec<Do>>;
@@ -153,6 +159,9 @@ impl StepProgram for Scripted {
                 | Do::Panic
                 | Do::Roulette
                 | Do::Boast
+                | Do::Source
+                | Do::Tell(_)
+                | Do::Secret(..)
                 | Do::Output(..) => {}
             }
         }
@@ -188,6 +197,23 @@ impl Scripted {
                 .fact("boast", || async { Ok("x".repeat(300 * 1024)) })
                 .await
                 .map(drop),
+            Do::Secret(name, value) => {
+                outputs.secrets.insert((*name).into(), (*value).into());
+                Ok(())
+            }
+            Do::Tell(what) => {
+                ctx.narrate(what);
+                ctx.sleep(Duration::from_secs(1), what).await?;
+                Err(Failure::new("told", *what).into())
+            }
+            Do::Source => {
+                let folder = ctx.source(None).await?;
+                let again = ctx.source(Some("bundle")).await?;
+                assert_eq!(folder, again);
+                let text = std::fs::read_to_string(folder.join("hello.txt")).expect("unpacked");
+                outputs.values.insert("text".into(), text.into());
+                Ok(())
+            }
             Do::Output(name, value) => {
                 outputs.values.insert((*name).into(), (*value).into());
                 Ok(())

@@ -185,9 +185,7 @@ async fn at_the_end_of_the_lease_only_retry_safe_work_is_killed() {
         (RetrySafe::No, ["started", "ended"]),
     ] {
         let script = Script::from([("a", vec![Do::Child("x", Duration::from_secs(5), retry_safe)])]);
-        let ends_now = |_: &deputy_task::attempt::AttemptRef| Command::Lease {
-            until: permit::now().after(Duration::from_secs(1)),
-        };
+        let ends_now = |_: &deputy_task::attempt::AttemptRef| Command::Lease { until: permit::now() };
         let mut bench = Bench::new(script, json!({})).say("intent a/child/x", ends_now);
         let completion = bench.run().await;
         assert_eq!(bench.world.state().children, children);
