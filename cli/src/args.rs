@@ -23,7 +23,7 @@ First steps:
 
 /// Submit deployment tasks to a Deputy manager and follow them.
 #[derive(Debug, Parser)]
-#[command(name = "deputy", version, max_term_width = 100, after_help = EXIT_CODES, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "deputy", version, max_term_width = 100, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -39,6 +39,7 @@ pub(crate) struct Global {
         env = "DEPUTY_MANAGER",
         default_value = "http://127.0.0.1:7443",
         global = true,
+        help_heading = "Everywhere",
         value_name = "URL",
         hide_env_values = true
     )]
@@ -49,12 +50,20 @@ pub(crate) struct Global {
         env = "DEPUTY_PROJECT",
         default_value = "default",
         global = true,
+        help_heading = "Everywhere",
         value_name = "NAME",
         hide_env_values = true
     )]
     pub(crate) project: String,
     /// Text for people, or JSON for programs
-    #[arg(long, short, default_value = "text", global = true, value_name = "FORM")]
+    #[arg(
+        long,
+        short,
+        default_value = "text",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FORM"
+    )]
     pub(crate) output: Output,
 }
 
@@ -200,7 +209,7 @@ pub(crate) struct Logs {
     /// Go on until the task has ended and its log is complete
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// The bytes as they were written, without step names
+    /// Only what the steps wrote, byte for byte, without names and narration
     #[arg(long, conflicts_with = "output")]
     pub(crate) raw: bool,
 }

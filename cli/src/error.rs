@@ -85,7 +85,11 @@ impl CliError {
         let mut cause = Some(error);
         while let Some(error) = cause {
             let text = error.to_string();
-            if !self.causes.last().is_some_and(|last| last.contains(&text)) && !self.message.contains(&text) {
+            // The transport's own first words say nothing.
+            if text != "transport error"
+                && !self.causes.last().is_some_and(|last| last.contains(&text))
+                && !self.message.contains(&text)
+            {
                 self.causes.push(text);
             }
             cause = error.source();

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use deputy_proto::v1::GetRequest;
+use deputy_proto::v1::{GetRequest, LogStream};
 use futures::StreamExt;
 
 use super::context::{Context, read_task};
@@ -35,12 +35,13 @@ pub(crate) async fn logs(context: &mut Context, args: Logs) -> Result<Exit, CliE
             update = log.next() => update,
         };
         match update {
+            Some(Update::Item(piece)) if args.raw && piece.stream() == LogStream::System => {}
             Some(Update::Item(piece)) if args.raw => context.screen.raw(&piece.data)?,
             Some(Update::Item(piece)) if context.is_json() => {
                 context.screen.json(&piece_json(&piece), JsonForm::Stream)?
             }
             Some(Update::Item(piece)) => context.screen.say(&lines.push(&piece, colour))?,
-            Some(Update::Lost(why)) => note(&format!("the connection to the manager broke ({why}); waiting for it")),
+            Some(Update::Lost) => note("the connection to the manager broke; waiting for it"),
             Some(Update::Back) => note("the manager is back"),
             Some(Update::Failed(status)) => return Err(manager.failed("read the log")(status)),
             Some(Update::End) | None => break,

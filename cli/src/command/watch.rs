@@ -61,7 +61,7 @@ async fn watch_project(context: &mut Context, manager: &Manager) -> Result<Exit,
                 context.screen.json(&value, JsonForm::Stream)?;
             }
             Some(Update::Item(event)) => tell(context, &mut seen, event)?,
-            Some(Update::Lost(why)) => note(&format!("the connection to the manager broke ({why}); waiting for it")),
+            Some(Update::Lost) => note("the connection to the manager broke; waiting for it"),
             Some(Update::Back) => note("the manager is back"),
             Some(Update::Failed(status)) => return Err(manager.failed("watch the project")(status)),
             Some(Update::End) | None => return Ok(Exit::Succeeded),

@@ -45,6 +45,14 @@ impl LogLines {
                 piece.gap_bytes
             )));
         }
+        // A line that has not ended when somebody else speaks will not be continued for people.
+        let speaks_after =
+            |key: &(String, i32)| key.0 != piece.step || (piece.stream() == LogStream::System && key.1 != piece.stream);
+        let interrupted: Vec<_> = self.begun.keys().filter(|key| speaks_after(key)).cloned().collect();
+        for key in interrupted {
+            let line = self.begun.remove(&key).unwrap_or_default();
+            lines.push(self.line(&key, &line, colour));
+        }
         self.name_width = self.name_width.max(piece.step.chars().count());
         let key = (piece.step.clone(), piece.stream);
         let mut rest = self.begun.remove(&key).unwrap_or_default();
@@ -136,7 +144,17 @@ mod tests {
             },
             Colour::Off,
         ));
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r##"
+        build      │ one
+        build      │ tw
+        smoke-test │ x
+        build      │ o
+        build      │ 100%
+        build      │ red
+        — 9 bytes of log were dropped here: the agent's spool was full —
+        — attempt 2 —
+        build      │ again
+        "##);
     }
 
     #[test]

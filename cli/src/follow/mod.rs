@@ -7,7 +7,9 @@ mod resume;
 use std::pin::pin;
 use std::time::Duration;
 
-use deputy_proto::v1::{GetRequest, TailLogsRequest, TailLogsResponse, Task, WatchRequest, WatchResponse};
+use deputy_proto::v1::{
+    GetRequest, StepProgress, StepStatus, TailLogsRequest, TailLogsResponse, Task, WatchRequest, WatchResponse,
+};
 use futures::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Status, Streaming};
@@ -45,12 +47,17 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
         screen,
         show,
         task: None,
+        told: None,
+        planned: Vec::new(),
         run: first.run,
         offset_ms: 0,
         lines: LogLines::default(),
     };
-    view.saw(first, 0)?;
-    let id = view.task_id();
+    let id = first.task_id.clone();
+    view.planned = planned(manager, &id).await;
+    // Its events are heard from the beginning; this sight is only for what is drawn until then.
+    let first = view.completed(first);
+    view.latest(first)?;
     let with_log = matches!(show, Show::StepsAndLog | Show::JsonStream);
     let events = resuming(Events {
         manager: manager.clone(),
@@ -81,8 +88,9 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
         let heard = tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => return Err(view.interrupted()),
-            Some(heard) = log.next(), if log_open => heard,
+            // Events first: what a step has begun to do explains what it prints.
             Some(heard) = events.next(), if !view.has_ended() => heard,
+            Some(heard) = log.next(), if log_open => heard,
             () = sleep_until(log_deadline), if view.has_ended() => break,
             _ = redraw.tick(), if view.screen.is_live() => { view.draw()?; continue }
         };
@@ -97,11 +105,9 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
                 view.piece(&piece)?;
                 log_deadline = Instant::now() + LOG_IDLE;
             }
-            Heard::Event(Update::Lost(why)) => {
-                view.note(&format!("the connection to the manager broke ({why}); waiting for it"))?
-            }
+            Heard::Event(Update::Lost) => view.note("the connection to the manager broke; waiting for it")?,
             Heard::Event(Update::Back) => view.note("the manager is back")?,
-            Heard::Log(Update::Lost(_) | Update::Back) => {}
+            Heard::Log(Update::Lost | Update::Back) => {}
             Heard::Log(Update::End) => log_open = false,
             Heard::Log(Update::Failed(error)) if view.has_ended() => {
                 log_open = false;
@@ -117,6 +123,29 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
     view.finish(manager).await
 }
 
+/// The steps of a task's document, pending; empty if it cannot be read.
+async fn planned(manager: &Manager, task_id: &str) -> Vec<StepProgress> {
+    let request = GetRequest {
+        project: manager.project.clone(),
+        task_id: task_id.to_owned(),
+        with_journal: false,
+        with_document: true,
+    };
+    let Ok(answer) = manager.tasks().get(Manager::call(request)).await else {
+        return Vec::new();
+    };
+    let Ok(checked) = deputy_task::document::from_canonical(&answer.into_inner().document) else {
+        return Vec::new();
+    };
+    let pending = |step: deputy_task::document::Step| StepProgress {
+        kind: step.kind.name().to_owned(),
+        name: step.name,
+        status: StepStatus::Pending.into(),
+        ..StepProgress::default()
+    };
+    checked.document.spec.steps.into_iter().map(pending).collect()
+}
+
 enum Heard {
     Event(Update<WatchResponse>),
     Log(Update<TailLogsResponse>),
@@ -127,6 +156,10 @@ struct View<'a> {
     screen: &'a mut Screen,
     show: Show,
     task: Option<Task>,
+    /// The steps of its document: those that nothing is known of yet are pending.
+    planned: Vec<StepProgress>,
+    /// What has been told of it, line by line.
+    told: Option<Task>,
     /// Events of earlier runs are of no interest.
     run: u32,
     /// The store's clock minus ours, as far as it is known.
@@ -151,6 +184,7 @@ impl View<'_> {
         if task.run < self.run {
             return Ok(());
         }
+        let task = self.completed(task);
         if task.server_time_ms > 0 {
             self.offset_ms = task.server_time_ms - now_ms();
         }
@@ -162,15 +196,53 @@ impl View<'_> {
             Show::Nothing => {}
             Show::Steps | Show::StepsAndLog if !self.screen.is_live() => {
                 let at = if at_ms > 0 { at_ms } else { task.server_time_ms };
-                let colour = self.screen.colour;
-                let stamp = colour.faint(&format!("{:>7}", format!("+{}", since(at - task.submitted_at_ms))));
-                let lines: Vec<String> = changes(self.task.as_ref(), &task, colour)
-                    .into_iter()
-                    .map(|line| format!("{stamp}  {line}"))
-                    .collect();
+                let lines = self.stamped(&task, at);
                 self.screen.say(&lines)?;
             }
             Show::Steps | Show::StepsAndLog => {}
+        }
+        self.told = Some(task.clone());
+        self.latest(task)
+    }
+
+    /// What has changed since it was last told, with the time since the task was submitted.
+    fn stamped(&self, task: &Task, at_ms: i64) -> Vec<String> {
+        let colour = self.screen.colour;
+        let stamp = colour.faint(&format!("{:>7}", format!("+{}", since(at_ms - task.submitted_at_ms))));
+        changes(self.told.as_ref(), task, colour)
+            .into_iter()
+            .map(|line| format!("{stamp}  {line}"))
+            .collect()
+    }
+
+    /// The task with every step of its document. What steps do is told best effort: a manager that
+    /// was restarted may not know yet what it had said before about the same attempt.
+    fn completed(&self, mut task: Task) -> Task {
+        let same_attempt = self
+            .told
+            .as_ref()
+            .filter(|before| before.run == task.run && before.epoch == task.epoch);
+        let heard = |name: &str, steps: &[StepProgress]| {
+            steps
+                .iter()
+                .find(|step| step.name == name && step.status() != StepStatus::Pending)
+                .cloned()
+        };
+        let best = |step: &StepProgress| {
+            let before = || same_attempt.and_then(|before| heard(&step.name, &before.steps));
+            heard(&step.name, &task.steps)
+                .or_else(before)
+                .unwrap_or_else(|| step.clone())
+        };
+        if !self.planned.is_empty() {
+            task.steps = self.planned.iter().map(best).collect();
+        }
+        task
+    }
+
+    fn latest(&mut self, task: Task) -> Result<(), CliError> {
+        if task.server_time_ms > 0 {
+            self.offset_ms = task.server_time_ms - now_ms();
         }
         self.lines.names(task.steps.iter().map(|step| step.name.as_str()));
         self.task = Some(task);
@@ -239,11 +311,20 @@ impl View<'_> {
         if let Ok(answer) = manager.tasks().get(Manager::call(request)).await
             && let Some(newest) = answer.into_inner().task.filter(|newest| newest.run == task.run)
         {
-            task = newest;
+            task = self.completed(newest);
         }
         if matches!(self.show, Show::Steps | Show::StepsAndLog) {
             let colour = self.screen.colour;
             let mut lines = Vec::new();
+            if !self.screen.is_live() {
+                // It may have ended before its events were heard.
+                let at = if task.finished_at_ms > 0 {
+                    task.finished_at_ms
+                } else {
+                    task.server_time_ms
+                };
+                lines.extend(self.stamped(&task, at));
+            }
             if self.screen.is_live() {
                 self.screen.live(Vec::new())?;
                 lines.extend(task_tree(&task, task.finished_at_ms, colour));

@@ -32,7 +32,7 @@ pub(crate) enum Update<T> {
     /// The next item.
     Item(T),
     /// The connection broke; it is being made again.
-    Lost(String),
+    Lost,
     /// It has been made again.
     Back,
     /// The manager has ended the stream in order.
@@ -116,7 +116,7 @@ impl<R: Resumable> State<R> {
         match self.down_since {
             None => {
                 self.down_since = Some(Instant::now());
-                Some(Update::Lost(status.code().to_string()))
+                Some(Update::Lost)
             }
             Some(since) if since.elapsed() > PATIENCE => Some(Update::Failed(status)),
             Some(_) => None,

@@ -4,15 +4,28 @@
 use deputy_proto::v1::{StepProgress, StepStatus, Task, TaskState};
 
 use super::colour::Colour;
-use super::words::{coloured_state, safe, since, step_mark, step_name};
+use super::words::{coloured_state, ended, safe, since, step_mark, step_name};
 
 /// One line per change. Nothing is said twice: two equal sights have no lines.
 pub(crate) fn changes(before: Option<&Task>, now: &Task, colour: Colour) -> Vec<String> {
     let mut lines = Vec::new();
-    let differs = |part: fn(&Task) -> &str| before.map(part).unwrap_or_default() != part(now);
-    if before.is_none_or(|before| before.state != now.state || before.epoch != now.epoch || before.run != now.run) {
+    let state_changed =
+        before.is_none_or(|before| before.state != now.state || before.epoch != now.epoch || before.run != now.run);
+    let same_run = before.filter(|before| before.run == now.run);
+    let before_of =
+        |step: &StepProgress| same_run.and_then(|before| before.steps.iter().find(|other| other.name == step.name));
+    let steps = now
+        .steps
+        .iter()
+        .filter_map(|step| step_line(before_of(step), step, colour));
+    // The end of a task is told after the ends of its steps.
+    if ended(now) {
+        lines.extend(steps.clone());
+    }
+    if state_changed {
         lines.push(state_line(before, now, colour));
     }
+    let differs = |part: fn(&Task) -> &str| before.map(part).unwrap_or_default() != part(now);
     if differs(|task| &task.condition) && !now.condition.is_empty() {
         lines.push(format!("{} {}", colour.careful("!"), safe(&now.condition)));
     }
@@ -23,10 +36,8 @@ pub(crate) fn changes(before: Option<&Task>, now: &Task, colour: Colour) -> Vec<
             safe(&now.cancel_reason)
         ));
     }
-    let same_run = before.filter(|before| before.run == now.run);
-    for step in &now.steps {
-        let before = same_run.and_then(|before| before.steps.iter().find(|other| other.name == step.name));
-        lines.extend(step_line(before, step, colour));
+    if !ended(now) {
+        lines.extend(steps);
     }
     lines
 }
@@ -41,7 +52,8 @@ fn state_line(before: Option<&Task>, now: &Task, colour: Colour) -> String {
             format!("{state} again, with the journal of run {}", now.run)
         }
         TaskState::Running if now.epoch > 1 => format!("{state} on {}, attempt {}", now.agent_id, now.epoch),
-        TaskState::Running | TaskState::Assigned => format!("{state} on {}", now.agent_id),
+        TaskState::Running => format!("{state} on {}", now.agent_id),
+        TaskState::Assigned => format!("{state} to {}", now.agent_id),
         TaskState::Lost => format!("{state}: {} is silent and its lease is over", now.agent_id),
         _ => state,
     }

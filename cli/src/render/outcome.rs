@@ -38,12 +38,16 @@ pub(crate) fn outcome(task: &Task, colour: Colour) -> Vec<String> {
         } else {
             format!("step {}: ", safe(&failure.step))
         };
-        lines.push(labelled("why", &format!("{step}{}", safe(&failure.summary)), colour));
+        lines.extend(labelled(
+            "why",
+            &format!("{step}{}", safe_lines(&failure.summary)),
+            colour,
+        ));
         if !failure.hint.is_empty() {
-            lines.push(labelled("hint", &safe(&failure.hint), colour));
+            lines.extend(labelled("hint", &safe_lines(&failure.hint), colour));
         }
         if !failure.detail.is_empty() && failure.detail != failure.summary {
-            lines.push(labelled("detail", &colour.faint(&safe(&failure.detail)), colour));
+            lines.extend(labelled("detail", &safe_lines(&failure.detail), colour));
         }
     }
     let world = match result.world() {
@@ -52,27 +56,27 @@ pub(crate) fn outcome(task: &Task, colour: Colour) -> Vec<String> {
         World::Unspecified | World::RollbackFailed | World::Unknown => colour.bad(world_name(result.world())),
     };
     if result.state() != TaskState::Succeeded || result.world() != World::Changed {
-        lines.push(labelled(
+        lines.extend(labelled(
             "world",
             &format!("{world}, {}", world_sentence(result.world())),
             colour,
         ));
     } else {
-        lines.push(labelled("world", &world, colour));
+        lines.extend(labelled("world", &world, colour));
     }
     for (index, remains) in result.remains.iter().enumerate() {
-        lines.push(labelled(
+        lines.extend(labelled(
             if index == 0 { "remains" } else { "" },
-            &safe(remains),
+            &safe_lines(remains),
             colour,
         ));
     }
     if !result.repair.is_empty() {
-        lines.push(labelled("repair", &colour.strong(&safe(&result.repair)), colour));
+        lines.extend(labelled("repair", &colour.strong(&safe(&result.repair)), colour));
     }
     lines.extend(outputs(task, colour));
     if task.log_state() == LogState::Incomplete {
-        lines.push(labelled(
+        lines.extend(labelled(
             "log",
             &format!("incomplete; what arrived: deputy logs {}", short_id(&task.task_id)),
             colour,
@@ -81,8 +85,24 @@ pub(crate) fn outcome(task: &Task, colour: Colour) -> Vec<String> {
     lines
 }
 
-fn labelled(label: &str, text: &str, colour: Colour) -> String {
-    format!("  {} {text}", colour.faint(&format!("{label:<8}")))
+/// A label before the first line of a text; the other lines stand below it.
+fn labelled(label: &str, text: &str, colour: Colour) -> Vec<String> {
+    let label_of = |index: usize| if index == 0 { label } else { "" };
+    let lines = text.lines().filter(|line| !line.trim().is_empty()).enumerate();
+    lines
+        .map(|(index, line)| {
+            format!(
+                "  {} {}",
+                colour.faint(&format!("{:<8}", label_of(index))),
+                line.trim_end()
+            )
+        })
+        .collect()
+}
+
+/// Text of several lines from elsewhere.
+fn safe_lines(text: &str) -> String {
+    text.lines().map(safe).collect::<Vec<_>>().join("\n")
 }
 
 fn outputs(task: &Task, colour: Colour) -> Vec<String> {
@@ -99,7 +119,7 @@ fn outputs(task: &Task, colour: Colour) -> Vec<String> {
         for (name, value) in outputs {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let label = if lines.is_empty() { "outputs" } else { "" };
-            lines.push(labelled(
+            lines.extend(labelled(
                 label,
                 &format!("{}.{} = {}", safe(&step.name), safe(&name), safe(&value)),
                 colour,

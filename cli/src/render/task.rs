@@ -37,7 +37,8 @@ fn head(task: &Task, now_ms: i64, colour: Colour) -> String {
         coloured_state(task.state(), colour)
     );
     match task.state() {
-        TaskState::Running | TaskState::Assigned | TaskState::Lost if !task.agent_id.is_empty() => {
+        TaskState::Assigned if !task.agent_id.is_empty() => head.push_str(&format!(" to {}", task.agent_id)),
+        TaskState::Running | TaskState::Lost if !task.agent_id.is_empty() => {
             head.push_str(&format!(" on {}", task.agent_id))
         }
         _ => {}

@@ -118,7 +118,8 @@ pub(crate) fn since(milliseconds: i64) -> String {
     let milliseconds = milliseconds.max(0);
     let seconds = milliseconds / 1_000;
     match seconds {
-        0..10 => format!("{}.{}s", seconds, milliseconds % 1_000 / 100),
+        0 => format!("{milliseconds}ms"),
+        1..10 => format!("{}.{}s", seconds, milliseconds % 1_000 / 100),
         10..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),

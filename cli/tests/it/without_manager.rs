@@ -1,0 +1,67 @@
+//! What happens where no manager is: words and exit codes.
+
+use crate::transcript;
+
+#[test]
+fn a_manager_that_is_not_there_is_said_at_once() {
+    // Port 1 is never bound by an unprivileged program.
+    insta::assert_snapshot!(transcript(&["list", "--manager", "http://127.0.0.1:1"]), @r##"
+    error: cannot reach the manager at http://127.0.0.1:1
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+    hint: is it running? its address is given with --manager or DEPUTY_MANAGER
+    exit code 3
+    "##);
+}
+
+#[test]
+fn nothing_is_sent_over_a_network_without_tls() {
+    insta::assert_snapshot!(transcript(&["list", "--manager", "http://deputy.example.com:7443"]), @r##"
+    error: the manager's address http://deputy.example.com:7443 is not on this machine, and without TLS nothing is sent over a network
+    hint: until then, make a tunnel: ssh -L 7443:127.0.0.1:7443 HOST, and leave the address as it is
+    exit code 2
+    "##);
+}
+
+#[test]
+fn a_bad_document_is_not_submitted() {
+    let text = transcript(&["submit", "tests/bad/two-kinds.yaml", "--manager", "http://127.0.0.1:1"]);
+    assert!(
+        text.contains("the task document has") && text.ends_with("exit code 2\n"),
+        "{text}"
+    );
+    insta::assert_snapshot!(transcript(&["submit", "examples/ecs-rolling.yaml", "--input", "image"]), @r##"
+    error: `--input image` has no `=`
+    hint: write it as --input name=value
+    exit code 2
+    "##);
+    insta::assert_snapshot!(transcript(&["submit", "examples/ecs-rolling.yaml", "--input", "imgae=api:1"]), @r##"
+    error: there is no input `imgae`
+      --> examples/ecs-rolling.yaml
+      = hint: did you mean `image`?
+
+    error: the input `image` is required and was not given
+       --> examples/ecs-rolling.yaml:11:5  (spec.inputs.image)
+       |
+    11 |     image:
+       |     ^^^^^
+      = hint: add `--input image=…`
+
+    error: the task document has 2 errors; nothing was submitted
+    exit code 2
+    "##);
+    insta::assert_snapshot!(transcript(&["submit", "nowhere.yaml"]), @r##"
+    error: cannot read nowhere.yaml
+      caused by: No such file or directory (os error 2)
+    exit code 2
+    "##);
+}
+
+#[test]
+fn completions_and_schema_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let text = transcript(&["completion", shell]);
+        assert!(text.contains("deputy") && text.ends_with("exit code 0\n"));
+    }
+    assert!(transcript(&["schema"]).contains("ecsRollingDeploy"));
+}
