@@ -79,6 +79,34 @@ async fn an_abandoned_request_is_never_carried_out_but_one_with_a_withheld_reply
 }
 
 #[tokio::test]
+async fn reads_lag_behind_a_change_when_the_test_wants_it() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let proxy = Proxy::before_aws(cloud.address().expect("address"))
+        .await
+        .expect("a proxy");
+    let ecs = ecs(&proxy, &cloud).await;
+    proxy.lag("ecs", Duration::from_millis(500));
+    let found = || async {
+        let described = ecs
+            .describe_clusters()
+            .clusters("lagging")
+            .send()
+            .await
+            .expect("described");
+        described.clusters().len()
+    };
+    assert_eq!(found().await, 0);
+    ecs.create_cluster()
+        .cluster_name("lagging")
+        .send()
+        .await
+        .expect("created");
+    assert_eq!(found().await, 0, "{}", proxy.transcript());
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(found().await, 1, "{}", proxy.transcript());
+}
+
+#[tokio::test]
 async fn a_proxy_before_kubernetes_names_what_was_done_and_holds_it() {
     use k8s_openapi::api::core::v1::ConfigMap;
     let cloud = Cloud::shared().await.expect("a cloud");

@@ -133,6 +133,18 @@ impl Tasks {
         Ok(())
     }
 
+    /// Starts the next run of a task that has ended.
+    pub async fn retry(&self, task: &str) -> Result<v1::Task> {
+        let seen_run = self.get(task).await?.run;
+        let request = v1::RetryRequest {
+            task_id: task.into(),
+            seen_run,
+            ..Default::default()
+        };
+        let response = self.client().retry(request).await.map_err(readable).context("Retry")?;
+        response.into_inner().task.context("a task in the response")
+    }
+
     /// Decides about a lost or held task.
     pub async fn resolve(&self, task: &str, resolution: v1::Resolution) -> Result<()> {
         let request = v1::ResolveRequest {

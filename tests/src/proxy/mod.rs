@@ -7,6 +7,8 @@
 pub mod relay;
 pub mod rule;
 
+mod lag;
+
 pub mod recording;
 
 pub mod classify;

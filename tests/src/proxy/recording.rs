@@ -25,6 +25,8 @@ pub struct Call {
     pub status: Option<u16>,
     /// What the test answered instead of the server.
     pub injected: Option<u16>,
+    /// It was answered as before the last change ([`super::relay::Proxy::lag`]).
+    pub stale: bool,
     /// The reply reached the caller.
     pub delivered: bool,
     /// The caller's key.
@@ -90,6 +92,8 @@ impl fmt::Display for Call {
         )?;
         if let Some(injected) = self.injected {
             write!(f, " (answered {injected} by the test)")?;
+        } else if self.stale {
+            f.write_str(" (stale)")?;
         } else if !self.delivered {
             f.write_str(" (reply not delivered)")?;
         }
@@ -109,6 +113,7 @@ impl Recording {
             body_sha256,
             status: None,
             injected: None,
+            stale: false,
             delivered: false,
             access_key: asked.access_key.clone(),
             caller: self.callers.get(&asked.access_key).cloned().unwrap_or_default(),

@@ -20,7 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::classify::Dialect;
+use super::classify::{Asked, Dialect};
+use super::lag::{Change, Lag};
 use super::recording::{Call, Recording};
 use super::rule::{Action, Canned, Fate, Handle, Matcher, Rule};
 use crate::background::{self, Background};
@@ -42,6 +43,7 @@ struct Shared {
     started: Instant,
     recording: Mutex<Recording>,
     rules: Mutex<Vec<Arc<Rule>>>,
+    lag: Mutex<Lag>,
     /// Texts replaced in replies: where an answer names a server that has a proxy of its own.
     replacements: Mutex<Vec<(String, String)>>,
 }
@@ -83,6 +85,7 @@ impl Proxy {
             started: Instant::now(),
             recording: Mutex::default(),
             rules: Mutex::default(),
+            lag: Mutex::default(),
             replacements: Mutex::default(),
         });
         let server = background::spawn(accept(listener, Arc::clone(&shared)));
@@ -181,6 +184,11 @@ impl Proxy {
     /// The request is forwarded later.
     pub fn delay(&self, matcher: Matcher, by: Duration) -> Handle {
         self.rule(matcher, Action::Delay(by))
+    }
+
+    /// For `window` after each change, reads of `service` that were asked before answer as they did then.
+    pub fn lag(&self, service: &str, window: Duration) {
+        lock(&self.shared.lag).set(service, window);
     }
 
     fn rule(&self, matcher: Matcher, action: Action) -> Handle {
@@ -283,9 +291,16 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
             Action::WithholdReply => {}
         }
     }
-    let request = Request::from_parts(parts, Full::new(body));
+    if let Some((parts, bytes)) = lock(&shared.lag).stale(&asked, &body) {
+        lock(&shared.recording).update(index, |call| {
+            call.status = Some(parts.status.as_u16());
+            call.stale = true;
+            call.delivered = true;
+        });
+        return Response::from_parts(parts, full(bytes));
+    }
+    let request = Request::from_parts(parts, Full::new(body.clone()));
     let forwarding = Arc::clone(&shared);
-    let operation = asked.operation.clone();
     // On a task of its own: a caller that is killed now does not undo what it has sent.
     let reply = background::run(async move {
         let reply = forward(request, &forwarding).await;
@@ -293,7 +308,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
             let status = reply.status().as_u16();
             lock(&forwarding.recording).update(index, |call| call.status = Some(status));
         }
-        finish(reply, &operation, &forwarding).await
+        finish(reply, (&asked, &body, index), &forwarding).await
     })
     .await;
     let reply = match reply.and_then(|reply| reply) {
@@ -316,25 +331,33 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
 }
 
 /// Watches stream on; everything else is read whole, learnt from, and changed where the test says so.
-async fn finish(reply: Result<Response<Incoming>>, operation: &str, shared: &Shared) -> Result<Response<Body>> {
-    let (mut parts, body) = reply?.into_parts();
-    if operation.starts_with("watch ") || operation.ends_with("/log") {
-        return Ok(Response::from_parts(parts, body.boxed()));
+async fn finish(
+    reply: Result<Response<Incoming>>,
+    (asked, body, index): (&Asked, &Bytes, usize),
+    shared: &Shared,
+) -> Result<Response<Body>> {
+    let (mut parts, answer) = reply?.into_parts();
+    if asked.operation.starts_with("watch ") || asked.operation.ends_with("/log") {
+        return Ok(Response::from_parts(parts, answer.boxed()));
     }
-    let mut bytes = body.collect().await?.to_bytes();
-    lock(&shared.recording).learn_from(operation, &bytes);
-    let replacements = lock(&shared.replacements).clone();
-    if !replacements.is_empty() {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let changed = replacements
-            .iter()
-            .fold(text, |text, (from, to)| text.replace(from, to));
-        bytes = changed.into();
+    let mut bytes = answer.collect().await?.to_bytes();
+    let made = {
+        let mut recording = lock(&shared.recording);
+        recording.learn_from(&asked.operation, &bytes);
+        recording
+            .calls()
+            .get(index)
+            .is_some_and(|call| call.is_mutation() && call.succeeded())
+    };
+    for (from, to) in lock(&shared.replacements).iter() {
+        bytes = String::from_utf8_lossy(&bytes).replace(from, to).into();
     }
     parts.headers.remove("transfer-encoding");
     if parts.headers.contains_key("content-length") || !bytes.is_empty() {
         parts.headers.insert("content-length", bytes.len().into());
     }
+    let change = if made { Change::Made } else { Change::None };
+    lock(&shared.lag).observe(asked, body, change, (&parts, &bytes));
     Ok(Response::from_parts(parts, full(bytes)))
 }
 
