@@ -135,7 +135,9 @@ impl Header {
         if !(1..=KIND_GAP).contains(&kind) {
             return Err(BadRecord::UnknownKind { kind });
         }
-        let Some((head, _)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some((head, _)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
         let [_, step_len, p0, p1, p2, p3, at @ ..] = *head;
         let payload = u32::from_le_bytes([p0, p1, p2, p3]);
         let payload_len = usize::try_from(payload).unwrap_or(usize::MAX);
@@ -145,7 +147,12 @@ impl Header {
         if kind == KIND_GAP && (step_len != 0 || payload_len != GAP_PAYLOAD_BYTES) {
             return Err(BadRecord::BadGap { bytes: payload });
         }
-        Ok(Some(Self { kind, step_len: usize::from(step_len), payload_len, at_ms: i64::from_le_bytes(at) }))
+        Ok(Some(Self {
+            kind,
+            step_len: usize::from(step_len),
+            payload_len,
+            at_ms: i64::from_le_bytes(at),
+        }))
     }
 
     const fn record_len(&self) -> usize {
@@ -198,8 +205,12 @@ fn shortened(step: &str) -> &str {
 /// # Errors
 /// If no record begins here.
 pub fn decode(bytes: &[u8]) -> Result<Option<(LogRecord<'_>, usize)>, BadRecord> {
-    let Some(header) = Header::read(bytes)? else { return Ok(None) };
-    let Some(record) = bytes.get(..header.record_len()) else { return Ok(None) };
+    let Some(header) = Header::read(bytes)? else {
+        return Ok(None);
+    };
+    let Some(record) = bytes.get(..header.record_len()) else {
+        return Ok(None);
+    };
     let (step, payload) = record.split_at(HEADER_BYTES).1.split_at(header.step_len);
     let at_ms = header.at_ms;
     let stream = match header.kind {
@@ -212,7 +223,15 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(LogRecord<'_>, usize)>, BadRecord>
         }
     };
     let step = std::str::from_utf8(step).map_err(|_| BadRecord::StepNotText)?;
-    Ok(Some((LogRecord::Output { stream, step, at_ms, data: payload }, record.len())))
+    Ok(Some((
+        LogRecord::Output {
+            stream,
+            step,
+            at_ms,
+            data: payload,
+        },
+        record.len(),
+    )))
 }
 
 /// How many of the first `max` bytes are whole records: where a frame may end.
@@ -243,7 +262,9 @@ pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<LogRecord<'_>, BadRe
                 rest = rest.split_at(len).1;
                 Some(Ok(record))
             }
-            Ok(None) => Some(Err(BadRecord::Incomplete { bytes: std::mem::take(&mut rest).len() })),
+            Ok(None) => Some(Err(BadRecord::Incomplete {
+                bytes: std::mem::take(&mut rest).len(),
+            })),
             Err(error) => {
                 rest = &[];
                 Some(Err(error))
@@ -305,15 +326,29 @@ mod tests {
 
     fn owned(record: LogRecord<'_>) -> Owned {
         match record {
-            LogRecord::Output { stream, step, at_ms, data } => (Some(stream), step.into(), at_ms, data.into(), 0),
+            LogRecord::Output {
+                stream,
+                step,
+                at_ms,
+                data,
+            } => (Some(stream), step.into(), at_ms, data.into(), 0),
             LogRecord::Gap { at_ms, bytes } => (None, String::new(), at_ms, Vec::new(), bytes),
         }
     }
 
     fn any_record() -> impl Strategy<Value = Owned> {
-        let stream = prop_oneof![Just(LogStream::Stdout), Just(LogStream::Stderr), Just(LogStream::System)];
+        let stream = prop_oneof![
+            Just(LogStream::Stdout),
+            Just(LogStream::Stderr),
+            Just(LogStream::System)
+        ];
         prop_oneof![
-            (stream, "[a-z.é-]{0,20}", any::<i64>(), prop::collection::vec(any::<u8>(), 1..300))
+            (
+                stream,
+                "[a-z.é-]{0,20}",
+                any::<i64>(),
+                prop::collection::vec(any::<u8>(), 1..300)
+            )
                 .prop_map(|(stream, step, at_ms, data)| (Some(stream), step, at_ms, data, 0)),
             (any::<i64>(), any::<u64>()).prop_map(|(at_ms, gap)| (None, String::new(), at_ms, Vec::new(), gap)),
         ]
@@ -377,7 +412,9 @@ mod tests {
         let mut log = Vec::new();
         encode_output(&mut log, LogStream::Stdout, "build", 7, &data);
         assert_eq!(log.len(), encoded_len("build", data.len()));
-        let sizes: Vec<u64> = records(&log).map(|record| record.expect("record").output_bytes()).collect();
+        let sizes: Vec<u64> = records(&log)
+            .map(|record| record.expect("record").output_bytes())
+            .collect();
         assert_eq!(sizes, [65_536, 65_536, 5]);
     }
 
