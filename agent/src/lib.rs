@@ -8,7 +8,7 @@
 //!     └ task (local) ─ executor and a journal in memory or in a file
 //! ```
 //!
-//! Only [`supervisor`](self) and the local run spawn, and both await what they spawned.
+//! Only the supervisor and the local run spawn, and both await what they spawned.
 //! The modules are in reading order; a module names only modules below it.
 
 mod cli;

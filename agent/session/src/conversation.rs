@@ -93,6 +93,12 @@ struct Due {
     progress: bool,
 }
 
+impl Due {
+    const fn anything(&self) -> bool {
+        self.heartbeat || self.capabilities || self.drain.is_some() || self.progress
+    }
+}
+
 /// Talks until the session ends.
 pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> End {
     let Link {
@@ -225,13 +231,14 @@ impl Conversation<'_> {
     }
 
     fn flush_control(&mut self) {
-        loop {
+        while self.due.anything() {
             let Ok(permit) = self.frames.clone().try_reserve_owned() else {
                 self.blocked = true;
                 return;
             };
-            let Some(frame) = self.next_control() else { return };
-            permit.send(v1::SessionRequest { frame: Some(frame) });
+            if let Some(frame) = self.next_control() {
+                permit.send(v1::SessionRequest { frame: Some(frame) });
+            }
         }
     }
 
