@@ -41,6 +41,9 @@ pub(crate) enum Origin {
     Role(Arc<Link>, Box<Hop>, SdkConfig),
     /// There is none.
     Nothing(CredentialsError),
+    /// What a test answers.
+    #[cfg(test)]
+    Script(Box<dyn Fn() -> Result<Credentials, CredentialsError> + Send + Sync>),
 }
 
 /// Credentials with a memory.
@@ -122,6 +125,11 @@ impl Link {
         match &self.origin {
             Origin::Nothing(error) => Err(error.clone()),
             Origin::Keys(keys) => Ok(keys.clone()),
+            #[cfg(test)]
+            Origin::Script(answer) => {
+                tokio::task::yield_now().await;
+                answer()
+            }
             Origin::Container(provider, _) => {
                 let answer = provider.provide_credentials().await;
                 answer.map_err(|error| self.failed(chain_of(&error)))
@@ -133,6 +141,8 @@ impl Link {
     fn failed(&self, cause: String) -> CredentialsError {
         match &self.origin {
             Origin::Nothing(error) => error.clone(),
+            #[cfg(test)]
+            Origin::Script(_) => CredentialsError::CallerUnknown { cause },
             Origin::Keys(_) => CredentialsError::Ambient {
                 ambient: "environment keys".into(),
                 cause,
@@ -159,6 +169,8 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
             Origin::Keys(_) => f.write_str("keys"),
+            #[cfg(test)]
+            Origin::Script(_) => f.write_str("script"),
             Origin::Container(_, ambient) => f.write_str(ambient),
             Origin::Role(parent, hop, _) => write!(f, "{parent:?} -> {}", hop.role_arn),
             Origin::Nothing(error) => write!(f, "{error}"),
@@ -281,4 +293,84 @@ pub(crate) fn sts_client(config: &SdkConfig, credentials: Credentials) -> aws_sd
 
 fn account_of(arn: &str) -> String {
     arn.split(':').nth(4).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const AN_HOUR: Duration = Duration::from_secs(3_600);
+
+    fn made(number: u32, life: Duration) -> Credentials {
+        let end = SystemTime::now() + life;
+        Credentials::new(format!("AKID{number}"), "secret", None, Some(end), "test")
+    }
+
+    /// A link whose answers are counted from 1.
+    fn link(
+        answer: impl Fn(u32) -> Result<Credentials, CredentialsError> + Send + Sync + 'static,
+    ) -> (Arc<Link>, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&asked);
+        let script = move || answer(counter.fetch_add(1, Ordering::SeqCst) + 1);
+        (Arc::new(Link::new(Origin::Script(Box::new(script)))), asked)
+    }
+
+    fn unreachable() -> CredentialsError {
+        CredentialsError::CallerUnknown {
+            cause: "no answer".into(),
+        }
+    }
+
+    async fn many(link: &Arc<Link>) -> Vec<Result<String, CredentialsError>> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let link = Arc::clone(link);
+            tasks.spawn(async move { link.credentials().await.map(|keys| keys.access_key_id().to_owned()) });
+        }
+        tasks.join_all().await
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_make_one_call() {
+        let (link, asked) = link(|number| Ok(made(number, AN_HOUR)));
+        assert!(many(&link).await.iter().all(|got| got.as_deref() == Ok("AKID1")));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_fails_keeps_what_is_still_good() {
+        let (link, asked) = link(|number| {
+            if number == 1 {
+                Ok(made(1, AN_HOUR))
+            } else {
+                Err(unreachable())
+            }
+        });
+        link.credentials().await.expect("first");
+        let due = link.read().map(|cached| Cached {
+            renew_at: Some(SystemTime::UNIX_EPOCH),
+            ..cached
+        });
+        *link.cached.write().expect("not poisoned") = due;
+        assert!(many(&link).await.iter().all(|got| got.as_deref() == Ok("AKID1")));
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "tried once, then not again at once");
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_over_are_not_handed_out() {
+        let (link, _) = link(|number| {
+            if number == 1 {
+                Ok(made(1, Duration::from_secs(5)))
+            } else {
+                Err(unreachable())
+            }
+        });
+        link.keep(made(1, Duration::from_secs(5)), Some(SystemTime::UNIX_EPOCH));
+        link.credentials().await.expect("renewed");
+        link.keep(made(1, Duration::from_secs(5)), Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(link.credentials().await.expect_err("over").class(), "aws.callerUnknown");
+    }
 }
