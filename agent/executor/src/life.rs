@@ -174,6 +174,11 @@ fn traces(attempt: &Attempt) -> (Vec<String>, Vec<String>) {
 }
 
 async fn say(attempt: &Attempt, word: LastWord) {
+    let word = if attempt.switch.is_stale() {
+        LastWord::None
+    } else {
+        word
+    };
     let op = match word {
         LastWord::None => {
             tracing::info!(task.id = %attempt.reference.task, attempt = attempt.reference.epoch, "attempt is not ours any more");
