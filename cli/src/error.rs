@@ -136,3 +136,28 @@ impl CliError {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use deputy_proto::v1::{TaskState, World};
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_outcome_and_the_world() {
+        let exit = |state: TaskState, world: World| {
+            Exit::of(&v1::Result {
+                state: state.into(),
+                world: world.into(),
+                ..v1::Result::default()
+            })
+        };
+        assert_eq!(exit(TaskState::Succeeded, World::Changed), Exit::Succeeded);
+        assert_eq!(exit(TaskState::Failed, World::RolledBack), Exit::Failed);
+        assert_eq!(exit(TaskState::Failed, World::RollbackFailed), Exit::WorldUnknown);
+        assert_eq!(exit(TaskState::TimedOut, World::Unknown), Exit::WorldUnknown);
+        assert_eq!(exit(TaskState::Cancelled, World::Unchanged), Exit::Stopped);
+        assert_eq!(exit(TaskState::Rejected, World::Unchanged), Exit::Rejected);
+        assert_eq!(exit(TaskState::Expired, World::Unchanged), Exit::Expired);
+    }
+}

@@ -7,12 +7,12 @@
 mod run;
 mod command;
 mod follow;
+mod client;
 mod bundle;
 mod values;
-mod client;
 mod args;
 mod screen;
-mod render;
 mod error;
+mod render;
 
 pub use run::main_impl;

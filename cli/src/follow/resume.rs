@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 use crate::client::is_transient;
 
 /// How long a manager that is gone is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -39,6 +39,19 @@ pub(crate) enum Update<T> {
     End,
     /// It cannot go on.
     Failed(Status),
+}
+
+impl<T> Update<T> {
+    /// The same with its item on the heap: items differ much in size.
+    pub(crate) fn boxed(self) -> Update<Box<T>> {
+        match self {
+            Self::Item(item) => Update::Item(Box::new(item)),
+            Self::Lost => Update::Lost,
+            Self::Back => Update::Back,
+            Self::End => Update::End,
+            Self::Failed(status) => Update::Failed(status),
+        }
+    }
 }
 
 struct State<R: Resumable> {

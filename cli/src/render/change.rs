@@ -11,13 +11,13 @@ pub(crate) fn changes(before: Option<&Task>, now: &Task, colour: Colour) -> Vec<
     let mut lines = Vec::new();
     let state_changed =
         before.is_none_or(|before| before.state != now.state || before.epoch != now.epoch || before.run != now.run);
-    let same_run = before.filter(|before| before.run == now.run);
+    let runs = |task: &Task| !matches!(task.state(), TaskState::Queued | TaskState::Assigned);
+    let same_run = before.filter(|before| before.run == now.run && runs(before));
     let before_of =
         |step: &StepProgress| same_run.and_then(|before| before.steps.iter().find(|other| other.name == step.name));
-    let steps = now
-        .steps
-        .iter()
-        .filter_map(|step| step_line(before_of(step), step, colour));
+    // What is known of steps is newer than an event from before the start.
+    let steps = now.steps.iter().filter(|_| runs(now));
+    let steps = steps.filter_map(|step| step_line(before_of(step), step, colour));
     // The end of a task is told after the ends of its steps.
     if ended(now) {
         lines.extend(steps.clone());

@@ -1,6 +1,6 @@
 //! Why a task is where it is, per agent, and what a person could do.
 
-use deputy_proto::v1::ExplainResponse;
+use deputy_proto::v1::{ExplainResponse, TaskState};
 
 use super::colour::Colour;
 use super::words::{coloured_state, safe};
@@ -17,7 +17,12 @@ pub(crate) fn explanation(answer: &ExplainResponse, colour: Colour) -> Vec<Strin
         ));
     }
     lines.push(safe(&answer.summary));
-    for agent in &answer.agents {
+    // Who could take it says nothing about a task that somebody has.
+    let waits = answer
+        .task
+        .as_ref()
+        .is_none_or(|task| matches!(task.state(), TaskState::Queued | TaskState::Lost));
+    for agent in answer.agents.iter().filter(|_| waits) {
         let id = safe(&agent.agent_id);
         if agent.eligible {
             lines.push(format!("  {} {id}  could take it now", colour.good("✓")));

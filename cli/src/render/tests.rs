@@ -306,22 +306,3 @@ fn agents_are_shown_with_what_they_offer() {
       note      it takes nothing new
     "##);
 }
-
-#[test]
-fn exit_codes_follow_the_outcome_and_the_world() {
-    use crate::error::Exit;
-    let exit = |state: TaskState, world: World| {
-        Exit::of(&Outcome {
-            state: state.into(),
-            world: world.into(),
-            ..Outcome::default()
-        })
-    };
-    assert_eq!(exit(TaskState::Succeeded, World::Changed), Exit::Succeeded);
-    assert_eq!(exit(TaskState::Failed, World::RolledBack), Exit::Failed);
-    assert_eq!(exit(TaskState::Failed, World::RollbackFailed), Exit::WorldUnknown);
-    assert_eq!(exit(TaskState::TimedOut, World::Unknown), Exit::WorldUnknown);
-    assert_eq!(exit(TaskState::Cancelled, World::Unchanged), Exit::Stopped);
-    assert_eq!(exit(TaskState::Rejected, World::Unchanged), Exit::Rejected);
-    assert_eq!(exit(TaskState::Expired, World::Unchanged), Exit::Expired);
-}

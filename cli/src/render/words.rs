@@ -64,7 +64,7 @@ pub(super) fn world_name(world: World) -> &'static str {
 pub(super) fn world_sentence(world: World) -> &'static str {
     match world {
         World::Unspecified => "the task has not ended",
-        World::Unchanged => "nothing was changed",
+        World::Unchanged => "the task changed nothing",
         World::Changed => "what the task changed stays as it is",
         World::RolledBack => "what the task changed has been restored",
         World::RollbackFailed => "not everything could be restored",

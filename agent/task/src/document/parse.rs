@@ -51,7 +51,10 @@ pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {
                 if documents > 1 { Err(second()) } else { Ok(()) }
             }
             Event::Alias(anchor) => builder.alias(anchor, span),
-            Event::Scalar(text, style, anchor, tag) => builder.scalar(text, style, anchor, tag.as_deref(), span),
+            Event::Scalar(text, style, anchor, tag) => {
+                let tag = tag.as_deref();
+                builder.scalar(Scalar { text, style, tag }, anchor, span)
+            }
             Event::SequenceStart(anchor, tag) => builder.open(Open::List(Vec::new()), anchor, tag.as_deref(), span),
             Event::MappingStart(anchor, tag) => builder.open(
                 Open::Map(Vec::new(), BTreeMap::new(), None),
@@ -72,6 +75,12 @@ pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {
         );
     }
     (builder.root, builder.findings)
+}
+
+struct Scalar<'a> {
+    text: Cow<'a, str>,
+    style: ScalarStyle,
+    tag: Option<&'a Tag>,
 }
 
 enum Open {
@@ -119,14 +128,8 @@ impl Builder<'_> {
         self.place(node)
     }
 
-    fn scalar(
-        &mut self,
-        text: Cow<'_, str>,
-        style: ScalarStyle,
-        anchor: usize,
-        tag: Option<&Tag>,
-        span: Span,
-    ) -> Result<(), Finding> {
+    fn scalar(&mut self, scalar: Scalar<'_>, anchor: usize, span: Span) -> Result<(), Finding> {
+        let Scalar { text, style, tag } = scalar;
         self.count(1, span)?;
         // The span of a plain scalar can run on over the white space behind it.
         let trimmed = self.source.slice(span).trim_end().len();

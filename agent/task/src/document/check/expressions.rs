@@ -3,7 +3,7 @@
 use super::super::diagnostic::meant;
 use super::super::source::{Finding, Span};
 use super::super::tree::{Data, Node};
-use super::Check;
+use super::whole::Check;
 use crate::expression::engine::{FILTERS, check};
 use crate::expression::evaluate::bare;
 use crate::expression::reference::{Reference, mentions};

@@ -8,8 +8,8 @@ use super::super::duration;
 use super::super::inputs;
 use super::super::source::Finding;
 use super::super::tree::Node;
-use super::Check;
 use super::expressions::{Visible, contains_expression};
+use super::whole::Check;
 use crate::expression::evaluate_text;
 use crate::id::StepName;
 

@@ -2,8 +2,8 @@
 
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
-use super::Check;
 use super::expressions::Visible;
+use super::whole::Check;
 
 /// Most steps of a task.
 const MAX_STEPS: usize = 200;
