@@ -76,8 +76,8 @@ async fn all(told: &mut Told, place: &mut Option<World>, afterwards: Afterwards)
     deputy(world, &["fleet", "list"]).await?;
 
     ecs(told, world).await?;
-    killed(told, world).await?;
     kubernetes(told, world, &cloud).await?;
+    killed(told, world).await?;
     ending(told, world, afterwards).await
 }
 
@@ -104,7 +104,7 @@ async fn ecs(told: &mut Told, world: &World) -> Result<()> {
 }
 
 async fn killed(told: &mut Told, world: &mut World) -> Result<()> {
-    told.chapter("An agent is killed in the middle of a deployment; the other one finishes it")?;
+    told.chapter("An agent is killed in the middle of a third deployment; the other one finishes it")?;
     let before = mutations(world)?;
     let withheld = world.proxy()?.withhold_reply(Matcher::on("ecs", "UpdateService"));
     let example = example("ecs-rolling.yaml");
@@ -211,12 +211,10 @@ async fn kubernetes(told: &mut Told, world: &mut World, cloud: &Cloud) -> Result
 
 async fn ending(told: &mut Told, world: &World, afterwards: Afterwards) -> Result<()> {
     told.chapter("What to try next")?;
-    told.say(
-        "deputy-agent task examples/shell.yaml      a task without any manager (built: target/debug/deputy-agent)",
-    )?;
-    told.say("cargo xtask sweep ecsRollingDeploy         kill the agent at every single point")?;
-    told.say("cargo xtask test                           everything a pull request must pass")?;
-    told.say("cargo xtask bench                          the figures, beside their goals")?;
+    told.say("cargo run -p deputy-agent -- task examples/shell.yaml   a task without any manager")?;
+    told.say("cargo xtask sweep ecsRollingDeploy                      kill the agent at every single point")?;
+    told.say("cargo xtask test                                        everything a pull request must pass")?;
+    told.say("cargo xtask bench                                       the figures, beside their goals")?;
     if afterwards == Afterwards::Keep {
         let deputy = world.deputy_command()?.get_program().display().to_string();
         told.say("")?;
