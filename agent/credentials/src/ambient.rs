@@ -120,9 +120,11 @@ fn host_of(uri: &str) -> String {
 mod tests {
     use super::*;
 
+    type Case = (&'static [(&'static str, &'static str)], AmbientKind, &'static str);
+
     #[test]
     fn each_source_is_told_from_the_environment_alone() {
-        let cases: &[(&[(&str, &str)], AmbientKind, &str)] = &[
+        let cases: &[Case] = &[
             (&[], AmbientKind::None, "none"),
             (
                 &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")],

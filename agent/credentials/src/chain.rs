@@ -38,7 +38,7 @@ pub(crate) enum Origin {
     /// The container credential endpoint, described.
     Container(Box<EcsCredentialsProvider>, String),
     /// AssumeRole with the credentials of another link. The config names region and HTTP client.
-    Role(Arc<Link>, Box<Hop>, SdkConfig),
+    Role(Arc<Link>, Box<Hop>, Box<SdkConfig>),
     /// There is none.
     Nothing(CredentialsError),
     /// What a test answers.

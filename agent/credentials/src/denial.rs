@@ -1,6 +1,6 @@
 //! STS said no: who asked, for what, which kind of denial it probably is, and what to change.
 
-use crate::error::CredentialsError;
+use crate::error::{CredentialsError, RefusedHop};
 use crate::hop::Hop;
 
 /// What STS, or the way to it, answered.
@@ -43,27 +43,21 @@ impl Answer {
 
 /// Explains why `hop` could not be taken by `caller` (an ARN, or words where it is not known).
 pub(crate) fn explain(hop: &Hop, caller: &str, answer: &Answer) -> CredentialsError {
-    let raw = answer.raw();
-    if answer.is_denial() {
-        let (cause, hint) = denial(hop, caller, &answer.message);
-        return CredentialsError::AssumeRoleDenied {
+    let refused = |(cause, hint): (String, String)| {
+        Box::new(RefusedHop {
             hop: hop.number,
             hops: hop.of,
             role: hop.role_arn.clone(),
             caller: caller.to_owned(),
             cause,
             hint,
-            raw,
-        };
-    }
-    let (cause, hint) = failure(hop, answer);
-    CredentialsError::AssumeRoleFailed {
-        hop: hop.number,
-        hops: hop.of,
-        role: hop.role_arn.clone(),
-        cause,
-        hint,
-        raw,
+            raw: answer.raw(),
+        })
+    };
+    if answer.is_denial() {
+        CredentialsError::AssumeRoleDenied(refused(denial(hop, caller, &answer.message)))
+    } else {
+        CredentialsError::AssumeRoleFailed(refused(failure(hop, answer)))
     }
 }
 

@@ -30,39 +30,11 @@ pub enum CredentialsError {
         problem: String,
     },
     /// AWS refused to let the caller assume the role.
-    #[error("{caller} may not assume {role} (hop {hop} of {hops}): {cause}")]
-    AssumeRoleDenied {
-        /// Counted from 1.
-        hop: usize,
-        /// Length of the chain.
-        hops: usize,
-        /// The role that was asked for.
-        role: String,
-        /// Who asked.
-        caller: String,
-        /// The likely cause, in words.
-        cause: String,
-        /// What to change.
-        hint: String,
-        /// AWS's own words.
-        raw: String,
-    },
+    #[error("{} may not assume {} (hop {} of {}): {}", .0.caller, .0.role, .0.hop, .0.hops, .0.cause)]
+    AssumeRoleDenied(Box<RefusedHop>),
     /// Assuming the role failed for another reason.
-    #[error("{role} could not be assumed (hop {hop} of {hops}): {cause}")]
-    AssumeRoleFailed {
-        /// Counted from 1.
-        hop: usize,
-        /// Length of the chain.
-        hops: usize,
-        /// The role that was asked for.
-        role: String,
-        /// The likely cause, in words.
-        cause: String,
-        /// What to change; may be empty.
-        hint: String,
-        /// AWS's own words, or the transport's.
-        raw: String,
-    },
+    #[error("{} could not be assumed (hop {} of {}): {}", .0.role, .0.hop, .0.hops, .0.cause)]
+    AssumeRoleFailed(Box<RefusedHop>),
     /// AWS's certificates cannot be checked.
     #[error("AWS_CA_BUNDLE names {path}, which {problem}")]
     CaBundle {
@@ -79,6 +51,25 @@ pub enum CredentialsError {
     },
 }
 
+/// A hop that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedHop {
+    /// Counted from 1.
+    pub hop: usize,
+    /// Length of the chain.
+    pub hops: usize,
+    /// The role that was asked for.
+    pub role: String,
+    /// Who asked; empty where it does not matter.
+    pub caller: String,
+    /// The likely cause, in words.
+    pub cause: String,
+    /// What to change; may be empty.
+    pub hint: String,
+    /// AWS's own words, or the transport's.
+    pub raw: String,
+}
+
 impl CredentialsError {
     /// What a script can tell apart.
     #[must_use]
@@ -87,8 +78,8 @@ impl CredentialsError {
             Self::NoAmbient { .. } => "aws.noIdentity",
             Self::Ambient { .. } => "aws.ambientIdentity",
             Self::BadHop { .. } => "aws.badRole",
-            Self::AssumeRoleDenied { .. } => "aws.assumeRoleDenied",
-            Self::AssumeRoleFailed { .. } => "aws.assumeRoleFailed",
+            Self::AssumeRoleDenied(_) => "aws.assumeRoleDenied",
+            Self::AssumeRoleFailed(_) => "aws.assumeRoleFailed",
             Self::CaBundle { .. } => "aws.caBundle",
             Self::CallerUnknown { .. } => "aws.callerUnknown",
         }
@@ -99,9 +90,9 @@ impl CredentialsError {
     pub fn failure(&self) -> Failure {
         let failure = Failure::new(self.class(), self.to_string());
         match self {
-            Self::AssumeRoleDenied { hint, raw, .. } | Self::AssumeRoleFailed { hint, raw, .. } => {
-                let mut failure = failure.hint(hint);
-                failure.detail.clone_from(raw);
+            Self::AssumeRoleDenied(refused) | Self::AssumeRoleFailed(refused) => {
+                let mut failure = failure.hint(&refused.hint);
+                failure.detail.clone_from(&refused.raw);
                 failure
             }
             Self::NoAmbient { .. } => failure.hint(

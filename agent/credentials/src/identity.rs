@@ -246,7 +246,7 @@ impl Agent {
         if let Some(link) = links.get(&key).and_then(Weak::upgrade) {
             return Ok(link);
         }
-        let link = Arc::new(Link::new(Origin::Role(parent, Box::new(hop.clone()), config)));
+        let link = Arc::new(Link::new(Origin::Role(parent, Box::new(hop.clone()), Box::new(config))));
         links.insert(key, Arc::downgrade(&link));
         Ok(link)
     }

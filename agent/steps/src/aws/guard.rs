@@ -219,38 +219,37 @@ impl Body for GuardedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
     use std::time::Duration;
 
     use aws_sdk_ecs::Client;
     use aws_sdk_ecs::config::{BehaviorVersion, Credentials, Region};
     use deputy_task::boot_time::BootTime;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
 
     use super::*;
     use crate::permit::now;
 
     /// A socket that counts what reaches it and answers each request with `status` after `delay`.
-    async fn socket(status: u16, delay: Duration) -> (SocketAddr, Arc<AtomicU32>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    fn socket(status: u16, delay: Duration) -> (SocketAddr, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("address");
         let requests = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&requests);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let counter = Arc::clone(&counter);
-                tokio::spawn(async move {
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, counter) = (stream.expect("connection"), Arc::clone(&counter));
+                std::thread::spawn(move || {
                     let mut buffer = [0_u8; 16 * 1024];
-                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                    while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
                         counter.fetch_add(1, Ordering::SeqCst);
-                        tokio::time::sleep(delay).await;
+                        std::thread::sleep(delay);
                         let body = r#"{"__type":"ThrottlingException","message":"slow down"}"#;
                         let head = format!(
                             "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n",
                             body.len()
                         );
-                        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+                        let _ = stream.write_all(format!("{head}{body}").as_bytes());
                     }
                 });
             }
@@ -293,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_sent_without_a_permit_or_after_its_time() {
-        let (address, requests) = socket(400, Duration::ZERO).await;
+        let (address, requests) = socket(400, Duration::ZERO);
         let client = client(address);
         let bare = client.update_service().service("x").send().await.expect_err("refused");
         let told = deputy_task::outcome::Failure::new("", "").caused_by(&bare).detail;
@@ -309,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_try_after_the_deadline_is_refused() {
-        let (address, requests) = socket(400, Duration::from_millis(300)).await;
+        let (address, requests) = socket(400, Duration::from_millis(300));
         let short = pass(Duration::from_millis(200));
         let told = update(&client(address), &short).await;
         assert!(told.contains("the permit for this change was over"), "{told}");
@@ -323,10 +322,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_whose_outcome_is_unknown_is_not_sent_again() {
-        let (address, requests) = socket(500, Duration::ZERO).await;
+        let (address, requests) = socket(500, Duration::ZERO);
         let _ = update(&client(address), &pass(Duration::from_secs(20))).await;
         assert_eq!(requests.load(Ordering::SeqCst), 1, "AWS may have acted on it");
-        let (address, requests) = socket(400, Duration::ZERO).await;
+        let (address, requests) = socket(400, Duration::ZERO);
         let _ = update(&client(address), &pass(Duration::from_secs(20))).await;
         assert_eq!(requests.load(Ordering::SeqCst), 3, "a throttled call did nothing");
     }

@@ -13,6 +13,9 @@ use crate::ecs::service::Seen;
 use crate::effect::Look;
 use crate::failure::StepError;
 
+/// The class of the failure that says so.
+pub(crate) const CHANGED_BY_OTHERS: &str = "ecs.changedByOthers";
+
 /// What a call made of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,7 +166,7 @@ impl Ecs {
 
 fn foreign(service: &str, what: &str) -> Failure {
     Failure::new(
-        "ecs.changedByOthers",
+        CHANGED_BY_OTHERS,
         format!("the service {service} is not as this task left it: {what}"),
     )
     .hint("see in CloudTrail who changed it, then retry the task or leave it")

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aws::guard::Pass;
 use crate::context::{StepContext, Undone};
-use crate::ecs::change::{Change, Expected};
+use crate::ecs::change::{CHANGED_BY_OTHERS, Change, Expected};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
@@ -89,7 +89,9 @@ pub(crate) async fn undo(ctx: &StepContext, wanted: &Wanted) -> Result<Undone, S
 }
 
 impl Undo<'_> {
-    async fn change(&self, before: &Before, revision: &Revision) -> Result<Settled<Change>, StepError> {
+    /// What became of our call. Where somebody else's change hides it, there is nothing of ours left to
+    /// take back but the task definition: that is said, and the service left alone.
+    async fn change(&mut self, before: &Before, revision: &Revision) -> Result<Settled<Change>, StepError> {
         let touched = self.wanted.touched();
         let expected = Expected {
             service: &self.wanted.service,
@@ -102,7 +104,16 @@ impl Undo<'_> {
         } else {
             &self.names.create
         };
-        self.ctx.settled(name, SETTLE, || self.ecs.look_changed(expected)).await
+        let settled = self.ctx.settled(name, SETTLE, || self.ecs.look_changed(expected)).await;
+        match settled {
+            Err(StepError::WorldUnknown(failure)) if failure.class == CHANGED_BY_OTHERS => {
+                self.undone
+                    .left
+                    .push(format!("{}; it was left as it is", failure.summary));
+                Ok(Settled::Never)
+            }
+            other => other,
+        }
     }
 
     async fn current(&self, before: &Before, ours: &str) -> Result<Current, StepError> {
