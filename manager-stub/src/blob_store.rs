@@ -57,12 +57,18 @@ impl BlobStore {
     /// If the folder cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
     }
 
     fn path(&self, project: &Project, sha256: &str) -> Result<PathBuf, BlobError> {
         let good = sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if good { Ok(self.folder.join(project.as_str()).join(sha256)) } else { Err(BlobError::BadName(sha256.into())) }
+        if good {
+            Ok(self.folder.join(project.as_str()).join(sha256))
+        } else {
+            Err(BlobError::BadName(sha256.into()))
+        }
     }
 
     /// Begins a blob.
@@ -74,7 +80,13 @@ impl BlobStore {
         let folder = target.parent().unwrap_or(&self.folder).to_owned();
         std::fs::create_dir_all(&folder)?;
         let file = tempfile::NamedTempFile::new_in(folder)?;
-        Ok(BlobWriter { file, hash: Sha256::new(), bytes: 0, target, expected: sha256.into() })
+        Ok(BlobWriter {
+            file,
+            hash: Sha256::new(),
+            bytes: 0,
+            target,
+            expected: sha256.into(),
+        })
     }
 
     /// Reads up to `length` bytes from `offset` on; nothing at the end.
@@ -119,7 +131,10 @@ impl BlobWriter {
     pub fn finish(self) -> Result<u64, BlobError> {
         let found = hex::encode(self.hash.finalize());
         if found != self.expected {
-            return Err(BlobError::OtherContent { expected: self.expected, found });
+            return Err(BlobError::OtherContent {
+                expected: self.expected,
+                found,
+            });
         }
         self.file.as_file().sync_all()?;
         let folder = self.target.parent().map(Path::to_owned);

@@ -17,7 +17,12 @@ use crate::store::clock::KernelBootClock;
 #[command(name = "deputy-manager", version)]
 pub(crate) struct RawConfig {
     /// Where to listen; loopback only, as long as there is no TLS. Port 0 takes any free one
-    #[arg(long, env = "DEPUTY_MANAGER_LISTEN", default_value = "127.0.0.1:7443", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "DEPUTY_MANAGER_LISTEN",
+        default_value = "127.0.0.1:7443",
+        value_name = "ADDRESS"
+    )]
     listen: SocketAddr,
     /// The folder that holds everything the manager keeps
     #[arg(long, env = "DEPUTY_MANAGER_DATA", default_value = "deputy-data", value_name = "DIR")]
@@ -38,7 +43,12 @@ pub(crate) struct RawConfig {
     #[arg(long, env = "DEPUTY_MANAGER_KILL_GRACE", default_value = "10s", value_parser = any, value_name = "DURATION")]
     kill_grace: Duration,
     /// How log lines are written
-    #[arg(long, env = "DEPUTY_MANAGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        env = "DEPUTY_MANAGER_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     log_format: LogFormat,
     /// Written with the real address when the manager accepts connections
     #[arg(long, env = "DEPUTY_MANAGER_READY_FILE", value_name = "PATH")]
@@ -97,8 +107,17 @@ impl RawConfig {
             start_deadline: self.start_deadline,
             kill_grace: self.kill_grace,
         };
-        let settings = Settings { listen: self.listen, data: self.data, timing, boot: Arc::new(KernelBootClock) };
-        Ok(Config { settings, log_format: self.log_format, ready_file: self.ready_file })
+        let settings = Settings {
+            listen: self.listen,
+            data: self.data,
+            timing,
+            boot: Arc::new(KernelBootClock),
+        };
+        Ok(Config {
+            settings,
+            log_format: self.log_format,
+            ready_file: self.ready_file,
+        })
     }
 }
 
@@ -108,7 +127,9 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Config, String> {
         let all = std::iter::once("deputy-manager").chain(arguments.iter().copied());
-        RawConfig::try_parse_from(all).map_err(|error| error.to_string())?.check()
+        RawConfig::try_parse_from(all)
+            .map_err(|error| error.to_string())?
+            .check()
     }
 
     #[test]
@@ -120,7 +141,9 @@ mod tests {
 
     #[test]
     fn a_lease_lasts_at_least_four_heartbeats() {
-        let error = parse(&["--heartbeat", "10s", "--lease-ttl", "39s"]).err().unwrap_or_default();
+        let error = parse(&["--heartbeat", "10s", "--lease-ttl", "39s"])
+            .err()
+            .unwrap_or_default();
         assert!(error.contains("shorter than four heartbeats"), "{error}");
         assert!(parse(&["--heartbeat", "250ms", "--lease-ttl", "1s"]).is_ok());
     }

@@ -93,7 +93,12 @@ impl Settings {
     /// A manager on any free port with the default times.
     #[must_use]
     pub fn on_loopback(data: PathBuf) -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), data, timing: Timing::default(), boot: Arc::new(KernelBootClock) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data,
+            timing: Timing::default(),
+            boot: Arc::new(KernelBootClock),
+        }
     }
 }
 
@@ -103,16 +108,28 @@ impl Manager {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { listen, data, timing, boot } = settings;
+        let Settings {
+            listen,
+            data,
+            timing,
+            boot,
+        } = settings;
         if !listen.ip().is_loopback() {
             return Err(StartError::NotLoopback(listen));
         }
-        let unusable = |source| StartError::Data { path: data.display().to_string(), source };
+        let unusable = |source| StartError::Data {
+            path: data.display().to_string(),
+            source,
+        };
         std::fs::create_dir_all(&data).map_err(unusable)?;
         let store = SqliteStore::open(&data.join("deputy.db"))?;
         let reads = store.reads();
-        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen { listen, source })?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|source| StartError::Listen { listen, source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { listen, source })?;
         let blobs = BlobStore::open(&data.join("blobs")).map_err(unusable)?;
         let segments = data.join("logs");
         let (dispatcher_thread, dispatcher) = Dispatcher::start(Box::new(store), boot, timing)?;
@@ -129,7 +146,16 @@ impl Manager {
         };
         let served = tracker.spawn(serve(listener, context, ending.clone())?);
         let ticking = tracker.spawn(Dispatcher::tick(dispatcher.clone()));
-        Ok(Self { address, dispatcher, dispatcher_thread, logs, tracker, ending, served, ticking })
+        Ok(Self {
+            address,
+            dispatcher,
+            dispatcher_thread,
+            logs,
+            tracker,
+            ending,
+            served,
+            ticking,
+        })
     }
 
     /// Where it listens.
@@ -140,7 +166,16 @@ impl Manager {
 
     /// Ends in order: sessions are told, connections closed (bounded), the last batch committed.
     pub async fn shutdown(self) {
-        let Self { dispatcher, dispatcher_thread, logs, tracker, ending, served, ticking, .. } = self;
+        let Self {
+            dispatcher,
+            dispatcher_thread,
+            logs,
+            tracker,
+            ending,
+            served,
+            ticking,
+            ..
+        } = self;
         if dispatcher.send(Inbound::Shutdown).await.is_err() {
             tracing::error!("the dispatcher had ended before");
         }
@@ -198,6 +233,8 @@ fn serve(
         health.set_serving::<TasksServer<TasksService>>().await;
         health.set_serving::<FleetServer<FleetService>>().await;
         let incoming = TcpListenerStream::new(listener);
-        router.serve_with_incoming_shutdown(incoming, ending.cancelled_owned()).await
+        router
+            .serve_with_incoming_shutdown(incoming, ending.cancelled_owned())
+            .await
     })
 }

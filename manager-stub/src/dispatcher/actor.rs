@@ -94,12 +94,21 @@ impl Dispatcher {
         let meta = store.reads().meta()?;
         let clock = StoreClock::resume(meta.high_water, boot);
         let (inbound, messages) = mpsc::channel(INBOUND_MESSAGES);
-        let handle = DispatcherHandle { inbound, hub: Hub::default(), board: Board::default(), clock: clock.clone() };
+        let handle = DispatcherHandle {
+            inbound,
+            hub: Hub::default(),
+            board: Board::default(),
+            clock: clock.clone(),
+        };
         let core = Core::new(store, clock, timing, (handle.hub.clone(), handle.board.clone()))?;
         let thread = std::thread::Builder::new()
             .name("dispatcher".into())
             .spawn(move || run(core, messages))
-            .map_err(|source| StoreError::File { what: "start", path: "the dispatcher's thread".into(), source })?;
+            .map_err(|source| StoreError::File {
+                what: "start",
+                path: "the dispatcher's thread".into(),
+                source,
+            })?;
         Ok((Self { thread }, handle))
     }
 

@@ -14,7 +14,10 @@ use super::inbound::{Refused, SessionId, Submitted};
 #[derive(Debug)]
 pub(super) enum Origin {
     /// A submission.
-    Submit { key: TaskKey, reply: oneshot::Sender<Result<Submitted, Refused>> },
+    Submit {
+        key: TaskKey,
+        reply: oneshot::Sender<Result<Submitted, Refused>>,
+    },
     /// The operation at this place of a Write frame.
     Write { frame: usize, place: usize, key: TaskKey },
     /// The scheduler.
@@ -22,7 +25,10 @@ pub(super) enum Origin {
     /// The manager itself.
     Manage { key: TaskKey },
     /// A user.
-    User { key: TaskKey, reply: oneshot::Sender<Result<(), Refused>> },
+    User {
+        key: TaskKey,
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
     /// The log store or the blob store, by its place in `commits`.
     Stored(usize),
     /// Nobody.

@@ -1,7 +1,7 @@
 //! The dispatcher's state and the life of a batch: take, schedule, commit, answer.
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use deputy_proto::v1;
@@ -99,10 +99,20 @@ impl Core {
         match message {
             Inbound::Frame { session, frame } => self.frame(session, frame),
             Inbound::Submit { submission, reply } => self.submit(*submission, reply),
-            Inbound::Hello { session, hello, outbound } => self.hello(session, *hello, outbound),
+            Inbound::Hello {
+                session,
+                hello,
+                outbound,
+            } => self.hello(session, *hello, outbound),
             Inbound::Closed { session } => self.closed(session),
             Inbound::Manage { key, change, reply } => {
-                self.batch.push(Op::Manage { key: key.clone(), change }, Origin::User { key, reply });
+                self.batch.push(
+                    Op::Manage {
+                        key: key.clone(),
+                        change,
+                    },
+                    Origin::User { key, reply },
+                );
             }
             Inbound::Commit { ops, reply } => {
                 let place = self.batch.commits.len();
@@ -117,7 +127,9 @@ impl Core {
             Inbound::Tick => self.tick(),
             Inbound::Shutdown => {
                 for (_, session) in self.sessions.drain() {
-                    session.outbound.disconnect("shutting_down", "the manager is shutting down", 0);
+                    session
+                        .outbound
+                        .disconnect("shutting_down", "the manager is shutting down", 0);
                 }
                 return true;
             }
@@ -126,16 +138,29 @@ impl Core {
     }
 
     fn submit(&mut self, submission: Submission, reply: tokio::sync::oneshot::Sender<Result<Submitted, Refused>>) {
-        let Submission { request, content, mut spec, mut entry } = submission;
+        let Submission {
+            request,
+            content,
+            mut spec,
+            mut entry,
+        } = submission;
         spec.submitted_at = self.now;
         entry.submitted_at = self.now;
         let key = spec.key.clone();
         if let Some(timeout) = spec.queue_timeout {
-            self.timers.push(Reverse(Timer::queue_timeout(self.now.after(timeout), key.clone())));
+            self.timers
+                .push(Reverse(Timer::queue_timeout(self.now.after(timeout), key.clone())));
         }
         self.queue.insert(key.clone(), entry);
         self.queue.enqueue(&key);
-        self.batch.push(Op::Submit { request, content, spec: Box::new(spec) }, Origin::Submit { key, reply });
+        self.batch.push(
+            Op::Submit {
+                request,
+                content,
+                spec: Box::new(spec),
+            },
+            Origin::Submit { key, reply },
+        );
     }
 
     /// Adds the scheduler's decisions, commits, and answers everyone.
@@ -181,7 +206,13 @@ impl Core {
     }
 
     fn answer_committed(&mut self, batch: Batch, applied: Applied) {
-        let Batch { origins, mut writes, frames, mut commits, .. } = batch;
+        let Batch {
+            origins,
+            mut writes,
+            frames,
+            mut commits,
+            ..
+        } = batch;
         let mut heads: Vec<(TaskKey, TaskHead)> = Vec::new();
         let mut picks = Vec::new();
         for (origin, result) in origins.into_iter().zip(applied.results) {
@@ -236,24 +267,42 @@ impl Core {
             self.send(session, frame);
         }
         for write in writes {
-            self.send(write.session, Frame::WriteAck(v1::WriteAck { seq: write.seq, results: write.results }));
+            self.send(
+                write.session,
+                Frame::WriteAck(v1::WriteAck {
+                    seq: write.seq,
+                    results: write.results,
+                }),
+            );
         }
         for (pick, head) in picks {
             self.push_assignment(&pick, &head);
         }
         for commit in commits {
-            drop(commit.reply.send(commit.missed.map_or(Ok(()), |missed| Err(Refused::Missed(missed)))));
+            drop(
+                commit
+                    .reply
+                    .send(commit.missed.map_or(Ok(()), |missed| Err(Refused::Missed(missed)))),
+            );
         }
     }
 
-    fn answer_submit(&mut self, key: TaskKey, result: OpResult, reply: tokio::sync::oneshot::Sender<Result<Submitted, Refused>>) {
+    fn answer_submit(
+        &mut self,
+        key: TaskKey,
+        result: OpResult,
+        reply: tokio::sync::oneshot::Sender<Result<Submitted, Refused>>,
+    ) {
         let project = key.project.clone();
         let answer = match result {
             OpResult::Submitted { task, existed } => {
                 if existed {
                     self.forget_task(&key);
                 }
-                Ok(Submitted { key: TaskKey { project, task }, existed })
+                Ok(Submitted {
+                    key: TaskKey { project, task },
+                    existed,
+                })
             }
             OpResult::OtherContent { task } => {
                 self.forget_task(&key);
@@ -281,7 +330,11 @@ impl Core {
             match origin {
                 Origin::Submit { reply, .. } => drop(reply.send(Err(refused.clone()))),
                 Origin::User { reply, .. } => drop(reply.send(Err(refused.clone()))),
-                Origin::Write { .. } | Origin::Assign(_) | Origin::Manage { .. } | Origin::Stored(_) | Origin::Quiet => {}
+                Origin::Write { .. }
+                | Origin::Assign(_)
+                | Origin::Manage { .. }
+                | Origin::Stored(_)
+                | Origin::Quiet => {}
             }
         }
         for commit in batch.commits {
@@ -298,7 +351,12 @@ impl Core {
     /// Tries an empty commit when the store has failed, so that it is noticed when it works again.
     pub(super) fn probe(&mut self) {
         if self.failing && self.batch.ops.is_empty() {
-            self.batch.push(Op::ForgetInstances { before: StoreTime::ZERO }, Origin::Quiet);
+            self.batch.push(
+                Op::ForgetInstances {
+                    before: StoreTime::ZERO,
+                },
+                Origin::Quiet,
+            );
         }
     }
 
@@ -307,7 +365,10 @@ impl Core {
     }
 
     pub(super) fn send(&mut self, session: SessionId, frame: Frame) {
-        let sent = self.sessions.get(&session).is_none_or(|session| session.outbound.send(frame));
+        let sent = self
+            .sessions
+            .get(&session)
+            .is_none_or(|session| session.outbound.send(frame));
         if !sent {
             self.end_session(session, "slow", "the session does not read its frames", 1_000);
         }
@@ -317,10 +378,16 @@ impl Core {
 pub(super) fn write_result(verdict: Verdict) -> v1::WriteResult {
     let (code, message) = match verdict {
         Verdict::Ok => (v1::WriteCode::Ok, String::new()),
-        Verdict::StaleEpoch => (v1::WriteCode::StaleEpoch, "the attempt is not this instance's any more".into()),
+        Verdict::StaleEpoch => (
+            v1::WriteCode::StaleEpoch,
+            "the attempt is not this instance's any more".into(),
+        ),
         Verdict::UndoDecided => (v1::WriteCode::UndoDecided, "the run is being undone".into()),
         Verdict::Nondeterministic(message) => (v1::WriteCode::Nondeterministic, message),
         Verdict::Invalid(message) => (v1::WriteCode::Invalid, message),
     };
-    v1::WriteResult { code: code.into(), message }
+    v1::WriteResult {
+        code: code.into(),
+        message,
+    }
 }

@@ -11,11 +11,16 @@ use crate::store::task::TaskKey;
 impl Core {
     /// Every agent, and every reason why it was not given the task.
     pub(super) fn explain(&self, key: &TaskKey) -> Vec<v1::AgentVerdict> {
-        let Some(entry) = self.queue.get(key) else { return Vec::new() };
+        let Some(entry) = self.queue.get(key) else {
+            return Vec::new();
+        };
         let selector = Selector::read(&entry.requirement.needs.selector).unwrap_or_default();
         let waits = match entry.place {
             Place::BehindKey => {
-                let holder = self.queue.key_holder(key).map_or_else(String::new, |holder| holder.task.to_string());
+                let holder = self
+                    .queue
+                    .key_holder(key)
+                    .map_or_else(String::new, |holder| holder.task.to_string());
                 Some(format!("task {holder} holds the exclusive key {}", entry.exclusive))
             }
             Place::Delayed => Some("an agent has just declined it; it is offered again in a moment".into()),
@@ -27,7 +32,11 @@ impl Core {
                 let mut reasons = refusals(&entry.requirement, &selector, &member.offered);
                 reasons.extend(member.busy());
                 reasons.extend(waits.clone());
-                v1::AgentVerdict { agent_id: member.agent.to_string(), eligible: reasons.is_empty(), reasons }
+                v1::AgentVerdict {
+                    agent_id: member.agent.to_string(),
+                    eligible: reasons.is_empty(),
+                    reasons,
+                }
             })
             .collect();
         verdicts.sort_by(|a, b| a.agent_id.cmp(&b.agent_id));
@@ -36,14 +45,17 @@ impl Core {
 
     /// Members that are their agent's newest instance.
     fn newest_members(&self) -> impl Iterator<Item = (&InstanceId, &Member)> {
-        self.fleet
-            .iter()
-            .filter(|(instance, member)| self.agents.get(&member.agent).and_then(|state| state.newest.as_ref()) == Some(instance))
+        self.fleet.iter().filter(|(instance, member)| {
+            self.agents.get(&member.agent).and_then(|state| state.newest.as_ref()) == Some(instance)
+        })
     }
 
     /// The fleet, by agent id.
     pub(super) fn fleet_lines(&self) -> Vec<FleetLine> {
-        let mut lines: Vec<FleetLine> = self.newest_members().map(|(instance, member)| self.line(instance, member)).collect();
+        let mut lines: Vec<FleetLine> = self
+            .newest_members()
+            .map(|(instance, member)| self.line(instance, member))
+            .collect();
         lines.sort_by(|a, b| a.info.agent_id.cmp(&b.info.agent_id));
         lines
     }
@@ -59,7 +71,12 @@ impl Core {
         };
         let attempts = member.held.iter().filter_map(|key| {
             let entry = self.queue.get(key)?;
-            Some(v1::AttemptRef { project: key.project.to_string(), task_id: key.task.to_string(), run: entry.run, epoch: entry.epoch })
+            Some(v1::AttemptRef {
+                project: key.project.to_string(),
+                task_id: key.task.to_string(),
+                run: entry.run,
+                epoch: entry.epoch,
+            })
         });
         let mut notes: Vec<String> = Vec::new();
         match member.busy() {
@@ -67,7 +84,10 @@ impl Core {
             Some(why) => notes.push(format!("it takes nothing: {why}")),
         }
         for tool in member.offered.tools.iter().filter(|tool| !tool.problem.is_empty()) {
-            notes.push(format!("its {} ({}) cannot be used: {}", tool.name, tool.path, tool.problem));
+            notes.push(format!(
+                "its {} ({}) cannot be used: {}",
+                tool.name, tool.path, tool.problem
+            ));
         }
         notes.extend(member.offered.warnings.iter().cloned());
         FleetLine {
@@ -77,7 +97,11 @@ impl Core {
                 status: status.into(),
                 version: member.version.clone(),
                 capabilities: Some(member.offered.clone()),
-                free_slots: if member.busy().is_none() { u32::try_from(member.free()).unwrap_or(u32::MAX) } else { 0 },
+                free_slots: if member.busy().is_none() {
+                    u32::try_from(member.free()).unwrap_or(u32::MAX)
+                } else {
+                    0
+                },
                 attempts: attempts.collect(),
                 lease_remaining_ms: remaining,
                 last_seen_ms: member.seen_at.millis(),

@@ -19,7 +19,9 @@ const MAX_WRITE_OPS: usize = 4096;
 
 impl Core {
     pub(super) fn frame(&mut self, session: SessionId, frame: Request) {
-        let Some((agent, instance)) = self.speaker(session) else { return };
+        let Some((agent, instance)) = self.speaker(session) else {
+            return;
+        };
         if let Some(member) = self.fleet.get_mut(&instance) {
             member.seen_at = self.now;
         }
@@ -35,7 +37,9 @@ impl Core {
     }
 
     fn speaker(&self, session: SessionId) -> Option<(AgentId, InstanceId)> {
-        self.sessions.get(&session).map(|session| (session.agent.clone(), session.instance.clone()))
+        self.sessions
+            .get(&session)
+            .map(|session| (session.agent.clone(), session.instance.clone()))
     }
 
     fn write(&mut self, session: SessionId, agent: &AgentId, instance: &InstanceId, write: v1::Write) {
@@ -55,7 +59,11 @@ impl Core {
                     if matches!(op, Write::Complete(_) | Write::Release { .. } | Write::Refuse { .. }) {
                         self.free_ahead(&key, &attempt, instance);
                     }
-                    let op = Op::Write { attempt, instance: instance.clone(), write: op };
+                    let op = Op::Write {
+                        attempt,
+                        instance: instance.clone(),
+                        write: op,
+                    };
                     self.batch.push(op, Origin::Write { frame, place, key });
                 }
                 Err(message) => {
@@ -65,7 +73,11 @@ impl Core {
                 }
             }
         }
-        self.batch.writes.push(PendingWrite { session, seq: write.seq, results });
+        self.batch.writes.push(PendingWrite {
+            session,
+            seq: write.seq,
+            results,
+        });
         if renews {
             self.renew(agent, instance);
         }
@@ -88,13 +100,24 @@ impl Core {
                 self.fleet.supplied();
             }
         }
-        self.batch.push(Op::RenewLease { agent: agent.clone(), instance: instance.clone(), until }, Origin::Quiet);
+        self.batch.push(
+            Op::RenewLease {
+                agent: agent.clone(),
+                instance: instance.clone(),
+                until,
+            },
+            Origin::Quiet,
+        );
     }
 
     fn heartbeat(&mut self, session: SessionId, (agent, instance): (&AgentId, &InstanceId), heartbeat: &v1::Heartbeat) {
         self.renew(agent, instance);
-        self.batch.frames.push((session, Response::HeartbeatAck(v1::HeartbeatAck { seq: heartbeat.seq })));
-        let Some(member) = self.fleet.get_mut(instance) else { return };
+        self.batch
+            .frames
+            .push((session, Response::HeartbeatAck(v1::HeartbeatAck { seq: heartbeat.seq })));
+        let Some(member) = self.fleet.get_mut(instance) else {
+            return;
+        };
         member.spool_bytes = heartbeat.spool_bytes;
         let withheld = heartbeat.free_slots == 0 && member.held.is_empty();
         let relaxed = member.withheld && !withheld;
@@ -105,7 +128,9 @@ impl Core {
             self.fleet.supplied();
         }
         if !wish.is_empty() {
-            self.batch.frames.push((session, Response::Drain(v1::DrainWish { reason: wish })));
+            self.batch
+                .frames
+                .push((session, Response::Drain(v1::DrainWish { reason: wish })));
         }
         for key in held {
             let Some(entry) = self.queue.get(&key) else { continue };
@@ -113,7 +138,11 @@ impl Core {
                 continue;
             }
             if entry.state == TaskState::Lost {
-                let change = Change::Reattach { run: entry.run, epoch: entry.epoch, instance: instance.clone() };
+                let change = Change::Reattach {
+                    run: entry.run,
+                    epoch: entry.epoch,
+                    instance: instance.clone(),
+                };
                 self.manage(key.clone(), change);
             }
             self.wish_cancel(session, &key);
@@ -132,7 +161,10 @@ impl Core {
             run: entry.run,
             epoch: entry.epoch,
         };
-        let wish = v1::CancelWish { attempt: Some(attempt), reason: entry.cancel.clone() };
+        let wish = v1::CancelWish {
+            attempt: Some(attempt),
+            reason: entry.cancel.clone(),
+        };
         self.batch.frames.push((session, Response::Cancel(wish)));
     }
 
@@ -143,13 +175,18 @@ impl Core {
         }
         let session = head.instance.as_ref().and_then(|instance| self.session_of(instance));
         if let Some(session) = session {
-            let wish = v1::CancelWish { attempt: Some(wire_attempt(key, head)), reason: head.cancel.clone() };
+            let wish = v1::CancelWish {
+                attempt: Some(wire_attempt(key, head)),
+                reason: head.cancel.clone(),
+            };
             self.send(session, Response::Cancel(wish));
         }
     }
 
     fn progress(&mut self, instance: &InstanceId, progress: v1::Progress) {
-        let Some(Ok(attempt)) = progress.attempt.map(read_attempt) else { return };
+        let Some(Ok(attempt)) = progress.attempt.map(read_attempt) else {
+            return;
+        };
         let key = TaskKey::of(&attempt);
         let current = self
             .queue
@@ -171,7 +208,11 @@ impl Core {
 
     fn drains(&mut self, instance: &InstanceId, reason: &str) {
         if let Some(member) = self.fleet.get_mut(instance) {
-            member.draining = if reason.is_empty() { "no reason given".into() } else { reason.into() };
+            member.draining = if reason.is_empty() {
+                "no reason given".into()
+            } else {
+                reason.into()
+            };
         }
     }
 
@@ -188,8 +229,14 @@ impl Core {
 /// A wire attempt with checked ids.
 pub(super) fn read_attempt(attempt: v1::AttemptRef) -> Result<AttemptRef, String> {
     Ok(AttemptRef {
-        project: attempt.project.try_into().map_err(|error: deputy_task::id::BadId| error.to_string())?,
-        task: attempt.task_id.try_into().map_err(|error: deputy_task::id::BadId| error.to_string())?,
+        project: attempt
+            .project
+            .try_into()
+            .map_err(|error: deputy_task::id::BadId| error.to_string())?,
+        task: attempt
+            .task_id
+            .try_into()
+            .map_err(|error: deputy_task::id::BadId| error.to_string())?,
         run: attempt.run,
         epoch: attempt.epoch,
     })
@@ -204,7 +251,9 @@ fn read_op(op: v1::WriteOp) -> Result<(AttemptRef, Write), String> {
         Wire::Complete(result) => Write::Complete(Box::new(result)),
         Wire::Release(release) => Write::Release { reason: release.reason },
         Wire::Refuse(refuse) => Write::Refuse {
-            permanent: refuse.permanent.then(|| Box::new(refuse.failure.unwrap_or_else(|| refused(&refuse.reason)))),
+            permanent: refuse
+                .permanent
+                .then(|| Box::new(refuse.failure.unwrap_or_else(|| refused(&refuse.reason)))),
             reason: refuse.reason,
         },
     };
@@ -212,5 +261,9 @@ fn read_op(op: v1::WriteOp) -> Result<(AttemptRef, Write), String> {
 }
 
 fn refused(reason: &str) -> v1::Failure {
-    v1::Failure { class: "agent.refused".into(), summary: format!("the agent refused the task: {reason}"), ..v1::Failure::default() }
+    v1::Failure {
+        class: "agent.refused".into(),
+        summary: format!("the agent refused the task: {reason}"),
+        ..v1::Failure::default()
+    }
 }

@@ -40,7 +40,10 @@ impl Hub {
 fn subscribe<K: Clone + Eq + Hash>(watched: &Mutex<HashMap<K, watch::Sender<u64>>>, key: &K) -> watch::Receiver<u64> {
     let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
     watched.retain(|_, sender| sender.receiver_count() > 0);
-    watched.entry(key.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    watched
+        .entry(key.clone())
+        .or_insert_with(|| watch::Sender::new(0))
+        .subscribe()
 }
 
 fn wake<'a, K: Eq + Hash + 'a>(watched: &Mutex<HashMap<K, watch::Sender<u64>>>, keys: impl Iterator<Item = &'a K>) {

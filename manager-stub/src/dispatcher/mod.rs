@@ -20,3 +20,6 @@ pub mod timing;
 pub use actor::{Dispatcher, DispatcherHandle};
 pub use board::Board;
 pub use outbound::Outbound;
+
+#[cfg(test)]
+mod lease_tests;

@@ -25,13 +25,23 @@ impl Outbound {
     /// Sends a frame; false if the session cannot take it and has to end.
     #[must_use]
     pub fn send(&self, frame: Frame) -> bool {
-        self.frames.capacity() > 1 && self.frames.try_send(Ok(v1::SessionResponse { frame: Some(frame) })).is_ok()
+        self.frames.capacity() > 1
+            && self
+                .frames
+                .try_send(Ok(v1::SessionResponse { frame: Some(frame) }))
+                .is_ok()
     }
 
     /// The last word. The session ends when the last `Outbound` is dropped.
     pub fn disconnect(&self, code: &str, reason: &str, retry_after_ms: u32) {
-        let last = v1::Disconnect { code: code.into(), reason: reason.into(), retry_after_ms };
-        let frame = v1::SessionResponse { frame: Some(Frame::Disconnect(last)) };
+        let last = v1::Disconnect {
+            code: code.into(),
+            reason: reason.into(),
+            retry_after_ms,
+        };
+        let frame = v1::SessionResponse {
+            frame: Some(Frame::Disconnect(last)),
+        };
         if self.frames.try_send(Ok(frame)).is_err() {
             tracing::debug!(code, "a session ended without its last word");
         }

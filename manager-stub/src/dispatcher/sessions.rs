@@ -35,7 +35,11 @@ impl Core {
             Ok(who) => who,
             Err((code, reason, retry_after)) => {
                 tracing::warn!(agent = hello.agent_id, code, reason, "a session was refused");
-                outbound.disconnect(code, &reason, u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX));
+                outbound.disconnect(
+                    code,
+                    &reason,
+                    u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
+                );
                 return;
             }
         };
@@ -67,7 +71,14 @@ impl Core {
         let state = self.agents.entry(agent.clone()).or_default();
         state.session = Some(session);
         state.newest = Some(instance.clone());
-        self.sessions.insert(session, Session { agent: agent.clone(), instance: instance.clone(), outbound });
+        self.sessions.insert(
+            session,
+            Session {
+                agent: agent.clone(),
+                instance: instance.clone(),
+                outbound,
+            },
+        );
         if hello.generation != 0 && hello.generation != self.generation {
             tracing::warn!(agent = %agent, seen = hello.generation, ours = self.generation, "an agent knows another store");
         }
@@ -101,14 +112,22 @@ impl Core {
         let agent: AgentId = hello.agent_id.parse().map_err(bad)?;
         let instance: InstanceId = hello.instance_id.parse().map_err(bad)?;
         if self.fleet.get(&instance).is_some_and(|member| member.agent != agent) {
-            return Err(("bad_hello", format!("the instance {instance} belongs to another agent"), CONFLICT_REFUSAL));
+            return Err((
+                "bad_hello",
+                format!("the instance {instance} belongs to another agent"),
+                CONFLICT_REFUSAL,
+            ));
         }
         self.admit_takeover(&agent, &instance)?;
         Ok((agent, instance))
     }
 
     /// Two living processes with one identity take the session from each other: after a few rounds both wait.
-    fn admit_takeover(&mut self, agent: &AgentId, instance: &InstanceId) -> Result<(), (&'static str, String, Duration)> {
+    fn admit_takeover(
+        &mut self,
+        agent: &AgentId,
+        instance: &InstanceId,
+    ) -> Result<(), (&'static str, String, Duration)> {
         let conflict = |wait: Duration| {
             let reason = format!("more than one process uses the agent id {agent}; give each agent an id of its own");
             Err(("identity_conflict", reason, wait))
@@ -123,7 +142,11 @@ impl Core {
             return Ok(());
         }
         state.takeovers.push_back(now);
-        while state.takeovers.front().is_some_and(|at| at.after(TAKEOVER_WINDOW) < now) {
+        while state
+            .takeovers
+            .front()
+            .is_some_and(|at| at.after(TAKEOVER_WINDOW) < now)
+        {
             state.takeovers.pop_front();
         }
         if state.takeovers.len() <= MAX_TAKEOVERS {
@@ -141,9 +164,15 @@ impl Core {
 
     /// Ends the session before. The same instance keeps what it was offered: its inventory tells.
     fn supersede(&mut self, agent: &AgentId, instance: &InstanceId) {
-        let Some(before) = self.agents.get(agent).and_then(|state| state.session) else { return };
+        let Some(before) = self.agents.get(agent).and_then(|state| state.session) else {
+            return;
+        };
         let reason = "a newer session of this agent was accepted";
-        if self.sessions.get(&before).is_some_and(|session| session.instance == *instance) {
+        if self
+            .sessions
+            .get(&before)
+            .is_some_and(|session| session.instance == *instance)
+        {
             if let Some(session) = self.sessions.remove(&before) {
                 session.outbound.disconnect("superseded", reason, 0);
             }
@@ -153,7 +182,12 @@ impl Core {
     }
 
     /// Compares what an instance says it holds with what the store says; answers what is not its own any more.
-    fn reconcile(&mut self, session: SessionId, instance: &InstanceId, inventory: Vec<v1::HeldAttempt>) -> Vec<v1::AttemptRef> {
+    fn reconcile(
+        &mut self,
+        session: SessionId,
+        instance: &InstanceId,
+        inventory: Vec<v1::HeldAttempt>,
+    ) -> Vec<v1::AttemptRef> {
         let mut stale = Vec::new();
         let mut named = std::collections::HashSet::new();
         for held in inventory {
@@ -169,7 +203,11 @@ impl Core {
             let state = self.queue.get(&key).map(|entry| entry.state);
             match state {
                 Some(TaskState::Lost) if current => {
-                    let change = Change::Reattach { run: attempt.run, epoch: attempt.epoch, instance: instance.clone() };
+                    let change = Change::Reattach {
+                        run: attempt.run,
+                        epoch: attempt.epoch,
+                        instance: instance.clone(),
+                    };
                     self.manage(key.clone(), change);
                 }
                 Some(TaskState::Assigned | TaskState::Running) if current => {}
@@ -185,7 +223,14 @@ impl Core {
         let forgotten: Vec<TaskKey> = self
             .fleet
             .get(instance)
-            .map(|member| member.held.iter().filter(|key| !named.contains(*key)).cloned().collect())
+            .map(|member| {
+                member
+                    .held
+                    .iter()
+                    .filter(|key| !named.contains(*key))
+                    .cloned()
+                    .collect()
+            })
             .unwrap_or_default();
         for key in forgotten {
             self.lose(&key, instance, "the agent is back and does not have the task");
@@ -203,17 +248,25 @@ impl Core {
 
     /// A connection has ended. What its agent runs goes on; what it has not started goes to others.
     pub(super) fn closed(&mut self, session: SessionId) {
-        let Some(Session { agent, instance, .. }) = self.sessions.remove(&session) else { return };
+        let Some(Session { agent, instance, .. }) = self.sessions.remove(&session) else {
+            return;
+        };
         if let Some(state) = self.agents.get_mut(&agent)
             && state.session == Some(session)
         {
             state.session = None;
         }
-        let Some(member) = self.fleet.get_mut(&instance) else { return };
+        let Some(member) = self.fleet.get_mut(&instance) else {
+            return;
+        };
         member.connected = false;
         let held: Vec<TaskKey> = member.held.iter().cloned().collect();
         for key in held {
-            if self.queue.get(&key).is_some_and(|entry| entry.state == TaskState::Assigned) {
+            if self
+                .queue
+                .get(&key)
+                .is_some_and(|entry| entry.state == TaskState::Assigned)
+            {
                 self.lose(&key, &instance, &format!("{agent} went away before it started it"));
             }
         }
@@ -236,9 +289,17 @@ impl Core {
 
     /// Wishes that an agent drain; false if there is no such agent.
     pub(super) fn wish_drain(&mut self, agent: &AgentId, reason: &str) -> bool {
-        let Some(instance) = self.agents.get(agent).and_then(|state| state.newest.clone()) else { return false };
-        let Some(member) = self.fleet.get_mut(&instance) else { return false };
-        member.drain_wish = if reason.is_empty() { "no reason given".into() } else { reason.into() };
+        let Some(instance) = self.agents.get(agent).and_then(|state| state.newest.clone()) else {
+            return false;
+        };
+        let Some(member) = self.fleet.get_mut(&instance) else {
+            return false;
+        };
+        member.drain_wish = if reason.is_empty() {
+            "no reason given".into()
+        } else {
+            reason.into()
+        };
         let wish = member.drain_wish.clone();
         if let Some(session) = self.session_of(&instance) {
             self.send(session, Frame::Drain(v1::DrainWish { reason: wish }));

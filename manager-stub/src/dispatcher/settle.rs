@@ -43,17 +43,28 @@ impl Core {
         for TaskRow { spec, head } in self.reads.live()? {
             let key = spec.key.clone();
             let journal = self.journal(&key, &head)?;
-            let mut entry = Entry::new(Requirement::new(spec.needs, &journal), &spec.submitter, &spec.exclusive_key);
+            let mut entry = Entry::new(
+                Requirement::new(spec.needs, &journal),
+                &spec.submitter,
+                &spec.exclusive_key,
+            );
             entry.submitted_at = spec.submitted_at;
             entry.document = spec.document;
             entry.bundles = spec.bundles.into();
             self.queue.insert(key.clone(), entry);
             if let Some(timeout) = spec.queue_timeout {
-                self.timers.push(Reverse(Timer::queue_timeout(spec.submitted_at.after(timeout), key.clone())));
+                self.timers.push(Reverse(Timer::queue_timeout(
+                    spec.submitted_at.after(timeout),
+                    key.clone(),
+                )));
             }
             self.settle(&key, &head);
             if head.state == TaskState::Assigned {
-                self.timers.push(Reverse(Timer::start_deadline(head.deadline_at.max(self.now.after(self.timing.start_deadline)), key, head.epoch)));
+                self.timers.push(Reverse(Timer::start_deadline(
+                    head.deadline_at.max(self.now.after(self.timing.start_deadline)),
+                    key,
+                    head.epoch,
+                )));
             }
         }
         Ok(())
@@ -61,17 +72,30 @@ impl Core {
 
     /// The journal of a run that was started before; empty for one that never was.
     fn journal(&self, key: &TaskKey, head: &TaskHead) -> Result<Vec<v1::Record>, StoreError> {
-        if head.started_at == StoreTime::ZERO { Ok(Vec::new()) } else { self.records(key, head.run) }
+        if head.started_at == StoreTime::ZERO {
+            Ok(Vec::new())
+        } else {
+            self.records(key, head.run)
+        }
     }
 
     fn records(&self, key: &TaskKey, run: Run) -> Result<Vec<v1::Record>, StoreError> {
-        let decode = |bytes| v1::Record::decode(bytes).map_err(|error| StoreError::Corrupt { what: "record", value: error.to_string() });
+        let decode = |bytes| {
+            v1::Record::decode(bytes).map_err(|error| StoreError::Corrupt {
+                what: "record",
+                value: error.to_string(),
+            })
+        };
         self.reads.journal(key, run)?.into_iter().map(decode).collect()
     }
 
     /// Only the last head of a task in a batch counts: the model is ahead of the ones before.
     pub(super) fn settle_all(&mut self, heads: Vec<(TaskKey, TaskHead)>) {
-        let last: HashMap<TaskKey, usize> = heads.iter().enumerate().map(|(place, (key, _))| (key.clone(), place)).collect();
+        let last: HashMap<TaskKey, usize> = heads
+            .iter()
+            .enumerate()
+            .map(|(place, (key, _))| (key.clone(), place))
+            .collect();
         for (place, (key, head)) in heads.into_iter().enumerate() {
             if last.get(&key) == Some(&place) {
                 self.settle(&key, &head);
@@ -98,7 +122,11 @@ impl Core {
         entry.started_at = head.started_at;
         entry.cancel.clone_from(&head.cancel);
         entry.instance.clone_from(&head.instance);
-        let was_assigned_elsewhere = before.1.as_ref().filter(|instance| head.instance.as_ref() != Some(instance)).cloned();
+        let was_assigned_elsewhere = before
+            .1
+            .as_ref()
+            .filter(|instance| head.instance.as_ref() != Some(instance))
+            .cloned();
         if let Some(instance) = was_assigned_elsewhere {
             self.fleet.loosen(&instance, key);
         }
@@ -140,7 +168,8 @@ impl Core {
         let waits = self.queue.get(key).is_some_and(|entry| entry.place == Place::Held);
         if declined && waits {
             self.queue.delay(key);
-            self.timers.push(Reverse(Timer::delay(self.now.after(DECLINED_DELAY), key.clone())));
+            self.timers
+                .push(Reverse(Timer::delay(self.now.after(DECLINED_DELAY), key.clone())));
         } else if waits {
             self.queue.release_key(key);
             self.queue.enqueue(key);
@@ -160,14 +189,24 @@ impl Core {
 
     /// Tells an agent that holds an attempt to let go of it.
     fn revoke(&mut self, key: &TaskKey, head: &TaskHead, instance: &deputy_task::id::InstanceId) {
-        let Some(session) = self.session_of(instance) else { return };
+        let Some(session) = self.session_of(instance) else {
+            return;
+        };
         let attempt = wire_attempt(key, head);
-        self.send(session, Frame::Revoked(v1::Revoked { attempt: Some(attempt), reason: format!("the task is {}", head.state) }));
+        self.send(
+            session,
+            Frame::Revoked(v1::Revoked {
+                attempt: Some(attempt),
+                reason: format!("the task is {}", head.state),
+            }),
+        );
     }
 
     /// A task that is alive again: retried.
     fn revive(&mut self, key: &TaskKey) -> Result<(), StoreError> {
-        let Some(TaskRow { spec, .. }) = self.reads.task(key)? else { return Ok(()) };
+        let Some(TaskRow { spec, .. }) = self.reads.task(key)? else {
+            return Ok(());
+        };
         let mut entry = Entry::new(Requirement::new(spec.needs, &[]), &spec.submitter, &spec.exclusive_key);
         entry.submitted_at = spec.submitted_at;
         entry.bundles = spec.bundles.into();
@@ -193,7 +232,8 @@ impl Core {
         }
         tracing::debug!(task.id = %pick.key.task, ?missed, "an assignment was not taken");
         self.queue.delay(&pick.key);
-        self.timers.push(Reverse(Timer::delay(self.now.after(DECLINED_DELAY), pick.key.clone())));
+        self.timers
+            .push(Reverse(Timer::delay(self.now.after(DECLINED_DELAY), pick.key.clone())));
         if let Ok(Some(row)) = self.reads.task(&pick.key)
             && row.head.state != TaskState::Queued
         {
@@ -203,8 +243,14 @@ impl Core {
 
     /// Offers a task to its agent, after the assignment is on disk.
     pub(super) fn push_assignment(&mut self, pick: &Pick, head: &TaskHead) {
-        self.timers.push(Reverse(Timer::start_deadline(head.deadline_at, pick.key.clone(), head.epoch)));
-        let Some(session) = self.session_of(&pick.instance) else { return };
+        self.timers.push(Reverse(Timer::start_deadline(
+            head.deadline_at,
+            pick.key.clone(),
+            head.epoch,
+        )));
+        let Some(session) = self.session_of(&pick.instance) else {
+            return;
+        };
         match self.assignment(&pick.key, head) {
             Ok(assignment) => self.send(session, Frame::Assignment(assignment)),
             Err(error) => tracing::error!(error = %error, task.id = %pick.key.task, "a task cannot be read"),
@@ -212,9 +258,16 @@ impl Core {
     }
 
     fn assignment(&self, key: &TaskKey, head: &TaskHead) -> Result<v1::Assignment, StoreError> {
-        let missing = || StoreError::Corrupt { what: "task", value: key.to_string() };
+        let missing = || StoreError::Corrupt {
+            what: "task",
+            value: key.to_string(),
+        };
         let entry = self.queue.get(key).ok_or_else(missing)?;
-        let document = if entry.document.is_empty() { self.reads.document(key)?.ok_or_else(missing)? } else { entry.document.clone() };
+        let document = if entry.document.is_empty() {
+            self.reads.document(key)?.ok_or_else(missing)?
+        } else {
+            entry.document.clone()
+        };
         let bundle = |bundle: &crate::store::task::TaskBundle| v1::Bundle {
             name: bundle.name.clone(),
             sha256: bundle.sha256.clone(),
@@ -236,5 +289,10 @@ impl Core {
 }
 
 pub(super) fn wire_attempt(key: &TaskKey, head: &TaskHead) -> v1::AttemptRef {
-    v1::AttemptRef { project: key.project.to_string(), task_id: key.task.to_string(), run: head.run, epoch: head.epoch }
+    v1::AttemptRef {
+        project: key.project.to_string(),
+        task_id: key.task.to_string(),
+        run: head.run,
+        epoch: head.epoch,
+    }
 }

@@ -36,19 +36,39 @@ enum TimerKind {
 
 impl Timer {
     pub(super) fn start_deadline(at: StoreTime, key: TaskKey, epoch: Epoch) -> Self {
-        Self { at, kind: TimerKind::StartDeadline, key, epoch }
+        Self {
+            at,
+            kind: TimerKind::StartDeadline,
+            key,
+            epoch,
+        }
     }
 
     pub(super) fn give_away(at: StoreTime, key: TaskKey, epoch: Epoch) -> Self {
-        Self { at, kind: TimerKind::GiveAway, key, epoch }
+        Self {
+            at,
+            kind: TimerKind::GiveAway,
+            key,
+            epoch,
+        }
     }
 
     pub(super) fn queue_timeout(at: StoreTime, key: TaskKey) -> Self {
-        Self { at, kind: TimerKind::QueueTimeout, key, epoch: 0 }
+        Self {
+            at,
+            kind: TimerKind::QueueTimeout,
+            key,
+            epoch: 0,
+        }
     }
 
     pub(super) fn delay(at: StoreTime, key: TaskKey) -> Self {
-        Self { at, kind: TimerKind::Delay, key, epoch: 0 }
+        Self {
+            at,
+            kind: TimerKind::Delay,
+            key,
+            epoch: 0,
+        }
     }
 }
 
@@ -80,7 +100,11 @@ impl Core {
         let grace_until = self.grace_until;
         let mut over = Vec::new();
         for (instance, member) in self.fleet.iter_mut() {
-            let until = if member.gone { member.lease_until } else { member.lease_until.max(grace_until) };
+            let until = if member.gone {
+                member.lease_until
+            } else {
+                member.lease_until.max(grace_until)
+            };
             if now >= until {
                 member.lapsed = true;
                 if !member.held.is_empty() {
@@ -89,7 +113,9 @@ impl Core {
             }
         }
         for instance in over {
-            let Some(member) = self.fleet.get(&instance) else { continue };
+            let Some(member) = self.fleet.get(&instance) else {
+                continue;
+            };
             let reason = if member.gone {
                 format!("{} said goodbye", member.agent)
             } else {
@@ -110,34 +136,58 @@ impl Core {
         }
         let epoch = entry.epoch;
         let change = match entry.state {
-            TaskState::Running => Change::Lose { epoch, reason: reason.into() },
-            TaskState::Assigned => Change::Unassign { epoch, reason: reason.into() },
+            TaskState::Running => Change::Lose {
+                epoch,
+                reason: reason.into(),
+            },
+            TaskState::Assigned => Change::Unassign {
+                epoch,
+                reason: reason.into(),
+            },
             TaskState::Queued | TaskState::Lost | TaskState::Ended(_) => return,
         };
         self.manage(key.clone(), change);
     }
 
     pub(super) fn manage(&mut self, key: TaskKey, change: Change) {
-        self.batch.push(Op::Manage { key: key.clone(), change }, Origin::Manage { key });
+        self.batch.push(
+            Op::Manage {
+                key: key.clone(),
+                change,
+            },
+            Origin::Manage { key },
+        );
     }
 
     pub(super) fn give_away_at(&mut self, key: &TaskKey, at: StoreTime) {
         if let Some(entry) = self.queue.get(key) {
-            self.timers.push(Reverse(Timer::give_away(at, key.clone(), entry.epoch)));
+            self.timers
+                .push(Reverse(Timer::give_away(at, key.clone(), entry.epoch)));
         }
     }
 
     fn ring(&mut self, timer: Timer) {
-        let Some(entry) = self.queue.get(&timer.key) else { return };
+        let Some(entry) = self.queue.get(&timer.key) else {
+            return;
+        };
         match (timer.kind, entry.state) {
             (TimerKind::StartDeadline, TaskState::Assigned) if entry.epoch == timer.epoch => {
                 let agent = entry.instance.as_ref().and_then(|instance| self.fleet.get(instance));
                 let agent = agent.map_or_else(|| "the agent".into(), |member| member.agent.to_string());
                 let reason = format!("{agent} did not start it within {:?}", self.timing.start_deadline);
-                self.manage(timer.key, Change::Unassign { epoch: timer.epoch, reason });
+                self.manage(
+                    timer.key,
+                    Change::Unassign {
+                        epoch: timer.epoch,
+                        reason,
+                    },
+                );
             }
             (TimerKind::GiveAway, TaskState::Lost) if entry.epoch == timer.epoch => {
-                let lease_until = entry.instance.as_ref().map_or(self.grace_until, |instance| self.lease_until(instance));
+                let lease_until = entry
+                    .instance
+                    .as_ref()
+                    .map_or(self.grace_until, |instance| self.lease_until(instance));
                 let change = Change::GiveAway {
                     epoch: timer.epoch,
                     lease_until,
@@ -156,7 +206,11 @@ impl Core {
 
     /// Forgets instances that nobody will ask for again.
     pub(super) fn forget_instances(&mut self) {
-        let before = StoreTime::from_millis(self.now.millis().saturating_sub(i64::try_from(REMEMBER_INSTANCES.as_millis()).unwrap_or(0)));
+        let before = StoreTime::from_millis(
+            self.now
+                .millis()
+                .saturating_sub(i64::try_from(REMEMBER_INSTANCES.as_millis()).unwrap_or(0)),
+        );
         self.fleet.forget(before);
         self.batch.push(Op::ForgetInstances { before }, Origin::Quiet);
     }

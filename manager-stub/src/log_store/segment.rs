@@ -34,8 +34,17 @@ impl SegmentWriter {
                 std::fs::remove_file(&path)?;
             }
         }
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path_of(folder, number))?;
-        let mut writer = Self { folder: folder.to_owned(), file, number, position };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path_of(folder, number))?;
+        let mut writer = Self {
+            folder: folder.to_owned(),
+            file,
+            number,
+            position,
+        };
         writer.cut()?;
         File::open(folder)?.sync_all()?;
         Ok(writer)
@@ -55,7 +64,11 @@ impl SegmentWriter {
     /// Begins the next segment if this one is full.
     pub(super) fn roll(&mut self) -> io::Result<()> {
         if self.position >= SEGMENT_BYTES {
-            let file = OpenOptions::new().create(true).truncate(true).write(true).open(path_of(&self.folder, self.number + 1))?;
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .open(path_of(&self.folder, self.number + 1))?;
             File::open(&self.folder)?.sync_all()?;
             self.file = file;
             self.number += 1;
@@ -101,7 +114,9 @@ impl SegmentReader {
     /// Reads from the segments of this folder.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// Reads `length` bytes.
@@ -124,7 +139,9 @@ mod tests {
     fn what_was_not_committed_is_cut_off_at_the_next_start() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut writer = SegmentWriter::open(folder.path(), None).expect("open");
-        writer.append(&[Bytes::from_static(b"committed"), Bytes::from_static(b" not")]).expect("append");
+        writer
+            .append(&[Bytes::from_static(b"committed"), Bytes::from_static(b" not")])
+            .expect("append");
         drop(writer);
         let mut writer = SegmentWriter::open(folder.path(), Some((1, 9))).expect("open again");
         assert_eq!(writer.end(), (1, 9));

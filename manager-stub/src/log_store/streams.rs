@@ -25,7 +25,12 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) enum Fit {
     /// These bytes are new; they begin at this offset.
-    Append { offset: u64, data: Bytes, crc32: u32, complete: bool },
+    Append {
+        offset: u64,
+        data: Bytes,
+        crc32: u32,
+        complete: bool,
+    },
     /// Nothing of it is new; this is the end.
     Known { end: u64, complete: bool },
     /// Something before it is missing; send again from this offset.
@@ -63,14 +68,21 @@ impl Streams {
                 Err(refused) => return Ok(Fit::Refused(refused)),
             }
         }
-        let Some(stream) = self.known.get_mut(attempt) else { return Ok(Fit::Refused("unknown".into())) };
+        let Some(stream) = self.known.get_mut(attempt) else {
+            return Ok(Fit::Refused("unknown".into()));
+        };
         if offset > stream.end {
             return Ok(Fit::Gap { end: stream.end });
         }
-        let known = usize::try_from(stream.end - offset).unwrap_or(usize::MAX).min(data.len());
+        let known = usize::try_from(stream.end - offset)
+            .unwrap_or(usize::MAX)
+            .min(data.len());
         data.advance(known);
         if stream.complete || (data.is_empty() && total_crc32.is_none()) {
-            return Ok(Fit::Known { end: stream.end, complete: stream.complete });
+            return Ok(Fit::Known {
+                end: stream.end,
+                complete: stream.complete,
+            });
         }
         let offset = stream.end;
         stream.crc.update(&data);
@@ -80,20 +92,34 @@ impl Streams {
         if total_crc32.is_some_and(|total| total != crc32) && data.is_empty() {
             return Ok(Fit::Refused("the log does not agree with its checksum".into()));
         }
-        Ok(Fit::Append { offset, data, crc32, complete: stream.complete })
+        Ok(Fit::Append {
+            offset,
+            data,
+            crc32,
+            complete: stream.complete,
+        })
     }
 }
 
 /// The stream of an attempt, or why it has none.
 fn open(reads: &Arc<dyn Reads>, attempt: &AttemptRef) -> Result<Result<Stream, String>, StoreError> {
     let key = TaskKey::of(attempt);
-    let Some(row) = reads.task(&key)? else { return Ok(Err(format!("there is no task {}", attempt.task))) };
+    let Some(row) = reads.task(&key)? else {
+        return Ok(Err(format!("there is no task {}", attempt.task)));
+    };
     if attempt.epoch == 0 || attempt.epoch > row.head.epoch || attempt.run > row.head.run {
         return Ok(Err(format!("task {} has no attempt {}", attempt.task, attempt.epoch)));
     }
-    let stored = reads.log_streams(&key)?.into_iter().find(|stream| stream.epoch == attempt.epoch);
+    let stored = reads
+        .log_streams(&key)?
+        .into_iter()
+        .find(|stream| stream.epoch == attempt.epoch);
     Ok(Ok(match stored {
-        None => Stream { end: 0, crc: crc32fast::Hasher::new(), complete: false },
+        None => Stream {
+            end: 0,
+            crc: crc32fast::Hasher::new(),
+            complete: false,
+        },
         Some(row) => Stream {
             end: row.committed,
             crc: crc32fast::Hasher::new_with_initial_len(row.crc32, row.committed),

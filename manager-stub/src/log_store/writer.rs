@@ -95,15 +95,34 @@ impl LogStore {
     ///
     /// # Errors
     /// If the segments cannot be opened or a thread cannot be started.
-    pub fn start(folder: &Path, reads: Arc<dyn Reads>, dispatcher: DispatcherHandle) -> Result<(Self, LogStoreHandle), StoreError> {
-        let failed = |what, source| StoreError::File { what, path: folder.display().to_string(), source };
-        let segment = SegmentWriter::open(folder, reads.log_end()?).map_err(|source| failed("open the log segments in", source))?;
+    pub fn start(
+        folder: &Path,
+        reads: Arc<dyn Reads>,
+        dispatcher: DispatcherHandle,
+    ) -> Result<(Self, LogStoreHandle), StoreError> {
+        let failed = |what, source| StoreError::File {
+            what,
+            path: folder.display().to_string(),
+            source,
+        };
+        let segment = SegmentWriter::open(folder, reads.log_end()?)
+            .map_err(|source| failed("open the log segments in", source))?;
         let (pieces, waiting) = mpsc::channel(WAITING_PIECES);
         let (groups, committed) = std_mpsc::sync_channel(GROUPS_IN_FLIGHT);
         let stale = Arc::new(AtomicBool::new(false));
-        let writer = Writer { segment, reads, dispatcher, streams: Streams::default(), groups, stale: stale.clone() };
+        let writer = Writer {
+            segment,
+            reads,
+            dispatcher,
+            streams: Streams::default(),
+            groups,
+            stale: stale.clone(),
+        };
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(run).map_err(|source| failed("start a thread for", source))
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(run)
+                .map_err(|source| failed("start a thread for", source))
         };
         let writer = start("log-writer", Box::new(move || writer.run(waiting)))?;
         let answerer = start("log-answerer", Box::new(move || answer_all(&committed, &stale)))?;
@@ -157,7 +176,14 @@ impl Writer {
         let mut data = Vec::with_capacity(pieces.len());
         let mut ops: Vec<Op> = Vec::new();
         let mut answers = Vec::with_capacity(pieces.len());
-        for LogPiece { attempt, offset, data: bytes, total_crc32, answer } in pieces {
+        for LogPiece {
+            attempt,
+            offset,
+            data: bytes,
+            total_crc32,
+            answer,
+        } in pieces
+        {
             let fit = match self.streams.fit(&self.reads, &attempt, (offset, bytes), total_crc32) {
                 Ok(fit) => fit,
                 Err(error) => {
@@ -166,15 +192,40 @@ impl Writer {
                 }
             };
             let said = match fit {
-                Fit::Append { offset, data: bytes, crc32, complete } => {
+                Fit::Append {
+                    offset,
+                    data: bytes,
+                    crc32,
+                    complete,
+                } => {
                     let length = u64::try_from(bytes.len()).unwrap_or(0);
-                    ops.push(Op::AppendLog(Box::new(LogExtent { attempt: attempt.clone(), offset, length, segment, position, crc32, complete })));
+                    ops.push(Op::AppendLog(Box::new(LogExtent {
+                        attempt: attempt.clone(),
+                        offset,
+                        length,
+                        segment,
+                        position,
+                        crc32,
+                        complete,
+                    })));
                     position += length;
                     data.push(bytes);
-                    PieceAnswer::Committed { attempt, offset: offset + length, complete }
+                    PieceAnswer::Committed {
+                        attempt,
+                        offset: offset + length,
+                        complete,
+                    }
                 }
-                Fit::Known { end, complete } => PieceAnswer::Committed { attempt, offset: end, complete },
-                Fit::Gap { end } => PieceAnswer::Committed { attempt, offset: end, complete: false },
+                Fit::Known { end, complete } => PieceAnswer::Committed {
+                    attempt,
+                    offset: end,
+                    complete,
+                },
+                Fit::Gap { end } => PieceAnswer::Committed {
+                    attempt,
+                    offset: end,
+                    complete: false,
+                },
                 Fit::Refused(reason) => PieceAnswer::Refused { attempt, reason },
             };
             answers.push((answer, said));
@@ -187,7 +238,12 @@ impl Writer {
             return self.fail(answers.into_iter().map(|(answer, _)| answer), &error.to_string());
         }
         let (reply, commit) = oneshot::channel();
-        self.dispatcher.send_blocking(Inbound::Commit { ops: merged(ops), reply }).is_ok()
+        self.dispatcher
+            .send_blocking(Inbound::Commit {
+                ops: merged(ops),
+                reply,
+            })
+            .is_ok()
             && self.groups.send(Group { commit, answers }).is_ok()
     }
 
@@ -219,7 +275,9 @@ fn merged(ops: Vec<Op>) -> Vec<Op> {
 
 fn answer_all(groups: &std_mpsc::Receiver<Group>, stale: &AtomicBool) {
     while let Ok(Group { commit, answers }) = groups.recv() {
-        let committed = commit.blocking_recv().unwrap_or_else(|_| Err(Refused::StoreFailed("the manager is shutting down".into())));
+        let committed = commit
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(Refused::StoreFailed("the manager is shutting down".into())));
         if committed.is_err() {
             stale.store(true, Ordering::Relaxed);
         }

@@ -37,11 +37,22 @@ impl Requirement {
 #[must_use]
 pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Capabilities) -> Vec<String> {
     let mut reasons = Vec::new();
-    let labels: BTreeMap<String, String> = offered.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let labels: BTreeMap<String, String> = offered
+        .labels
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     if !selector.matches(&labels) {
         let shown: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let shown = if shown.is_empty() { "it has none".into() } else { format!("it has {}", shown.join(", ")) };
-        reasons.push(format!("its labels do not match the selector {}: {shown}", requirement.needs.selector));
+        let shown = if shown.is_empty() {
+            "it has none".into()
+        } else {
+            format!("it has {}", shown.join(", "))
+        };
+        reasons.push(format!(
+            "its labels do not match the selector {}: {shown}",
+            requirement.needs.selector
+        ));
     }
     for kind in &requirement.needs.steps {
         if !offered.steps.iter().any(|support| support.kind == *kind) {
@@ -61,7 +72,9 @@ pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Ca
     for tool in &requirement.needs.tools {
         match offered.tools.iter().find(|offered| offered.name == *tool) {
             None => reasons.push(format!("it has no {tool}")),
-            Some(found) if !found.problem.is_empty() => reasons.push(format!("its {tool} ({}) cannot be used: {}", found.path, found.problem)),
+            Some(found) if !found.problem.is_empty() => {
+                reasons.push(format!("its {tool} ({}) cannot be used: {}", found.path, found.problem))
+            }
             Some(_) => {}
         }
     }
@@ -76,8 +89,17 @@ mod tests {
         v1::Capabilities {
             slots: 2,
             labels: [("env".to_owned(), "prod".to_owned())].into(),
-            steps: vec![v1::StepSupport { kind: "shell".into(), min_version: 2, max_version: 3 }],
-            tools: vec![v1::Tool { name: "helm".into(), path: "/bin/helm".into(), problem: "wrong architecture".into(), ..v1::Tool::default() }],
+            steps: vec![v1::StepSupport {
+                kind: "shell".into(),
+                min_version: 2,
+                max_version: 3,
+            }],
+            tools: vec![v1::Tool {
+                name: "helm".into(),
+                path: "/bin/helm".into(),
+                problem: "wrong architecture".into(),
+                ..v1::Tool::default()
+            }],
             ..v1::Capabilities::default()
         }
     }
@@ -85,7 +107,11 @@ mod tests {
     #[test]
     fn every_reason_is_named() {
         let requirement = Requirement {
-            needs: Needs { selector: "env == 'dev'".into(), steps: vec!["ecsRollingDeploy".into(), "shell".into()], tools: vec!["helm".into(), "sam".into()] },
+            needs: Needs {
+                selector: "env == 'dev'".into(),
+                steps: vec!["ecsRollingDeploy".into(), "shell".into()],
+                tools: vec!["helm".into(), "sam".into()],
+            },
             versions: vec![("shell".into(), 1)],
         };
         let selector = Selector::read(&requirement.needs.selector).expect("good");
@@ -100,7 +126,16 @@ mod tests {
 
     #[test]
     fn an_agent_that_offers_everything_is_not_refused() {
-        let requirement = Requirement { needs: Needs { steps: vec!["shell".into()], ..Needs::default() }, versions: vec![("shell".into(), 3)] };
-        assert_eq!(refusals(&requirement, &Selector::default(), &offered()), Vec::<String>::new());
+        let requirement = Requirement {
+            needs: Needs {
+                steps: vec!["shell".into()],
+                ..Needs::default()
+            },
+            versions: vec![("shell".into(), 3)],
+        };
+        assert_eq!(
+            refusals(&requirement, &Selector::default(), &offered()),
+            Vec::<String>::new()
+        );
     }
 }

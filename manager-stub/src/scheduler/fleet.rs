@@ -63,7 +63,9 @@ impl Member {
     /// Slots without a task, whether or not it takes one now.
     #[must_use]
     pub fn free(&self) -> usize {
-        usize::try_from(self.offered.slots).unwrap_or(usize::MAX).saturating_sub(self.held.len())
+        usize::try_from(self.offered.slots)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(self.held.len())
     }
 
     /// Why it takes no task at all right now; `None` if it does.
@@ -76,7 +78,11 @@ impl Member {
             return Some("it is connected and does not answer: its lease ran out".into());
         }
         if !self.draining.is_empty() || !self.drain_wish.is_empty() {
-            let why = if self.draining.is_empty() { &self.drain_wish } else { &self.draining };
+            let why = if self.draining.is_empty() {
+                &self.drain_wish
+            } else {
+                &self.draining
+            };
             return Some(format!("it drains: {why}"));
         }
         if self.offered.slots == 0 {
@@ -137,12 +143,16 @@ impl Fleet {
         if !self.members.contains_key(instance) {
             self.order.push(instance.clone());
         }
-        self.members.entry(instance.clone()).or_insert_with(|| Member::new(agent.clone()))
+        self.members
+            .entry(instance.clone())
+            .or_insert_with(|| Member::new(agent.clone()))
     }
 
     /// All members, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Member)> {
-        self.order.iter().filter_map(|instance| self.members.get(instance).map(|member| (instance, member)))
+        self.order
+            .iter()
+            .filter_map(|instance| self.members.get(instance).map(|member| (instance, member)))
     }
 
     /// All members, to be changed, in no order.
@@ -154,7 +164,9 @@ impl Fleet {
     #[must_use]
     pub fn next_free(&self, eligible: &[InstanceId], cursor: usize) -> Option<usize> {
         let count = eligible.len();
-        (1..=count).map(|step| (cursor + step) % count).find(|place| self.members.get(&eligible[*place]).is_some_and(Member::takes))
+        (1..=count)
+            .map(|step| (cursor + step) % count)
+            .find(|place| self.members.get(&eligible[*place]).is_some_and(Member::takes))
     }
 
     /// Takes a task from whoever holds it.
@@ -183,7 +195,8 @@ impl Fleet {
 
     /// Forgets members that are not connected, hold nothing, and whose lease ended before then.
     pub fn forget(&mut self, before: StoreTime) {
-        self.members.retain(|_, member| member.connected || !member.held.is_empty() || member.lease_until >= before);
+        self.members
+            .retain(|_, member| member.connected || !member.held.is_empty() || member.lease_until >= before);
         let members = &self.members;
         self.order.retain(|instance| members.contains_key(instance));
     }

@@ -175,7 +175,10 @@ impl Queue {
     /// Forgets everything, before a rebuild.
     pub fn clear(&mut self) {
         let offers = self.offers;
-        *self = Self { offers: offers + 1, ..Self::default() };
+        *self = Self {
+            offers: offers + 1,
+            ..Self::default()
+        };
     }
 
     /// Puts a task that nobody holds where it belongs: into its class, or behind its key.
@@ -185,7 +188,10 @@ impl Queue {
             return;
         }
         if !entry.exclusive.is_empty() {
-            let state = self.keys.entry((key.project.clone(), entry.exclusive.clone())).or_default();
+            let state = self
+                .keys
+                .entry((key.project.clone(), entry.exclusive.clone()))
+                .or_default();
             match &state.holder {
                 Some(holder) if holder != key => {
                     entry.place = Place::BehindKey;
@@ -201,7 +207,11 @@ impl Queue {
             Some(class) => class,
             None => {
                 let selector = Selector::read(&entry.requirement.needs.selector).unwrap_or_default();
-                self.classes.entry(entry.requirement.clone()).or_insert(Class { selector, fleet_seen: u64::MAX, ..Class::default() })
+                self.classes.entry(entry.requirement.clone()).or_insert(Class {
+                    selector,
+                    fleet_seen: u64::MAX,
+                    ..Class::default()
+                })
             }
         };
         if class.turn.is_empty() {
@@ -229,7 +239,10 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.place = Place::Held;
         if !entry.exclusive.is_empty() {
-            let state = self.keys.entry((key.project.clone(), entry.exclusive.clone())).or_default();
+            let state = self
+                .keys
+                .entry((key.project.clone(), entry.exclusive.clone()))
+                .or_default();
             let other = state.holder.replace(key.clone()).filter(|other| other != key);
             if let Some(other) = other {
                 // Only the model was ahead: the other one goes back behind the key.
@@ -297,7 +310,9 @@ impl Queue {
         if entry.place != Place::Ready {
             return;
         }
-        let Some(class) = self.classes.get_mut(&entry.requirement) else { return };
+        let Some(class) = self.classes.get_mut(&entry.requirement) else {
+            return;
+        };
         if let Some(tasks) = class.tasks.get_mut(&entry.submitter) {
             tasks.remove(&entry.order);
             if tasks.is_empty() {
@@ -317,7 +332,9 @@ impl Queue {
         let mut picks = Vec::new();
         let mut fruitless = 0;
         while fruitless < self.turn.len() {
-            let Some(requirement) = self.turn.front().cloned() else { break };
+            let Some(requirement) = self.turn.front().cloned() else {
+                break;
+            };
             match self.pick(&requirement, fleet) {
                 Some(pick) => {
                     fruitless = 0;
@@ -340,7 +357,9 @@ impl Queue {
             class.starved_at = None;
             class.eligible = fleet
                 .iter()
-                .filter(|(_, member)| member.connected && refusals(requirement, &class.selector, &member.offered).is_empty())
+                .filter(|(_, member)| {
+                    member.connected && refusals(requirement, &class.selector, &member.offered).is_empty()
+                })
                 .map(|(instance, _)| instance.clone())
                 .collect();
         }
@@ -361,7 +380,12 @@ impl Queue {
         let agent = fleet.get(&instance)?.agent.clone();
         let entry = self.entries.get_mut(&key)?;
         entry.instance = Some(instance.clone());
-        Some(Pick { epoch: entry.epoch, key, agent, instance })
+        Some(Pick {
+            epoch: entry.epoch,
+            key,
+            agent,
+            instance,
+        })
     }
 }
 

@@ -28,8 +28,10 @@ impl Selector {
     pub fn read(text: &str) -> Result<Self, SelectorError> {
         let text = text.trim();
         if !text.is_empty() {
-            evaluate_selector(text, &BTreeMap::new())
-                .map_err(|error| SelectorError { text: text.into(), reason: error.to_string() })?;
+            evaluate_selector(text, &BTreeMap::new()).map_err(|error| SelectorError {
+                text: text.into(),
+                reason: error.to_string(),
+            })?;
         }
         Ok(Self { text: text.into() })
     }
@@ -47,7 +49,10 @@ mod tests {
 
     #[test]
     fn a_selector_compares_labels() {
-        let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("pool".to_owned(), "eu".to_owned())]);
+        let labels = BTreeMap::from([
+            ("env".to_owned(), "prod".to_owned()),
+            ("pool".to_owned(), "eu".to_owned()),
+        ]);
         for (text, expected) in [
             ("", true),
             ("env == 'prod' && pool == 'eu'", true),

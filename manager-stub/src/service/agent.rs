@@ -29,7 +29,10 @@ impl AgentService {
     /// A service over this context.
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context, sessions: Arc::new(AtomicU64::new(1)) }
+        Self {
+            context,
+            sessions: Arc::new(AtomicU64::new(1)),
+        }
     }
 }
 
@@ -44,7 +47,12 @@ async fn carry(context: Context, session: SessionId, mut frames: Streaming<v1::S
             // A frame of a kind that this build does not know is ignored.
             Ok(Some(v1::SessionRequest { frame: None })) => {}
             Ok(Some(v1::SessionRequest { frame: Some(frame) })) => {
-                if context.dispatcher.send(Inbound::Frame { session, frame }).await.is_err() {
+                if context
+                    .dispatcher
+                    .send(Inbound::Frame { session, frame })
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -66,7 +74,10 @@ impl Agent for AgentService {
     type PushLogsStream = Answers<v1::PushLogsResponse>;
     type FetchBlobStream = Answers<v1::FetchBlobResponse>;
 
-    async fn session(&self, request: Request<Streaming<v1::SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let mut frames = request.into_inner();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (outbound, answers) = Outbound::channel();
@@ -75,8 +86,14 @@ impl Agent for AgentService {
         self.context.tracker.spawn(async move {
             let first = tokio::time::timeout(HELLO_WITHIN, frames.message()).await;
             match first {
-                Ok(Ok(Some(v1::SessionRequest { frame: Some(Frame::Hello(hello)) }))) => {
-                    let hello = Inbound::Hello { session, hello: Box::new(hello), outbound };
+                Ok(Ok(Some(v1::SessionRequest {
+                    frame: Some(Frame::Hello(hello)),
+                }))) => {
+                    let hello = Inbound::Hello {
+                        session,
+                        hello: Box::new(hello),
+                        outbound,
+                    };
                     if context.dispatcher.send(hello).await.is_ok() {
                         carry(context, session, frames).await;
                     }
@@ -89,22 +106,36 @@ impl Agent for AgentService {
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
-    async fn push_logs(&self, request: Request<Streaming<v1::PushLogsRequest>>) -> Result<Response<Self::PushLogsStream>, Status> {
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<v1::PushLogsRequest>>,
+    ) -> Result<Response<Self::PushLogsStream>, Status> {
         Ok(Response::new(push_logs::serve(&self.context, request.into_inner())))
     }
 
-    async fn put_blob(&self, request: Request<Streaming<v1::PutBlobRequest>>) -> Result<Response<v1::PutBlobResponse>, Status> {
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<v1::PutBlobRequest>>,
+    ) -> Result<Response<v1::PutBlobResponse>, Status> {
         let mut pieces = request.into_inner();
-        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("the first frame names the blob"))?;
+        let first = pieces
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("the first frame names the blob"))?;
         let mut upload = blob::Upload::begin(&self.context, &first.project, &first.sha256).await?;
         upload.push(first.data).await?;
         while let Some(piece) = pieces.message().await? {
             upload.push(piece.data).await?;
         }
-        Ok(Response::new(v1::PutBlobResponse { size_bytes: upload.finish().await? }))
+        Ok(Response::new(v1::PutBlobResponse {
+            size_bytes: upload.finish().await?,
+        }))
     }
 
-    async fn fetch_blob(&self, request: Request<v1::FetchBlobRequest>) -> Result<Response<Self::FetchBlobStream>, Status> {
+    async fn fetch_blob(
+        &self,
+        request: Request<v1::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
         let request = request.into_inner();
         blob::download(self.context.clone(), request).await.map(Response::new)
     }

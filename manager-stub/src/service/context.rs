@@ -46,7 +46,9 @@ impl Context {
     ) -> Result<T, Status> {
         let reads = self.reads.clone();
         let answer = tokio::task::spawn_blocking(move || read(reads.as_ref())).await;
-        answer.map_err(|_| Status::internal("a read of the store panicked"))?.map_err(|error| store_failed(&error))
+        answer
+            .map_err(|_| Status::internal("a read of the store panicked"))?
+            .map_err(|error| store_failed(&error))
     }
 
     /// The task with this id, or the only one whose id begins so.
@@ -60,7 +62,9 @@ impl Context {
         let mut found: Vec<TaskId> = self.read(move |reads| reads.find(&of, &prefix)).await?;
         match (found.len(), found.pop()) {
             (1, Some(task)) => Ok(TaskKey { project, task }),
-            (_, Some(_)) => Err(Status::invalid_argument(format!("more than one task id begins with {task}"))),
+            (_, Some(_)) => Err(Status::invalid_argument(format!(
+                "more than one task id begins with {task}"
+            ))),
             (_, None) => Err(Status::not_found(format!("project {project} has no task {task}"))),
         }
     }
@@ -78,7 +82,9 @@ pub(super) fn project_of(project: &str) -> Result<Project, Status> {
     if project.is_empty() {
         return Ok(Project::default_project());
     }
-    project.parse().map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))
+    project
+        .parse()
+        .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))
 }
 
 pub(super) fn store_failed(error: &StoreError) -> Status {
@@ -100,9 +106,15 @@ pub(super) fn refused(refused: Refused) -> Status {
         )),
         Refused::Missed(Missed::NoSuchTask) => Status::not_found("there is no such task"),
         Refused::Missed(Missed::NotNow(why)) => Status::failed_precondition(why),
-        Refused::Missed(Missed::KeyHeld(task)) => Status::failed_precondition(format!("task {task} holds the exclusive key")),
-        Refused::Missed(Missed::NotBefore(_)) => Status::failed_precondition("something may still be in flight; try again in a moment"),
-        Refused::Missed(Missed::Held) => Status::failed_precondition("the task is held until its agent is back or somebody decides"),
+        Refused::Missed(Missed::KeyHeld(task)) => {
+            Status::failed_precondition(format!("task {task} holds the exclusive key"))
+        }
+        Refused::Missed(Missed::NotBefore(_)) => {
+            Status::failed_precondition("something may still be in flight; try again in a moment")
+        }
+        Refused::Missed(Missed::Held) => {
+            Status::failed_precondition("the task is held until its agent is back or somebody decides")
+        }
         Refused::DiskFull => Status::resource_exhausted(
             "the manager's disk is full: nothing was stored; free space under its data folder and try again",
         ),

@@ -5,7 +5,11 @@ use deputy_proto::v1;
 /// Says why.
 pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::ExplainResponse {
     let id = task.task_id.clone();
-    let agent = if task.agent_id.is_empty() { "an agent".to_owned() } else { task.agent_id.clone() };
+    let agent = if task.agent_id.is_empty() {
+        "an agent".to_owned()
+    } else {
+        task.agent_id.clone()
+    };
     let mut next = Vec::new();
     let summary = match task.state() {
         v1::TaskState::Queued if agents.is_empty() => {
@@ -31,9 +35,16 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
                     }
                 })
                 .collect();
-            if awaited.is_empty() { format!("it runs on {agent}") } else { format!("it runs on {agent}: {}", awaited.join(", ")) }
+            if awaited.is_empty() {
+                format!("it runs on {agent}")
+            } else {
+                format!("it runs on {agent}: {}", awaited.join(", "))
+            }
         }
-        v1::TaskState::Running => format!("it runs on {agent}, which was asked to cancel it: {}", task.cancel_reason),
+        v1::TaskState::Running => format!(
+            "it runs on {agent}, which was asked to cancel it: {}",
+            task.cancel_reason
+        ),
         v1::TaskState::Lost => {
             next.push(format!("bring {agent} back"));
             for (resolution, what) in [
@@ -58,13 +69,23 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
             if let Some(failure) = failure.filter(|failure| !failure.hint.is_empty()) {
                 next.push(failure.hint.clone());
             }
-            if let Some(repair) = task.result.as_ref().map(|result| result.repair.clone()).filter(|repair| !repair.is_empty()) {
+            if let Some(repair) = task
+                .result
+                .as_ref()
+                .map(|result| result.repair.clone())
+                .filter(|repair| !repair.is_empty())
+            {
                 next.push(repair);
             }
             format!("it has ended: {why}")
         }
     };
-    v1::ExplainResponse { task: Some(task), summary, agents, next }
+    v1::ExplainResponse {
+        task: Some(task),
+        summary,
+        agents,
+        next,
+    }
 }
 
 fn waiting(agents: &[v1::AgentVerdict]) -> String {
@@ -77,7 +98,11 @@ fn waiting(agents: &[v1::AgentVerdict]) -> String {
             }
         }
     }
-    let known = if agents.len() == 1 { "1 agent is known".to_owned() } else { format!("{} agents are known", agents.len()) };
+    let known = if agents.len() == 1 {
+        "1 agent is known".to_owned()
+    } else {
+        format!("{} agents are known", agents.len())
+    };
     match counts.iter().max_by_key(|(_, count)| *count) {
         Some((reason, count)) if *count == agents.len() => format!("it waits: {known}, and for each: {reason}"),
         _ => format!("it waits: {known}, and none can take it now"),
@@ -89,19 +114,33 @@ mod tests {
     use super::*;
 
     fn verdict(agent: &str, reasons: &[&str]) -> v1::AgentVerdict {
-        v1::AgentVerdict { agent_id: agent.into(), eligible: reasons.is_empty(), reasons: reasons.iter().map(ToString::to_string).collect() }
+        v1::AgentVerdict {
+            agent_id: agent.into(),
+            eligible: reasons.is_empty(),
+            reasons: reasons.iter().map(ToString::to_string).collect(),
+        }
     }
 
     #[test]
     fn a_waiting_task_is_explained_in_one_sentence() {
-        let task = v1::Task { task_id: "t1".into(), state: v1::TaskState::Queued.into(), ..v1::Task::default() };
+        let task = v1::Task {
+            task_id: "t1".into(),
+            state: v1::TaskState::Queued.into(),
+            ..v1::Task::default()
+        };
         let cases = [
             vec![],
-            vec![verdict("a", &["all its 2 slots are taken"]), verdict("b", &["all its 2 slots are taken"])],
+            vec![
+                verdict("a", &["all its 2 slots are taken"]),
+                verdict("b", &["all its 2 slots are taken"]),
+            ],
             vec![verdict("a", &["it is not connected", "it has no helm"])],
             vec![verdict("a", &[])],
         ];
-        let said: Vec<String> = cases.into_iter().map(|agents| explain(task.clone(), agents).summary).collect();
+        let said: Vec<String> = cases
+            .into_iter()
+            .map(|agents| explain(task.clone(), agents).summary)
+            .collect();
         insta::assert_snapshot!(said.join("\n"), @r"
         it waits: no agent is known
         it waits: 2 agents are known, and for each: all its 2 slots are taken
@@ -121,6 +160,11 @@ mod tests {
         };
         let explained = explain(task, Vec::new());
         assert_eq!(explained.summary, "its agent a1 is lost; held: onAgentLoss is hold");
-        assert!(explained.next.iter().any(|line| line.starts_with("deputy resolve t1 rollback")));
+        assert!(
+            explained
+                .next
+                .iter()
+                .any(|line| line.starts_with("deputy resolve t1 rollback"))
+        );
     }
 }

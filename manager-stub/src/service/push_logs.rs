@@ -33,11 +33,17 @@ pub(super) fn serve(context: &Context, frames: Streaming<v1::PushLogsRequest>) -
     Box::pin(said.chain(ReceiverStream::new(ended)))
 }
 
-async fn receive(context: &Context, mut frames: Streaming<v1::PushLogsRequest>, answer: mpsc::Sender<PieceAnswer>) -> Result<(), Status> {
+async fn receive(
+    context: &Context,
+    mut frames: Streaming<v1::PushLogsRequest>,
+    answer: mpsc::Sender<PieceAnswer>,
+) -> Result<(), Status> {
     while let Some(frame) = frames.message().await? {
         let attempt = attempt(frame.attempt)?;
         if frame.data.len() > MAX_LOG_FRAME_BYTES {
-            return Err(Status::invalid_argument(format!("a log frame has at most {MAX_LOG_FRAME_BYTES} bytes")));
+            return Err(Status::invalid_argument(format!(
+                "a log frame has at most {MAX_LOG_FRAME_BYTES} bytes"
+            )));
         }
         if crc32fast::hash(&frame.data) != frame.crc32 {
             return Err(Status::data_loss("a log frame does not agree with its checksum"));
@@ -77,12 +83,22 @@ fn to_wire(answer: PieceAnswer) -> Result<v1::PushLogsResponse, Status> {
         })
     };
     match answer {
-        PieceAnswer::Committed { attempt, offset, complete } => {
-            Ok(v1::PushLogsResponse { attempt: wire(attempt), committed_offset: offset, complete, refused: String::new() })
-        }
-        PieceAnswer::Refused { attempt, reason } => {
-            Ok(v1::PushLogsResponse { attempt: wire(attempt), committed_offset: 0, complete: false, refused: reason })
-        }
+        PieceAnswer::Committed {
+            attempt,
+            offset,
+            complete,
+        } => Ok(v1::PushLogsResponse {
+            attempt: wire(attempt),
+            committed_offset: offset,
+            complete,
+            refused: String::new(),
+        }),
+        PieceAnswer::Refused { attempt, reason } => Ok(v1::PushLogsResponse {
+            attempt: wire(attempt),
+            committed_offset: 0,
+            complete: false,
+            refused: reason,
+        }),
         PieceAnswer::Failed(reason) => Err(Status::unavailable(reason)),
     }
 }

@@ -60,10 +60,14 @@ impl CheckedDocuments {
     pub(super) async fn prepare(&self, context: &Context, request: v1::SubmitRequest) -> Result<Prepared, Status> {
         let project = project_of(&request.project)?;
         if request.client_request_id.is_empty() || request.client_request_id.len() > MAX_REQUEST_ID_BYTES {
-            return Err(Status::invalid_argument(format!("a client_request_id of 1 to {MAX_REQUEST_ID_BYTES} bytes is needed")));
+            return Err(Status::invalid_argument(format!(
+                "a client_request_id of 1 to {MAX_REQUEST_ID_BYTES} bytes is needed"
+            )));
         }
         if request.submitter.len() > MAX_SUBMITTER_BYTES {
-            return Err(Status::invalid_argument(format!("a submitter has at most {MAX_SUBMITTER_BYTES} bytes")));
+            return Err(Status::invalid_argument(format!(
+                "a submitter has at most {MAX_SUBMITTER_BYTES} bytes"
+            )));
         }
         let text = digest(&[&request.document, &request.inputs]);
         let document = self.checked(text, request.document, request.inputs).await?;
@@ -77,7 +81,10 @@ impl CheckedDocuments {
         }
         entry.bundles = bundles.clone().into();
         let spec = TaskSpec {
-            key: TaskKey { project, task: TaskId::generate() },
+            key: TaskKey {
+                project,
+                task: TaskId::generate(),
+            },
             name: document.name.clone(),
             labels: document.labels.clone(),
             submitter: request.submitter,
@@ -89,12 +96,25 @@ impl CheckedDocuments {
             bundles,
             document: document.canonical.clone(),
         };
-        let submission = Submission { request: request.client_request_id, content, spec, entry };
-        Ok(Prepared { submission, warnings: document.warnings.clone() })
+        let submission = Submission {
+            request: request.client_request_id,
+            content,
+            spec,
+            entry,
+        };
+        Ok(Prepared {
+            submission,
+            warnings: document.warnings.clone(),
+        })
     }
 
     async fn checked(&self, text: [u8; 32], document: Bytes, inputs: Bytes) -> Result<Arc<CheckedDocument>, Status> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&text).cloned();
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&text)
+            .cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -129,19 +149,25 @@ fn check(document: &[u8], inputs: &[u8]) -> Result<CheckedDocument, Status> {
     let inputs: Inputs = if inputs.is_empty() {
         Inputs::default()
     } else {
-        serde_json::from_slice(inputs).map_err(|error| Status::invalid_argument(format!("the inputs are not a JSON object: {error}")))?
+        serde_json::from_slice(inputs)
+            .map_err(|error| Status::invalid_argument(format!("the inputs are not a JSON object: {error}")))?
     };
-    let known = read("task", document, &inputs).map_err(|wrong| Status::invalid_argument(wrong.rendered(Paint::Plain)))?;
+    let known =
+        read("task", document, &inputs).map_err(|wrong| Status::invalid_argument(wrong.rendered(Paint::Plain)))?;
     let canonical = to_canonical(&known.checked).map_err(|error| Status::internal(error.to_string()))?;
     let document = known.checked.document;
     let queue_timeout = document.spec.queue_timeout.as_deref().map(duration::parse).transpose();
     Ok(CheckedDocument {
-        needs: needs(&document.spec.selector, document.spec.steps.iter().map(|step| &step.kind)),
+        needs: needs(
+            &document.spec.selector,
+            document.spec.steps.iter().map(|step| &step.kind),
+        ),
         name: document.metadata.name,
         labels: document.metadata.labels,
         exclusive_key: document.spec.exclusive_key,
         on_agent_loss: document.spec.on_agent_loss,
-        queue_timeout: queue_timeout.map_err(|error| Status::invalid_argument(format!("spec.queueTimeout: {error}")))?,
+        queue_timeout: queue_timeout
+            .map_err(|error| Status::invalid_argument(format!("spec.queueTimeout: {error}")))?,
         sources: document.spec.sources.into_iter().map(|source| source.name).collect(),
         canonical: canonical.into(),
         warnings: known.warnings.iter().map(|warning| warning.one_line("task")).collect(),
@@ -149,7 +175,10 @@ fn check(document: &[u8], inputs: &[u8]) -> Result<CheckedDocument, Status> {
 }
 
 fn needs<'a>(selector: &str, steps: impl Iterator<Item = &'a StepKind>) -> Needs {
-    let mut needs = Needs { selector: selector.trim().into(), ..Needs::default() };
+    let mut needs = Needs {
+        selector: selector.trim().into(),
+        ..Needs::default()
+    };
     for kind in steps {
         needs.steps.push(kind.name().into());
         needs.tools.extend(tool(kind).map(str::to_owned));
@@ -169,7 +198,10 @@ fn tool(kind: &StepKind) -> Option<&'static str> {
             ShellProgram::Bash => Some("bash"),
             ShellProgram::Sh => None,
         },
-        StepKind::EcsRollingDeploy(_) | StepKind::KubernetesApply(_) | StepKind::KubernetesRollingDeploy(_) | StepKind::NoopEffect(_) => None,
+        StepKind::EcsRollingDeploy(_)
+        | StepKind::KubernetesApply(_)
+        | StepKind::KubernetesRollingDeploy(_)
+        | StepKind::NoopEffect(_) => None,
     }
 }
 
@@ -180,18 +212,35 @@ async fn bundles(
     document: &CheckedDocument,
     given: Vec<v1::Bundle>,
 ) -> Result<Vec<TaskBundle>, Status> {
-    if let Some(missing) = document.sources.iter().find(|name| !given.iter().any(|bundle| bundle.name == **name)) {
-        return Err(Status::invalid_argument(format!("the source {missing} has no bundle; `deputy submit` packs and sends it")));
+    if let Some(missing) = document
+        .sources
+        .iter()
+        .find(|name| !given.iter().any(|bundle| bundle.name == **name))
+    {
+        return Err(Status::invalid_argument(format!(
+            "the source {missing} has no bundle; `deputy submit` packs and sends it"
+        )));
     }
     if let Some(other) = given.iter().find(|bundle| !document.sources.contains(&bundle.name)) {
-        return Err(Status::invalid_argument(format!("the bundle {} belongs to no source of the document", other.name)));
+        return Err(Status::invalid_argument(format!(
+            "the bundle {} belongs to no source of the document",
+            other.name
+        )));
     }
     let mut bundles = Vec::with_capacity(given.len());
     for v1::Bundle { name, sha256, .. } in given {
         let (of, wanted) = (project.clone(), sha256.clone());
         let stored = context.read(move |reads| reads.blob(&of, &wanted)).await?;
-        let size_bytes = stored.ok_or_else(|| Status::failed_precondition(format!("the bundle {name} ({sha256}) is not stored; send it with PutBundle first")))?;
-        bundles.push(TaskBundle { name, sha256, size_bytes });
+        let size_bytes = stored.ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "the bundle {name} ({sha256}) is not stored; send it with PutBundle first"
+            ))
+        })?;
+        bundles.push(TaskBundle {
+            name,
+            sha256,
+            size_bytes,
+        });
     }
     bundles.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(bundles)

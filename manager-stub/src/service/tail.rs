@@ -39,13 +39,23 @@ struct Tail {
 }
 
 /// Serves one reader.
-pub(super) async fn serve(context: &Context, request: v1::TailLogsRequest) -> Result<Answers<v1::TailLogsResponse>, Status> {
+pub(super) async fn serve(
+    context: &Context,
+    request: v1::TailLogsRequest,
+) -> Result<Answers<v1::TailLogsResponse>, Status> {
     let key = context.find(&request.project, &request.task_id).await?;
     let offsets = read_cursor(&request.cursor)?;
     let news = context.dispatcher.hub.task(&key);
     let row = context.task(&key).await?;
     let (answers, receiver) = mpsc::channel(WAITING);
-    let tail = Tail { context: context.clone(), key, run: row.head.run, offsets, news, answers };
+    let tail = Tail {
+        context: context.clone(),
+        key,
+        run: row.head.run,
+        offsets,
+        news,
+        answers,
+    };
     context.tracker.spawn(tail.run(request.follow));
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
@@ -80,7 +90,11 @@ impl Tail {
             if ended && (complete || quiet_since.elapsed() >= patience) {
                 return Ok(());
             }
-            let wait = if ended { patience.saturating_sub(quiet_since.elapsed()) } else { Duration::from_secs(60) };
+            let wait = if ended {
+                patience.saturating_sub(quiet_since.elapsed())
+            } else {
+                Duration::from_secs(60)
+            };
             if matches!(tokio::time::timeout(wait, self.news.changed()).await, Ok(Err(_))) {
                 return Ok(());
             }
@@ -92,14 +106,23 @@ impl Tail {
         let (of, run) = (self.key.clone(), self.run);
         let streams = self
             .context
-            .read(move |reads| Ok(reads.log_streams(&of)?.into_iter().filter(|stream| stream.run == run).collect::<Vec<_>>()))
+            .read(move |reads| {
+                Ok(reads
+                    .log_streams(&of)?
+                    .into_iter()
+                    .filter(|stream| stream.run == run)
+                    .collect::<Vec<_>>())
+            })
             .await?;
         let mut sent = 0;
         for stream in &streams {
             let mut offset = self.offsets.get(&stream.epoch).copied().unwrap_or(0);
             while offset < stream.committed {
                 let (key, epoch, segments) = (self.key.clone(), stream.epoch, self.context.segments.clone());
-                let bytes = self.context.read(move |reads| read_bytes(reads, &segments, (&key, epoch), offset)).await?;
+                let bytes = self
+                    .context
+                    .read(move |reads| read_bytes(reads, &segments, (&key, epoch), offset))
+                    .await?;
                 let used = self.send_records(epoch, offset, &bytes).await?;
                 if used == 0 {
                     break;
@@ -114,8 +137,8 @@ impl Tail {
     /// Sends the whole records in `bytes`; answers how many bytes they were.
     async fn send_records(&mut self, epoch: Epoch, begin: u64, bytes: &[u8]) -> Result<u64, Status> {
         let mut used = 0;
-        while let Some((record, length)) =
-            decode(&bytes[used..]).map_err(|error| Status::data_loss(format!("the log of attempt {epoch} cannot be read: {error}")))?
+        while let Some((record, length)) = decode(&bytes[used..])
+            .map_err(|error| Status::data_loss(format!("the log of attempt {epoch} cannot be read: {error}")))?
         {
             used += length;
             let offset = begin + u64::try_from(used).unwrap_or(0);
@@ -130,10 +153,22 @@ impl Tail {
 }
 
 /// Committed bytes from an offset on, from as many pieces as it takes to fill a read.
-fn read_bytes(reads: &dyn Reads, segments: &SegmentReader, (key, epoch): (&TaskKey, Epoch), offset: u64) -> Result<Vec<u8>, StoreError> {
+fn read_bytes(
+    reads: &dyn Reads,
+    segments: &SegmentReader,
+    (key, epoch): (&TaskKey, Epoch),
+    offset: u64,
+) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     let mut at = offset;
-    for LogExtent { offset: begin, length, segment, position, .. } in reads.log_extents(key, epoch, offset)? {
+    for LogExtent {
+        offset: begin,
+        length,
+        segment,
+        position,
+        ..
+    } in reads.log_extents(key, epoch, offset)?
+    {
         let skip = at.saturating_sub(begin);
         let wanted = (length - skip).min(READ_BYTES.saturating_sub(u64::try_from(bytes.len()).unwrap_or(READ_BYTES)));
         if wanted == 0 {
@@ -141,7 +176,11 @@ fn read_bytes(reads: &dyn Reads, segments: &SegmentReader, (key, epoch): (&TaskK
         }
         let piece = segments
             .read(segment, position + skip, usize::try_from(wanted).unwrap_or(0))
-            .map_err(|source| StoreError::File { what: "read", path: format!("log segment {segment}"), source })?;
+            .map_err(|source| StoreError::File {
+                what: "read",
+                path: format!("log segment {segment}"),
+                source,
+            })?;
         at += wanted;
         bytes.extend_from_slice(&piece);
     }
@@ -150,7 +189,12 @@ fn read_bytes(reads: &dyn Reads, segments: &SegmentReader, (key, epoch): (&TaskK
 
 fn to_wire(record: LogRecord<'_>, epoch: Epoch, cursor: String) -> v1::TailLogsResponse {
     match record {
-        LogRecord::Output { stream, step, at_ms, data } => {
+        LogRecord::Output {
+            stream,
+            step,
+            at_ms,
+            data,
+        } => {
             let stream = match stream {
                 LogStream::Stdout => v1::LogStream::Stdout,
                 LogStream::Stderr => v1::LogStream::Stderr,
@@ -166,12 +210,21 @@ fn to_wire(record: LogRecord<'_>, epoch: Epoch, cursor: String) -> v1::TailLogsR
                 gap_bytes: 0,
             }
         }
-        LogRecord::Gap { at_ms, bytes } => v1::TailLogsResponse { cursor, epoch, at_ms, gap_bytes: bytes, ..v1::TailLogsResponse::default() },
+        LogRecord::Gap { at_ms, bytes } => v1::TailLogsResponse {
+            cursor,
+            epoch,
+            at_ms,
+            gap_bytes: bytes,
+            ..v1::TailLogsResponse::default()
+        },
     }
 }
 
 fn write_cursor(offsets: &BTreeMap<Epoch, u64>) -> String {
-    let text: Vec<String> = offsets.iter().map(|(epoch, offset)| format!("{epoch}:{offset}")).collect();
+    let text: Vec<String> = offsets
+        .iter()
+        .map(|(epoch, offset)| format!("{epoch}:{offset}"))
+        .collect();
     URL_SAFE_NO_PAD.encode(text.join(","))
 }
 
@@ -180,8 +233,16 @@ fn read_cursor(cursor: &str) -> Result<BTreeMap<Epoch, u64>, Status> {
         return Ok(BTreeMap::new());
     }
     let bad = || Status::invalid_argument("the cursor is none of ours");
-    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
-    let pair = |part: &str| Some(part.split_once(':')).flatten().and_then(|(epoch, offset)| Some((epoch.parse().ok()?, offset.parse().ok()?)));
+    let text = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(bad)?;
+    let pair = |part: &str| {
+        Some(part.split_once(':'))
+            .flatten()
+            .and_then(|(epoch, offset)| Some((epoch.parse().ok()?, offset.parse().ok()?)))
+    };
     text.split(',').map(pair).collect::<Option<_>>().ok_or_else(bad)
 }
 

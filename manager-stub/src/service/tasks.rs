@@ -30,20 +30,32 @@ impl TasksService {
     /// A service over this context.
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context, documents: CheckedDocuments::default() }
+        Self {
+            context,
+            documents: CheckedDocuments::default(),
+        }
     }
 
     async fn view(&self, key: &TaskKey) -> Result<v1::Task, Status> {
         let row = self.context.task(key).await?;
         let of = key.clone();
         let streams = self.context.read(move |reads| reads.log_streams(&of)).await?;
-        Ok(view::task(&row, &streams, self.context.dispatcher.board.steps(key), self.context.dispatcher.clock.now()))
+        Ok(view::task(
+            &row,
+            &streams,
+            self.context.dispatcher.board.steps(key),
+            self.context.dispatcher.clock.now(),
+        ))
     }
 
     async fn manage(&self, (project, task): (&str, &str), change: Change) -> Result<v1::Task, Status> {
         let key = self.context.find(project, task).await?;
         let of = key.clone();
-        let answer = self.context.dispatcher.ask(|reply| Inbound::Manage { key: of, change, reply }).await;
+        let answer = self
+            .context
+            .dispatcher
+            .ask(|reply| Inbound::Manage { key: of, change, reply })
+            .await;
         answer.map_err(ending)?.map_err(refused)?;
         self.view(&key).await
     }
@@ -57,7 +69,11 @@ impl Tasks for TasksService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let prepared = self.documents.prepare(&self.context, request.into_inner()).await?;
         let submission = Box::new(prepared.submission);
-        let answer = self.context.dispatcher.ask(|reply| Inbound::Submit { submission, reply }).await;
+        let answer = self
+            .context
+            .dispatcher
+            .ask(|reply| Inbound::Submit { submission, reply })
+            .await;
         let submitted = answer.map_err(ending)?.map_err(refused)?;
         Ok(Response::new(v1::SubmitResponse {
             task_id: submitted.key.task.to_string(),
@@ -66,15 +82,23 @@ impl Tasks for TasksService {
         }))
     }
 
-    async fn put_bundle(&self, request: Request<Streaming<v1::PutBundleRequest>>) -> Result<Response<v1::PutBundleResponse>, Status> {
+    async fn put_bundle(
+        &self,
+        request: Request<Streaming<v1::PutBundleRequest>>,
+    ) -> Result<Response<v1::PutBundleResponse>, Status> {
         let mut pieces = request.into_inner();
-        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("the first frame names the bundle"))?;
+        let first = pieces
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("the first frame names the bundle"))?;
         let mut upload = blob::Upload::begin(&self.context, &first.project, &first.sha256).await?;
         upload.push(first.data).await?;
         while let Some(piece) = pieces.message().await? {
             upload.push(piece.data).await?;
         }
-        Ok(Response::new(v1::PutBundleResponse { size_bytes: upload.finish().await? }))
+        Ok(Response::new(v1::PutBundleResponse {
+            size_bytes: upload.finish().await?,
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
@@ -91,11 +115,18 @@ impl Tasks for TasksService {
             Vec::new()
         };
         let document = if request.with_document {
-            self.context.read(move |reads| reads.document(&key)).await?.unwrap_or_default()
+            self.context
+                .read(move |reads| reads.document(&key))
+                .await?
+                .unwrap_or_default()
         } else {
             bytes::Bytes::new()
         };
-        Ok(Response::new(v1::GetResponse { task: Some(task), journal, document }))
+        Ok(Response::new(v1::GetResponse {
+            task: Some(task),
+            journal,
+            document,
+        }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
@@ -107,11 +138,24 @@ impl Tasks for TasksService {
         let states = states.ok_or_else(|| Status::invalid_argument("an unknown task state"))?;
         let before = match request.page_token.as_str() {
             "" => None,
-            token => Some(token.parse::<TaskId>().map_err(|_| Status::invalid_argument("the page_token is none of ours"))?),
+            token => Some(
+                token
+                    .parse::<TaskId>()
+                    .map_err(|_| Status::invalid_argument("the page_token is none of ours"))?,
+            ),
         };
         let labels = request.labels;
-        let query = ListQuery { project, states, before, limit: size };
-        let wanted = move |row: &TaskRow| labels.iter().all(|(name, value)| row.spec.labels.get(name) == Some(value));
+        let query = ListQuery {
+            project,
+            states,
+            before,
+            limit: size,
+        };
+        let wanted = move |row: &TaskRow| {
+            labels
+                .iter()
+                .all(|(name, value)| row.spec.labels.get(name) == Some(value))
+        };
         let (rows, next_page_token) = self.context.read(move |reads| list(reads, query, &wanted)).await?;
         let now = self.context.dispatcher.clock.now();
         let mut tasks = Vec::with_capacity(rows.len());
@@ -123,21 +167,33 @@ impl Tasks for TasksService {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        watch::serve(&self.context, request.into_inner()).await.map(Response::new)
+        watch::serve(&self.context, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn tail_logs(&self, request: Request<v1::TailLogsRequest>) -> Result<Response<Self::TailLogsStream>, Status> {
-        tail::serve(&self.context, request.into_inner()).await.map(Response::new)
+        tail::serve(&self.context, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
-        let v1::CancelRequest { project, task_id, reason } = request.into_inner();
+        let v1::CancelRequest {
+            project,
+            task_id,
+            reason,
+        } = request.into_inner();
         let task = self.manage((&project, &task_id), Change::Cancel { reason }).await?;
         Ok(Response::new(v1::CancelResponse { task: Some(task) }))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
-        let v1::RetryRequest { project, task_id, seen_run } = request.into_inner();
+        let v1::RetryRequest {
+            project,
+            task_id,
+            seen_run,
+        } = request.into_inner();
         let task = self.manage((&project, &task_id), Change::Retry { seen_run }).await?;
         Ok(Response::new(v1::RetryResponse { task: Some(task) }))
     }
@@ -145,12 +201,26 @@ impl Tasks for TasksService {
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let request = request.into_inner();
         let resolution = request.resolution();
-        let reason = if request.reason.is_empty() { "no reason given".into() } else { request.reason };
+        let reason = if request.reason.is_empty() {
+            "no reason given".into()
+        } else {
+            request.reason
+        };
         let change = match resolution {
-            v1::Resolution::Resume => Change::Resolve { resolve: Resolve::Resume, reason },
-            v1::Resolution::Rollback => Change::Resolve { resolve: Resolve::Rollback, reason },
+            v1::Resolution::Resume => Change::Resolve {
+                resolve: Resolve::Resume,
+                reason,
+            },
+            v1::Resolution::Rollback => Change::Resolve {
+                resolve: Resolve::Rollback,
+                reason,
+            },
             v1::Resolution::Fail => Change::GiveUp { reason },
-            v1::Resolution::Unspecified => return Err(Status::invalid_argument("a resolution is needed: resume, rollback or fail")),
+            v1::Resolution::Unspecified => {
+                return Err(Status::invalid_argument(
+                    "a resolution is needed: resume, rollback or fail",
+                ));
+            }
         };
         let task = self.manage((&request.project, &request.task_id), change).await?;
         Ok(Response::new(v1::ResolveResponse { task: Some(task) }))
@@ -160,7 +230,12 @@ impl Tasks for TasksService {
         let request = request.into_inner();
         let key = self.context.find(&request.project, &request.task_id).await?;
         let task = self.view(&key).await?;
-        let agents = self.context.dispatcher.ask(|reply| Inbound::Explain { key, reply }).await.map_err(ending)?;
+        let agents = self
+            .context
+            .dispatcher
+            .ask(|reply| Inbound::Explain { key, reply })
+            .await
+            .map_err(ending)?;
         Ok(Response::new(explanation::explain(task, agents)))
     }
 }
@@ -168,7 +243,11 @@ impl Tasks for TasksService {
 type Listed = (Vec<(TaskRow, Vec<crate::store::contract::LogStreamRow>)>, String);
 
 /// A page of tasks that are wanted; the token is empty on the last page.
-fn list(reads: &dyn crate::store::contract::Reads, mut query: ListQuery, wanted: &dyn Fn(&TaskRow) -> bool) -> Result<Listed, StoreError> {
+fn list(
+    reads: &dyn crate::store::contract::Reads,
+    mut query: ListQuery,
+    wanted: &dyn Fn(&TaskRow) -> bool,
+) -> Result<Listed, StoreError> {
     let size = query.limit;
     let mut found = Vec::new();
     for _ in 0..MAX_PAGES_READ {

@@ -46,9 +46,17 @@ pub(super) fn log_state(head: &TaskHead, streams: &[LogStreamRow]) -> v1::LogSta
 }
 
 /// A task with its steps as last heard.
-pub(super) fn task(row: &TaskRow, streams: &[LogStreamRow], progress: Vec<v1::StepProgress>, now: StoreTime) -> v1::Task {
+pub(super) fn task(
+    row: &TaskRow,
+    streams: &[LogStreamRow],
+    progress: Vec<v1::StepProgress>,
+    now: StoreTime,
+) -> v1::Task {
     let TaskRow { spec, head } = row;
-    let result = head.state.is_ended().then(|| v1::Result::decode(head.result.clone()).unwrap_or_default());
+    let result = head
+        .state
+        .is_ended()
+        .then(|| v1::Result::decode(head.result.clone()).unwrap_or_default());
     let steps = match &result {
         Some(result) if !result.steps.is_empty() => result.steps.clone(),
         Some(_) | None => progress,

@@ -49,14 +49,25 @@ pub(super) async fn serve(context: &Context, request: v1::WatchRequest) -> Resul
         Some(key) => context.dispatcher.hub.task(key),
         None => context.dispatcher.hub.project(&project),
     };
-    let (generation, newest) = context.read(|reads| Ok((reads.meta()?.generation, reads.newest_event()?))).await?;
+    let (generation, newest) = context
+        .read(|reads| Ok((reads.meta()?.generation, reads.newest_event()?)))
+        .await?;
     let after = match (request.cursor.as_str(), &task) {
         ("", Some(_)) => 0,
         ("", None) => newest,
         (cursor, _) => read_cursor(cursor, generation)?,
     };
     let (answers, receiver) = mpsc::channel(WAITING);
-    let watcher = Watcher { context: context.clone(), project, task, generation, after, news, answers, shown: Vec::new() };
+    let watcher = Watcher {
+        context: context.clone(),
+        project,
+        task,
+        generation,
+        after,
+        news,
+        answers,
+        shown: Vec::new(),
+    };
     context.tracker.spawn(watcher.run());
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
@@ -102,9 +113,20 @@ impl Watcher {
 
     async fn page(&self) -> Result<Vec<(Sequence, v1::WatchResponse)>, Status> {
         let task = self.task.as_ref().map(|key| key.task.clone());
-        let query = EventQuery { project: self.project.clone(), task, after: self.after, limit: PAGE };
-        let (generation, board, now) = (self.generation, self.context.dispatcher.board.clone(), self.context.dispatcher.clock.now());
-        self.context.read(move |reads| answers(reads, &query, generation, (&board, now))).await
+        let query = EventQuery {
+            project: self.project.clone(),
+            task,
+            after: self.after,
+            limit: PAGE,
+        };
+        let (generation, board, now) = (
+            self.generation,
+            self.context.dispatcher.board.clone(),
+            self.context.dispatcher.clock.now(),
+        );
+        self.context
+            .read(move |reads| answers(reads, &query, generation, (&board, now)))
+            .await
     }
 
     /// What the steps of the one watched task do, if it is new. Not an event: it has no cursor of its own.
@@ -145,7 +167,10 @@ fn answers(
         if !tasks.contains_key(&event.key) {
             let Some(row) = reads.task(&event.key)? else { continue };
             let streams = reads.log_streams(&event.key)?;
-            tasks.insert(event.key.clone(), view::task(&row, &streams, board.steps(&event.key), now));
+            tasks.insert(
+                event.key.clone(),
+                view::task(&row, &streams, board.steps(&event.key), now),
+            );
         }
         if let Some(task) = tasks.get(&event.key) {
             page.push((event.sequence, answer(event, generation, task.clone())));
@@ -171,10 +196,16 @@ fn write_cursor(generation: u64, sequence: Sequence) -> String {
 
 fn read_cursor(cursor: &str, generation: u64) -> Result<Sequence, Status> {
     let bad = || Status::invalid_argument("the cursor is none of ours");
-    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
+    let text = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(bad)?;
     let (of, sequence) = text.split_once('.').ok_or_else(bad)?;
     if of != generation.to_string() {
-        return Err(Status::failed_precondition("the cursor belongs to another store: the manager's database was replaced; begin without a cursor"));
+        return Err(Status::failed_precondition(
+            "the cursor belongs to another store: the manager's database was replaced; begin without a cursor",
+        ));
     }
     sequence.parse().map_err(|_| bad())
 }
@@ -187,7 +218,13 @@ mod tests {
     fn a_cursor_is_read_back_and_not_taken_from_another_store() {
         let cursor = write_cursor(7, 42);
         assert_eq!(read_cursor(&cursor, 7).expect("ours"), 42);
-        assert_eq!(read_cursor(&cursor, 8).expect_err("another store").code(), tonic::Code::FailedPrecondition);
-        assert_eq!(read_cursor("?", 7).expect_err("no cursor").code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            read_cursor(&cursor, 8).expect_err("another store").code(),
+            tonic::Code::FailedPrecondition
+        );
+        assert_eq!(
+            read_cursor("?", 7).expect_err("no cursor").code(),
+            tonic::Code::InvalidArgument
+        );
     }
 }

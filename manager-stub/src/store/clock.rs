@@ -30,7 +30,10 @@ impl StoreTime {
     /// Later by `duration`.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// How long until `self`, seen from `now`; zero if it has passed.
@@ -54,7 +57,9 @@ impl BootClock for KernelBootClock {
     fn nanos(&self) -> u64 {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
     }
 }
 
@@ -83,13 +88,19 @@ impl StoreClock {
     /// A clock that starts at `base`.
     #[must_use]
     pub fn starting_at(base: StoreTime, boot: Arc<dyn BootClock>) -> Self {
-        Self { base, started_nanos: boot.nanos(), boot }
+        Self {
+            base,
+            started_nanos: boot.nanos(),
+            boot,
+        }
     }
 
     /// Now.
     #[must_use]
     pub fn now(&self) -> StoreTime {
-        self.base.after(Duration::from_nanos(self.boot.nanos().saturating_sub(self.started_nanos)))
+        self.base.after(Duration::from_nanos(
+            self.boot.nanos().saturating_sub(self.started_nanos),
+        ))
     }
 }
 
@@ -122,7 +133,10 @@ mod tests {
         let clock = StoreClock::starting_at(StoreTime::from_millis(1_000), hand.clone());
         for seconds in [0_u64, 1, 59, 3600] {
             hand.0.store(seconds * 1_000_000_000, Ordering::Relaxed);
-            assert_eq!(clock.now().millis(), 1_000 + i64::try_from(seconds).expect("small") * 1_000);
+            assert_eq!(
+                clock.now().millis(),
+                1_000 + i64::try_from(seconds).expect("small") * 1_000
+            );
         }
     }
 

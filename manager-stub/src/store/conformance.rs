@@ -36,7 +36,12 @@ impl Bench {
     pub(super) fn new(open: Open) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Some(open(folder.path()));
-        Self { folder, open, store, now: T0 }
+        Self {
+            folder,
+            open,
+            store,
+            now: T0,
+        }
     }
 
     fn reopen(&mut self) {
@@ -46,7 +51,12 @@ impl Bench {
 
     pub(super) fn apply(&mut self, batch: Vec<Op>) -> Vec<OpResult> {
         let now = self.now;
-        self.store.as_mut().expect("open").apply(now, batch).expect("applied").results
+        self.store
+            .as_mut()
+            .expect("open")
+            .apply(now, batch)
+            .expect("applied")
+            .results
     }
 
     pub(super) fn one(&mut self, op: Op) -> OpResult {
@@ -62,14 +72,21 @@ impl Bench {
     }
 
     pub(super) fn write(&mut self, attempt: &AttemptRef, instance: &str, write: Write) -> Verdict {
-        match self.one(Op::Write { attempt: attempt.clone(), instance: instance_id(instance), write }) {
+        match self.one(Op::Write {
+            attempt: attempt.clone(),
+            instance: instance_id(instance),
+            write,
+        }) {
             OpResult::Written { verdict, .. } => verdict,
             other => panic!("not a verdict: {other:?}"),
         }
     }
 
     pub(super) fn change(&mut self, key: &TaskKey, change: Change) -> Result<TaskHead, Missed> {
-        match self.one(Op::Manage { key: key.clone(), change }) {
+        match self.one(Op::Manage {
+            key: key.clone(),
+            change,
+        }) {
             OpResult::Task { head, .. } => Ok(*head),
             OpResult::Missed(missed) => Err(missed),
             other => panic!("not a task: {other:?}"),
@@ -88,8 +105,18 @@ impl Bench {
     }
 
     fn kinds(&self, key: &TaskKey) -> Vec<String> {
-        let query = EventQuery { project: key.project.clone(), task: Some(key.task.clone()), after: 0, limit: 1000 };
-        self.reads().events(&query).expect("read").into_iter().map(|event| event.kind).collect()
+        let query = EventQuery {
+            project: key.project.clone(),
+            task: Some(key.task.clone()),
+            after: 0,
+            limit: 1000,
+        };
+        self.reads()
+            .events(&query)
+            .expect("read")
+            .into_iter()
+            .map(|event| event.kind)
+            .collect()
     }
 }
 
@@ -103,7 +130,10 @@ fn agent_id(text: &str) -> AgentId {
 
 pub(super) fn spec(name: &str) -> TaskSpec {
     TaskSpec {
-        key: TaskKey { project: Project::default_project(), task: name.parse().expect("a task id") },
+        key: TaskKey {
+            project: Project::default_project(),
+            task: name.parse().expect("a task id"),
+        },
         name: name.into(),
         labels: [("team".to_owned(), "payments".to_owned())].into(),
         submitter: "tester".into(),
@@ -111,18 +141,32 @@ pub(super) fn spec(name: &str) -> TaskSpec {
         exclusive_key: String::new(),
         on_agent_loss: OnAgentLoss::Auto,
         queue_timeout: Some(Duration::from_secs(60)),
-        needs: Needs { selector: "env == 'prod'".into(), steps: vec!["shell".into()], tools: vec!["bash".into()] },
+        needs: Needs {
+            selector: "env == 'prod'".into(),
+            steps: vec!["shell".into()],
+            tools: vec!["bash".into()],
+        },
         bundles: Vec::new(),
         document: Bytes::from_static(b"{\"document\":true}"),
     }
 }
 
 pub(super) fn submit(request: &str, spec: TaskSpec) -> Op {
-    Op::Submit { request: request.into(), content: [1; 32], spec: Box::new(spec) }
+    Op::Submit {
+        request: request.into(),
+        content: [1; 32],
+        spec: Box::new(spec),
+    }
 }
 
 pub(super) fn assign(key: &TaskKey, epoch: u64, instance: &str) -> Op {
-    Op::Assign { key: key.clone(), epoch, agent: agent_id("a1"), instance: instance_id(instance), start_deadline: DEADLINE }
+    Op::Assign {
+        key: key.clone(),
+        epoch,
+        agent: agent_id("a1"),
+        instance: instance_id(instance),
+        start_deadline: DEADLINE,
+    }
 }
 
 pub(super) fn record(key: &str, kind: v1::RecordKind, payload: &'static str) -> Write {
@@ -139,21 +183,39 @@ pub(super) fn record(key: &str, kind: v1::RecordKind, payload: &'static str) -> 
 }
 
 pub(super) fn complete(state: v1::TaskState) -> Write {
-    Write::Complete(Box::new(v1::Result { state: state.into(), world: v1::World::Changed.into(), ..v1::Result::default() }))
+    Write::Complete(Box::new(v1::Result {
+        state: state.into(),
+        world: v1::World::Changed.into(),
+        ..v1::Result::default()
+    }))
 }
 
 fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
-    Change::GiveAway { epoch: attempt.epoch, lease_until, guard: Duration::from_secs(5), kill_grace: Duration::from_secs(10) }
+    Change::GiveAway {
+        epoch: attempt.epoch,
+        lease_until,
+        guard: Duration::from_secs(5),
+        kill_grace: Duration::from_secs(10),
+    }
 }
 
 /// Every test of the suite.
 pub(super) const SUITE: [(&str, fn(&mut Bench)); 14] = [
     ("a submission is idempotent by its request id", submissions),
-    ("a task that ended moves to history with everything it had", a_whole_life),
+    (
+        "a task that ended moves to history with everything it had",
+        a_whole_life,
+    ),
     ("submission and assignment share a batch", fused_assignment),
-    ("a write with another run, epoch or instance is stale and changes nothing", the_fence),
+    (
+        "a write with another run, epoch or instance is stale and changes nothing",
+        the_fence,
+    ),
     ("a late result is kept as evidence", evidence),
-    ("an exclusive key is held from the assignment to the end", exclusive_keys),
+    (
+        "an exclusive key is held from the assignment to the end",
+        exclusive_keys,
+    ),
     ("events have revisions without gaps and a growing sequence", event_order),
     ("a lost task is given away when nothing can be in flight", giving_away),
     ("an operator's decision is carried out by the same rule", resolving),
@@ -166,32 +228,88 @@ pub(super) const SUITE: [(&str, fn(&mut Bench)); 14] = [
 
 fn submissions(bench: &mut Bench) {
     let first = bench.one(submit("r1", spec("t1")));
-    assert_eq!(first, OpResult::Submitted { task: spec("t1").key.task, existed: false });
-    assert_eq!(bench.one(submit("r1", spec("t2"))), OpResult::Submitted { task: spec("t1").key.task, existed: true });
-    let other = Op::Submit { request: "r1".into(), content: [2; 32], spec: Box::new(spec("t3")) };
-    assert_eq!(bench.one(other), OpResult::OtherContent { task: spec("t1").key.task });
+    assert_eq!(
+        first,
+        OpResult::Submitted {
+            task: spec("t1").key.task,
+            existed: false
+        }
+    );
+    assert_eq!(
+        bench.one(submit("r1", spec("t2"))),
+        OpResult::Submitted {
+            task: spec("t1").key.task,
+            existed: true
+        }
+    );
+    let other = Op::Submit {
+        request: "r1".into(),
+        content: [2; 32],
+        spec: Box::new(spec("t3")),
+    };
+    assert_eq!(
+        bench.one(other),
+        OpResult::OtherContent {
+            task: spec("t1").key.task
+        }
+    );
     let mut elsewhere = spec("t4");
     elsewhere.key.project = "other".parse().expect("a project");
-    assert!(matches!(bench.one(submit("r1", elsewhere)), OpResult::Submitted { existed: false, .. }), "request ids belong to a project");
+    assert!(
+        matches!(
+            bench.one(submit("r1", elsewhere)),
+            OpResult::Submitted { existed: false, .. }
+        ),
+        "request ids belong to a project"
+    );
     assert_eq!(bench.reads().live().expect("read").len(), 2);
     assert!(bench.reads().task(&spec("t2").key).expect("read").is_none());
 }
 
 fn a_whole_life(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")), Verdict::Ok);
-    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)), Verdict::Ok);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")),
+        Verdict::Ok
+    );
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")),
+        Verdict::Ok
+    );
+    assert_eq!(
+        bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)),
+        Verdict::Ok
+    );
     assert!(bench.reads().live().expect("read").is_empty());
     let row = bench.reads().task(&key).expect("read").expect("a task");
     assert_eq!(row.head.state, TaskState::Ended(Outcome::Succeeded));
     assert_eq!((row.head.started_at, row.head.finished_at), (T0, T0));
-    assert_eq!(row.spec, TaskSpec { document: Bytes::new(), ..spec("t1") });
-    assert_eq!(bench.reads().document(&key).expect("read").expect("a document"), spec("t1").document);
+    assert_eq!(
+        row.spec,
+        TaskSpec {
+            document: Bytes::new(),
+            ..spec("t1")
+        }
+    );
+    assert_eq!(
+        bench.reads().document(&key).expect("read").expect("a document"),
+        spec("t1").document
+    );
     assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 2);
-    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)), Verdict::Ok, "the same end again");
-    assert_eq!(bench.write(&attempt, "i1", complete(v1::TaskState::Failed)), Verdict::StaleEpoch, "another end");
-    assert_eq!(bench.kinds(&key), ["submitted", "assigned", "started", "intent", "done", "succeeded"]);
+    assert_eq!(
+        bench.write(&attempt, "i1", complete(v1::TaskState::Succeeded)),
+        Verdict::Ok,
+        "the same end again"
+    );
+    assert_eq!(
+        bench.write(&attempt, "i1", complete(v1::TaskState::Failed)),
+        Verdict::StaleEpoch,
+        "another end"
+    );
+    assert_eq!(
+        bench.kinds(&key),
+        ["submitted", "assigned", "started", "intent", "done", "succeeded"]
+    );
 }
 
 fn fused_assignment(bench: &mut Bench) {
@@ -199,20 +317,53 @@ fn fused_assignment(bench: &mut Bench) {
     let key = spec.key.clone();
     let results = bench.apply(vec![submit("r1", spec), assign(&key, 0, "i1")]);
     assert!(matches!(&results[1], OpResult::Task { head, .. } if head.state == TaskState::Assigned && head.epoch == 1));
-    assert!(matches!(bench.one(assign(&key, 0, "i2")), OpResult::Missed(Missed::NotNow(_))));
+    assert!(matches!(
+        bench.one(assign(&key, 0, "i2")),
+        OpResult::Missed(Missed::NotNow(_))
+    ));
     assert_eq!(bench.head(&key).deadline_at, T0.after(DEADLINE));
-    let nobody = TaskKey { project: Project::default_project(), task: "nobody".parse().expect("a task id") };
-    assert_eq!(bench.one(assign(&nobody, 0, "i1")), OpResult::Missed(Missed::NoSuchTask));
+    let nobody = TaskKey {
+        project: Project::default_project(),
+        task: "nobody".parse().expect("a task id"),
+    };
+    assert_eq!(
+        bench.one(assign(&nobody, 0, "i1")),
+        OpResult::Missed(Missed::NoSuchTask)
+    );
 }
 
 fn the_fence(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
     let before = bench.head(&key);
     let wrong = [
-        (AttemptRef { run: 2, ..attempt.clone() }, "i1"),
-        (AttemptRef { epoch: 2, ..attempt.clone() }, "i1"),
-        (AttemptRef { task: "nobody".parse().expect("a task id"), ..attempt.clone() }, "i1"),
-        (AttemptRef { project: "other".parse().expect("a project"), ..attempt.clone() }, "i1"),
+        (
+            AttemptRef {
+                run: 2,
+                ..attempt.clone()
+            },
+            "i1",
+        ),
+        (
+            AttemptRef {
+                epoch: 2,
+                ..attempt.clone()
+            },
+            "i1",
+        ),
+        (
+            AttemptRef {
+                task: "nobody".parse().expect("a task id"),
+                ..attempt.clone()
+            },
+            "i1",
+        ),
+        (
+            AttemptRef {
+                project: "other".parse().expect("a project"),
+                ..attempt.clone()
+            },
+            "i1",
+        ),
         (attempt.clone(), "i2"),
     ];
     let writes = [
@@ -221,11 +372,18 @@ fn the_fence(bench: &mut Bench) {
         record("s/f", v1::RecordKind::Fact, "1"),
         complete(v1::TaskState::Succeeded),
         Write::Release { reason: "x".into() },
-        Write::Refuse { reason: "x".into(), permanent: None },
+        Write::Refuse {
+            reason: "x".into(),
+            permanent: None,
+        },
     ];
     for (attempt, instance) in &wrong {
         for write in &writes {
-            assert_eq!(bench.write(attempt, instance, write.clone()), Verdict::StaleEpoch, "{attempt} {instance} {write:?}");
+            assert_eq!(
+                bench.write(attempt, instance, write.clone()),
+                Verdict::StaleEpoch,
+                "{attempt} {instance} {write:?}"
+            );
         }
     }
     assert_eq!(bench.head(&key), before);
@@ -234,12 +392,25 @@ fn the_fence(bench: &mut Bench) {
 
 fn evidence(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
-    assert_eq!(bench.write(&attempt, "i1", Write::Release { reason: "drain".into() }), Verdict::Ok);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")),
+        Verdict::Ok
+    );
+    assert_eq!(
+        bench.write(&attempt, "i1", Write::Release { reason: "drain".into() }),
+        Verdict::Ok
+    );
     bench.one(assign(&key, 1, "i2"));
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")), Verdict::StaleEpoch);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")),
+        Verdict::StaleEpoch
+    );
     assert_eq!(bench.kinds(&key).last().map(String::as_str), Some("evidence"));
-    assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 1, "evidence is not part of the journal");
+    assert_eq!(
+        bench.reads().journal(&key, 1).expect("read").len(),
+        1,
+        "evidence is not part of the journal"
+    );
 }
 
 fn exclusive_keys(bench: &mut Bench) {
@@ -250,42 +421,92 @@ fn exclusive_keys(bench: &mut Bench) {
     bench.one(submit("t2", second));
     let held = OpResult::Missed(Missed::KeyHeld(first.task.clone()));
     assert_eq!(bench.one(assign(&key, 0, "i2")), held);
-    bench.change(&first, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    bench
+        .change(
+            &first,
+            Change::Lose {
+                epoch: 1,
+                reason: "silent".into(),
+            },
+        )
+        .expect("lost");
     assert_eq!(bench.one(assign(&key, 0, "i2")), held, "LOST keeps the key");
     let results = bench.apply(vec![
-        Op::Write { attempt, instance: instance_id("i1"), write: complete(v1::TaskState::Succeeded) },
+        Op::Write {
+            attempt,
+            instance: instance_id("i1"),
+            write: complete(v1::TaskState::Succeeded),
+        },
         assign(&key, 0, "i2"),
     ]);
-    assert!(matches!(&results[1], OpResult::Task { .. }), "the next task takes the key in the same batch");
+    assert!(
+        matches!(&results[1], OpResult::Task { .. }),
+        "the next task takes the key in the same batch"
+    );
 }
 
 fn event_order(bench: &mut Bench) {
     for name in ["t1", "t2", "t3"] {
         bench.running(name, |_| {});
     }
-    let query = EventQuery { project: Project::default_project(), task: None, after: 0, limit: 100 };
+    let query = EventQuery {
+        project: Project::default_project(),
+        task: None,
+        after: 0,
+        limit: 100,
+    };
     let events = bench.reads().events(&query).expect("read");
     assert!(events.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
     for name in ["t1", "t2", "t3"] {
-        let revisions: Vec<u64> = events.iter().filter(|event| event.key.task.as_str() == name).map(|event| event.revision).collect();
+        let revisions: Vec<u64> = events
+            .iter()
+            .filter(|event| event.key.task.as_str() == name)
+            .map(|event| event.revision)
+            .collect();
         assert_eq!(revisions, [1, 2, 3]);
     }
-    let later = EventQuery { after: events[4].sequence, limit: 2, ..query };
+    let later = EventQuery {
+        after: events[4].sequence,
+        limit: 2,
+        ..query
+    };
     assert_eq!(bench.reads().events(&later).expect("read"), events[5..7]);
-    assert_eq!(bench.reads().newest_event().expect("read"), events.last().expect("events").sequence);
+    assert_eq!(
+        bench.reads().newest_event().expect("read"),
+        events.last().expect("events").sequence
+    );
 }
 
 fn giving_away(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")),
+        Verdict::Ok
+    );
     let lease_until = bench.now.after(Duration::from_secs(2));
-    assert!(bench.change(&key, give_away(&attempt, lease_until)).is_err(), "not while it runs");
-    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    assert!(
+        bench.change(&key, give_away(&attempt, lease_until)).is_err(),
+        "not while it runs"
+    );
+    bench
+        .change(
+            &key,
+            Change::Lose {
+                epoch: 1,
+                reason: "silent".into(),
+            },
+        )
+        .expect("lost");
     // The open intent may be transmitted for 5 s, then the guard.
     let clear = T0.after(Duration::from_secs(10));
-    assert_eq!(bench.change(&key, give_away(&attempt, lease_until)), Err(Missed::NotBefore(clear)));
+    assert_eq!(
+        bench.change(&key, give_away(&attempt, lease_until)),
+        Err(Missed::NotBefore(clear))
+    );
     bench.now = clear;
-    let head = bench.change(&key, give_away(&attempt, lease_until)).expect("given away");
+    let head = bench
+        .change(&key, give_away(&attempt, lease_until))
+        .expect("given away");
     assert_eq!((head.state, head.epoch), (TaskState::Queued, 1));
     assert_eq!(bench.write(&attempt, "i1", Write::Start), Verdict::StaleEpoch);
     bench.one(assign(&key, 1, "i2"));
@@ -294,30 +515,61 @@ fn giving_away(bench: &mut Bench) {
 
 fn resolving(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |spec| spec.on_agent_loss = OnAgentLoss::Hold);
-    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    bench
+        .change(
+            &key,
+            Change::Lose {
+                epoch: 1,
+                reason: "silent".into(),
+            },
+        )
+        .expect("lost");
     bench.now = T0.after(Duration::from_secs(60));
     assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::Held));
     bench.reopen();
-    bench.change(&key, Change::Resolve { resolve: Resolve::Rollback, reason: "looked".into() }).expect("resolved");
+    bench
+        .change(
+            &key,
+            Change::Resolve {
+                resolve: Resolve::Rollback,
+                reason: "looked".into(),
+            },
+        )
+        .expect("resolved");
     bench.reopen();
-    assert_eq!(bench.change(&key, give_away(&attempt, T0)).expect("given away").state, TaskState::Queued);
+    assert_eq!(
+        bench.change(&key, give_away(&attempt, T0)).expect("given away").state,
+        TaskState::Queued
+    );
     let journal = bench.reads().journal(&key, 1).expect("read");
     let decision = v1::Record::decode(journal[0].clone()).expect("a record");
-    assert_eq!((decision.kind(), decision.payload.starts_with(b"{\"undo\"")), (v1::RecordKind::Decision, true));
+    assert_eq!(
+        (decision.kind(), decision.payload.starts_with(b"{\"undo\"")),
+        (v1::RecordKind::Decision, true)
+    );
     bench.one(assign(&key, 1, "i2"));
     let second = bench.head(&key).attempt(&key);
     assert_eq!(bench.write(&second, "i2", Write::Start), Verdict::Ok);
-    assert_eq!(bench.write(&second, "i2", record("s/b", v1::RecordKind::Intent, "")), Verdict::UndoDecided);
+    assert_eq!(
+        bench.write(&second, "i2", record("s/b", v1::RecordKind::Intent, "")),
+        Verdict::UndoDecided
+    );
 }
 
 fn retrying(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
     bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, ""));
-    assert!(bench.change(&key, Change::Retry { seen_run: 0 }).is_err(), "not while it lives");
+    assert!(
+        bench.change(&key, Change::Retry { seen_run: 0 }).is_err(),
+        "not while it lives"
+    );
     bench.write(&attempt, "i1", complete(v1::TaskState::Failed));
     assert!(bench.change(&key, Change::Retry { seen_run: 9 }).is_err());
     let head = bench.change(&key, Change::Retry { seen_run: 1 }).expect("retried");
-    assert_eq!((head.state, head.run, head.epoch, head.result.len()), (TaskState::Queued, 2, 1, 0));
+    assert_eq!(
+        (head.state, head.run, head.epoch, head.result.len()),
+        (TaskState::Queued, 2, 1, 0)
+    );
     assert_eq!(bench.reads().live().expect("read").len(), 1);
     bench.one(assign(&key, 1, "i1"));
     let second = bench.head(&key).attempt(&key);
@@ -338,59 +590,139 @@ fn leases(bench: &mut Bench) {
         capabilities: Bytes::from_static(b"caps"),
     };
     bench.one(Op::RegisterInstance(Box::new(row.clone())));
-    let renew = |seconds| Op::RenewLease { agent: agent_id("a1"), instance: instance_id("i1"), until: T0.after(Duration::from_secs(seconds)) };
+    let renew = |seconds| Op::RenewLease {
+        agent: agent_id("a1"),
+        instance: instance_id("i1"),
+        until: T0.after(Duration::from_secs(seconds)),
+    };
     bench.apply(vec![renew(90), renew(70)]);
     bench.one(Op::RegisterInstance(Box::new(row.clone())));
     let stored = bench.reads().instances().expect("read");
-    assert_eq!(stored, [InstanceRow { lease_until: T0.after(Duration::from_secs(90)), ..row }]);
-    assert_eq!(bench.reads().meta().expect("read").longest_lease, Duration::from_secs(60));
-    bench.one(Op::ForgetInstances { before: T0.after(Duration::from_secs(89)) });
+    assert_eq!(
+        stored,
+        [InstanceRow {
+            lease_until: T0.after(Duration::from_secs(90)),
+            ..row
+        }]
+    );
+    assert_eq!(
+        bench.reads().meta().expect("read").longest_lease,
+        Duration::from_secs(60)
+    );
+    bench.one(Op::ForgetInstances {
+        before: T0.after(Duration::from_secs(89)),
+    });
     assert_eq!(bench.reads().instances().expect("read").len(), 1);
-    bench.one(Op::ForgetInstances { before: T0.after(Duration::from_secs(91)) });
+    bench.one(Op::ForgetInstances {
+        before: T0.after(Duration::from_secs(91)),
+    });
     assert!(bench.reads().instances().expect("read").is_empty());
 }
 
 fn logs(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
     let extent = |offset, length, position, complete| {
-        Op::AppendLog(Box::new(LogExtent { attempt: attempt.clone(), offset, length, segment: 1, position, crc32: 7, complete }))
+        Op::AppendLog(Box::new(LogExtent {
+            attempt: attempt.clone(),
+            offset,
+            length,
+            segment: 1,
+            position,
+            crc32: 7,
+            complete,
+        }))
     };
     assert_eq!(bench.one(extent(0, 10, 0, false)), OpResult::Done);
-    assert!(matches!(bench.one(extent(20, 5, 10, false)), OpResult::Missed(_)), "a gap");
-    assert!(matches!(bench.one(extent(0, 10, 10, false)), OpResult::Missed(_)), "a repetition");
+    assert!(
+        matches!(bench.one(extent(20, 5, 10, false)), OpResult::Missed(_)),
+        "a gap"
+    );
+    assert!(
+        matches!(bench.one(extent(0, 10, 10, false)), OpResult::Missed(_)),
+        "a repetition"
+    );
     assert_eq!(bench.one(extent(10, 5, 10, true)), OpResult::Done);
     let stream = bench.reads().log_streams(&key).expect("read").pop().expect("a stream");
-    assert_eq!((stream.run, stream.epoch, stream.committed, stream.crc32, stream.complete), (1, 1, 15, 7, true));
+    assert_eq!(
+        (
+            stream.run,
+            stream.epoch,
+            stream.committed,
+            stream.crc32,
+            stream.complete
+        ),
+        (1, 1, 15, 7, true)
+    );
     assert_eq!(bench.reads().log_extents(&key, 1, 10).expect("read").len(), 1);
     assert_eq!(bench.reads().log_end().expect("read"), Some((1, 15)));
 }
 
 fn renewed_intents(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")),
+        Verdict::Ok
+    );
     bench.now = T0.after(Duration::from_secs(4));
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")), Verdict::Ok);
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, "")),
+        Verdict::Ok
+    );
     assert_eq!(bench.reads().journal(&key, 1).expect("read").len(), 1);
     bench.reopen();
-    bench.change(&key, Change::Lose { epoch: 1, reason: "silent".into() }).expect("lost");
+    bench
+        .change(
+            &key,
+            Change::Lose {
+                epoch: 1,
+                reason: "silent".into(),
+            },
+        )
+        .expect("lost");
     let clear = T0.after(Duration::from_secs(4 + 5 + 5));
-    assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::NotBefore(clear)), "the deadline counts from the last grant");
+    assert_eq!(
+        bench.change(&key, give_away(&attempt, T0)),
+        Err(Missed::NotBefore(clear)),
+        "the deadline counts from the last grant"
+    );
 }
 
 fn reopening(bench: &mut Bench) {
     let (key, attempt) = bench.running("t1", |_| {});
     bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1"));
-    bench.one(Op::PutBlob { project: Project::default_project(), sha256: "ab".into(), size_bytes: 3 });
-    let (head, meta, newest) = (bench.head(&key), bench.reads().meta().expect("read"), bench.reads().newest_event().expect("read"));
+    bench.one(Op::PutBlob {
+        project: Project::default_project(),
+        sha256: "ab".into(),
+        size_bytes: 3,
+    });
+    let (head, meta, newest) = (
+        bench.head(&key),
+        bench.reads().meta().expect("read"),
+        bench.reads().newest_event().expect("read"),
+    );
     bench.reopen();
     assert_eq!((bench.head(&key), bench.reads().meta().expect("read")), (head, meta));
     assert_eq!(bench.reads().newest_event().expect("read"), newest);
     assert_eq!(bench.reads().blob(&key.project, "ab").expect("read"), Some(3));
     assert_eq!(bench.reads().find(&key.project, "t").expect("read"), [key.task.clone()]);
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1")), Verdict::Ok);
-    assert_eq!(bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "2")), Verdict::Nondeterministic("s/a was recorded with another value before".into()));
-    let query = ListQuery { project: key.project.clone(), states: vec![TaskState::Running], before: None, limit: 10 };
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1")),
+        Verdict::Ok
+    );
+    assert_eq!(
+        bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "2")),
+        Verdict::Nondeterministic("s/a was recorded with another value before".into())
+    );
+    let query = ListQuery {
+        project: key.project.clone(),
+        states: vec![TaskState::Running],
+        before: None,
+        limit: 10,
+    };
     assert_eq!(bench.reads().list(&query).expect("read").len(), 1);
-    let query = ListQuery { before: Some("a".parse::<TaskId>().expect("a task id")), ..query };
+    let query = ListQuery {
+        before: Some("a".parse::<TaskId>().expect("a task id")),
+        ..query
+    };
     assert!(bench.reads().list(&query).expect("read").is_empty());
 }

@@ -87,7 +87,11 @@ impl Hand<'_> {
             }
             v1::RecordKind::Done => {
                 if is_known {
-                    return if same { Verdict::Ok } else { contradiction(&record, "recorded with another result") };
+                    return if same {
+                        Verdict::Ok
+                    } else {
+                        contradiction(&record, "recorded with another result")
+                    };
                 }
                 if self.journal.find(&record.key, v1::RecordKind::Intent).is_none() {
                     return Verdict::Invalid(format!("a result without an intent: {}", record.key));
@@ -95,7 +99,11 @@ impl Hand<'_> {
             }
             v1::RecordKind::Fact => {
                 if is_known {
-                    return if same { Verdict::Ok } else { contradiction(&record, "recorded with another value") };
+                    return if same {
+                        Verdict::Ok
+                    } else {
+                        contradiction(&record, "recorded with another value")
+                    };
                 }
             }
             v1::RecordKind::Decision => match decision(&record) {
@@ -107,7 +115,9 @@ impl Hand<'_> {
             v1::RecordKind::Unspecified => return Verdict::Invalid("a record without a kind".into()),
         }
         if !is_known && self.journal.bytes() + record.encoded_len() > MAX_JOURNAL_BYTES {
-            return Verdict::Invalid(format!("the journal of this run would exceed {MAX_JOURNAL_BYTES} bytes"));
+            return Verdict::Invalid(format!(
+                "the journal of this run would exceed {MAX_JOURNAL_BYTES} bytes"
+            ));
         }
         self.append(record);
         Verdict::Ok
@@ -183,8 +193,15 @@ impl Hand<'_> {
     /// A result from an attempt that is not the current one any more is shown, not used.
     fn keep_evidence(&mut self, attempt: &AttemptRef, record: &v1::Record) {
         if record.kind() == v1::RecordKind::Done && check(record).is_ok() {
-            let message = format!("{} of epoch {} arrived after the task was given away", record.key, attempt.epoch);
-            self.events.push(NewEvent { kind: kind::EVIDENCE, message, record: Some(record.encode_to_vec().into()) });
+            let message = format!(
+                "{} of epoch {} arrived after the task was given away",
+                record.key, attempt.epoch
+            );
+            self.events.push(NewEvent {
+                kind: kind::EVIDENCE,
+                message,
+                record: Some(record.encode_to_vec().into()),
+            });
         }
     }
 }
@@ -198,15 +215,22 @@ fn check(record: &v1::Record) -> Result<(), String> {
     if record.key.is_empty() || record.key.len() > MAX_KEY_BYTES {
         return Err(format!("a record's key must have 1 to {MAX_KEY_BYTES} bytes"));
     }
-    let bytes = record.payload.len() + record.seal.len() + record.mac.len() + record.plan_digest.len() + record.summary.len();
+    let bytes =
+        record.payload.len() + record.seal.len() + record.mac.len() + record.plan_digest.len() + record.summary.len();
     if bytes > MAX_RECORD_BYTES {
-        return Err(format!("the record {} has {bytes} bytes; at most {MAX_RECORD_BYTES} are taken", record.key));
+        return Err(format!(
+            "the record {} has {bytes} bytes; at most {MAX_RECORD_BYTES} are taken",
+            record.key
+        ));
     }
     if record.kind() == v1::RecordKind::Intent {
         let longest = MAX_BOUNDED_BUDGET.as_millis();
         match record.effect_class() {
             v1::EffectClass::Bounded if u128::from(record.budget_ms) > longest => {
-                return Err(format!("the intent {} has a budget of {} ms; at most {longest} are granted", record.key, record.budget_ms));
+                return Err(format!(
+                    "the intent {} has a budget of {} ms; at most {longest} are granted",
+                    record.key, record.budget_ms
+                ));
             }
             v1::EffectClass::Bounded | v1::EffectClass::Held => {}
             v1::EffectClass::Unspecified => return Err(format!("the intent {} has no effect class", record.key)),

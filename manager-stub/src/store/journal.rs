@@ -66,7 +66,11 @@ impl Journal {
             summary: record.summary.clone(),
         };
         self.undo |= matches!(decision(record), Some(Decision::Undo { .. }));
-        match self.entries.iter_mut().find(|old| old.kind == entry.kind && old.key == entry.key) {
+        match self
+            .entries
+            .iter_mut()
+            .find(|old| old.kind == entry.kind && old.key == entry.key)
+        {
             Some(old) => *old = entry,
             None => {
                 self.bytes += encoded_bytes;
@@ -107,9 +111,9 @@ impl Journal {
 
     /// Intents without a result.
     pub fn open(&self) -> impl Iterator<Item = &Entry> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.kind == v1::RecordKind::Intent && self.find(&entry.key, v1::RecordKind::Done).is_none())
+        self.entries.iter().filter(|entry| {
+            entry.kind == v1::RecordKind::Intent && self.find(&entry.key, v1::RecordKind::Done).is_none()
+        })
     }
 
     /// Open held intents that must not be run again elsewhere by a timer.

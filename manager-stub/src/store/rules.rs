@@ -38,21 +38,38 @@ pub struct Hand<'a> {
 impl Hand<'_> {
     /// Goes to the next state, or says why not.
     pub(super) fn step(&mut self, event: TaskEvent) -> Result<(), Missed> {
-        self.head.state = self.head.state.next(event).map_err(|illegal| Missed::NotNow(illegal.to_string()))?;
+        self.head.state = self
+            .head
+            .state
+            .next(event)
+            .map_err(|illegal| Missed::NotNow(illegal.to_string()))?;
         Ok(())
     }
 
     pub(super) fn say(&mut self, kind: &'static str, message: impl Into<String>) {
-        self.events.push(NewEvent { kind, message: message.into(), record: None });
+        self.events.push(NewEvent {
+            kind,
+            message: message.into(),
+            record: None,
+        });
     }
 
     /// QUEUED to ASSIGNED. The caller has checked the exclusive key.
     ///
     /// # Errors
     /// If the task is not queued, or has another epoch than the scheduler saw.
-    pub fn assign(&mut self, seen: Epoch, agent: AgentId, instance: InstanceId, deadline_at: StoreTime) -> Result<(), Missed> {
+    pub fn assign(
+        &mut self,
+        seen: Epoch,
+        agent: AgentId,
+        instance: InstanceId,
+        deadline_at: StoreTime,
+    ) -> Result<(), Missed> {
         if self.head.epoch != seen {
-            return Err(Missed::NotNow(format!("the task is at epoch {} and not {seen}", self.head.epoch)));
+            return Err(Missed::NotNow(format!(
+                "the task is at epoch {} and not {seen}",
+                self.head.epoch
+            )));
         }
         self.step(TaskEvent::Assigned)?;
         self.head.epoch += 1;
@@ -90,7 +107,12 @@ impl Hand<'_> {
                 self.say(kind::LOST, message);
                 Ok(())
             }
-            Change::GiveAway { epoch, lease_until, guard, kill_grace } => {
+            Change::GiveAway {
+                epoch,
+                lease_until,
+                guard,
+                kill_grace,
+            } => {
                 self.same_epoch(epoch)?;
                 if self.head.state != TaskState::Lost {
                     return Err(Missed::NotNow(format!("the task is {}", self.head.state)));
@@ -125,7 +147,10 @@ impl Hand<'_> {
         if self.head.epoch == epoch {
             Ok(())
         } else {
-            Err(Missed::NotNow(format!("the task is at epoch {} and not {epoch}", self.head.epoch)))
+            Err(Missed::NotNow(format!(
+                "the task is at epoch {} and not {epoch}",
+                self.head.epoch
+            )))
         }
     }
 
@@ -166,7 +191,10 @@ impl Hand<'_> {
     fn held_by(&self) -> Option<String> {
         self.journal.open_unsafe().next().map(|entry| {
             let step = entry.key.split_once('/').map_or(entry.key.as_str(), |(step, _)| step);
-            format!("step {step} ({}) may still be running there and is not retrySafe", entry.step_kind)
+            format!(
+                "step {step} ({}) may still be running there and is not retrySafe",
+                entry.step_kind
+            )
         })
     }
 
@@ -196,18 +224,34 @@ impl Hand<'_> {
         };
         self.step(TaskEvent::GivenAway)?;
         let by_operator = self.head.resolve.take().is_some();
-        let reason = if by_operator { "an operator decided" } else { "its agent was lost" };
+        let reason = if by_operator {
+            "an operator decided"
+        } else {
+            "its agent was lost"
+        };
         if undo {
             self.decide("task/undo", &Decision::Undo { reason: reason.into() });
         } else if by_operator {
-            let open: Vec<String> = self.journal.open().filter(|entry| entry.held).map(|entry| entry.key.clone()).collect();
+            let open: Vec<String> = self
+                .journal
+                .open()
+                .filter(|entry| entry.held)
+                .map(|entry| entry.key.clone())
+                .collect();
             for key in open {
                 self.decide(&key, &Decision::Redo { reason: reason.into() });
             }
         }
         self.head.queued_at = self.now;
         self.head.condition = if undo { "rolling back".into() } else { "resuming".into() };
-        self.say(kind::REQUEUED, if undo { "goes to another agent, to be rolled back" } else { "goes to another agent, to be resumed" });
+        self.say(
+            kind::REQUEUED,
+            if undo {
+                "goes to another agent, to be rolled back"
+            } else {
+                "goes to another agent, to be resumed"
+            },
+        );
         self.settle_cancel();
         Ok(())
     }
@@ -234,18 +278,35 @@ impl Hand<'_> {
         record.committed_at_ms = self.now.millis();
         let encoded: Bytes = record.encode_to_vec().into();
         self.journal.take(&record, encoded.len(), self.now);
-        let message = if record.summary.is_empty() { record.key.clone() } else { std::mem::take(&mut record.summary) };
+        let message = if record.summary.is_empty() {
+            record.key.clone()
+        } else {
+            std::mem::take(&mut record.summary)
+        };
         let kind = super::journal::event_kind(&record).unwrap_or(kind::FACT);
-        self.events.push(NewEvent { kind, message, record: Some(encoded) });
+        self.events.push(NewEvent {
+            kind,
+            message,
+            record: Some(encoded),
+        });
     }
 
     fn cancel(&mut self, reason: String) -> Result<(), Missed> {
         match self.head.state {
             TaskState::Ended(Outcome::Cancelled) => return Ok(()),
-            TaskState::Ended(_) => return Err(Missed::NotNow(format!("the task has already ended: {}", self.head.state))),
+            TaskState::Ended(_) => {
+                return Err(Missed::NotNow(format!(
+                    "the task has already ended: {}",
+                    self.head.state
+                )));
+            }
             TaskState::Queued | TaskState::Assigned | TaskState::Running | TaskState::Lost => {}
         }
-        let reason = if reason.is_empty() { "no reason given".into() } else { reason };
+        let reason = if reason.is_empty() {
+            "no reason given".into()
+        } else {
+            reason
+        };
         self.say(kind::CANCEL_WISHED, reason.clone());
         self.head.cancel = reason;
         self.settle_cancel();
@@ -260,17 +321,35 @@ impl Hand<'_> {
         }
         if self.step(TaskEvent::CancelledUnstarted).is_ok() {
             let summary = format!("cancelled before anything was changed: {}", self.head.cancel);
-            self.end_by_manager(v1::Failure { class: "cancelled".into(), summary, ..v1::Failure::default() });
+            self.end_by_manager(v1::Failure {
+                class: "cancelled".into(),
+                summary,
+                ..v1::Failure::default()
+            });
         }
     }
 
     fn retry(&mut self, seen_run: u32) -> Result<(), Missed> {
         if seen_run != 0 && seen_run != self.head.run {
-            return Err(Missed::NotNow(format!("the task is in run {} and not {seen_run}", self.head.run)));
+            return Err(Missed::NotNow(format!(
+                "the task is in run {} and not {seen_run}",
+                self.head.run
+            )));
         }
         self.step(TaskEvent::Retried)?;
-        let kept = (self.head.epoch, self.head.revision, self.head.agent.take(), self.head.run);
-        *self.head = TaskHead { epoch: kept.0, revision: kept.1, agent: kept.2, run: kept.3 + 1, ..TaskHead::queued(self.now) };
+        let kept = (
+            self.head.epoch,
+            self.head.revision,
+            self.head.agent.take(),
+            self.head.run,
+        );
+        *self.head = TaskHead {
+            epoch: kept.0,
+            revision: kept.1,
+            agent: kept.2,
+            run: kept.3 + 1,
+            ..TaskHead::queued(self.now)
+        };
         *self.journal = Journal::default();
         let message = format!("run {} begins with an empty journal", self.head.run);
         self.say(kind::RETRIED, message);
@@ -279,12 +358,17 @@ impl Hand<'_> {
 
     fn resolve(&mut self, resolve: Resolve, reason: String) -> Result<(), Missed> {
         if self.head.state != TaskState::Lost {
-            return Err(Missed::NotNow(format!("the task is {}; only a LOST task can be resolved", self.head.state)));
+            return Err(Missed::NotNow(format!(
+                "the task is {}; only a LOST task can be resolved",
+                self.head.state
+            )));
         }
         self.head.resolve = Some(resolve);
         self.head.condition = match resolve {
             Resolve::Resume => "an operator decided: resumes elsewhere when nothing can be in flight any more".into(),
-            Resolve::Rollback => "an operator decided: is rolled back elsewhere when nothing can be in flight any more".into(),
+            Resolve::Rollback => {
+                "an operator decided: is rolled back elsewhere when nothing can be in flight any more".into()
+            }
         };
         self.say(kind::RESOLVED, reason);
         Ok(())
@@ -295,7 +379,11 @@ impl Hand<'_> {
         let agent = self.head.agent.as_ref().map_or("its agent", AgentId::as_str);
         let summary = format!("{agent} was lost and an operator gave the task up: {reason}");
         self.say(kind::RESOLVED, reason);
-        self.end_by_manager(v1::Failure { class: "agent.lost".into(), summary, ..v1::Failure::default() });
+        self.end_by_manager(v1::Failure {
+            class: "agent.lost".into(),
+            summary,
+            ..v1::Failure::default()
+        });
         Ok(())
     }
 
@@ -306,13 +394,24 @@ impl Hand<'_> {
             _ if self.journal.has_intents() => v1::World::Changed,
             _ => v1::World::Unchanged,
         };
-        let remains = self.journal.open().map(|entry| format!("{} ({}) has no recorded result", entry.key, entry.summary)).collect();
-        self.end(v1::Result { world: world.into(), failure: Some(failure), remains, ..v1::Result::default() });
+        let remains = self
+            .journal
+            .open()
+            .map(|entry| format!("{} ({}) has no recorded result", entry.key, entry.summary))
+            .collect();
+        self.end(v1::Result {
+            world: world.into(),
+            failure: Some(failure),
+            remains,
+            ..v1::Result::default()
+        });
     }
 
     /// Keeps the result of a task that has just ended.
     pub(super) fn end(&mut self, mut result: v1::Result) {
-        let TaskState::Ended(outcome) = self.head.state else { return };
+        let TaskState::Ended(outcome) = self.head.state else {
+            return;
+        };
         let (state, kind) = match outcome {
             Outcome::Succeeded => (v1::TaskState::Succeeded, kind::ENDED[0]),
             Outcome::Failed => (v1::TaskState::Failed, kind::ENDED[1]),
@@ -322,7 +421,10 @@ impl Hand<'_> {
             Outcome::Rejected => (v1::TaskState::Rejected, kind::ENDED[5]),
         };
         result.state = state.into();
-        let message = result.failure.as_ref().map_or_else(String::new, |failure| failure.summary.clone());
+        let message = result
+            .failure
+            .as_ref()
+            .map_or_else(String::new, |failure| failure.summary.clone());
         self.say(kind, message);
         self.head.finished_at = self.now;
         self.head.deadline_at = StoreTime::ZERO;

@@ -26,7 +26,10 @@ impl TaskKey {
     /// The task of an attempt.
     #[must_use]
     pub fn of(attempt: &AttemptRef) -> Self {
-        Self { project: attempt.project.clone(), task: attempt.task.clone() }
+        Self {
+            project: attempt.project.clone(),
+            task: attempt.task.clone(),
+        }
     }
 }
 
@@ -154,6 +157,11 @@ impl TaskHead {
     /// The newest attempt.
     #[must_use]
     pub fn attempt(&self, key: &TaskKey) -> AttemptRef {
-        AttemptRef { project: key.project.clone(), task: key.task.clone(), run: self.run, epoch: self.epoch }
+        AttemptRef {
+            project: key.project.clone(),
+            task: key.task.clone(),
+            run: self.run,
+            epoch: self.epoch,
+        }
     }
 }

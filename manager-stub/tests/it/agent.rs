@@ -41,7 +41,12 @@ pub(crate) fn quick() -> Timing {
 impl World {
     pub(crate) async fn start(timing: Timing) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut world = Self { manager: None, folder, timing, requests: AtomicU32::new(0) };
+        let mut world = Self {
+            manager: None,
+            folder,
+            timing,
+            requests: AtomicU32::new(0),
+        };
         world.boot().await;
         world
     }
@@ -59,7 +64,11 @@ impl World {
 
     pub(crate) async fn channel(&self) -> Channel {
         let address = self.manager.as_ref().expect("up").address();
-        Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("connects")
+        Channel::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect()
+            .await
+            .expect("connects")
     }
 
     pub(crate) async fn tasks(&self) -> TasksClient<Channel> {
@@ -74,17 +83,43 @@ impl World {
     pub(crate) async fn submit(&self, spec: &str) -> String {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let request = submit_request(&format!("r{number}"), spec);
-        self.tasks().await.submit(request).await.expect("submitted").into_inner().task_id
+        self.tasks()
+            .await
+            .submit(request)
+            .await
+            .expect("submitted")
+            .into_inner()
+            .task_id
     }
 
     pub(crate) async fn task(&self, id: &str) -> v1::Task {
-        let request = v1::GetRequest { task_id: id.into(), ..v1::GetRequest::default() };
-        self.tasks().await.get(request).await.expect("found").into_inner().task.expect("a task")
+        let request = v1::GetRequest {
+            task_id: id.into(),
+            ..v1::GetRequest::default()
+        };
+        self.tasks()
+            .await
+            .get(request)
+            .await
+            .expect("found")
+            .into_inner()
+            .task
+            .expect("a task")
     }
 
     pub(crate) async fn journal(&self, id: &str) -> Vec<v1::Record> {
-        let request = v1::GetRequest { task_id: id.into(), with_journal: true, ..v1::GetRequest::default() };
-        self.tasks().await.get(request).await.expect("found").into_inner().journal
+        let request = v1::GetRequest {
+            task_id: id.into(),
+            with_journal: true,
+            ..v1::GetRequest::default()
+        };
+        self.tasks()
+            .await
+            .get(request)
+            .await
+            .expect("found")
+            .into_inner()
+            .journal
     }
 
     /// Waits until the task is in this state.
@@ -95,7 +130,12 @@ impl World {
             if task.state() == state {
                 return task;
             }
-            assert!(tokio::time::Instant::now() < deadline, "{id} is {:?} ({}), not {state:?}", task.state(), task.condition);
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{id} is {:?} ({}), not {state:?}",
+                task.state(),
+                task.condition
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -105,7 +145,12 @@ pub(crate) fn submit_request(request: &str, spec: &str) -> v1::SubmitRequest {
     let document = format!(
         "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: t }}\nspec:\n{spec}  steps:\n    - name: one\n      noopEffect: {{}}\n"
     );
-    v1::SubmitRequest { client_request_id: request.into(), document: document.into(), submitter: "tester".into(), ..v1::SubmitRequest::default() }
+    v1::SubmitRequest {
+        client_request_id: request.into(),
+        document: document.into(),
+        submitter: "tester".into(),
+        ..v1::SubmitRequest::default()
+    }
 }
 
 pub(crate) struct Agent {
@@ -118,7 +163,11 @@ pub(crate) struct Agent {
 pub(crate) fn offers(slots: u32) -> v1::Capabilities {
     v1::Capabilities {
         slots,
-        steps: vec![v1::StepSupport { kind: "noopEffect".into(), min_version: 1, max_version: 1 }],
+        steps: vec![v1::StepSupport {
+            kind: "noopEffect".into(),
+            min_version: 1,
+            max_version: 1,
+        }],
         platform: "linux/amd64".into(),
         ..v1::Capabilities::default()
     }
@@ -140,10 +189,24 @@ impl Agent {
     /// Opens a session and waits for its first answer.
     pub(crate) async fn dial(world: &World, hello: v1::Hello) -> (Self, Frame) {
         let (frames, receiver) = mpsc::channel(256);
-        frames.send(v1::SessionRequest { frame: Some(Request::Hello(hello)) }).await.expect("open");
+        frames
+            .send(v1::SessionRequest {
+                frame: Some(Request::Hello(hello)),
+            })
+            .await
+            .expect("open");
         let mut client = AgentClient::new(world.channel().await).max_decoding_message_size(16 << 20);
-        let answers = client.session(ReceiverStream::new(receiver)).await.expect("a session").into_inner();
-        let mut agent = Self { frames: Some(frames), answers, welcome: None, seq: 0 };
+        let answers = client
+            .session(ReceiverStream::new(receiver))
+            .await
+            .expect("a session")
+            .into_inner();
+        let mut agent = Self {
+            frames: Some(frames),
+            answers,
+            welcome: None,
+            seq: 0,
+        };
         let first = agent.next().await.expect("a first answer");
         (agent, first)
     }
@@ -163,7 +226,9 @@ impl Agent {
 
     /// The next frame; `None` when the session has ended.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
-        let next = tokio::time::timeout(SOON, self.answers.message()).await.expect("an answer in time");
+        let next = tokio::time::timeout(SOON, self.answers.message())
+            .await
+            .expect("an answer in time");
         next.ok().flatten().and_then(|answer| answer.frame)
     }
 
@@ -177,12 +242,22 @@ impl Agent {
     }
 
     pub(crate) async fn send(&mut self, frame: Request) {
-        self.frames.as_ref().expect("open").send(v1::SessionRequest { frame: Some(frame) }).await.expect("sent");
+        self.frames
+            .as_ref()
+            .expect("open")
+            .send(v1::SessionRequest { frame: Some(frame) })
+            .await
+            .expect("sent");
     }
 
     pub(crate) async fn heartbeat(&mut self) {
         self.seq += 1;
-        self.send(Request::Heartbeat(v1::Heartbeat { seq: self.seq, free_slots: 1, spool_bytes: 0 })).await;
+        self.send(Request::Heartbeat(v1::Heartbeat {
+            seq: self.seq,
+            free_slots: 1,
+            spool_bytes: 0,
+        }))
+        .await;
         loop {
             if let Frame::HeartbeatAck(ack) = self.next().await.expect("an answer")
                 && ack.seq == self.seq
@@ -195,7 +270,13 @@ impl Agent {
     /// Writes operations of one attempt in one frame; answers the codes.
     pub(crate) async fn write(&mut self, attempt: &v1::AttemptRef, ops: Vec<Op>) -> Vec<v1::WriteCode> {
         self.seq += 1;
-        let ops = ops.into_iter().map(|op| v1::WriteOp { attempt: Some(attempt.clone()), op: Some(op) }).collect();
+        let ops = ops
+            .into_iter()
+            .map(|op| v1::WriteOp {
+                attempt: Some(attempt.clone()),
+                op: Some(op),
+            })
+            .collect();
         self.send(Request::Write(v1::Write { seq: self.seq, ops })).await;
         loop {
             if let Frame::WriteAck(ack) = self.next().await.expect("an acknowledgement")
@@ -230,13 +311,29 @@ pub(crate) fn intent(key: &str) -> v1::Record {
 }
 
 pub(crate) fn held(key: &str, retry_safe: bool) -> v1::Record {
-    v1::Record { effect_class: v1::EffectClass::Held.into(), retry_safe, budget_ms: 0, ..intent(key) }
+    v1::Record {
+        effect_class: v1::EffectClass::Held.into(),
+        retry_safe,
+        budget_ms: 0,
+        ..intent(key)
+    }
 }
 
 pub(crate) fn done(key: &str, payload: &'static str) -> v1::Record {
-    v1::Record { key: key.into(), kind: v1::RecordKind::Done.into(), payload: payload.into(), program_version: 1, step_kind: "noopEffect".into(), ..v1::Record::default() }
+    v1::Record {
+        key: key.into(),
+        kind: v1::RecordKind::Done.into(),
+        payload: payload.into(),
+        program_version: 1,
+        step_kind: "noopEffect".into(),
+        ..v1::Record::default()
+    }
 }
 
 pub(crate) fn complete(state: v1::TaskState) -> Op {
-    Op::Complete(v1::Result { state: state.into(), world: v1::World::Changed.into(), ..v1::Result::default() })
+    Op::Complete(v1::Result {
+        state: state.into(),
+        world: v1::World::Changed.into(),
+        ..v1::Result::default()
+    })
 }

@@ -14,17 +14,42 @@ async fn a_task_is_assigned_started_journaled_and_completed() {
     let id = world.submit("").await;
     let assignment = agent.assignment().await;
     let attempt = assignment.attempt.expect("an attempt");
-    assert_eq!((attempt.task_id.as_str(), attempt.run, attempt.epoch), (id.as_str(), 1, 1));
+    assert_eq!(
+        (attempt.task_id.as_str(), attempt.run, attempt.epoch),
+        (id.as_str(), 1, 1)
+    );
     assert_eq!(assignment.submitter, "tester");
-    assert!(std::str::from_utf8(&assignment.document).expect("JSON").contains("noopEffect"));
-    let begun = agent.write(&attempt, vec![start(), Op::Append(intent("one/act"))]).await;
+    assert!(
+        std::str::from_utf8(&assignment.document)
+            .expect("JSON")
+            .contains("noopEffect")
+    );
+    let begun = agent
+        .write(&attempt, vec![start(), Op::Append(intent("one/act"))])
+        .await;
     assert_eq!(begun, [v1::WriteCode::Ok; 2]);
     assert_eq!(world.task(&id).await.state(), v1::TaskState::Running);
-    let ended = agent.write(&attempt, vec![Op::Append(done("one/act", "{}")), complete(v1::TaskState::Succeeded)]).await;
+    let ended = agent
+        .write(
+            &attempt,
+            vec![Op::Append(done("one/act", "{}")), complete(v1::TaskState::Succeeded)],
+        )
+        .await;
     assert_eq!(ended, [v1::WriteCode::Ok; 2]);
     let task = world.task(&id).await;
-    assert_eq!((task.state(), task.result.expect("a result").world()), (v1::TaskState::Succeeded, v1::World::Changed));
-    assert_eq!(world.journal(&id).await.iter().map(v1::Record::kind).collect::<Vec<_>>(), [v1::RecordKind::Intent, v1::RecordKind::Done]);
+    assert_eq!(
+        (task.state(), task.result.expect("a result").world()),
+        (v1::TaskState::Succeeded, v1::World::Changed)
+    );
+    assert_eq!(
+        world
+            .journal(&id)
+            .await
+            .iter()
+            .map(v1::Record::kind)
+            .collect::<Vec<_>>(),
+        [v1::RecordKind::Intent, v1::RecordKind::Done]
+    );
 }
 
 #[tokio::test]
@@ -38,19 +63,28 @@ async fn slots_are_not_exceeded_and_a_completion_brings_the_next_task() {
     agent.heartbeat().await;
     assert_eq!(world.task(&second).await.state(), v1::TaskState::Queued);
     agent.start(&attempt).await;
-    assert_eq!(agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await, [v1::WriteCode::Ok]);
+    assert_eq!(
+        agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await,
+        [v1::WriteCode::Ok]
+    );
     assert_eq!(agent.assignment().await.attempt.expect("an attempt").task_id, second);
 }
 
 #[tokio::test]
 async fn a_task_that_is_not_started_goes_to_another_agent_and_the_late_start_is_stale() {
-    let timing = Timing { start_deadline: std::time::Duration::from_millis(300), ..Timing::default() };
+    let timing = Timing {
+        start_deadline: std::time::Duration::from_millis(300),
+        ..Timing::default()
+    };
     let world = World::start(timing).await;
     let mut slow = Agent::connect(&world, "slow", "i1").await;
     let id = world.submit("").await;
     let old = slow.assignment().await.attempt.expect("an attempt");
     let mut other = Agent::connect(&world, "other", "i2").await;
-    slow.send(v1::session_request::Frame::DrainNotice(v1::DrainNotice { reason: "busy".into() })).await;
+    slow.send(v1::session_request::Frame::DrainNotice(v1::DrainNotice {
+        reason: "busy".into(),
+    }))
+    .await;
     let new = other.assignment().await.attempt.expect("an attempt");
     assert_eq!((new.task_id.as_str(), new.epoch), (id.as_str(), 2));
     assert_eq!(slow.write(&old, vec![start()]).await, [v1::WriteCode::StaleEpoch]);
@@ -63,37 +97,83 @@ async fn a_permanent_refusal_rejects_and_a_passing_one_asks_again() {
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let id = world.submit("").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
-    let passing = Op::Refuse(v1::RefuseOp { reason: "no disk".into(), ..v1::RefuseOp::default() });
+    let passing = Op::Refuse(v1::RefuseOp {
+        reason: "no disk".into(),
+        ..v1::RefuseOp::default()
+    });
     assert_eq!(agent.write(&attempt, vec![passing]).await, [v1::WriteCode::Ok]);
     let attempt = agent.assignment().await.attempt.expect("again");
     assert_eq!(attempt.epoch, 2);
-    let failure = v1::Failure { class: "policy.denied".into(), summary: "rule 7 forbids it".into(), ..v1::Failure::default() };
-    let permanent = Op::Refuse(v1::RefuseOp { reason: "policy".into(), permanent: true, failure: Some(failure) });
+    let failure = v1::Failure {
+        class: "policy.denied".into(),
+        summary: "rule 7 forbids it".into(),
+        ..v1::Failure::default()
+    };
+    let permanent = Op::Refuse(v1::RefuseOp {
+        reason: "policy".into(),
+        permanent: true,
+        failure: Some(failure),
+    });
     assert_eq!(agent.write(&attempt, vec![permanent]).await, [v1::WriteCode::Ok]);
     let task = world.task(&id).await;
     assert_eq!(task.state(), v1::TaskState::Rejected);
-    assert_eq!(task.result.and_then(|result| result.failure).expect("a failure").summary, "rule 7 forbids it");
+    assert_eq!(
+        task.result
+            .and_then(|result| result.failure)
+            .expect("a failure")
+            .summary,
+        "rule 7 forbids it"
+    );
 }
 
 #[tokio::test]
 async fn a_cancel_is_done_in_the_queue_and_a_wish_while_it_runs() {
     let world = World::start(quick()).await;
     let queued = world.submit("").await;
-    let cancel = |task_id: &str| v1::CancelRequest { task_id: task_id.into(), reason: "enough".into(), ..v1::CancelRequest::default() };
-    let task = world.tasks().await.cancel(cancel(&queued)).await.expect("cancelled").into_inner().task.expect("a task");
+    let cancel = |task_id: &str| v1::CancelRequest {
+        task_id: task_id.into(),
+        reason: "enough".into(),
+        ..v1::CancelRequest::default()
+    };
+    let task = world
+        .tasks()
+        .await
+        .cancel(cancel(&queued))
+        .await
+        .expect("cancelled")
+        .into_inner()
+        .task
+        .expect("a task");
     assert_eq!(task.state(), v1::TaskState::Cancelled);
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let running = world.submit("").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
     agent.start(&attempt).await;
-    let task = world.tasks().await.cancel(cancel(&running)).await.expect("wished").into_inner().task.expect("a task");
-    assert_eq!((task.state(), task.cancel_reason.as_str()), (v1::TaskState::Running, "enough"));
+    let task = world
+        .tasks()
+        .await
+        .cancel(cancel(&running))
+        .await
+        .expect("wished")
+        .into_inner()
+        .task
+        .expect("a task");
+    assert_eq!(
+        (task.state(), task.cancel_reason.as_str()),
+        (v1::TaskState::Running, "enough")
+    );
     match agent.next().await {
-        Some(Frame::Cancel(wish)) => assert_eq!((wish.attempt.as_ref(), wish.reason.as_str()), (Some(&attempt), "enough")),
+        Some(Frame::Cancel(wish)) => assert_eq!(
+            (wish.attempt.as_ref(), wish.reason.as_str()),
+            (Some(&attempt), "enough")
+        ),
         other => panic!("no wish: {other:?}"),
     }
     // The agent's fact wins over the wish.
-    assert_eq!(agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await, [v1::WriteCode::Ok]);
+    assert_eq!(
+        agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await,
+        [v1::WriteCode::Ok]
+    );
     assert_eq!(world.task(&running).await.state(), v1::TaskState::Succeeded);
 }
 
@@ -106,9 +186,24 @@ async fn one_task_of_an_exclusive_key_runs_at_a_time() {
     let attempt = agent.assignment().await.attempt.expect("an attempt");
     assert_eq!(attempt.task_id, first);
     agent.start(&attempt).await;
-    let request = v1::ExplainRequest { task_id: second.clone(), ..v1::ExplainRequest::default() };
-    let why = world.tasks().await.explain(request).await.expect("explained").into_inner();
-    assert_eq!(why.agents[0].reasons, [format!("task {first} holds the exclusive key k")]);
-    assert_eq!(agent.write(&attempt, vec![complete(v1::TaskState::Failed)]).await, [v1::WriteCode::Ok]);
+    let request = v1::ExplainRequest {
+        task_id: second.clone(),
+        ..v1::ExplainRequest::default()
+    };
+    let why = world
+        .tasks()
+        .await
+        .explain(request)
+        .await
+        .expect("explained")
+        .into_inner();
+    assert_eq!(
+        why.agents[0].reasons,
+        [format!("task {first} holds the exclusive key k")]
+    );
+    assert_eq!(
+        agent.write(&attempt, vec![complete(v1::TaskState::Failed)]).await,
+        [v1::WriteCode::Ok]
+    );
     assert_eq!(agent.assignment().await.attempt.expect("an attempt").task_id, second);
 }

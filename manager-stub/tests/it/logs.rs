@@ -20,8 +20,16 @@ impl Upload {
     async fn open(world: &World, attempt: &v1::AttemptRef) -> Self {
         let (frames, receiver) = mpsc::channel(16);
         let mut client = AgentClient::new(world.channel().await);
-        let answers = client.push_logs(ReceiverStream::new(receiver)).await.expect("a stream").into_inner();
-        Self { frames, answers, attempt: attempt.clone() }
+        let answers = client
+            .push_logs(ReceiverStream::new(receiver))
+            .await
+            .expect("a stream")
+            .into_inner();
+        Self {
+            frames,
+            answers,
+            attempt: attempt.clone(),
+        }
     }
 
     async fn push(&mut self, offset: usize, data: &[u8], total: Option<u32>) -> v1::PushLogsResponse {
@@ -56,8 +64,19 @@ async fn running() -> (World, Agent, v1::AttemptRef) {
 }
 
 async fn tail(world: &World, task: &str, cursor: &str) -> Vec<v1::TailLogsResponse> {
-    let request = v1::TailLogsRequest { task_id: task.into(), cursor: cursor.into(), follow: true, ..v1::TailLogsRequest::default() };
-    let mut stream = world.tasks().await.tail_logs(request).await.expect("a stream").into_inner();
+    let request = v1::TailLogsRequest {
+        task_id: task.into(),
+        cursor: cursor.into(),
+        follow: true,
+        ..v1::TailLogsRequest::default()
+    };
+    let mut stream = world
+        .tasks()
+        .await
+        .tail_logs(request)
+        .await
+        .expect("a stream")
+        .into_inner();
     let mut pieces = Vec::new();
     while let Some(piece) = stream.message().await.expect("a piece") {
         pieces.push(piece);
@@ -71,9 +90,20 @@ async fn pieces_are_stored_once_however_often_they_are_sent() {
     let (bytes, middle) = log();
     let total = crc32fast::hash(&bytes);
     let mut upload = Upload::open(&world, &attempt).await;
-    assert_eq!(upload.push(0, &bytes[..middle], None).await.committed_offset, middle as u64);
-    assert_eq!(upload.push(0, &bytes[..middle], None).await.committed_offset, middle as u64, "a repetition");
-    assert_eq!(upload.push(bytes.len(), b"later", None).await.committed_offset, middle as u64, "a gap");
+    assert_eq!(
+        upload.push(0, &bytes[..middle], None).await.committed_offset,
+        middle as u64
+    );
+    assert_eq!(
+        upload.push(0, &bytes[..middle], None).await.committed_offset,
+        middle as u64,
+        "a repetition"
+    );
+    assert_eq!(
+        upload.push(bytes.len(), b"later", None).await.committed_offset,
+        middle as u64,
+        "a gap"
+    );
     drop((upload, agent.frames.take()));
     world.restart().await;
     let mut upload = Upload::open(&world, &attempt).await;
@@ -82,14 +112,31 @@ async fn pieces_are_stored_once_however_often_they_are_sent() {
     let again = upload.push(middle, &bytes[middle..], Some(total)).await;
     assert_eq!((again.committed_offset, again.complete), (bytes.len() as u64, true));
     let mut hello = crate::agent::hello("a1", "i1", 2);
-    hello.inventory = vec![v1::HeldAttempt { attempt: Some(attempt.clone()), started: true }];
+    hello.inventory = vec![v1::HeldAttempt {
+        attempt: Some(attempt.clone()),
+        started: true,
+    }];
     let mut agent = Agent::connect_with(&world, hello).await;
     agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await;
     let pieces = tail(&world, &attempt.task_id, "").await;
-    assert_eq!(pieces.iter().map(|piece| piece.data.as_ref()).collect::<Vec<_>>(), [&b"hello\n"[..], b"world\n"]);
-    assert_eq!((pieces[1].stream(), pieces[1].step.as_str(), pieces[1].at_ms, pieces[1].epoch), (v1::LogStream::Stderr, "one", 2_000, 1));
+    assert_eq!(
+        pieces.iter().map(|piece| piece.data.as_ref()).collect::<Vec<_>>(),
+        [&b"hello\n"[..], b"world\n"]
+    );
+    assert_eq!(
+        (
+            pieces[1].stream(),
+            pieces[1].step.as_str(),
+            pieces[1].at_ms,
+            pieces[1].epoch
+        ),
+        (v1::LogStream::Stderr, "one", 2_000, 1)
+    );
     let rest = tail(&world, &attempt.task_id, &pieces[0].cursor).await;
-    assert_eq!(rest.iter().map(|piece| piece.data.as_ref()).collect::<Vec<_>>(), [&b"world\n"[..]]);
+    assert_eq!(
+        rest.iter().map(|piece| piece.data.as_ref()).collect::<Vec<_>>(),
+        [&b"world\n"[..]]
+    );
     assert_eq!(world.task(&attempt.task_id).await.log_state(), v1::LogState::Complete);
 }
 
@@ -97,15 +144,49 @@ async fn pieces_are_stored_once_however_often_they_are_sent() {
 async fn a_follower_sees_bytes_as_they_are_committed_and_ends_with_the_log() {
     let (world, mut agent, attempt) = running().await;
     let (bytes, middle) = log();
-    let request = v1::TailLogsRequest { task_id: attempt.task_id.clone(), follow: true, ..v1::TailLogsRequest::default() };
-    let mut follower = world.tasks().await.tail_logs(request).await.expect("a stream").into_inner();
+    let request = v1::TailLogsRequest {
+        task_id: attempt.task_id.clone(),
+        follow: true,
+        ..v1::TailLogsRequest::default()
+    };
+    let mut follower = world
+        .tasks()
+        .await
+        .tail_logs(request)
+        .await
+        .expect("a stream")
+        .into_inner();
     let mut upload = Upload::open(&world, &attempt).await;
     upload.push(0, &bytes[..middle], None).await;
-    assert_eq!(follower.message().await.expect("a piece").expect("a piece").data.as_ref(), b"hello\n");
+    assert_eq!(
+        follower
+            .message()
+            .await
+            .expect("a piece")
+            .expect("a piece")
+            .data
+            .as_ref(),
+        b"hello\n"
+    );
     agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await;
-    assert_eq!(world.task(&attempt.task_id).await.log_state(), v1::LogState::Incomplete, "the result never waits for the log");
-    upload.push(middle, &bytes[middle..], Some(crc32fast::hash(&bytes))).await;
-    assert_eq!(follower.message().await.expect("a piece").expect("a piece").data.as_ref(), b"world\n");
+    assert_eq!(
+        world.task(&attempt.task_id).await.log_state(),
+        v1::LogState::Incomplete,
+        "the result never waits for the log"
+    );
+    upload
+        .push(middle, &bytes[middle..], Some(crc32fast::hash(&bytes)))
+        .await;
+    assert_eq!(
+        follower
+            .message()
+            .await
+            .expect("a piece")
+            .expect("a piece")
+            .data
+            .as_ref(),
+        b"world\n"
+    );
     assert!(follower.message().await.expect("the end").is_none());
 }
 
@@ -121,7 +202,15 @@ async fn a_log_of_an_attempt_that_never_was_is_refused() {
 async fn a_damaged_frame_ends_the_upload() {
     let (world, _agent, attempt) = running().await;
     let mut upload = Upload::open(&world, &attempt).await;
-    let frame = v1::PushLogsRequest { attempt: Some(attempt), data: "abc".into(), crc32: 1, ..v1::PushLogsRequest::default() };
+    let frame = v1::PushLogsRequest {
+        attempt: Some(attempt),
+        data: "abc".into(),
+        crc32: 1,
+        ..v1::PushLogsRequest::default()
+    };
     upload.frames.send(frame).await.expect("sent");
-    assert_eq!(upload.answers.message().await.expect_err("refused").code(), tonic::Code::DataLoss);
+    assert_eq!(
+        upload.answers.message().await.expect_err("refused").code(),
+        tonic::Code::DataLoss
+    );
 }

@@ -14,12 +14,20 @@ async fn lost(spec: &str, record: v1::Record) -> (World, Agent, v1::AttemptRef) 
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     world.submit(spec).await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
-    assert_eq!(agent.write(&attempt, vec![start(), Op::Append(record)]).await, [Good; 2]);
+    assert_eq!(
+        agent.write(&attempt, vec![start(), Op::Append(record)]).await,
+        [Good; 2]
+    );
     (world, agent, attempt)
 }
 
 fn resolve(task: &str, resolution: v1::Resolution) -> v1::ResolveRequest {
-    v1::ResolveRequest { task_id: task.into(), resolution: resolution.into(), reason: "looked".into(), ..v1::ResolveRequest::default() }
+    v1::ResolveRequest {
+        task_id: task.into(),
+        resolution: resolution.into(),
+        reason: "looked".into(),
+        ..v1::ResolveRequest::default()
+    }
 }
 
 #[tokio::test]
@@ -29,9 +37,23 @@ async fn a_bounded_step_is_resumed_elsewhere_and_the_lost_agent_is_stale() {
     let resumed = keep_alive_until_assigned(&mut other).await;
     let new = resumed.attempt.expect("an attempt");
     assert_eq!((new.run, new.epoch, resumed.journal.len()), (1, 2, 1));
-    assert_eq!(agent.write(&old, vec![Op::Append(done("one/a", "1"))]).await, [StaleEpoch]);
-    assert_eq!(other.write(&new, vec![start(), Op::Append(intent("one/a")), Op::Append(done("one/a", "1"))]).await, [Good; 3]);
-    assert_eq!(other.write(&new, vec![complete(v1::TaskState::Succeeded)]).await, [Good]);
+    assert_eq!(
+        agent.write(&old, vec![Op::Append(done("one/a", "1"))]).await,
+        [StaleEpoch]
+    );
+    assert_eq!(
+        other
+            .write(
+                &new,
+                vec![start(), Op::Append(intent("one/a")), Op::Append(done("one/a", "1"))]
+            )
+            .await,
+        [Good; 3]
+    );
+    assert_eq!(
+        other.write(&new, vec![complete(v1::TaskState::Succeeded)]).await,
+        [Good]
+    );
 }
 
 async fn keep_alive_until_assigned(agent: &mut Agent) -> v1::Assignment {
@@ -39,7 +61,13 @@ async fn keep_alive_until_assigned(agent: &mut Agent) -> v1::Assignment {
     let deadline = tokio::time::Instant::now() + crate::agent::SOON;
     loop {
         assert!(tokio::time::Instant::now() < deadline, "nothing was assigned");
-        agent.send(v1::session_request::Frame::Heartbeat(v1::Heartbeat { seq: 1, free_slots: 1, spool_bytes: 0 })).await;
+        agent
+            .send(v1::session_request::Frame::Heartbeat(v1::Heartbeat {
+                seq: 1,
+                free_slots: 1,
+                spool_bytes: 0,
+            }))
+            .await;
         match agent.next().await {
             Some(Frame::Assignment(assignment)) => return assignment,
             Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -52,14 +80,33 @@ async fn keep_alive_until_assigned(agent: &mut Agent) -> v1::Assignment {
 async fn a_held_step_stays_with_its_agent_until_an_operator_decides() {
     let (world, _agent, old) = lost("", held("one/run", false)).await;
     let task = world.until(&old.task_id, v1::TaskState::Lost).await;
-    assert!(task.condition.contains("not retrySafe") && task.condition.contains("deputy resolve"), "{}", task.condition);
+    assert!(
+        task.condition.contains("not retrySafe") && task.condition.contains("deputy resolve"),
+        "{}",
+        task.condition
+    );
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(world.task(&old.task_id).await.state(), v1::TaskState::Lost);
     let mut other = Agent::connect(&world, "a2", "i2").await;
-    world.tasks().await.resolve(resolve(&old.task_id, v1::Resolution::Resume)).await.expect("resolved");
+    world
+        .tasks()
+        .await
+        .resolve(resolve(&old.task_id, v1::Resolution::Resume))
+        .await
+        .expect("resolved");
     let resumed = keep_alive_until_assigned(&mut other).await;
-    let kinds: Vec<_> = resumed.journal.iter().map(|record| (record.key.as_str(), record.kind())).collect();
-    assert_eq!(kinds, [("one/run", v1::RecordKind::Intent), ("one/run", v1::RecordKind::Decision)]);
+    let kinds: Vec<_> = resumed
+        .journal
+        .iter()
+        .map(|record| (record.key.as_str(), record.kind()))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("one/run", v1::RecordKind::Intent),
+            ("one/run", v1::RecordKind::Decision)
+        ]
+    );
     assert!(resumed.journal[1].payload.starts_with(br#"{"redo""#));
 }
 
@@ -67,17 +114,35 @@ async fn a_held_step_stays_with_its_agent_until_an_operator_decides() {
 async fn a_retry_safe_step_is_given_away_by_the_timer() {
     let (world, _agent, old) = lost("", held("one/run", true)).await;
     let mut other = Agent::connect(&world, "a2", "i2").await;
-    assert_eq!(keep_alive_until_assigned(&mut other).await.attempt.map(|attempt| attempt.task_id), Some(old.task_id));
+    assert_eq!(
+        keep_alive_until_assigned(&mut other)
+            .await
+            .attempt
+            .map(|attempt| attempt.task_id),
+        Some(old.task_id)
+    );
 }
 
 #[tokio::test]
 async fn hold_waits_and_rollback_decides_undo() {
     let (world, _agent, old) = lost("  onAgentLoss: hold\n", intent("one/a")).await;
     let task = world.until(&old.task_id, v1::TaskState::Lost).await;
-    assert!(task.condition.starts_with("held: onAgentLoss is hold"), "{}", task.condition);
-    world.tasks().await.resolve(resolve(&old.task_id, v1::Resolution::Fail)).await.expect("resolved");
+    assert!(
+        task.condition.starts_with("held: onAgentLoss is hold"),
+        "{}",
+        task.condition
+    );
+    world
+        .tasks()
+        .await
+        .resolve(resolve(&old.task_id, v1::Resolution::Fail))
+        .await
+        .expect("resolved");
     let task = world.task(&old.task_id).await;
-    assert_eq!((task.state(), task.result.expect("a result").world()), (v1::TaskState::Failed, v1::World::Unknown));
+    assert_eq!(
+        (task.state(), task.result.expect("a result").world()),
+        (v1::TaskState::Failed, v1::World::Unknown)
+    );
 
     let (world, _agent, old) = lost("  onAgentLoss: rollback\n", intent("one/a")).await;
     let mut other = Agent::connect(&world, "a2", "i2").await;
@@ -85,7 +150,10 @@ async fn hold_waits_and_rollback_decides_undo() {
     assert!(resumed.journal[1].payload.starts_with(br#"{"undo""#));
     let new = resumed.attempt.expect("an attempt");
     assert_eq!(new.task_id, old.task_id);
-    assert_eq!(other.write(&new, vec![start(), Op::Append(intent("one/b"))]).await, [Good, v1::WriteCode::UndoDecided]);
+    assert_eq!(
+        other.write(&new, vec![start(), Op::Append(intent("one/b"))]).await,
+        [Good, v1::WriteCode::UndoDecided]
+    );
 }
 
 #[tokio::test]
@@ -94,11 +162,22 @@ async fn the_same_instance_takes_its_lost_task_up_again() {
     drop(agent);
     world.until(&old.task_id, v1::TaskState::Lost).await;
     let mut again = hello("a1", "i1", 2);
-    again.inventory = vec![v1::HeldAttempt { attempt: Some(old.clone()), started: true }];
+    again.inventory = vec![v1::HeldAttempt {
+        attempt: Some(old.clone()),
+        started: true,
+    }];
     let mut agent = Agent::connect_with(&world, again).await;
     assert!(agent.welcome.as_ref().expect("welcome").stale.is_empty());
     world.until(&old.task_id, v1::TaskState::Running).await;
-    assert_eq!(agent.write(&old, vec![Op::Append(done("one/a", "1")), complete(v1::TaskState::Succeeded)]).await, [Good; 2]);
+    assert_eq!(
+        agent
+            .write(
+                &old,
+                vec![Op::Append(done("one/a", "1")), complete(v1::TaskState::Succeeded)]
+            )
+            .await,
+        [Good; 2]
+    );
 }
 
 #[tokio::test]
@@ -118,11 +197,27 @@ async fn after_a_restart_of_the_manager_nothing_is_lost_and_no_lease_ends_early(
     world.restart().await;
     assert_eq!(world.task(&old.task_id).await.state(), v1::TaskState::Running);
     let mut again = hello("a1", "i1", 2);
-    let unknown = v1::AttemptRef { task_id: "nobody".into(), ..old.clone() };
-    again.inventory = [old.clone(), unknown.clone()].map(|attempt| v1::HeldAttempt { attempt: Some(attempt), started: true }).into();
+    let unknown = v1::AttemptRef {
+        task_id: "nobody".into(),
+        ..old.clone()
+    };
+    again.inventory = [old.clone(), unknown.clone()]
+        .map(|attempt| v1::HeldAttempt {
+            attempt: Some(attempt),
+            started: true,
+        })
+        .into();
     let mut agent = Agent::connect_with(&world, again).await;
     assert_eq!(agent.welcome.as_ref().expect("welcome").stale, [unknown]);
-    assert_eq!(agent.write(&old, vec![Op::Append(done("one/a", "1")), complete(v1::TaskState::Succeeded)]).await, [Good; 2]);
+    assert_eq!(
+        agent
+            .write(
+                &old,
+                vec![Op::Append(done("one/a", "1")), complete(v1::TaskState::Succeeded)]
+            )
+            .await,
+        [Good; 2]
+    );
     assert_eq!(world.task(&old.task_id).await.state(), v1::TaskState::Succeeded);
 }
 

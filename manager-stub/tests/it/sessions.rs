@@ -16,7 +16,15 @@ fn code(frame: Option<Frame>) -> String {
 #[tokio::test]
 async fn an_agent_of_another_protocol_is_told_so() {
     let world = World::start(quick()).await;
-    let (_, first) = Agent::dial(&world, v1::Hello { protocol_min: 7, protocol_max: 9, ..hello("a1", "i1", 1) }).await;
+    let (_, first) = Agent::dial(
+        &world,
+        v1::Hello {
+            protocol_min: 7,
+            protocol_max: 9,
+            ..hello("a1", "i1", 1)
+        },
+    )
+    .await;
     match first {
         Frame::Disconnect(disconnect) => {
             assert_eq!(disconnect.code, "version");
@@ -55,15 +63,35 @@ async fn a_reconnect_of_the_same_instance_is_no_conflict() {
 async fn a_drain_is_wished_with_every_heartbeat_and_nothing_new_is_assigned() {
     let world = World::start(Timing::default()).await;
     let mut agent = Agent::connect(&world, "a1", "i1").await;
-    let request = v1::DrainRequest { agent_id: "a1".into(), reason: "upgrade".into() };
-    let info = world.fleet().await.drain(request).await.expect("wished").into_inner().agent.expect("an agent");
+    let request = v1::DrainRequest {
+        agent_id: "a1".into(),
+        reason: "upgrade".into(),
+    };
+    let info = world
+        .fleet()
+        .await
+        .drain(request)
+        .await
+        .expect("wished")
+        .into_inner()
+        .agent
+        .expect("an agent");
     assert_eq!(info.status(), v1::AgentStatus::Draining);
     assert!(matches!(agent.next().await, Some(Frame::Drain(wish)) if wish.reason == "upgrade"));
     let id = world.submit("").await;
     agent.heartbeat().await;
     assert!(matches!(agent.next().await, Some(Frame::Drain(_))));
-    let request = v1::ExplainRequest { task_id: id, ..v1::ExplainRequest::default() };
-    let why = world.tasks().await.explain(request).await.expect("explained").into_inner();
+    let request = v1::ExplainRequest {
+        task_id: id,
+        ..v1::ExplainRequest::default()
+    };
+    let why = world
+        .tasks()
+        .await
+        .explain(request)
+        .await
+        .expect("explained")
+        .into_inner();
     assert_eq!(why.agents[0].reasons, ["it drains: upgrade"]);
 }
 
@@ -72,11 +100,32 @@ async fn the_fleet_shows_who_is_there_and_who_said_goodbye() {
     let world = World::start(Timing::default()).await;
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let mut fleet = world.fleet().await;
-    let info = fleet.explain(v1::FleetExplainRequest { agent_id: "a1".into() }).await.expect("explained").into_inner();
+    let info = fleet
+        .explain(v1::FleetExplainRequest { agent_id: "a1".into() })
+        .await
+        .expect("explained")
+        .into_inner();
     assert_eq!(info.notes, ["it can take 2 more tasks"]);
-    agent.send(v1::session_request::Frame::Goodbye(v1::Goodbye { reason: "done".into() })).await;
+    agent
+        .send(v1::session_request::Frame::Goodbye(v1::Goodbye {
+            reason: "done".into(),
+        }))
+        .await;
     assert!(agent.next().await.is_none());
-    assert!(fleet.list(v1::FleetListRequest::default()).await.expect("listed").into_inner().agents.is_empty());
-    let all = fleet.list(v1::FleetListRequest { include_gone: true }).await.expect("listed").into_inner().agents;
+    assert!(
+        fleet
+            .list(v1::FleetListRequest::default())
+            .await
+            .expect("listed")
+            .into_inner()
+            .agents
+            .is_empty()
+    );
+    let all = fleet
+        .list(v1::FleetListRequest { include_gone: true })
+        .await
+        .expect("listed")
+        .into_inner()
+        .agents;
     assert_eq!(all[0].status(), v1::AgentStatus::Gone);
 }

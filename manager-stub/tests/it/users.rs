@@ -12,21 +12,49 @@ use crate::agent::{Agent, World, complete, submit_request};
 async fn a_submission_is_idempotent_by_its_request_id() {
     let world = World::start(Timing::default()).await;
     let mut tasks = world.tasks().await;
-    let first = tasks.submit(submit_request("same", "")).await.expect("submitted").into_inner();
-    let again = tasks.submit(submit_request("same", "")).await.expect("submitted").into_inner();
-    assert_eq!((again.task_id.as_str(), first.existed, again.existed), (first.task_id.as_str(), false, true));
-    let other = tasks.submit(submit_request("same", "  timeout: 5m\n")).await.expect_err("other content");
+    let first = tasks
+        .submit(submit_request("same", ""))
+        .await
+        .expect("submitted")
+        .into_inner();
+    let again = tasks
+        .submit(submit_request("same", ""))
+        .await
+        .expect("submitted")
+        .into_inner();
+    assert_eq!(
+        (again.task_id.as_str(), first.existed, again.existed),
+        (first.task_id.as_str(), false, true)
+    );
+    let other = tasks
+        .submit(submit_request("same", "  timeout: 5m\n"))
+        .await
+        .expect_err("other content");
     assert_eq!(other.code(), Code::AlreadyExists);
-    let listed = tasks.list(v1::ListRequest::default()).await.expect("listed").into_inner().tasks;
+    let listed = tasks
+        .list(v1::ListRequest::default())
+        .await
+        .expect("listed")
+        .into_inner()
+        .tasks;
     assert_eq!(listed.len(), 1);
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_a_document_is_said_in_words() {
     let world = World::start(Timing::default()).await;
-    let wrong = world.tasks().await.submit(submit_request("r", "  tiemout: 5m\n")).await.expect_err("refused");
+    let wrong = world
+        .tasks()
+        .await
+        .submit(submit_request("r", "  tiemout: 5m\n"))
+        .await
+        .expect_err("refused");
     assert_eq!(wrong.code(), Code::InvalidArgument);
-    assert!(wrong.message().contains("tiemout") && wrong.message().contains("timeout"), "{}", wrong.message());
+    assert!(
+        wrong.message().contains("tiemout") && wrong.message().contains("timeout"),
+        "{}",
+        wrong.message()
+    );
 }
 
 #[tokio::test]
@@ -35,8 +63,17 @@ async fn a_watcher_sees_every_event_once_and_goes_on_from_its_cursor() {
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let id = world.submit("").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
-    let request = v1::WatchRequest { task_id: id.clone(), ..v1::WatchRequest::default() };
-    let mut watch = world.tasks().await.watch(request.clone()).await.expect("a stream").into_inner();
+    let request = v1::WatchRequest {
+        task_id: id.clone(),
+        ..v1::WatchRequest::default()
+    };
+    let mut watch = world
+        .tasks()
+        .await
+        .watch(request.clone())
+        .await
+        .expect("a stream")
+        .into_inner();
     agent.start(&attempt).await;
     agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await;
     let mut seen = Vec::new();
@@ -48,20 +85,38 @@ async fn a_watcher_sees_every_event_once_and_goes_on_from_its_cursor() {
     assert_eq!(seen[1].task.as_ref().expect("a task").state(), v1::TaskState::Assigned);
     drop((watch, agent));
     world.restart().await;
-    let request = v1::WatchRequest { cursor: seen[1].cursor.clone(), ..request };
+    let request = v1::WatchRequest {
+        cursor: seen[1].cursor.clone(),
+        ..request
+    };
     let mut watch = world.tasks().await.watch(request).await.expect("a stream").into_inner();
-    assert_eq!(watch.message().await.expect("an event").expect("an event").kind, "started");
-    assert_eq!(watch.message().await.expect("an event").expect("an event").kind, "succeeded");
+    assert_eq!(
+        watch.message().await.expect("an event").expect("an event").kind,
+        "started"
+    );
+    assert_eq!(
+        watch.message().await.expect("an event").expect("an event").kind,
+        "succeeded"
+    );
 }
 
 #[tokio::test]
 async fn a_project_is_watched_from_now_on() {
     let world = World::start(Timing::default()).await;
     world.submit("").await;
-    let mut watch = world.tasks().await.watch(v1::WatchRequest::default()).await.expect("a stream").into_inner();
+    let mut watch = world
+        .tasks()
+        .await
+        .watch(v1::WatchRequest::default())
+        .await
+        .expect("a stream")
+        .into_inner();
     let second = world.submit("").await;
     let event = watch.message().await.expect("an event").expect("an event");
-    assert_eq!((event.kind.as_str(), event.task.expect("a task").task_id), ("submitted", second));
+    assert_eq!(
+        (event.kind.as_str(), event.task.expect("a task").task_id),
+        ("submitted", second)
+    );
 }
 
 #[tokio::test]
@@ -77,7 +132,15 @@ async fn tasks_are_listed_page_by_page_newest_first() {
     let mut listed = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page = tasks.list(v1::ListRequest { page_size: 2, page_token, ..v1::ListRequest::default() }).await.expect("listed").into_inner();
+        let page = tasks
+            .list(v1::ListRequest {
+                page_size: 2,
+                page_token,
+                ..v1::ListRequest::default()
+            })
+            .await
+            .expect("listed")
+            .into_inner();
         listed.extend(page.tasks.into_iter().map(|task| task.task_id));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -93,10 +156,25 @@ async fn a_task_waits_in_the_queue_only_as_long_as_it_may_and_can_be_retried() {
     let id = world.submit("  queueTimeout: 100ms\n").await;
     let task = world.until(&id, v1::TaskState::Expired).await;
     assert_eq!(task.result.expect("a result").world(), v1::World::Unchanged);
-    let request = v1::RetryRequest { task_id: id.clone(), seen_run: 1, ..v1::RetryRequest::default() };
-    let task = world.tasks().await.retry(request.clone()).await.expect("retried").into_inner().task.expect("a task");
+    let request = v1::RetryRequest {
+        task_id: id.clone(),
+        seen_run: 1,
+        ..v1::RetryRequest::default()
+    };
+    let task = world
+        .tasks()
+        .await
+        .retry(request.clone())
+        .await
+        .expect("retried")
+        .into_inner()
+        .task
+        .expect("a task");
     assert_eq!((task.state(), task.run), (v1::TaskState::Queued, 2));
-    assert_eq!(world.tasks().await.retry(request).await.expect_err("seen").code(), Code::FailedPrecondition);
+    assert_eq!(
+        world.tasks().await.retry(request).await.expect_err("seen").code(),
+        Code::FailedPrecondition
+    );
     let mut agent = Agent::connect(&world, "a1", "i1").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
     assert_eq!((attempt.run, attempt.epoch), (2, 1));
@@ -107,9 +185,21 @@ async fn a_waiting_task_is_explained_agent_by_agent() {
     let world = World::start(Timing::default()).await;
     let _agent = Agent::connect(&world, "a1", "i1").await;
     let id = world.submit("  selector: \"env == 'prod'\"\n").await;
-    let request = v1::ExplainRequest { task_id: id, ..v1::ExplainRequest::default() };
-    let why = world.tasks().await.explain(request).await.expect("explained").into_inner();
-    assert_eq!(why.summary, "it waits: 1 agent is known, and for each: its labels do not match the selector env == 'prod': it has none");
+    let request = v1::ExplainRequest {
+        task_id: id,
+        ..v1::ExplainRequest::default()
+    };
+    let why = world
+        .tasks()
+        .await
+        .explain(request)
+        .await
+        .expect("explained")
+        .into_inner();
+    assert_eq!(
+        why.summary,
+        "it waits: 1 agent is known, and for each: its labels do not match the selector env == 'prod': it has none"
+    );
 }
 
 #[tokio::test]
@@ -119,16 +209,39 @@ async fn bundles_are_stored_by_digest_and_required_by_their_sources() {
     let mut tasks = world.tasks().await;
     let spec = "  sources: [{ name: app, bundle: ./app }]\n";
     let missing = tasks.submit(submit_request("r1", spec)).await.expect_err("no bundle");
-    assert!(missing.message().contains("the source app has no bundle"), "{}", missing.message());
+    assert!(
+        missing.message().contains("the source app has no bundle"),
+        "{}",
+        missing.message()
+    );
     let sha256 = hex::encode(sha2::Sha256::digest(b"packed"));
-    let piece = v1::PutBundleRequest { sha256: sha256.clone(), data: "packed".into(), ..v1::PutBundleRequest::default() };
-    let stored = tasks.put_bundle(futures::stream::iter([piece])).await.expect("stored").into_inner();
+    let piece = v1::PutBundleRequest {
+        sha256: sha256.clone(),
+        data: "packed".into(),
+        ..v1::PutBundleRequest::default()
+    };
+    let stored = tasks
+        .put_bundle(futures::stream::iter([piece]))
+        .await
+        .expect("stored")
+        .into_inner();
     assert_eq!(stored.size_bytes, 6);
     let mut request = submit_request("r2", spec);
-    request.bundles = vec![v1::Bundle { name: "app".into(), sha256: sha256.clone(), size_bytes: 6 }];
+    request.bundles = vec![v1::Bundle {
+        name: "app".into(),
+        sha256: sha256.clone(),
+        size_bytes: 6,
+    }];
     tasks.submit(request).await.expect("submitted");
     let mut agent = deputy_proto::v1::agent_client::AgentClient::new(world.channel().await);
-    let request = v1::FetchBlobRequest { project: "default".into(), sha256, offset: 2 };
+    let request = v1::FetchBlobRequest {
+        project: "default".into(),
+        sha256,
+        offset: 2,
+    };
     let mut blob = agent.fetch_blob(request).await.expect("found").into_inner();
-    assert_eq!(blob.message().await.expect("a piece").expect("a piece").data.as_ref(), b"cked");
+    assert_eq!(
+        blob.message().await.expect("a piece").expect("a piece").data.as_ref(),
+        b"cked"
+    );
 }

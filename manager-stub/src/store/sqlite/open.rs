@@ -24,11 +24,19 @@ pub(super) fn lock(database: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|source| StoreError::File { what: "open", path: shown.clone(), source })?;
+        .map_err(|source| StoreError::File {
+            what: "open",
+            path: shown.clone(),
+            source,
+        })?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(database.display().to_string())),
-        Err(errno) => Err(StoreError::File { what: "lock", path: shown, source: errno.into() }),
+        Err(errno) => Err(StoreError::File {
+            what: "lock",
+            path: shown,
+            source: errno.into(),
+        }),
     }
 }
 

@@ -14,8 +14,8 @@ use prost::Message;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::rows::{self, number};
-use super::{open, writer_rows};
 use super::writer_rows::LOG_END_BITS;
+use super::{open, writer_rows};
 use crate::store::clock::StoreTime;
 use crate::store::contract::{EventQuery, ListQuery, LogStreamRow, Meta, Reads, StoreError, TaskRow};
 use crate::store::event::{Event, Sequence};
@@ -38,7 +38,10 @@ const SPEC: &str = "task.project, task.task, name, labels, submitter, submitted_
 
 impl SqliteReads {
     pub(super) fn new(database: &Path) -> Self {
-        Self { database: database.to_owned(), idle: Mutex::new(Vec::new()) }
+        Self {
+            database: database.to_owned(),
+            idle: Mutex::new(Vec::new()),
+        }
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -60,7 +63,10 @@ fn spec(row: &Row<'_>) -> Result<TaskSpec, StoreError> {
     let json = |column: usize| -> Result<String, StoreError> { Ok(row.get(column)?) };
     let queue_timeout: Option<i64> = row.get(8)?;
     Ok(TaskSpec {
-        key: TaskKey { project: rows::parsed(row, 0, "project")?, task: rows::parsed(row, 1, "task id")? },
+        key: TaskKey {
+            project: rows::parsed(row, 0, "project")?,
+            task: rows::parsed(row, 1, "task id")?,
+        },
         name: row.get(2)?,
         labels: serde_json::from_str(&json(3)?).map_err(|error| rows::corrupt("labels", error))?,
         submitter: row.get(4)?,
@@ -77,7 +83,10 @@ fn spec(row: &Row<'_>) -> Result<TaskSpec, StoreError> {
 fn event(row: &Row<'_>) -> Result<Event, StoreError> {
     let record = rows::bytes(row, 12)?;
     Ok(Event {
-        key: TaskKey { project: rows::parsed(row, 0, "project")?, task: rows::parsed(row, 2, "task id")? },
+        key: TaskKey {
+            project: rows::parsed(row, 0, "project")?,
+            task: rows::parsed(row, 2, "task id")?,
+        },
         sequence: rows::unsigned(row, 1)?,
         revision: rows::unsigned(row, 3)?,
         at: rows::time(row, 4)?,
@@ -117,7 +126,10 @@ impl Reads for SqliteReads {
             while let Some(row) = found.next()? {
                 let mut spec = spec(row)?;
                 spec.document = rows::bytes(row, 25)?;
-                tasks.push(TaskRow { spec, head: rows::head(row, 11)? });
+                tasks.push(TaskRow {
+                    spec,
+                    head: rows::head(row, 11)?,
+                });
             }
             Ok(tasks)
         })
@@ -126,11 +138,17 @@ impl Reads for SqliteReads {
     fn task(&self, key: &TaskKey) -> Result<Option<TaskRow>, StoreError> {
         self.read(|connection| {
             for table in ["live", "history"] {
-                let sql = format!("SELECT {SPEC}, {} FROM {table} JOIN task USING (project, task) WHERE project = ?1 AND task = ?2", rows::HEAD);
+                let sql = format!(
+                    "SELECT {SPEC}, {} FROM {table} JOIN task USING (project, task) WHERE project = ?1 AND task = ?2",
+                    rows::HEAD
+                );
                 let mut statement = connection.prepare_cached(&sql)?;
                 let mut found = statement.query((key.project.as_str(), key.task.as_str()))?;
                 if let Some(row) = found.next()? {
-                    return Ok(Some(TaskRow { spec: spec(row)?, head: rows::head(row, 11)? }));
+                    return Ok(Some(TaskRow {
+                        spec: spec(row)?,
+                        head: rows::head(row, 11)?,
+                    }));
                 }
             }
             Ok(None)
@@ -139,7 +157,8 @@ impl Reads for SqliteReads {
 
     fn document(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached("SELECT document FROM task WHERE project = ?1 AND task = ?2")?;
+            let mut statement =
+                connection.prepare_cached("SELECT document FROM task WHERE project = ?1 AND task = ?2")?;
             let mut found = statement.query((key.project.as_str(), key.task.as_str()))?;
             found.next()?.map(|row| rows::bytes(row, 0)).transpose()
         })
@@ -147,8 +166,9 @@ impl Reads for SqliteReads {
 
     fn find(&self, project: &Project, prefix: &str) -> Result<Vec<TaskId>, StoreError> {
         self.read(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT task FROM task WHERE project = ?1 AND task >= ?2 AND task < ?3 ORDER BY task LIMIT 2")?;
+            let mut statement = connection.prepare_cached(
+                "SELECT task FROM task WHERE project = ?1 AND task >= ?2 AND task < ?3 ORDER BY task LIMIT 2",
+            )?;
             let mut found = statement.query((project.as_str(), prefix, format!("{prefix}\u{7f}")))?;
             let mut tasks = Vec::new();
             while let Some(row) = found.next()? {
@@ -160,7 +180,11 @@ impl Reads for SqliteReads {
 
     fn list(&self, query: &ListQuery) -> Result<Vec<TaskRow>, StoreError> {
         let codes: Vec<i64> = query.states.iter().map(|state| rows::state_code(*state)).collect();
-        let states = if codes.is_empty() { "1".into() } else { format!("state IN ({})", vec!["?"; codes.len()].join(",")) };
+        let states = if codes.is_empty() {
+            "1".into()
+        } else {
+            format!("state IN ({})", vec!["?"; codes.len()].join(","))
+        };
         let live = codes.is_empty() || query.states.iter().any(|state| !state.is_ended());
         let ended = codes.is_empty() || query.states.iter().any(|state| TaskState::is_ended(*state));
         let mut tasks = Vec::new();
@@ -176,12 +200,16 @@ impl Reads for SqliteReads {
                 );
                 let mut statement = connection.prepare_cached(&sql)?;
                 let before = query.before.as_ref().map_or("\u{7f}", TaskId::as_str);
-                let mut values: Vec<rusqlite::types::Value> = vec![query.project.as_str().to_owned().into(), before.to_owned().into()];
+                let mut values: Vec<rusqlite::types::Value> =
+                    vec![query.project.as_str().to_owned().into(), before.to_owned().into()];
                 values.extend(codes.iter().map(|code| (*code).into()));
                 values.push(i64::try_from(query.limit).unwrap_or(i64::MAX).into());
                 let mut found = statement.query(params_from_iter(values))?;
                 while let Some(row) = found.next()? {
-                    tasks.push(TaskRow { spec: spec(row)?, head: rows::head(row, 11)? });
+                    tasks.push(TaskRow {
+                        spec: spec(row)?,
+                        head: rows::head(row, 11)?,
+                    });
                 }
             }
             Ok(())
@@ -209,13 +237,16 @@ impl Reads for SqliteReads {
     }
 
     fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-        const COLUMNS: &str = "project, sequence, task, revision, at, kind, message, run, epoch, state, agent, condition, record";
+        const COLUMNS: &str =
+            "project, sequence, task, revision, at, kind, message, run, epoch, state, agent, condition, record";
         self.read(|connection| {
             let (by_task, task) = match &query.task {
                 None => ("", ""),
                 Some(task) => ("AND task = ?4", task.as_str()),
             };
-            let sql = format!("SELECT {COLUMNS} FROM event WHERE project = ?1 AND sequence > ?2 {by_task} ORDER BY sequence LIMIT ?3");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM event WHERE project = ?1 AND sequence > ?2 {by_task} ORDER BY sequence LIMIT ?3"
+            );
             let mut statement = connection.prepare_cached(&sql)?;
             let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
             let mut found = if by_task.is_empty() {
@@ -280,11 +311,17 @@ impl Reads for SqliteReads {
                 "SELECT offset, length, segment, position FROM log_extent \
                  WHERE project = ?1 AND task = ?2 AND epoch = ?3 AND offset + length > ?4 ORDER BY offset",
             )?;
-            let mut found = statement.query((key.project.as_str(), key.task.as_str(), number(epoch), number(offset)))?;
+            let mut found =
+                statement.query((key.project.as_str(), key.task.as_str(), number(epoch), number(offset)))?;
             let mut extents = Vec::new();
             while let Some(row) = found.next()? {
                 extents.push(LogExtent {
-                    attempt: deputy_task::attempt::AttemptRef { project: key.project.clone(), task: key.task.clone(), run: 0, epoch },
+                    attempt: deputy_task::attempt::AttemptRef {
+                        project: key.project.clone(),
+                        task: key.task.clone(),
+                        run: 0,
+                        epoch,
+                    },
                     offset: rows::unsigned(row, 0)?,
                     length: rows::unsigned(row, 1)?,
                     segment: rows::unsigned(row, 2)?,
@@ -306,7 +343,8 @@ impl Reads for SqliteReads {
 
     fn blob(&self, project: &Project, sha256: &str) -> Result<Option<u64>, StoreError> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached("SELECT size_bytes FROM blob WHERE project = ?1 AND sha256 = ?2")?;
+            let mut statement =
+                connection.prepare_cached("SELECT size_bytes FROM blob WHERE project = ?1 AND sha256 = ?2")?;
             let mut found = statement.query((project.as_str(), sha256))?;
             found.next()?.map(|row| rows::unsigned(row, 0)).transpose()
         })

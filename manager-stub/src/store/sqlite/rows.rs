@@ -33,7 +33,10 @@ pub(super) fn state_code(state: TaskState) -> i64 {
 }
 
 pub(super) fn state(code: i64) -> Result<TaskState, StoreError> {
-    TaskState::ALL.into_iter().find(|state| state_code(*state) == code).ok_or_else(|| corrupt("state", code))
+    TaskState::ALL
+        .into_iter()
+        .find(|state| state_code(*state) == code)
+        .ok_or_else(|| corrupt("state", code))
 }
 
 pub(super) fn resolve_code(resolve: Option<Resolve>) -> i64 {
@@ -64,7 +67,10 @@ pub(super) fn on_agent_loss(text: &str) -> Result<OnAgentLoss, StoreError> {
 }
 
 pub(super) fn corrupt(what: &'static str, value: impl ToString) -> StoreError {
-    StoreError::Corrupt { what, value: value.to_string() }
+    StoreError::Corrupt {
+        what,
+        value: value.to_string(),
+    }
 }
 
 pub(super) fn number(value: u64) -> i64 {
@@ -88,7 +94,9 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> Result<StoreTime, StoreError
 pub(super) fn bytes(row: &Row<'_>, column: usize) -> Result<Bytes, StoreError> {
     Ok(match row.get_ref(column)? {
         ValueRef::Blob(blob) if !blob.is_empty() => Bytes::copy_from_slice(blob),
-        ValueRef::Blob(_) | ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => Bytes::new(),
+        ValueRef::Blob(_) | ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => {
+            Bytes::new()
+        }
     })
 }
 
@@ -97,10 +105,16 @@ pub(super) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize, what: &
     text.parse().map_err(|_| corrupt(what, text))
 }
 
-pub(super) fn parsed_opt<T: std::str::FromStr>(row: &Row<'_>, column: usize, what: &'static str) -> Result<Option<T>, StoreError> {
+pub(super) fn parsed_opt<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<T>, StoreError> {
     match row.get_ref(column)? {
         ValueRef::Null => Ok(None),
-        ValueRef::Blob(_) | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => parsed(row, column, what).map(Some),
+        ValueRef::Blob(_) | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => {
+            parsed(row, column, what).map(Some)
+        }
     }
 }
 

@@ -34,7 +34,9 @@ fn a_second_manager_is_refused_and_the_first_goes_on() {
     let mut first = SqliteStore::open(&path).expect("open");
     let refused = SqliteStore::open(&path).err().expect("refused");
     assert!(matches!(refused, StoreError::InUse(_)), "{refused}");
-    first.apply(StoreTime::from_millis(1), vec![submit("r", spec("t"))]).expect("applied");
+    first
+        .apply(StoreTime::from_millis(1), vec![submit("r", spec("t"))])
+        .expect("applied");
     drop(first);
     SqliteStore::open(&path).expect("open again");
 }
@@ -44,8 +46,14 @@ fn a_database_of_a_newer_manager_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("deputy.db");
     drop(SqliteStore::open(&path).expect("open"));
-    rusqlite::Connection::open(&path).expect("open").pragma_update(None, "user_version", 99).expect("set");
-    assert!(matches!(SqliteStore::open(&path).err().expect("refused"), StoreError::TooNew { found: 99, .. }));
+    rusqlite::Connection::open(&path)
+        .expect("open")
+        .pragma_update(None, "user_version", 99)
+        .expect("set");
+    assert!(matches!(
+        SqliteStore::open(&path).err().expect("refused"),
+        StoreError::TooNew { found: 99, .. }
+    ));
 }
 
 #[test]
@@ -53,14 +61,28 @@ fn a_full_disk_refuses_the_batch_and_the_store_goes_on_when_there_is_space() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut store = SqliteStore::open(&folder.path().join("deputy.db")).expect("open");
     let now = StoreTime::from_millis(1);
-    store.apply(now, vec![submit("r1", spec("t1")), assign(&spec("t1").key, 0, "i1")]).expect("applied");
+    store
+        .apply(now, vec![submit("r1", spec("t1")), assign(&spec("t1").key, 0, "i1")])
+        .expect("applied");
     store.limit_pages(Some(40));
     let mut large = spec("t2");
     large.document = Bytes::from(vec![b'x'; 1 << 20]);
-    let batch = || vec![Op::Manage { key: spec("t1").key, change: Change::Cancel { reason: "x".into() } }, submit("r2", large.clone())];
+    let batch = || {
+        vec![
+            Op::Manage {
+                key: spec("t1").key,
+                change: Change::Cancel { reason: "x".into() },
+            },
+            submit("r2", large.clone()),
+        ]
+    };
     assert!(matches!(store.apply(now, batch()), Err(StoreError::Full)));
     let row = store.reads().task(&spec("t1").key).expect("read").expect("a task");
-    assert_eq!((row.head.state, row.head.cancel.as_str()), (TaskState::Assigned, ""), "nothing of the batch happened");
+    assert_eq!(
+        (row.head.state, row.head.cancel.as_str()),
+        (TaskState::Assigned, ""),
+        "nothing of the batch happened"
+    );
     assert_eq!(store.reads().live().expect("read").len(), 1);
     store.limit_pages(None);
     let applied = store.apply(now, batch()).expect("applied");
@@ -76,9 +98,21 @@ fn op(task: usize, what: usize, epoch: u64) -> Op {
     let mut spec = spec(&format!("t{task}"));
     spec.exclusive_key = if task < 2 { "k".into() } else { String::new() };
     let key = spec.key.clone();
-    let attempt = deputy_task::attempt::AttemptRef { project: key.project.clone(), task: key.task.clone(), run: 1, epoch };
-    let write = |write| Op::Write { attempt: attempt.clone(), instance: instance_id("i1"), write };
-    let manage = |change| Op::Manage { key: key.clone(), change };
+    let attempt = deputy_task::attempt::AttemptRef {
+        project: key.project.clone(),
+        task: key.task.clone(),
+        run: 1,
+        epoch,
+    };
+    let write = |write| Op::Write {
+        attempt: attempt.clone(),
+        instance: instance_id("i1"),
+        write,
+    };
+    let manage = |change| Op::Manage {
+        key: key.clone(),
+        change,
+    };
     match what {
         0 => submit(&format!("t{task}"), spec),
         1 => assign(&key, epoch, "i1"),
@@ -88,22 +122,45 @@ fn op(task: usize, what: usize, epoch: u64) -> Op {
         5 => write(record("s/f", v1::RecordKind::Fact, if epoch == 1 { "1" } else { "2" })),
         6 => write(complete(v1::TaskState::Failed)),
         7 => write(Write::Release { reason: "drain".into() }),
-        8 => manage(Change::Lose { epoch, reason: "silent".into() }),
-        9 => manage(Change::GiveAway { epoch, lease_until: StoreTime::ZERO, guard: Duration::ZERO, kill_grace: Duration::ZERO }),
-        10 => manage(Change::Cancel { reason: "enough".into() }),
+        8 => manage(Change::Lose {
+            epoch,
+            reason: "silent".into(),
+        }),
+        9 => manage(Change::GiveAway {
+            epoch,
+            lease_until: StoreTime::ZERO,
+            guard: Duration::ZERO,
+            kill_grace: Duration::ZERO,
+        }),
+        10 => manage(Change::Cancel {
+            reason: "enough".into(),
+        }),
         11 => manage(Change::Retry { seen_run: 0 }),
-        12 => manage(Change::Unassign { epoch, reason: "late".into() }),
-        _ => manage(Change::Reattach { run: 1, epoch, instance: instance_id("i1") }),
+        12 => manage(Change::Unassign {
+            epoch,
+            reason: "late".into(),
+        }),
+        _ => manage(Change::Reattach {
+            run: 1,
+            epoch,
+            instance: instance_id("i1"),
+        }),
     }
 }
 
 fn check(store: &dyn Store) -> Result<(), TestCaseError> {
     let live = store.reads().live().expect("read");
-    let holders = live.iter().filter(|row| row.spec.exclusive_key == "k" && row.head.state.holds_key()).count();
+    let holders = live
+        .iter()
+        .filter(|row| row.spec.exclusive_key == "k" && row.head.state.holds_key())
+        .count();
     prop_assert!(holders <= 1, "two tasks hold one key");
     for row in &live {
         prop_assert!(!row.head.state.is_ended());
-        prop_assert_eq!(row.head.state == TaskState::Assigned, row.head.deadline_at > StoreTime::ZERO);
+        prop_assert_eq!(
+            row.head.state == TaskState::Assigned,
+            row.head.deadline_at > StoreTime::ZERO
+        );
     }
     Ok(())
 }

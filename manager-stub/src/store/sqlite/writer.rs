@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deputy_task::attempt::AttemptRef;
 use deputy_task::document::OnAgentLoss;
 use deputy_task::id::{AgentId, InstanceId};
-use deputy_task::attempt::AttemptRef;
 use rusqlite::Connection;
 
 use super::reader::SqliteReads;
@@ -80,12 +80,17 @@ impl SqliteStore {
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: Option<u32>) {
         let pages = pages.unwrap_or(u32::MAX >> 1);
-        self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("limited");
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+            .expect("limited");
     }
 
     fn transact(&mut self, now: StoreTime, batch: Vec<Op>) -> Result<Applied, StoreError> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut applied = Applied { results: Vec::with_capacity(batch.len()), ..Applied::default() };
+        let mut applied = Applied {
+            results: Vec::with_capacity(batch.len()),
+            ..Applied::default()
+        };
         for op in batch {
             let result = self.one(now, op, &mut applied.touched)?;
             applied.results.push(result);
@@ -105,7 +110,11 @@ impl SqliteStore {
             writer_rows::renew_lease(&self.connection, (&agent, &instance), until, now)?;
         }
         writer_rows::set_meta(&self.connection, "high_water_ms", now.millis())?;
-        writer_rows::set_meta(&self.connection, "sequence", i64::try_from(self.sequence).unwrap_or(i64::MAX))?;
+        writer_rows::set_meta(
+            &self.connection,
+            "sequence",
+            i64::try_from(self.sequence).unwrap_or(i64::MAX),
+        )?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         applied.newest = self.sequence;
         Ok(applied)
@@ -114,11 +123,23 @@ impl SqliteStore {
     fn one(&mut self, now: StoreTime, op: Op, touched: &mut Vec<TaskKey>) -> Result<OpResult, StoreError> {
         match op {
             Op::Submit { request, content, spec } => self.submit(now, (&request, &content), *spec, touched),
-            Op::Assign { key, epoch, agent, instance, start_deadline } => {
+            Op::Assign {
+                key,
+                epoch,
+                agent,
+                instance,
+                start_deadline,
+            } => {
                 let deadline_at = now.after(start_deadline);
-                self.hold_key_and(now, &key, touched, |hand| hand.assign(epoch, agent, instance, deadline_at))
+                self.hold_key_and(now, &key, touched, |hand| {
+                    hand.assign(epoch, agent, instance, deadline_at)
+                })
             }
-            Op::Write { attempt, instance, write } => self.write(now, &attempt, &instance, write, touched),
+            Op::Write {
+                attempt,
+                instance,
+                write,
+            } => self.write(now, &attempt, &instance, write, touched),
             Op::Manage { key, change } => self.manage(now, &key, change, touched),
             Op::RegisterInstance(row) => {
                 writer_rows::register_instance(&self.connection, &row)?;
@@ -133,13 +154,20 @@ impl SqliteStore {
             Op::AppendLog(extent) => {
                 let committed = writer_rows::log_committed(&self.connection, &extent.attempt)?;
                 if committed != extent.offset {
-                    return Ok(OpResult::Missed(Missed::NotNow(format!("the log is at {committed} and not {}", extent.offset))));
+                    return Ok(OpResult::Missed(Missed::NotNow(format!(
+                        "the log is at {committed} and not {}",
+                        extent.offset
+                    ))));
                 }
                 writer_rows::append_log(&self.connection, &extent)?;
                 touched.push(TaskKey::of(&extent.attempt));
                 Ok(OpResult::Done)
             }
-            Op::PutBlob { project, sha256, size_bytes } => {
+            Op::PutBlob {
+                project,
+                sha256,
+                size_bytes,
+            } => {
                 writer_rows::put_blob(&self.connection, (&project, &sha256), size_bytes, now)?;
                 Ok(OpResult::Done)
             }
@@ -158,7 +186,11 @@ impl SqliteStore {
         touched: &mut Vec<TaskKey>,
     ) -> Result<OpResult, StoreError> {
         if let Some((task, known)) = writer_rows::request(&self.connection, &spec.key.project, request)? {
-            return Ok(if known == content { OpResult::Submitted { task, existed: true } } else { OpResult::OtherContent { task } });
+            return Ok(if known == content {
+                OpResult::Submitted { task, existed: true }
+            } else {
+                OpResult::OtherContent { task }
+            });
         }
         writer_rows::insert_request(&self.connection, (&spec.key, request), content)?;
         writer_rows::insert_spec(&self.connection, &spec)?;
@@ -173,8 +205,16 @@ impl SqliteStore {
         };
         self.tasks.insert(key.clone(), cached);
         self.dirty.push(key.clone());
-        let message = if spec.submitter.is_empty() { String::new() } else { format!("by {}", spec.submitter) };
-        self.events.push(NewEvent { kind: kind::SUBMITTED, message, record: None });
+        let message = if spec.submitter.is_empty() {
+            String::new()
+        } else {
+            format!("by {}", spec.submitter)
+        };
+        self.events.push(NewEvent {
+            kind: kind::SUBMITTED,
+            message,
+            record: None,
+        });
         self.save_events(now, &key)?;
         let task = key.task.clone();
         touched.push(key);
@@ -192,12 +232,24 @@ impl SqliteStore {
         let key = TaskKey::of(attempt);
         let verdict = self.with_task(now, &key, touched, |hand| hand.write(attempt, instance, write))?;
         Ok(match verdict {
-            None => OpResult::Written { verdict: Verdict::StaleEpoch, head: None },
-            Some(verdict) => OpResult::Written { verdict, head: self.tasks.get(&key).map(|cached| Box::new(cached.head.clone())) },
+            None => OpResult::Written {
+                verdict: Verdict::StaleEpoch,
+                head: None,
+            },
+            Some(verdict) => OpResult::Written {
+                verdict,
+                head: self.tasks.get(&key).map(|cached| Box::new(cached.head.clone())),
+            },
         })
     }
 
-    fn manage(&mut self, now: StoreTime, key: &TaskKey, change: Change, touched: &mut Vec<TaskKey>) -> Result<OpResult, StoreError> {
+    fn manage(
+        &mut self,
+        now: StoreTime,
+        key: &TaskKey,
+        change: Change,
+        touched: &mut Vec<TaskKey>,
+    ) -> Result<OpResult, StoreError> {
         match self.with_task(now, key, touched, |hand| hand.change(change))? {
             None => Ok(OpResult::Missed(Missed::NoSuchTask)),
             Some(Err(missed)) => Ok(OpResult::Missed(missed)),
@@ -215,7 +267,11 @@ impl SqliteStore {
         if !self.load(key)? {
             return Ok(OpResult::Missed(Missed::NoSuchTask));
         }
-        let exclusive = self.tasks.get(key).map(|cached| cached.exclusive_key.clone()).unwrap_or_default();
+        let exclusive = self
+            .tasks
+            .get(key)
+            .map(|cached| cached.exclusive_key.clone())
+            .unwrap_or_default();
         if !exclusive.is_empty()
             && let Some(holder) = writer_rows::key_holder(&self.connection, &key.project, &exclusive)?
             && holder != key.task
@@ -242,7 +298,9 @@ impl SqliteStore {
     /// Brings a task into the cache; false if there is none.
     fn load(&mut self, key: &TaskKey) -> Result<bool, StoreError> {
         if !self.tasks.contains_key(key) {
-            let Some(cached) = writer_rows::load(&self.connection, key)? else { return Ok(false) };
+            let Some(cached) = writer_rows::load(&self.connection, key)? else {
+                return Ok(false);
+            };
             self.tasks.insert(key.clone(), cached);
         }
         Ok(true)
@@ -258,7 +316,9 @@ impl SqliteStore {
         if !self.load(key)? {
             return Ok(None);
         }
-        let Some(cached) = self.tasks.get_mut(key) else { return Ok(None) };
+        let Some(cached) = self.tasks.get_mut(key) else {
+            return Ok(None);
+        };
         let journal = match &mut cached.journal {
             Some(journal) => journal,
             empty => empty.insert(writer_rows::journal(&self.connection, key, cached.head.run)?),
@@ -292,7 +352,9 @@ impl SqliteStore {
     }
 
     fn save_events(&mut self, now: StoreTime, key: &TaskKey) -> Result<(), StoreError> {
-        let Some(cached) = self.tasks.get_mut(key) else { return Ok(()) };
+        let Some(cached) = self.tasks.get_mut(key) else {
+            return Ok(());
+        };
         for event in self.events.drain(..) {
             self.sequence += 1;
             cached.head.revision += 1;

@@ -24,19 +24,34 @@ pub(super) const LOG_END_BITS: u32 = 32;
 
 pub(super) fn first_meta(connection: &Connection) -> Result<(), StoreError> {
     let generation = i64::from(rand::random::<u32>()) + 1;
-    for (name, value) in [("generation", generation), ("high_water_ms", 0), ("longest_lease_ms", 0), ("sequence", 0), ("log_end", 0)] {
-        connection.execute("INSERT OR IGNORE INTO meta (project, name, value) VALUES ('', ?1, ?2)", (name, value))?;
+    for (name, value) in [
+        ("generation", generation),
+        ("high_water_ms", 0),
+        ("longest_lease_ms", 0),
+        ("sequence", 0),
+        ("log_end", 0),
+    ] {
+        connection.execute(
+            "INSERT OR IGNORE INTO meta (project, name, value) VALUES ('', ?1, ?2)",
+            (name, value),
+        )?;
     }
     Ok(())
 }
 
 pub(super) fn set_meta(connection: &Connection, name: &str, value: i64) -> Result<(), StoreError> {
-    connection.prepare_cached("UPDATE meta SET value = ?2 WHERE project = '' AND name = ?1 AND value < ?2")?.execute((name, value))?;
+    connection
+        .prepare_cached("UPDATE meta SET value = ?2 WHERE project = '' AND name = ?1 AND value < ?2")?
+        .execute((name, value))?;
     Ok(())
 }
 
 pub(super) fn remember_lease(connection: &Connection, ttl: Duration) -> Result<(), StoreError> {
-    set_meta(connection, "longest_lease_ms", i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+    set_meta(
+        connection,
+        "longest_lease_ms",
+        i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX),
+    )
 }
 
 pub(super) fn get_meta(connection: &Connection, name: &str) -> Result<u64, StoreError> {
@@ -49,8 +64,13 @@ pub(super) fn newest_sequence(connection: &Connection) -> Result<Sequence, Store
     get_meta(connection, "sequence")
 }
 
-pub(super) fn request(connection: &Connection, project: &Project, request: &str) -> Result<Option<(TaskId, Vec<u8>)>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT task, content FROM request WHERE project = ?1 AND request = ?2")?;
+pub(super) fn request(
+    connection: &Connection,
+    project: &Project,
+    request: &str,
+) -> Result<Option<(TaskId, Vec<u8>)>, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT task, content FROM request WHERE project = ?1 AND request = ?2")?;
     let mut found = statement.query((project.as_str(), request))?;
     match found.next()? {
         None => Ok(None),
@@ -58,7 +78,11 @@ pub(super) fn request(connection: &Connection, project: &Project, request: &str)
     }
 }
 
-pub(super) fn insert_request(connection: &Connection, (key, request): (&TaskKey, &str), content: &[u8; 32]) -> Result<(), StoreError> {
+pub(super) fn insert_request(
+    connection: &Connection,
+    (key, request): (&TaskKey, &str),
+    content: &[u8; 32],
+) -> Result<(), StoreError> {
     connection
         .prepare_cached("INSERT INTO request (project, request, task, content) VALUES (?1, ?2, ?3, ?4)")?
         .execute((key.project.as_str(), request, key.task.as_str(), content.as_slice()))?;
@@ -67,7 +91,9 @@ pub(super) fn insert_request(connection: &Connection, (key, request): (&TaskKey,
 
 pub(super) fn insert_spec(connection: &Connection, spec: &TaskSpec) -> Result<(), StoreError> {
     let json = |value: Result<String, serde_json::Error>| value.map_err(|error| rows::corrupt("task", error));
-    let queue_timeout = spec.queue_timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+    let queue_timeout = spec
+        .queue_timeout
+        .map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
     connection
         .prepare_cached(
             "INSERT INTO task (project, task, name, labels, submitter, submitted_at, exclusive_key, on_agent_loss, \
@@ -93,7 +119,9 @@ pub(super) fn insert_spec(connection: &Connection, spec: &TaskSpec) -> Result<()
 pub(super) fn load(connection: &Connection, key: &TaskKey) -> Result<Option<Cached>, StoreError> {
     let columns = rows::HEAD;
     for (table, stored) in [("live", Stored::Live), ("history", Stored::History)] {
-        let sql = format!("SELECT exclusive_key, on_agent_loss, {columns} FROM {table} JOIN task USING (project, task) WHERE project = ?1 AND task = ?2");
+        let sql = format!(
+            "SELECT exclusive_key, on_agent_loss, {columns} FROM {table} JOIN task USING (project, task) WHERE project = ?1 AND task = ?2"
+        );
         let mut statement = connection.prepare_cached(&sql)?;
         let mut found = statement.query((key.project.as_str(), key.task.as_str()))?;
         if let Some(row) = found.next()? {
@@ -142,14 +170,22 @@ const UPDATE_HISTORY: &str = "UPDATE history SET state = ?3, run = ?4, epoch = ?
 
 /// Writes a head to where it belongs: `live` while the task lives, `history` when it has ended.
 pub(super) fn save_head(connection: &Connection, key: &TaskKey, cached: &mut Cached) -> Result<(), StoreError> {
-    let place = if cached.head.state.is_ended() { Stored::History } else { Stored::Live };
+    let place = if cached.head.state.is_ended() {
+        Stored::History
+    } else {
+        Stored::Live
+    };
     let row_key = (key.project.as_str(), key.task.as_str());
     match (cached.stored, place) {
         (Stored::Live, Stored::History) => {
-            connection.prepare_cached("DELETE FROM live WHERE project = ?1 AND task = ?2")?.execute(row_key)?;
+            connection
+                .prepare_cached("DELETE FROM live WHERE project = ?1 AND task = ?2")?
+                .execute(row_key)?;
         }
         (Stored::History, Stored::Live) => {
-            connection.prepare_cached("DELETE FROM history WHERE project = ?1 AND task = ?2")?.execute(row_key)?;
+            connection
+                .prepare_cached("DELETE FROM history WHERE project = ?1 AND task = ?2")?
+                .execute(row_key)?;
         }
         _ => {}
     }
@@ -217,13 +253,20 @@ pub(super) fn key_holder(connection: &Connection, project: &Project, key: &str) 
     found.next()?.map(|row| rows::parsed(row, 0, "task id")).transpose()
 }
 
-pub(super) fn set_key_holder(connection: &Connection, key: &TaskKey, exclusive: &str, state: TaskState) -> Result<(), StoreError> {
+pub(super) fn set_key_holder(
+    connection: &Connection,
+    key: &TaskKey,
+    exclusive: &str,
+    state: TaskState,
+) -> Result<(), StoreError> {
     let sql = if state.holds_key() {
         "INSERT INTO exclusive (project, key, task) VALUES (?1, ?2, ?3)"
     } else {
         "DELETE FROM exclusive WHERE project = ?1 AND key = ?2 AND task = ?3"
     };
-    connection.prepare_cached(sql)?.execute((key.project.as_str(), exclusive, key.task.as_str()))?;
+    connection
+        .prepare_cached(sql)?
+        .execute((key.project.as_str(), exclusive, key.task.as_str()))?;
     Ok(())
 }
 
@@ -245,7 +288,12 @@ pub(super) fn register_instance(connection: &Connection, row: &InstanceRow) -> R
     Ok(())
 }
 
-pub(super) fn renew_lease(connection: &Connection, (agent, instance): (&AgentId, &InstanceId), until: StoreTime, now: StoreTime) -> Result<(), StoreError> {
+pub(super) fn renew_lease(
+    connection: &Connection,
+    (agent, instance): (&AgentId, &InstanceId),
+    until: StoreTime,
+    now: StoreTime,
+) -> Result<(), StoreError> {
     connection
         .prepare_cached("UPDATE instance SET lease_until = max(lease_until, ?3), seen_at = ?4 WHERE project = '' AND agent = ?1 AND instance = ?2")?
         .execute((agent.as_str(), instance.as_str(), until.millis(), now.millis()))?;
@@ -261,7 +309,8 @@ pub(super) fn forget_instances(connection: &Connection, before: StoreTime) -> Re
 }
 
 pub(super) fn log_committed(connection: &Connection, attempt: &AttemptRef) -> Result<u64, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT committed FROM log_stream WHERE project = ?1 AND task = ?2 AND epoch = ?3")?;
+    let mut statement = connection
+        .prepare_cached("SELECT committed FROM log_stream WHERE project = ?1 AND task = ?2 AND epoch = ?3")?;
     let mut found = statement.query((attempt.project.as_str(), attempt.task.as_str(), number(attempt.epoch)))?;
     found.next()?.map_or(Ok(0), |row| rows::unsigned(row, 0))
 }
@@ -269,7 +318,11 @@ pub(super) fn log_committed(connection: &Connection, attempt: &AttemptRef) -> Re
 pub(super) fn append_log(connection: &Connection, extent: &LogExtent) -> Result<(), StoreError> {
     let (project, task) = (extent.attempt.project.as_str(), extent.attempt.task.as_str());
     if extent.length > 0 {
-        set_meta(connection, "log_end", number((extent.segment << LOG_END_BITS) | (extent.position + extent.length)))?;
+        set_meta(
+            connection,
+            "log_end",
+            number((extent.segment << LOG_END_BITS) | (extent.position + extent.length)),
+        )?;
         connection
             .prepare_cached("INSERT INTO log_extent (project, task, epoch, offset, length, segment, position) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute((
@@ -299,7 +352,12 @@ pub(super) fn append_log(connection: &Connection, extent: &LogExtent) -> Result<
     Ok(())
 }
 
-pub(super) fn put_blob(connection: &Connection, (project, sha256): (&Project, &str), size_bytes: u64, now: StoreTime) -> Result<(), StoreError> {
+pub(super) fn put_blob(
+    connection: &Connection,
+    (project, sha256): (&Project, &str),
+    size_bytes: u64,
+    now: StoreTime,
+) -> Result<(), StoreError> {
     connection
         .prepare_cached("INSERT OR IGNORE INTO blob (project, sha256, size_bytes, stored_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute((project.as_str(), sha256, number(size_bytes), now.millis()))

@@ -1,0 +1,310 @@
+//! Leases and timers with a clock that the test moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::v1::session_request::Frame as Request;
+use deputy_proto::v1::session_response::Frame;
+use deputy_task::id::{InstanceId, Project};
+use deputy_task::state::TaskState;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::board::Board;
+use super::core::Core;
+use super::hub::Hub;
+use super::inbound::{Inbound, Submission};
+use super::outbound::Outbound;
+use super::timing::Timing;
+use crate::scheduler::{Entry, Requirement};
+use crate::store::clock::{BootClock, StoreClock, StoreTime};
+use crate::store::contract::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::store::task::{Needs, TaskKey, TaskSpec};
+
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl BootClock for Hand {
+    fn nanos(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    hand: Arc<Hand>,
+    core: Option<Core>,
+    answers: mpsc::Receiver<Result<v1::SessionResponse, Status>>,
+}
+
+fn key() -> TaskKey {
+    TaskKey {
+        project: Project::default_project(),
+        task: "t1".parse().expect("a task id"),
+    }
+}
+
+fn core(folder: &std::path::Path, hand: &Arc<Hand>) -> Core {
+    let store = SqliteStore::open(&folder.join("deputy.db")).expect("open");
+    let high_water = store.reads().meta().expect("read").high_water;
+    let clock = StoreClock::starting_at(high_water.max(StoreTime::from_millis(1_000_000)), hand.clone());
+    Core::new(
+        Box::new(store),
+        clock,
+        Timing::default(),
+        (Hub::default(), Board::default()),
+    )
+    .expect("a core")
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hand = Arc::new(Hand::default());
+        let core = Some(core(folder.path(), &hand));
+        let mut bench = Self {
+            folder,
+            hand,
+            core,
+            answers: mpsc::channel(1).1,
+        };
+        // The grace after a start is not what these tests are about.
+        bench.pass(Duration::from_secs(120));
+        bench
+    }
+
+    fn take(&mut self, message: Inbound) {
+        let core = self.core.as_mut().expect("up");
+        core.take(message);
+        core.commit();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.hand
+            .0
+            .fetch_add(u64::try_from(time.as_nanos()).expect("short"), Ordering::Relaxed);
+        for _ in 0..3 {
+            self.take(Inbound::Tick);
+        }
+    }
+
+    fn restart(&mut self) {
+        self.core = None;
+        self.core = Some(core(self.folder.path(), &self.hand));
+    }
+
+    fn hello(&mut self, inventory: Vec<v1::HeldAttempt>) {
+        let (outbound, answers) = Outbound::channel();
+        self.answers = answers;
+        let capabilities = v1::Capabilities {
+            slots: 1,
+            steps: vec![v1::StepSupport {
+                kind: "shell".into(),
+                min_version: 1,
+                max_version: 1,
+            }],
+            ..v1::Capabilities::default()
+        };
+        let hello = v1::Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            agent_id: "a1".into(),
+            instance_id: "i1".into(),
+            capabilities: Some(capabilities),
+            inventory,
+            ..v1::Hello::default()
+        };
+        self.take(Inbound::Hello {
+            session: 1,
+            hello: Box::new(hello),
+            outbound,
+        });
+    }
+
+    fn frame(&mut self, frame: Request) {
+        self.take(Inbound::Frame { session: 1, frame });
+    }
+
+    fn heartbeat(&mut self) {
+        self.frame(Request::Heartbeat(v1::Heartbeat {
+            seq: 1,
+            free_slots: 1,
+            spool_bytes: 0,
+        }));
+    }
+
+    fn attempt(&self) -> v1::AttemptRef {
+        v1::AttemptRef {
+            project: "default".into(),
+            task_id: "t1".into(),
+            run: 1,
+            epoch: self.state().1,
+        }
+    }
+
+    fn write(&mut self, op: v1::write_op::Op) {
+        let ops = vec![v1::WriteOp {
+            attempt: Some(self.attempt()),
+            op: Some(op),
+        }];
+        self.frame(Request::Write(v1::Write { seq: 1, ops }));
+    }
+
+    /// Submits the task and starts it on the agent.
+    fn running() -> Self {
+        let mut bench = Self::new();
+        bench.hello(Vec::new());
+        let needs = Needs {
+            steps: vec!["shell".into()],
+            ..Needs::default()
+        };
+        let spec = TaskSpec {
+            key: key(),
+            name: "t".into(),
+            labels: std::collections::BTreeMap::new(),
+            submitter: String::new(),
+            submitted_at: StoreTime::ZERO,
+            exclusive_key: String::new(),
+            on_agent_loss: deputy_task::document::OnAgentLoss::Auto,
+            queue_timeout: None,
+            needs: needs.clone(),
+            bundles: Vec::new(),
+            document: "{}".into(),
+        };
+        let entry = Entry::new(Requirement::new(needs, &[]), "", "");
+        let submission = Submission {
+            request: "r".into(),
+            content: [0; 32],
+            spec,
+            entry,
+        };
+        let (reply, _) = oneshot::channel();
+        bench.take(Inbound::Submit {
+            submission: Box::new(submission),
+            reply,
+        });
+        bench.write(v1::write_op::Op::Start(v1::StartOp {}));
+        assert_eq!(bench.state(), (TaskState::Running, 1));
+        bench
+    }
+
+    fn state(&self) -> (TaskState, u64) {
+        let head = self
+            .core
+            .as_ref()
+            .expect("up")
+            .reads
+            .task(&key())
+            .expect("read")
+            .expect("a task")
+            .head;
+        (head.state, head.epoch)
+    }
+
+    fn frames(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.answers.try_recv().ok())
+            .filter_map(|answer| answer.ok().and_then(|answer| answer.frame))
+            .collect()
+    }
+}
+
+#[test]
+fn a_lease_lasts_its_time_and_not_longer() {
+    let mut bench = Bench::running();
+    bench.heartbeat();
+    bench.pass(Duration::from_millis(59_999));
+    assert_eq!(bench.state().0, TaskState::Running);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.state().0, TaskState::Lost);
+}
+
+#[test]
+fn an_acknowledged_intent_renews_the_lease() {
+    let mut bench = Bench::running();
+    bench.pass(Duration::from_secs(50));
+    bench.write(v1::write_op::Op::Append(v1::Record {
+        key: "s/a".into(),
+        kind: v1::RecordKind::Intent.into(),
+        effect_class: v1::EffectClass::Bounded.into(),
+        budget_ms: 20_000,
+        ..v1::Record::default()
+    }));
+    bench.pass(Duration::from_secs(59));
+    assert_eq!(bench.state().0, TaskState::Running);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.pass(Duration::from_millis(4_999));
+    assert_eq!(bench.state().0, TaskState::Lost, "not before the guard is over");
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.state().0, TaskState::Queued);
+}
+
+#[test]
+fn a_heartbeat_of_the_lost_instance_takes_its_task_up_again() {
+    let mut bench = Bench::running();
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.heartbeat();
+    assert_eq!(bench.state(), (TaskState::Running, 1));
+    assert!(
+        bench
+            .frames()
+            .iter()
+            .any(|frame| matches!(frame, Frame::HeartbeatAck(_)))
+    );
+}
+
+#[test]
+fn after_a_start_no_lease_ends_for_the_longest_lease_ever_given() {
+    let mut bench = Bench::running();
+    bench.pass(Duration::from_secs(59));
+    bench.restart();
+    bench.pass(Duration::from_millis(59_999));
+    assert_eq!(bench.state().0, TaskState::Running);
+    bench.pass(Duration::from_millis(2));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.hello(vec![v1::HeldAttempt {
+        attempt: Some(bench.attempt()),
+        started: true,
+    }]);
+    assert_eq!(bench.state(), (TaskState::Running, 1));
+}
+
+#[test]
+fn a_goodbye_ends_the_lease_at_once() {
+    let mut bench = Bench::running();
+    bench.frame(Request::Goodbye(v1::Goodbye { reason: "done".into() }));
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.state().0, TaskState::Queued);
+}
+
+#[test]
+fn a_session_that_does_not_read_is_ended_and_its_lease_goes_on() {
+    let mut bench = Bench::running();
+    for _ in 0..2_000 {
+        bench.heartbeat();
+    }
+    let frames = bench.frames();
+    assert!(
+        matches!(frames.last(), Some(Frame::Disconnect(last)) if last.code == "slow"),
+        "{:?}",
+        frames.last()
+    );
+    let instance: InstanceId = "i1".parse().expect("an instance id");
+    assert!(
+        !bench
+            .core
+            .as_ref()
+            .expect("up")
+            .fleet
+            .get(&instance)
+            .expect("a member")
+            .connected
+    );
+    assert_eq!(bench.state().0, TaskState::Running);
+}
