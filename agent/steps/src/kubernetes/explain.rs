@@ -33,6 +33,11 @@ pub(crate) async fn explain(api: &Api, error: &ApiError, doing: &Doing) -> Failu
     in_words(error, doing, &api.place().cluster, &api.place().server, who.as_deref()).caused_by(error)
 }
 
+/// Does a message of the API server say that a manifest does not fit its kind's schema?
+pub(crate) fn is_schema_error(message: Option<&str>) -> bool {
+    message.is_some_and(|message| message.contains("failed to create typed patch object"))
+}
+
 fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: Option<&str>) -> Failure {
     let Doing { verb, what } = doing;
     match error {
@@ -58,6 +63,10 @@ fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: O
                 404 => not_found(status, doing, cluster),
                 409 => conflict(status, doing),
                 400 | 422 => invalid(status, doing),
+                500 if is_schema_error(Some(message)) => {
+                    let (_, problem) = message.split_once("): ").unwrap_or(("", message));
+                    Failure::new("kubernetes.invalid", format!("the cluster finds {what} not valid: {problem}")).hint("correct the manifest")
+                }
                 413 => Failure::new("kubernetes.tooLarge", format!("{what} is too large for cluster {cluster}: {message}")),
                 429 => Failure::new("kubernetes.throttled", format!("cluster {cluster} is throttling: {message}")),
                 _ if message.contains("failed calling webhook") => Failure::new(
@@ -259,6 +268,7 @@ mod tests {
             {"reason": "FieldValueInvalid", "message": "field is immutable", "field": "spec.selector"}]}});
         let namespace =
             json!({"message": "namespaces \"shop\" not found", "details": {"kind": "namespaces", "name": "shop"}});
+        let typo = json!({"message": "failed to create typed patch object (shop/web; /v1, Kind=Service): .spec.prots: field not declared in schema"});
         let webhook = json!({"message": "admission webhook \"rules.example\" denied the request: no latest tags"});
         let told: Vec<String> = [
             told(401, json!({})),
@@ -268,6 +278,7 @@ mod tests {
             told(409, conflict),
             told(422, invalid),
             told(400, webhook),
+            told(500, typo),
             say(&ApiError::NoAnswer {
                 reached: Reached::No,
                 detail: "tcp connect error: deadline has elapsed".into(),
@@ -286,6 +297,7 @@ mod tests {
         kubernetes.fieldConflict: Deployment web in namespace shop could not be applied: .spec.replicas belongs to "kubectl-edit" using apps/v1
         kubernetes.invalid: the cluster finds Deployment web in namespace shop not valid: spec.selector: field is immutable
         kubernetes.admission: Deployment web in namespace shop was refused: admission webhook "rules.example" denied the request: no latest tags
+        kubernetes.invalid: the cluster finds Deployment web in namespace shop not valid: .spec.prots: field not declared in schema
         kubernetes.unreachable: cluster prod at https://abc.eks.amazonaws.com does not answer (tcp connect error: deadline has elapsed), asked to apply Deployment web in namespace shop
         kubernetes.tls: https://abc.eks.amazonaws.com does not show the certificate of cluster prod: invalid peer certificate: UnknownIssuer
         "##);

@@ -10,7 +10,7 @@ use crate::failure::StepError;
 use crate::permit::Permit;
 
 use super::api::{Api, ApiError, Change, Reached};
-use super::explain::{Doing, explain};
+use super::explain::{Doing, explain, is_schema_error};
 
 /// Tries of one change, over about half a minute.
 const MAX_TRIES: u32 = 6;
@@ -128,6 +128,8 @@ fn next(error: &ApiError) -> Next {
                     Next::Again
                 }
             }
+            // Server-side apply answers 500 to a manifest that its schema does not know.
+            500 if is_schema_error(status.message.as_deref()) => Next::Stop,
             500..=599 => Next::Look,
             _ => Next::Stop,
         },

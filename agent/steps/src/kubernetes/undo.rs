@@ -185,8 +185,8 @@ impl One<'_> {
         let Self { work, object, .. } = *self;
         let Work { ctx, api, token } = work;
         let inside: Vec<String> = ctx
-            .fact(&format!("inside/{}", object.id()), || async {
-                Ok(occupants(ctx, api, object, token).await?)
+            .fact(&format!("inside/{}", object.id()), || {
+                occupants(ctx, api, object, token)
             })
             .await?;
         if !inside.is_empty() {
