@@ -105,11 +105,8 @@ fn pack_sources(file: &Path, document: &document::Document) -> Result<Vec<(Strin
 async fn store(manager: &Manager, packed: Vec<(String, Packed)>) -> Result<Vec<Bundle>, CliError> {
     let mut bundles = Vec::new();
     for (name, packed) in packed {
-        let note = format!(
-            "bundle {name}: {} files, {} KiB packed\n",
-            packed.files,
-            packed.bytes.len().div_ceil(1024)
-        );
+        let size = packed.bytes.len().div_ceil(1024);
+        let note = format!("packed the source {name}: {} files, {size} KiB\n", packed.files);
         to_stderr(&stderr_colour().faint(&note));
         bundles.push(manager.put_bundle(&name, packed).await?);
     }
