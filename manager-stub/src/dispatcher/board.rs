@@ -8,10 +8,12 @@ use deputy_task::attempt::Epoch;
 
 use crate::store::task::TaskKey;
 
+type Steps = HashMap<TaskKey, (Epoch, Vec<v1::StepProgress>)>;
+
 /// The last progress of every live task.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
-    tasks: Arc<Mutex<HashMap<TaskKey, (Epoch, Vec<v1::StepProgress>)>>>,
+    tasks: Arc<Mutex<Steps>>,
 }
 
 impl Board {

@@ -97,7 +97,7 @@ impl Core {
     pub(super) fn take(&mut self, message: Inbound) -> bool {
         self.now = self.clock.now();
         match message {
-            Inbound::Frame { session, frame } => self.frame(session, frame),
+            Inbound::Frame { session, frame } => self.frame(session, *frame),
             Inbound::Submit { submission, reply } => self.submit(*submission, reply),
             Inbound::Hello {
                 session,

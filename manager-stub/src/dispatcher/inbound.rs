@@ -30,7 +30,7 @@ pub enum Inbound {
         /// The connection.
         session: SessionId,
         /// The frame.
-        frame: v1::session_request::Frame,
+        frame: Box<v1::session_request::Frame>,
     },
     /// The connection is gone.
     Closed {

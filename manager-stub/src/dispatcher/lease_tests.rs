@@ -125,7 +125,10 @@ impl Bench {
     }
 
     fn frame(&mut self, frame: Request) {
-        self.take(Inbound::Frame { session: 1, frame });
+        self.take(Inbound::Frame {
+            session: 1,
+            frame: Box::new(frame),
+        });
     }
 
     fn heartbeat(&mut self) {

@@ -49,7 +49,10 @@ async fn carry(context: Context, session: SessionId, mut frames: Streaming<v1::S
             Ok(Some(v1::SessionRequest { frame: Some(frame) })) => {
                 if context
                     .dispatcher
-                    .send(Inbound::Frame { session, frame })
+                    .send(Inbound::Frame {
+                        session,
+                        frame: Box::new(frame),
+                    })
                     .await
                     .is_err()
                 {

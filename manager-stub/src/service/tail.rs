@@ -28,6 +28,15 @@ const LATE_LOG: Duration = Duration::from_secs(15);
 /// And a log of which nothing has come yet.
 const NO_LOG: Duration = Duration::from_secs(2);
 
+/// How long to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// What is there now.
+    Now,
+    /// Until the task has ended and its log is complete.
+    TheEnd,
+}
+
 struct Tail {
     context: Context,
     key: TaskKey,
@@ -56,22 +65,30 @@ pub(super) async fn serve(
         news,
         answers,
     };
-    context.tracker.spawn(tail.run(request.follow));
+    let until = if request.follow { Until::TheEnd } else { Until::Now };
+    context.tracker.spawn(tail.run(until));
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
 impl Tail {
-    async fn run(mut self, follow: bool) {
+    async fn run(mut self, until: Until) {
         let ending = self.context.ending.clone();
         let closed = self.answers.clone();
         tokio::select! {
-            outcome = async { if follow { self.follow().await } else { self.all_new().await.map(drop) } } => {
+            outcome = self.read(until) => {
                 if let Err(status) = outcome {
                     drop(closed.try_send(Err(status)));
                 }
             }
             () = closed.closed() => {}
             () = ending.cancelled() => drop(closed.try_send(Err(Status::unavailable("the manager is shutting down")))),
+        }
+    }
+
+    async fn read(&mut self, until: Until) -> Result<(), Status> {
+        match until {
+            Until::Now => self.all_new().await.map(drop),
+            Until::TheEnd => self.follow().await,
         }
     }
 

@@ -199,8 +199,10 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
     }
 }
 
+type Test = fn(&mut Bench);
+
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, fn(&mut Bench)); 14] = [
+pub(super) const SUITE: [(&str, Test); 14] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -704,7 +706,10 @@ fn reopening(bench: &mut Bench) {
     assert_eq!((bench.head(&key), bench.reads().meta().expect("read")), (head, meta));
     assert_eq!(bench.reads().newest_event().expect("read"), newest);
     assert_eq!(bench.reads().blob(&key.project, "ab").expect("read"), Some(3));
-    assert_eq!(bench.reads().find(&key.project, "t").expect("read"), [key.task.clone()]);
+    assert_eq!(
+        bench.reads().find(&key.project, "t").expect("read"),
+        std::slice::from_ref(&key.task)
+    );
     assert_eq!(
         bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Fact, "1")),
         Verdict::Ok

@@ -310,10 +310,9 @@ pub(crate) fn intent(key: &str) -> v1::Record {
     }
 }
 
-pub(crate) fn held(key: &str, retry_safe: bool) -> v1::Record {
+pub(crate) fn held(key: &str) -> v1::Record {
     v1::Record {
         effect_class: v1::EffectClass::Held.into(),
-        retry_safe,
         budget_ms: 0,
         ..intent(key)
     }

@@ -78,7 +78,7 @@ async fn keep_alive_until_assigned(agent: &mut Agent) -> v1::Assignment {
 
 #[tokio::test]
 async fn a_held_step_stays_with_its_agent_until_an_operator_decides() {
-    let (world, _agent, old) = lost("", held("one/run", false)).await;
+    let (world, _agent, old) = lost("", held("one/run")).await;
     let task = world.until(&old.task_id, v1::TaskState::Lost).await;
     assert!(
         task.condition.contains("not retrySafe") && task.condition.contains("deputy resolve"),
@@ -112,7 +112,11 @@ async fn a_held_step_stays_with_its_agent_until_an_operator_decides() {
 
 #[tokio::test]
 async fn a_retry_safe_step_is_given_away_by_the_timer() {
-    let (world, _agent, old) = lost("", held("one/run", true)).await;
+    let retry_safe = v1::Record {
+        retry_safe: true,
+        ..held("one/run")
+    };
+    let (world, _agent, old) = lost("", retry_safe).await;
     let mut other = Agent::connect(&world, "a2", "i2").await;
     assert_eq!(
         keep_alive_until_assigned(&mut other)

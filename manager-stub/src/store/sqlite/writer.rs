@@ -139,7 +139,7 @@ impl SqliteStore {
                 attempt,
                 instance,
                 write,
-            } => self.write(now, &attempt, &instance, write, touched),
+            } => self.write(now, (&attempt, &instance), write, touched),
             Op::Manage { key, change } => self.manage(now, &key, change, touched),
             Op::RegisterInstance(row) => {
                 writer_rows::register_instance(&self.connection, &row)?;
@@ -224,8 +224,7 @@ impl SqliteStore {
     fn write(
         &mut self,
         now: StoreTime,
-        attempt: &AttemptRef,
-        instance: &InstanceId,
+        (attempt, instance): (&AttemptRef, &InstanceId),
         write: Write,
         touched: &mut Vec<TaskKey>,
     ) -> Result<OpResult, StoreError> {
