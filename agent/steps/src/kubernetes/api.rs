@@ -20,9 +20,12 @@ use crate::permit::Permit;
 use super::bearer::{Bearer, BearerError};
 use super::guard::{Pass, Refused};
 
-/// From sending a request to the end of its answer. Server-side apply through a slow admission
+/// From sending a change to the end of its answer. Server-side apply through a slow admission
 /// webhook may take up to the API server's own 30 s limit for webhooks; most take milliseconds.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// From asking to the end of the answer; it is asked again then.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Largest answer: a list of everything in a large namespace.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -201,7 +204,7 @@ impl Api {
         } = change;
         let mut request = request(method.clone(), path, content_type, body.clone())?;
         request.extensions_mut().insert(pass.clone());
-        let result = self.transmit(request, answered).await;
+        let result = self.transmit(request, CHANGE_TIMEOUT, answered).await;
         if matches!(&result, Err(error) if error.code() == Some(401)) {
             self.bearer.forget().await;
         }
@@ -223,10 +226,15 @@ impl Api {
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Bytes, ApiError> {
-        self.transmit(request, || {}).await
+        self.transmit(request, READ_TIMEOUT, || {}).await
     }
 
-    async fn transmit(&self, mut request: Request<Vec<u8>>, answered: impl Fn()) -> Result<Bytes, ApiError> {
+    async fn transmit(
+        &self,
+        mut request: Request<Vec<u8>>,
+        limit: Duration,
+        answered: impl Fn(),
+    ) -> Result<Bytes, ApiError> {
         let token = self.bearer.token().await?;
         request.headers_mut().insert(AUTHORIZATION, token);
         let exchange = async {
@@ -244,15 +252,13 @@ impl Api {
                 Err(status(code, &body))
             }
         };
-        tokio::time::timeout(REQUEST_TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| {
-                let detail = format!("no answer within {} s", REQUEST_TIMEOUT.as_secs());
-                Err(ApiError::NoAnswer {
-                    reached: Reached::Perhaps,
-                    detail,
-                })
+        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
+            let detail = format!("no answer within {} s", limit.as_secs());
+            Err(ApiError::NoAnswer {
+                reached: Reached::Perhaps,
+                detail,
             })
+        })
     }
 }
 

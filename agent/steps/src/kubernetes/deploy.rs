@@ -65,7 +65,7 @@ impl Deployment {
         let watched = self.apply_all(work, &objects, &manifests, &before).await?;
         let follow: Vec<Watched> = watched.iter().filter(|one| is_followed(&one.object)).cloned().collect();
         let steady = until_steady(ctx, work.api, &follow).await?;
-        self.tidy(work, &objects, &before, &images).await?;
+        self.tidy(work, &objects, &images).await?;
         let mut values = Map::new();
         values.insert("objects".into(), watched.iter().map(shown).collect());
         values.insert("workloads".into(), revisions(&objects, &steady));
@@ -193,15 +193,9 @@ impl Deployment {
     }
 
     /// Removes what earlier deployments of these objects kept.
-    async fn tidy(
-        &self,
-        work: Work<'_>,
-        objects: &[ObjectRef],
-        before: &[Before],
-        own: &[ObjectRef],
-    ) -> Result<(), StepError> {
+    async fn tidy(&self, work: Work<'_>, objects: &[ObjectRef], own: &[ObjectRef]) -> Result<(), StepError> {
         let mut by_namespace = BTreeMap::<String, Vec<&ObjectRef>>::new();
-        for (object, _) in objects.iter().zip(before).filter(|(_, before)| before.object.is_some()) {
+        for object in objects {
             let place = image::place(object, work.token, self.namespace());
             by_namespace
                 .entry(place.namespace.unwrap_or_default())

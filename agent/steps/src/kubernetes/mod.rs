@@ -2,7 +2,7 @@
 //!
 //! Every object is written by exactly one PATCH that carries the annotation `deputy.dev/effect`, so
 //! that an apply whose answer was lost is found instead of repeated. What is followed afterwards is
-//! only read. No request that changes the cluster leaves without a permit ([`guard`]).
+//! only read. No request that changes the cluster leaves without a permit (`guard`).
 
 pub mod kubernetes_apply;
 pub mod kubernetes_rolling_deploy;
@@ -21,8 +21,8 @@ mod before;
 mod sending;
 mod reading;
 mod discovery;
-mod explain;
 mod connection;
+mod explain;
 mod api;
 mod bearer;
 mod guard;

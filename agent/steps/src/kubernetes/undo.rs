@@ -148,8 +148,13 @@ impl One<'_> {
         let observe = || async { found(work, object, &applied).await };
         let found = ctx.fact(&format!("found/{}", object.id()), observe).await?;
         match (found, before.object) {
-            (Found::Changed(what), _) => {
-                said.push(format!("{object} is left as it is: {what}"));
+            (Found::Changed(what), known) => {
+                let kept = if known.is_some() && image_kept(work, object, place).await? {
+                    format!("; its former state is in {place}")
+                } else {
+                    String::new()
+                };
+                said.push(format!("{object} is left as it is: {what}{kept}"));
                 Ok(Did::Left)
             }
             (Found::Gone, None) => Ok(Did::Removed),

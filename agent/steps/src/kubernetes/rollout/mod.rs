@@ -2,9 +2,9 @@
 //! `wait` asks the cluster and calls them. They never decide by a clock: a [`assessment::Problem`] says how long it must
 //! last before failure counts as certain.
 
-pub(crate) mod deployment;
-pub(crate) mod stateful_set;
 pub(crate) mod daemon_set;
+pub(crate) mod stateful_set;
+pub(crate) mod deployment;
 pub(crate) mod job;
 pub(crate) mod definition;
 pub(crate) mod pods;
