@@ -146,6 +146,7 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction)
         version,
     );
     ctx.keeps_before_images = attempt.document.spec.on_failure == OnFailure::Rollback;
+    ctx.brings_surroundings = !attempt.document.spec.sources.is_empty() || attempt.document.spec.aws.is_some();
     ctx
 }
 

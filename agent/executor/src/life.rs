@@ -15,7 +15,7 @@ use crate::forward::{Certainty, Ended, Ending, forward};
 use crate::outbox::Granted;
 use crate::replay::Trace;
 use crate::slot::Slot;
-use crate::undo::{self, UndoEnded, undo};
+use crate::undo::{self, Restored, UndoEnded, undo};
 
 /// The last message of an attempt.
 #[derive(Debug)]
@@ -89,7 +89,10 @@ async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
         },
     };
     match undo(attempt).await {
-        UndoEnded::Finished { left } => LastWord::Complete(Box::new(completion(attempt, Some(ending), Some(left)))),
+        UndoEnded::Finished { left, noted, restored } => {
+            let undone = UndoneRun { left, noted, restored };
+            LastWord::Complete(Box::new(completion(attempt, Some(ending), Some(undone))))
+        }
         UndoEnded::Released(reason) => LastWord::Release(reason),
         UndoEnded::Stale => LastWord::None,
     }
@@ -104,15 +107,28 @@ fn is_undone(attempt: &Attempt, ending: &Ending) -> bool {
     wanted && attempt.replay().traces().any(|(_, _, trace)| trace != Trace::Nothing)
 }
 
+/// What an undo says of the world.
+struct UndoneRun {
+    left: Vec<String>,
+    noted: Vec<String>,
+    restored: Restored,
+}
+
 /// The result: how it ended, what the world is now, what remains, and the command that repairs it.
-fn completion(attempt: &Attempt, ending: Option<Ending>, left: Option<Vec<String>>) -> Completion {
+fn completion(attempt: &Attempt, ending: Option<Ending>, undone: Option<UndoneRun>) -> Completion {
     let outcome = ending.as_ref().map_or(Outcome::Succeeded, |ending| ending.outcome);
     let certainty = ending.as_ref().map_or(Certainty::Known, |ending| ending.certainty);
     let (changed, unknown) = traces(attempt);
-    let (world, remains) = match left {
-        Some(left) if left.is_empty() && changed.is_empty() && unknown.is_empty() => (World::Unchanged, left),
-        Some(left) if left.is_empty() => (World::RolledBack, left),
-        Some(left) => (World::RollbackFailed, left),
+    let (world, remains) = match undone {
+        Some(undone) if undone.left.is_empty() && changed.is_empty() && unknown.is_empty() => {
+            (World::Unchanged, undone.noted)
+        }
+        // Only scripts ran: there was nothing to put back, and nobody knows what they did.
+        Some(undone) if undone.left.is_empty() && undone.restored == Restored::Nothing && !undone.noted.is_empty() => {
+            (World::Changed, undone.noted)
+        }
+        Some(undone) if undone.left.is_empty() => (World::RolledBack, undone.noted),
+        Some(undone) => (World::RollbackFailed, [undone.left, undone.noted].concat()),
         None if outcome == Outcome::Succeeded && changed.is_empty() => (World::Unchanged, Vec::new()),
         None if outcome == Outcome::Succeeded => (World::Changed, Vec::new()),
         None if certainty != Certainty::Known || !unknown.is_empty() => {

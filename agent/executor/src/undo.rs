@@ -29,11 +29,24 @@ pub(crate) enum UndoEnded {
     Finished {
         /// Not empty: the world is not what it was.
         left: Vec<String>,
+        /// What nobody promised to restore.
+        noted: Vec<String>,
+        /// Something was put back.
+        restored: Restored,
     },
     /// It goes on elsewhere.
     Released(String),
     /// The attempt is not ours any more.
     Stale,
+}
+
+/// Whether an undo put anything back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// At least one thing.
+    Something,
+    /// There was nothing to put back, or nothing could be.
+    Nothing,
 }
 
 /// Why the run ends, kept for whoever finishes its undo.
@@ -47,6 +60,8 @@ struct RecordedEnding {
 struct RecordedUndone {
     restored: bool,
     left: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    noted: Vec<String>,
 }
 
 /// Decides the undo: from here on, forward intents are refused.
@@ -100,13 +115,19 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
             attempt.board.status(&step.name, StepStatus::Succeeded);
         }
     }
-    let mut left = Vec::new();
+    let (mut left, mut noted, mut restored) = (Vec::new(), Vec::new(), Restored::Nothing);
     for step in attempt.document.spec.steps.iter().rev() {
         if !attempt.replay().has_begun(&step.name) {
             continue;
         }
         match undo_step(attempt, &mut arguments, step, limits).await {
-            Ok(undone) => left.extend(undone.left.iter().map(|what| format!("{}: {what}", step.name))),
+            Ok(undone) => {
+                if undone.restored {
+                    restored = Restored::Something;
+                }
+                left.extend(undone.left.iter().map(|what| format!("{}: {what}", step.name)));
+                noted.extend(undone.noted.iter().map(|what| format!("{}: {what}", step.name)));
+            }
             Err(StepError::Halted(Halt::Stale)) => return UndoEnded::Stale,
             Err(StepError::Halted(halt @ (Halt::Drained | Halt::LeaseOver))) => {
                 return UndoEnded::Released(halt.to_string());
@@ -126,7 +147,7 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
             }
         }
     }
-    UndoEnded::Finished { left }
+    UndoEnded::Finished { left, noted, restored }
 }
 
 async fn undo_step(
@@ -149,9 +170,13 @@ async fn undo_step(
     let kind = evaluate(attempt, arguments, step).await?;
     let ctx = context(attempt, step, Direction::Undo);
     let program = (attempt.shared.programs)(kind);
-    let Undone { restored, left } = drive(attempt, limits, program.undo(&ctx)).await?;
-    let left: Vec<String> = left.iter().map(|what| attempt.mask(what)).collect();
-    let undone = RecordedUndone { restored, left };
+    let undone: Undone = drive(attempt, limits, program.undo(&ctx)).await?;
+    let masked = |what: &[String]| what.iter().map(|what| attempt.mask(what)).collect();
+    let undone = RecordedUndone {
+        restored: undone.restored,
+        left: masked(&undone.left),
+        noted: masked(&undone.noted),
+    };
     let record = Record {
         key,
         program_version: ctx.program_version,

@@ -97,6 +97,8 @@ pub struct StepContext {
     pub program_version: u32,
     /// Does the task ask for rollback (so that before-images must be kept)?
     pub keeps_before_images: bool,
+    /// Does the task bring folders or name an AWS identity, so that preparing for a child takes more than a moment?
+    pub brings_surroundings: bool,
     host: Arc<dyn Host>,
 }
 
@@ -116,6 +118,8 @@ pub struct Undone {
     pub restored: bool,
     /// What was left alone and why, one sentence each; not empty means the world is not what it was.
     pub left: Vec<String>,
+    /// What nobody promised to restore and people should know, one sentence each: that a script ran.
+    pub noted: Vec<String>,
 }
 
 impl StepContext {
@@ -134,6 +138,7 @@ impl StepContext {
             direction,
             program_version,
             keeps_before_images: false,
+            brings_surroundings: false,
             host,
         }
     }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::environment;
 use super::outputs::{self, Written};
 use super::preparation::Prepared;
 use super::verdict;
@@ -171,9 +172,12 @@ impl ShellProgram {
 impl StepProgram for ShellProgram {
     async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
         let effect = Effect::held(RUN, self.summary(), &ctx.masked(&self.shell), self.retry_safe());
+        environment::check_step_variables(&self.shell.env)?;
         let prepared = OnceCell::new();
-        // What can fail before anything runs should fail before the intent: then nothing has begun.
-        if matches!(ctx.host().recorded_effect(RUN), Recorded::Never) {
+        // What can fail before anything runs should fail before the intent: then nothing has begun. A plain script
+        // has nothing that is likely to fail, and its intent shares the frame of Start.
+        let prepares_first = ctx.brings_surroundings || self.shell.cluster.is_some();
+        if prepares_first && matches!(ctx.host().recorded_effect(RUN), Recorded::Never) {
             prepared.get_or_try_init(|| prepare(ctx, &self.shell)).await?;
         }
         let secrets = Mutex::new(BTreeMap::new());
@@ -205,19 +209,26 @@ impl StepProgram for ShellProgram {
     }
 
     async fn undo(&self, ctx: &StepContext) -> Result<Undone, StepError> {
-        let what = match ctx.host().recorded_effect(RUN) {
-            Recorded::Never => return Ok(Undone::default()),
-            Recorded::Done(_) => "the script ran",
-            Recorded::Refused(_) => "the script ran and failed",
-            Recorded::Open => "the script was begun and interrupted",
+        let say = |what: &str| {
+            let summary = self.summary();
+            vec![format!(
+                "{what} ({summary}); what a script changed cannot be restored automatically"
+            )]
         };
-        let left = format!(
-            "{what} ({}); what a script changed cannot be restored automatically",
-            self.summary()
-        );
-        Ok(Undone {
-            restored: false,
-            left: vec![left],
+        Ok(match ctx.host().recorded_effect(RUN) {
+            Recorded::Never => Undone::default(),
+            Recorded::Done(_) => Undone {
+                noted: say("the script ran"),
+                ..Undone::default()
+            },
+            Recorded::Refused(_) => Undone {
+                noted: say("the script ran and failed"),
+                ..Undone::default()
+            },
+            Recorded::Open => Undone {
+                left: say("the script was begun and interrupted"),
+                ..Undone::default()
+            },
         })
     }
 }
