@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn whatever_would_leave_the_folder_or_is_no_file_is_refused() {
-        let cases: &[(&[(EntryType, &str, u32, &[u8])], &str)] = &[
+        type Entry<'a> = (EntryType, &'a str, u32, &'a [u8]);
+        let cases: &[(&[Entry<'_>], &str)] = &[
             (&[(EntryType::Regular, "../evil", 0o644, b"x")], "Escapes"),
             (&[(EntryType::Regular, "a/../../evil", 0o644, b"x")], "Escapes"),
             (&[(EntryType::Regular, "/tmp/deputy-evil", 0o644, b"x")], "Escapes"),

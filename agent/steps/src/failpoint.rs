@@ -12,7 +12,7 @@ pub enum Point {
     BeforeIntent,
     /// The intent is acknowledged; nothing has been sent.
     AfterIntent,
-    /// An HTTP layer has sent the request and has no reply yet.
+    /// The reply has arrived at the HTTP layer, and nothing above it has seen it.
     Sent,
     /// The reply is here; the result is not journaled.
     AfterAct,
