@@ -57,6 +57,8 @@ pub(super) struct Core {
     pub(super) generation: u64,
     pub(super) batch: Batch,
     pub(super) now: StoreTime,
+    /// When instances were last forgotten.
+    pub(super) forgot_at: StoreTime,
     failing: bool,
 }
 
@@ -86,6 +88,7 @@ impl Core {
             generation: meta.generation,
             batch: Batch::default(),
             now,
+            forgot_at: now,
             failing: false,
         };
         core.remember_fleet()?;

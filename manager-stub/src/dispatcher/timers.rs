@@ -17,6 +17,9 @@ use crate::store::task::TaskKey;
 /// Members without a session, a task or a lease are remembered for this long.
 const REMEMBER_INSTANCES: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
+/// How often it is looked for instances to forget.
+const FORGET_EVERY: std::time::Duration = std::time::Duration::from_secs(10 * 60);
+
 /// Something to look at later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Timer {
@@ -204,8 +207,12 @@ impl Core {
         }
     }
 
-    /// Forgets instances that nobody will ask for again.
+    /// Forgets instances that nobody will ask for again, now and then.
     pub(super) fn forget_instances(&mut self) {
+        if self.now < self.forgot_at.after(FORGET_EVERY) {
+            return;
+        }
+        self.forgot_at = self.now;
         let before = StoreTime::from_millis(
             self.now
                 .millis()
