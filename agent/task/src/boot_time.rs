@@ -26,7 +26,10 @@ impl BootTime {
     /// Later by `duration`; stops at [`BootTime::NEVER`].
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long until `self`, seen from `now`; zero if it has passed.

@@ -25,8 +25,17 @@ fn check(what: &'static str, text: &str) -> Result<(), BadId> {
     let good = !text.is_empty()
         && text.len() <= MAX_ID_BYTES
         && !text.starts_with(['.', '-'])
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if good { Ok(()) } else { Err(BadId { what, text: text.chars().take(MAX_ID_BYTES).collect() }) }
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if good {
+        Ok(())
+    } else {
+        Err(BadId {
+            what,
+            text: text.chars().take(MAX_ID_BYTES).collect(),
+        })
+    }
 }
 
 macro_rules! ids {
@@ -119,6 +128,9 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "-x", "a b", "é", &"x".repeat(129)] {
             assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
         }
-        assert_eq!("checkout-api_1.2".parse::<StepName>().expect("good").as_str(), "checkout-api_1.2");
+        assert_eq!(
+            "checkout-api_1.2".parse::<StepName>().expect("good").as_str(),
+            "checkout-api_1.2"
+        );
     }
 }

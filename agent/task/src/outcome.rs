@@ -61,7 +61,13 @@ impl Failure {
     /// A failure with a class and a sentence.
     #[must_use]
     pub fn new(class: impl Into<String>, summary: impl Into<String>) -> Self {
-        Self { class: class.into(), summary: summary.into(), hint: String::new(), detail: String::new(), step: String::new() }
+        Self {
+            class: class.into(),
+            summary: summary.into(),
+            hint: String::new(),
+            detail: String::new(),
+            step: String::new(),
+        }
     }
 
     /// The same with the next thing to do.

@@ -103,7 +103,12 @@ impl TaskState {
             (Self::Running, E::LeaseOut) => Self::Lost,
             (Self::Lost, E::AgentBack) => Self::Running,
             (Self::Lost, E::GivenUp) => Self::Ended(Outcome::Failed),
-            (Self::Ended(_), E::Retried) => Self::Queued,
+            (Self::Ended(outcome), E::Retried) => match outcome {
+                Outcome::Succeeded => return Err(IllegalTransition { state: self, event }),
+                Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut | Outcome::Expired | Outcome::Rejected => {
+                    Self::Queued
+                }
+            },
             (Self::Queued | Self::Assigned | Self::Running | Self::Lost | Self::Ended(_), _) => {
                 return Err(IllegalTransition { state: self, event });
             }
@@ -231,7 +236,6 @@ mod tests {
         LOST       taken up again               RUNNING
         LOST       given away                   QUEUED
         LOST       given up                     FAILED
-        SUCCEEDED  retried                      QUEUED
         FAILED     retried                      QUEUED
         CANCELLED  retried                      QUEUED
         TIMED_OUT  retried                      QUEUED
@@ -242,7 +246,9 @@ mod tests {
 
     #[test]
     fn an_illegal_event_is_named_in_the_error() {
-        let error = TaskState::Ended(Outcome::Succeeded).next(TaskEvent::LeaseOut).expect_err("illegal");
+        let error = TaskState::Ended(Outcome::Succeeded)
+            .next(TaskEvent::LeaseOut)
+            .expect_err("illegal");
         assert_eq!(error.to_string(), "a task that is SUCCEEDED cannot be lost");
     }
 
