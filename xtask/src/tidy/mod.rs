@@ -7,6 +7,7 @@ pub(crate) mod commands;
 pub(crate) mod dependencies;
 pub(crate) mod generated;
 pub(crate) mod module_order;
+pub(crate) mod documents;
 pub(crate) mod words;
 pub(crate) mod sizes;
 pub(crate) mod sources;

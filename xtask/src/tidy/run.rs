@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::problem::Problem;
 use super::sources::Source;
-use super::{commands, dependencies, generated, module_order, sizes, sources, words};
+use super::{commands, dependencies, documents, generated, module_order, sizes, sources, words};
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
 use crate::tools::recipe::Half;
@@ -68,7 +68,7 @@ fn checks<'a>(root: &'a Path, sources: &'a [Source], options: &Options) -> Vec<C
         ("files: docs, names, sizes", Box::new(|| Ok(sizes::check(sources)))),
         ("words", Box::new(|| Ok(words::check(sources)))),
         ("modules point down", Box::new(|| Ok(module_order::check(sources)))),
-        ("documents that must exist", Box::new(|| Ok(documents(root)))),
+        ("documents say what is so", Box::new(|| documents::check(root, sources))),
         ("layers and banned crates", Box::new(|| dependencies::check(root))),
         ("format", Box::new(|| commands::fmt(root))),
         ("protocol (buf lint)", Box::new(|| commands::buf(root))),
@@ -78,27 +78,4 @@ fn checks<'a>(root: &'a Path, sources: &'a [Source], options: &Options) -> Vec<C
         checks.push(("clippy", Box::new(|| commands::clippy(root))));
     }
     checks
-}
-
-/// Documents that others rely on.
-fn documents(root: &Path) -> Vec<Problem> {
-    const NEEDED: [&str; 9] = [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "CHANGELOG.md",
-        "LICENSE",
-        "docs/configuration.md",
-        "docs/test-cloud.md",
-        "docs/adr",
-    ];
-    let missing = NEEDED.iter().filter(|name| !root.join(name).exists());
-    let problem = |name: &&str| Problem {
-        file: (*name).into(),
-        line: 0,
-        what: "is missing".into(),
-        mend: "write it".into(),
-    };
-    missing.map(problem).collect()
 }

@@ -1,0 +1,174 @@
+//! What documents say must be so: needed ones exist, links lead somewhere, files that the architecture names are
+//! there, and every row of the failure modes names a test that exists.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::problem::Problem;
+use super::sources::Source;
+
+/// Documents that others rely on.
+const NEEDED: [&str; 11] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "docs/configuration.md",
+    "docs/failure-modes.md",
+    "docs/performance.md",
+    "docs/test-cloud.md",
+    "docs/adr",
+];
+
+/// Checks them all.
+pub(crate) fn check(root: &Path, sources: &[Source]) -> Result<Vec<Problem>> {
+    let mut problems: Vec<Problem> = NEEDED
+        .iter()
+        .filter(|name| !root.join(name).exists())
+        .map(|name| problem(name, 0, "is missing".into(), "write it"))
+        .collect();
+    for name in NEEDED.iter().filter(|name| name.ends_with(".md")) {
+        let Ok(text) = std::fs::read_to_string(root.join(name)) else {
+            continue;
+        };
+        let folder = Path::new(name).parent().context("a document has a folder")?;
+        for (line, target) in links(&text) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !target.contains("://") && !file.is_empty() && !root.join(folder).join(file).exists() {
+                problems.push(problem(
+                    name,
+                    line,
+                    format!("the link to {target} leads nowhere"),
+                    "mend the link",
+                ));
+            }
+        }
+        if *name == "ARCHITECTURE.md" {
+            problems.extend(named_files(root, name, &text));
+        }
+        if *name == "docs/failure-modes.md" {
+            problems.extend(named_tests(name, &text, sources));
+        }
+    }
+    Ok(problems)
+}
+
+/// `[words](target)`, with line numbers.
+fn links(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        found.extend(targets.map(|(target, _)| (index + 1, target)));
+    }
+    found
+}
+
+/// Words between backticks, with line numbers; fenced blocks are left out.
+fn quoted(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for (index, line) in text.lines().enumerate() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            found.extend(line.split('`').skip(1).step_by(2).map(|word| (index + 1, word)));
+        }
+    }
+    found
+}
+
+fn named_files(root: &Path, name: &str, text: &str) -> Vec<Problem> {
+    let is_path = |word: &str| word.contains('/') && word.ends_with(".rs") && !word.contains(' ');
+    let exists = |word: &str| {
+        let mut places = vec![
+            root.join(word),
+            root.join("agent").join(word),
+            root.join("manager-stub/src").join(word),
+        ];
+        places.push(root.join("agent/session/src").join(word));
+        places.iter().any(|place| place.exists())
+    };
+    let missing = quoted(text)
+        .into_iter()
+        .filter(|(_, word)| is_path(word) && !exists(word));
+    missing
+        .map(|(line, word)| {
+            problem(
+                name,
+                line,
+                format!("names {word}, which does not exist"),
+                "name the file as it is now",
+            )
+        })
+        .collect()
+}
+
+fn named_tests(name: &str, text: &str, sources: &[Source]) -> Vec<Problem> {
+    let functions: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| source.text.split("fn ").skip(1))
+        .filter_map(|rest| rest.split(['(', '<']).next())
+        .collect();
+    let rows = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.starts_with("| ") && !line.starts_with("| what fails"));
+    let mut problems = Vec::new();
+    for (index, row) in rows {
+        let tests = quoted(row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default());
+        if tests.is_empty() {
+            problems.push(problem(
+                name,
+                index + 1,
+                "a failure without a test that shows it".into(),
+                "name the test",
+            ));
+        }
+        for (_, test) in tests {
+            let function = test.rsplit("::").next().unwrap_or(test);
+            if !functions.contains(function) && !test.starts_with("cargo xtask ") {
+                problems.push(problem(
+                    name,
+                    index + 1,
+                    format!("names the test {test}, which does not exist"),
+                    "name it as it is now",
+                ));
+            }
+        }
+    }
+    problems
+}
+
+fn problem(file: &str, line: usize, what: String, mend: &str) -> Problem {
+    Problem {
+        file: file.into(),
+        line,
+        what,
+        mend: mend.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_needs_a_test_that_exists() {
+        let text =
+            "| what fails | what happens | shown by |\n|---|---|---|\n| a | b | `it::gone::away` |\n| a | b | none |\n";
+        let found = named_tests("x.md", text, &[]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!((found[0].line, found[1].line), (3, 4));
+    }
+
+    #[test]
+    fn links_and_quotes_are_found_outside_fences() {
+        let text = "see [a](b.md) and `c`\n```\n`not this`\n```\n";
+        assert_eq!(links(text), [(1, "b.md")]);
+        assert_eq!(quoted(text), [(1, "c")]);
+    }
+}
