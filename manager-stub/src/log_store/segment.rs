@@ -88,7 +88,9 @@ impl SegmentWriter {
     }
 
     fn write_and_sync(&mut self, pieces: &[Bytes]) -> io::Result<u64> {
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        // The last piece of a log may be empty, and alone: writing nothing is not a failure.
+        let filled = pieces.iter().filter(|piece| !piece.is_empty());
+        let mut slices: Vec<IoSlice<'_>> = filled.map(|piece| IoSlice::new(piece)).collect();
         let mut rest = &mut slices[..];
         let mut total = 0_u64;
         while !rest.is_empty() {
@@ -142,6 +144,7 @@ mod tests {
         writer
             .append(&[Bytes::from_static(b"committed"), Bytes::from_static(b" not")])
             .expect("append");
+        writer.append(&[Bytes::new()]).expect("an empty piece is appended");
         drop(writer);
         let mut writer = SegmentWriter::open(folder.path(), Some((1, 9))).expect("open again");
         assert_eq!(writer.end(), (1, 9));
