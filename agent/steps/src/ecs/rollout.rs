@@ -48,7 +48,13 @@ pub(crate) async fn follow(ctx: &StepContext, ecs: &Ecs, target: Target<'_>) -> 
         } else {
             GENTLE
         };
-        let waiting_for = match follower.look().await {
+        // A look may take as long as the API lets it hang; it changes nothing.
+        let looked = tokio::select! {
+            biased;
+            halt = ctx.halted() => return Err(halt.into()),
+            looked = follower.look() => looked,
+        };
+        let waiting_for = match looked {
             Ok(Judgement::End(verdict)) => return Ok(verdict),
             Ok(Judgement::Wait(what)) => {
                 follower.trouble = None;

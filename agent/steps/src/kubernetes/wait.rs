@@ -124,7 +124,12 @@ impl Following<'_> {
         let ctx = self.ctx;
         let mut seen = None;
         if ctx.host().recorded_fact(ctx.direction, &fact).is_none() {
-            match self.look(one).await? {
+            let looked = tokio::select! {
+                biased;
+                halt = ctx.halted() => return Err(halt.into()),
+                looked = self.look(one) => looked?,
+            };
+            match looked {
                 Ok(verdict) => seen = Some(verdict),
                 Err(what) => return Ok(Err(what)),
             }
