@@ -15,6 +15,7 @@ use deputy_steps::permit::Permit;
 use deputy_task::boot_time::BootTime;
 use deputy_task::record::{Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::attempt::Attempt;
 use crate::plan;
@@ -215,6 +216,13 @@ impl Host for StepHost {
             RetrySafe::No => None,
         };
         self.attempt.switch.held_halted(lease).await
+    }
+
+    fn lease(&self) -> Option<watch::Receiver<BootTime>> {
+        let lease = self.attempt.shared.lease.subscribe();
+        // Without a manager there is none.
+        let exists = *lease.borrow() != BootTime::NEVER;
+        exists.then_some(lease)
     }
 
     fn waiting(&self, what: String) {

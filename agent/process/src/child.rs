@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::descendants::Mark;
 use crate::exit::{Ended, Exit};
 use crate::group::Group;
+use crate::keeper::Keeper;
 use crate::output::OutputPipes;
 use crate::sink::OutputSink;
 use crate::{descendants, memory};
@@ -67,6 +68,14 @@ impl Child {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.group.id()
+    }
+
+    /// A keeper of its time: kills it when this agent cannot.
+    ///
+    /// # Errors
+    /// If there is no `sh`.
+    pub fn keeper(&self) -> io::Result<Keeper> {
+        Keeper::of(self.group.id(), &self.mark)
     }
 
     /// Hands output to the sink until the child has ended, or `stop` says to stop it: SIGTERM to

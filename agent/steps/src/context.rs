@@ -21,11 +21,13 @@ use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
 use deputy_task::attempt::AttemptRef;
+use deputy_task::boot_time::BootTime;
 use deputy_task::outcome::Failure;
 use deputy_task::record::{Direction, EffectKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use crate::effect::{Effect, EffectClass, Look, Recorded, RetrySafe, Settled};
 use crate::failure::{Halt, StepError};
@@ -68,6 +70,10 @@ pub trait Host: Send + Sync + 'static {
     /// Ends when the child of a held effect must be killed, and says why: as `halted`, but a drain
     /// counts only at its deadline, and the end of the lease counts if the effect is retry-safe.
     async fn held_halted(&self, retry_safe: RetrySafe) -> Halt;
+    /// Until when the agent has a right to its attempts; `None` where no lease exists.
+    fn lease(&self) -> Option<watch::Receiver<BootTime>> {
+        None
+    }
     /// Shows what is awaited; empty for nothing.
     fn waiting(&self, what: String);
     /// The folder of the task, made on first use, 0700.

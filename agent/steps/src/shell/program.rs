@@ -1,19 +1,21 @@
 //! The program of a shell step: one held effect, `run`, and an undo that can only say what ran.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deputy_logs::LogWriter;
 use deputy_logs::redactor::RedactedStream;
-use deputy_process::{Child, Ended, OutputSink, Stop, StreamKind};
+use deputy_process::{Child, Ended, Keeper, OutputSink, Stop, StreamKind};
+use deputy_task::boot_time::BootTime;
 use deputy_task::document::duration;
 use deputy_task::document::step::Shell;
 use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use super::environment;
@@ -37,6 +39,9 @@ pub const INFO: ProgramInfo = ProgramInfo {
 
 const RUN: &str = "run";
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// The keeper of a script's time hears of new leases at most that often.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 
 /// Bytes of standard error that a failure quotes at most.
 const TAIL_BYTES: usize = 2 * 1024;
@@ -260,9 +265,50 @@ async fn supervise(
             bytes: Vec::new(),
         },
     };
-    let ended = child.run(&mut sink, stop).await;
+    let keeper = match (retry_safe, ctx.host().lease()) {
+        (RetrySafe::Yes, Some(lease)) => keep_time(&child).map(|keeper| (keeper, lease)),
+        (RetrySafe::Yes, None) | (RetrySafe::No, _) => None,
+    };
+    let ended = match keeper {
+        None => child.run(&mut sink, stop).await,
+        Some((mut keeper, lease)) => {
+            let ended = tokio::select! {
+                ended = child.run(&mut sink, stop) => ended,
+                never = tell(&mut keeper, lease) => match never {},
+            };
+            // Frozen and thawed: the script was killed for the end of the lease, and did not fail.
+            let by_keeper = ended.stopped.is_none() && !ended.exit.succeeded() && keeper.has_killed().await;
+            Ended {
+                stopped: ended.stopped.or(by_keeper.then_some(Halt::LeaseOver)),
+                ..ended
+            }
+        }
+    };
     log.flush();
     (ended, sink.tail.into_text())
+}
+
+/// Who kills the script at the end of the lease when this agent is frozen.
+fn keep_time(child: &Child) -> Option<Keeper> {
+    child
+        .keeper()
+        .inspect_err(|error| tracing::warn!(%error, "a script would go on while its agent is frozen"))
+        .ok()
+}
+
+/// Tells the keeper every new end of the lease.
+async fn tell(keeper: &mut Keeper, mut lease: watch::Receiver<BootTime>) -> Infallible {
+    loop {
+        let until = *lease.borrow_and_update();
+        if let Err(error) = keeper.until(Duration::from_nanos(until.as_nanos())) {
+            tracing::warn!(%error, "a script would go on while its agent is frozen");
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(TELL_EVERY).await;
+        if lease.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Into the log, and the end of standard error aside for a failure.
