@@ -3,8 +3,12 @@
 mod smoke;
 
 mod end_to_end;
+mod lifecycle;
+mod loss;
 
 mod containers;
 mod link;
 mod proxy;
 mod testbed;
+
+mod recipe;

@@ -1,0 +1,199 @@
+//! Documents and things to deploy to, as the tests of lives and losses need them.
+
+use std::time::Duration;
+
+use aws_sdk_ecs::types::ContainerDefinition;
+use deputy_proto::v1;
+use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::cloud::Cloud;
+use deputy_tests::proxy::rule::{Handle, Matcher};
+use deputy_tests::world::World;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// What tests of AWS steps begin with.
+const AWS: &str = r#"  aws:
+    region: eu-west-1
+    assumeRole: [ { roleArn: "arn:aws:iam::222222222222:role/deployer", externalId: deputy-demo } ]
+"#;
+
+/// A task; `more` are lines of its spec, indented by two.
+pub(crate) fn task(name: &str, more: &str, steps: &str) -> String {
+    format!("apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: {name} }}\nspec:\n{more}  steps:\n{steps}")
+}
+
+/// A task of one script; `keys` are more keys of the step's kind, for example `retrySafe: true`.
+pub(crate) fn script(name: &str, more: &str, keys: &str, run: &str) -> String {
+    let run = run.replace('\n', "\n          ");
+    let keys = if keys.is_empty() {
+        String::new()
+    } else {
+        format!("        {keys}\n")
+    };
+    let step = format!("    - name: main\n      shell:\n{keys}        run: |\n          {run}\n");
+    task(name, more, &step)
+}
+
+/// A task that gives the service another image and count.
+pub(crate) fn ecs_update(service: &str, more: &str) -> String {
+    let step = format!(
+        r#"    - name: deploy
+      ecsRollingDeploy:
+        cluster: prod
+        service: {service}
+        taskDefinition: {{ family: {service}, containerDefinitions: [ {{ name: app, image: "checkout:2", memory: 64 }} ] }}
+        serviceDefinition: {{ desiredCount: 3 }}
+"#
+    );
+    task(service, &format!("{AWS}{more}"), &step)
+}
+
+/// A task that applies a Deployment whose pods are ready after six seconds.
+pub(crate) fn slow_deployment(kind: &str, namespace: &str, more: &str) -> String {
+    let step = format!(
+        r#"    - name: deploy
+      {kind}:
+        cluster: prod
+        namespace: {namespace}
+        manifests:
+          - {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: settings }}, data: {{ colour: green }} }}
+          - apiVersion: apps/v1
+            kind: Deployment
+            metadata: {{ name: web }}
+            spec:
+              replicas: 2
+              selector: {{ matchLabels: {{ app: web }} }}
+              template:
+                metadata: {{ labels: {{ app: web, deputy.test/behaviour: slow }} }}
+                spec: {{ containers: [ {{ name: app, image: "web:1" }} ] }}
+"#
+    );
+    task(namespace, &format!("{AWS}{more}"), &step)
+}
+
+/// A service that runs `checkout:1` twice, under a name of the world's own; its name and its revision.
+pub(crate) async fn service(world: &World, stem: &str) -> (String, String) {
+    let name = world.unique(stem);
+    let ecs = world.ecs().expect("a cloud");
+    let container = ContainerDefinition::builder()
+        .name("app")
+        .image("checkout:1")
+        .memory(64);
+    let registered = ecs
+        .register_task_definition()
+        .family(&name)
+        .container_definitions(container.build())
+        .send()
+        .await
+        .expect("registered");
+    let revision = registered
+        .task_definition()
+        .and_then(|found| found.task_definition_arn())
+        .expect("an ARN")
+        .to_owned();
+    let service = ecs.create_service().cluster("prod").service_name(&name);
+    service
+        .task_definition(&revision)
+        .desired_count(2)
+        .send()
+        .await
+        .expect("created");
+    (name, revision)
+}
+
+/// What the service runs now: its revision and its count.
+pub(crate) async fn runs(world: &World, service: &str) -> (String, i32) {
+    let ecs = world.ecs().expect("a cloud");
+    let described = ecs.describe_services().cluster("prod").services(service).send().await;
+    let described = described.expect("described");
+    let service = described.services().first().expect("the service");
+    let revision = service.task_definition().unwrap_or_default().to_owned();
+    (revision, service.desired_count())
+}
+
+/// How often `operation` was done for this service.
+pub(crate) fn updates(world: &World, operation: &str, service: &str) -> usize {
+    let calls = world.proxy().expect("a proxy").calls_of("ecs", operation);
+    calls
+        .iter()
+        .filter(|call| call.succeeded() && call.body_text().contains(service))
+        .count()
+}
+
+/// The changes of a namespace by the deployer, as the audit log has them, sorted.
+pub(crate) async fn changes(world: &World, namespace: &str) -> Vec<String> {
+    let cluster = world.kubernetes().await.expect("a cluster");
+    let mutations = cluster.mutations(namespace).expect("the audit log");
+    let mut changes: Vec<String> = mutations
+        .iter()
+        .filter(|one| one.user.contains("assumed-role/deployer/"))
+        .map(|one| format!("{} {}/{} {}", one.verb, one.resource, one.name, one.status))
+        .collect();
+    changes.sort();
+    changes
+}
+
+/// The lines of a file that scripts write; none while it is not there.
+pub(crate) fn lines(file: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Holds every look at services once `updates` of them have been made and their results are on record: all their
+/// tasks wait for a steady state. Dropping the handle lets them go on.
+pub(crate) async fn waiting_for_steady<'w>(world: &'w World, updating: Handle, tasks: &[String]) -> Handle {
+    let count = u32::try_from(tasks.len()).expect("few");
+    let reached = async || updating.count() == count;
+    world
+        .eventually("all services are updated", SOON, reached)
+        .await
+        .expect("updated");
+    let looks = world
+        .proxy()
+        .expect("a proxy")
+        .hold(Matcher::on("ecs", "DescribeServices").always());
+    updating.release();
+    let recorded = async || {
+        for task in tasks {
+            let journal = world.tasks.journal(task).await.unwrap_or_default();
+            let of = |kind: v1::RecordKind| journal.iter().filter(|record| record.kind() == kind).count();
+            if of(v1::RecordKind::Intent) != of(v1::RecordKind::Done) {
+                return false;
+            }
+        }
+        looks.count() >= count
+    };
+    world
+        .eventually("all results are on record", SOON, recorded)
+        .await
+        .expect("recorded");
+    looks
+}
+
+/// Waits until the task's step is followed to a steady state.
+pub(crate) async fn waits(world: &World, task: &str) {
+    let waiting = |task: &v1::Task| Ok(task.steps.iter().any(|step| step.waiting_for.contains("web")));
+    let waited = world
+        .tasks
+        .wait_until(task, 2 * SOON, "waiting for its pods", waiting)
+        .await;
+    waited.unwrap_or_else(|error| panic!("{error:#}\n{}", world.report()));
+}
+
+/// Both objects of [`slow_deployment`] were applied once, and nothing else was done.
+pub(crate) async fn applied_once(world: &World, namespace: &str) {
+    let changes = changes(world, namespace).await;
+    let expected = ["patch configmaps/settings 201", "patch deployments/web 201"];
+    assert_eq!(changes, expected, "{}", world.report());
+}
+
+/// A world with the shared cloud and one agent with this many slots.
+pub(crate) async fn world_with_slots(slots: u32) -> World {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    world
+        .agent(AgentOptions::default().slots(slots))
+        .await
+        .expect("an agent");
+    world
+}
