@@ -231,10 +231,14 @@ async fn a_manager_that_is_killed_under_load_loses_nothing_and_starts_nothing_tw
     while let Some(share) = clients.join_next().await {
         ids.extend(share.expect("a client").expect("all acknowledged"));
     }
-    for (_, id) in &ids {
+    for (name, id) in &ids {
         let done = world.succeeded(id, LATER).await.expect("succeeded");
         assert_eq!(done.run, 1, "{done:#?}");
+        let again = submit_until_acknowledged(&world.tasks, name, &file).await;
+        assert_eq!(&again.expect("answered"), id, "the same request is the same task");
     }
+    let told = futures::future::join_all(ids.iter().map(|(_, id)| ends(&world.tasks, id))).await;
+    assert!(told.iter().all(|ends| ends == &["succeeded"]), "{told:?}");
     let mut expected: Vec<String> = ids.into_iter().map(|(name, _)| name).collect();
     let mut ran = recipe::lines(&file);
     expected.sort();
@@ -246,6 +250,24 @@ async fn a_manager_that_is_killed_under_load_loses_nothing_and_starts_nothing_tw
     };
     let listed = world.tasks.client().list(all).await.expect("listed").into_inner();
     assert_eq!(listed.tasks.len(), TASKS);
+}
+
+/// Every end of a task that its events tell of.
+async fn ends(tasks: &Tasks, task: &str) -> Vec<String> {
+    let request = v1::WatchRequest {
+        task_id: task.into(),
+        ..v1::WatchRequest::default()
+    };
+    let mut events = tasks.client().watch(request).await.expect("watched").into_inner();
+    let mut ends = Vec::new();
+    // All of it is stored by now; then the stream is silent.
+    while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), events.message()).await {
+        let Some(event) = event.expect("an event") else { break };
+        if ["succeeded", "failed", "cancelled", "timedOut", "expired", "rejected"].contains(&event.kind.as_str()) {
+            ends.push(event.kind);
+        }
+    }
+    ends
 }
 
 /// Submits a client's share, each until it is acknowledged; name and id of each.

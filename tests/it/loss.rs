@@ -6,6 +6,7 @@ use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::world::World;
+use rustix::process::Signal;
 
 use crate::recipe;
 
@@ -253,4 +254,83 @@ async fn a_script_of_a_frozen_agent_never_runs_in_two_places() {
     let mut pids = recipe::lines(&file);
     pids.dedup();
     assert_eq!(pids.len(), 2, "one run after the other: {pids:?}\n{}", world.report());
+}
+
+/// Guards the fence: an agent that is cut off records no intention, and so changes nothing any more, also when it is
+/// back and another agent has gone on with its task.
+#[tokio::test]
+async fn an_agent_that_is_cut_off_changes_nothing_and_is_stale_when_another_has_gone_on() {
+    let mut world = recipe::world_with_slots(4).await;
+    let (service, _) = recipe::service(&world, "fenced").await;
+    let proxy = world.proxy().expect("a proxy");
+    let registering = proxy.withhold_reply(Matcher::on("ecs", "RegisterTaskDefinition").body_contains(&service));
+    let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+    registering.reached().await.expect("registered");
+    world.agents[0].link.cut();
+    registering.release();
+    world.wait_state(&task, v1::TaskState::Lost, SOON).await.expect("lost");
+    assert_eq!(
+        recipe::updates(&world, "UpdateService", &service),
+        0,
+        "{}",
+        world.report()
+    );
+    world.agent(AgentOptions::default()).await.expect("another agent");
+    let done = world.succeeded(&task, LATER).await.expect("succeeded");
+    assert_eq!((done.agent_id.as_str(), done.epoch), ("agent-2", 2), "{done:#?}");
+    world.agents[0].link.resume();
+    world.joined("agent-1").await.expect("back");
+    // The first agent has given up its attempt: it can leave at once.
+    world.agents[0].child.signal(Signal::TERM).expect("signalled");
+    let left = world.agents[0].child.ended(SOON).await.expect("left");
+    assert_eq!(left.code(), Some(0), "{}", world.report());
+    for operation in ["RegisterTaskDefinition", "UpdateService"] {
+        let times = recipe::updates(&world, operation, &service);
+        assert_eq!(times, 1, "{operation}\n{}", world.report());
+    }
+}
+
+/// Guards that an outage of the manager, longer than any lease, delays a deployment and does nothing else to it.
+#[tokio::test]
+async fn a_manager_that_is_away_for_longer_than_a_lease_costs_a_deployment_only_time() {
+    let mut world = recipe::world_with_slots(4).await;
+    let (service, _) = recipe::service(&world, "outage").await;
+    let proxy = world.proxy().expect("a proxy");
+    let registering = proxy.withhold_reply(Matcher::on("ecs", "RegisterTaskDefinition").body_contains(&service));
+    let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+    let run = "echo begun\nsleep 8\necho ended";
+    let script = world
+        .submit(&recipe::script("outage", "", "", run))
+        .await
+        .expect("queued");
+    world
+        .wait_state(&script, v1::TaskState::Running, SOON)
+        .await
+        .expect("running");
+    registering.reached().await.expect("registered");
+    world.manager.kill().expect("killed");
+    registering.release();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(
+        recipe::updates(&world, "UpdateService", &service),
+        0,
+        "{}",
+        world.report()
+    );
+    world.manager.start_again().await.expect("started again");
+    for task in [&task, &script] {
+        let done = world.succeeded(task, LATER).await.expect("succeeded");
+        assert_eq!(
+            (done.agent_id.as_str(), done.run, done.epoch),
+            ("agent-1", 1, 1),
+            "{done:#?}"
+        );
+    }
+    let logs = world.logs(&script).await.expect("logs");
+    let times = ["begun", "ended"].map(|word| logs.lines().filter(|line| *line == word).count());
+    assert_eq!(times, [1, 1], "{logs}");
+    for operation in ["RegisterTaskDefinition", "UpdateService"] {
+        let times = recipe::updates(&world, operation, &service);
+        assert_eq!(times, 1, "{operation}\n{}", world.report());
+    }
 }
