@@ -11,7 +11,7 @@ use deputy_proto::v1::{GetRequest, LogState, Task};
 
 use crate::footprint::rss_mib;
 use crate::processes::{Pair, submit_request};
-use crate::table::Row;
+use crate::table::{Goal, Row};
 
 // Below the cap of a task's spool, so that nothing is dropped even where the manager is slower than the child.
 const BYTES: u64 = 192 * 1024 * 1024;
@@ -54,7 +54,7 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
             "logs: child → acknowledged, 50 secrets",
             format!("{middle:.0} MB/s ({:.0}–{:.0})", rates[0], rates[ROUNDS - 1]),
             format!("≥ {GOAL_MB_PER_SECOND:.0} MB/s"),
-            middle >= GOAL_MB_PER_SECOND,
+            Goal::met_if(|| middle >= GOAL_MB_PER_SECOND),
         ),
         Row::baseline("logs: agent's memory meanwhile, peak", format!("{peak:.1} MiB")),
     ])

@@ -11,6 +11,7 @@ mod baseline;
 mod processes;
 mod table;
 
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -37,7 +38,7 @@ fn main() -> Result<()> {
         .build()?;
     let mut rows = Vec::new();
     for name in &names {
-        eprintln!("measuring {name} …");
+        writeln!(std::io::stderr().lock(), "measuring {name} …")?;
         rows.extend(runtime.block_on(async {
             match name.as_str() {
                 "dispatch" => dispatch::measure(&programs).await,

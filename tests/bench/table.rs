@@ -13,7 +13,23 @@ pub(crate) struct Row {
     /// The goal; empty for baselines.
     pub(crate) goal: String,
     /// Whether it is met; `None` for baselines.
-    pub(crate) met: Option<bool>,
+    pub(crate) goal_is: Option<Goal>,
+}
+
+/// Whether a goal is met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// It is.
+    Met,
+    /// It is not.
+    Missed,
+}
+
+impl Goal {
+    /// From a comparison.
+    pub(crate) fn met_if(holds: impl FnOnce() -> bool) -> Self {
+        if holds() { Self::Met } else { Self::Missed }
+    }
 }
 
 impl Row {
@@ -23,7 +39,7 @@ impl Row {
             what: what.into(),
             measured: measured.into(),
             goal: String::new(),
-            met: None,
+            goal_is: None,
         }
     }
 
@@ -32,13 +48,13 @@ impl Row {
         what: impl Into<String>,
         measured: impl Into<String>,
         goal: impl Into<String>,
-        met: bool,
+        goal_is: Goal,
     ) -> Self {
         Self {
             what: what.into(),
             measured: measured.into(),
             goal: goal.into(),
-            met: Some(met),
+            goal_is: Some(goal_is),
         }
     }
 }
@@ -56,10 +72,10 @@ pub(crate) fn print(rows: &[Row]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{:what$}  {:>measured$}  {:goal$}", "what", "measured", "goal")?;
     for row in rows {
-        let verdict = match row.met {
+        let verdict = match row.goal_is {
             None => "",
-            Some(true) => "met",
-            Some(false) => "MISSED (see docs/performance.md)",
+            Some(Goal::Met) => "met",
+            Some(Goal::Missed) => "MISSED (see docs/performance.md)",
         };
         writeln!(
             out,

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use deputy_proto::v1::{ListRequest, TaskState};
 
 use crate::processes::{Pair, submit_request, wait_until_idle};
-use crate::table::Row;
+use crate::table::{Goal, Row};
 
 const TASKS: usize = 20_000;
 const SUBMITTERS: usize = 64;
@@ -48,7 +48,7 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
         "throughput: effect-only tasks per second",
         format!("{middle:.0}/s ({low:.0}–{high:.0})"),
         format!("≥ {GOAL_PER_SECOND:.0}/s"),
-        middle >= GOAL_PER_SECOND,
+        Goal::met_if(|| middle >= GOAL_PER_SECOND),
     )])
 }
 

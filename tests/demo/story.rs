@@ -35,13 +35,13 @@ pub(crate) async fn tell(afterwards: Afterwards) -> ExitCode {
     let outcome = all(&mut told, &mut world, afterwards).await;
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let report = world.as_ref().map(World::report).unwrap_or_default();
-    eprintln!("\nerror: the demonstration did not go as it should: {error:#}");
+    told.fail(&format!("the demonstration did not go as it should: {error:#}"));
     match keep_report(&format!("{error:#}\n\n{report}")) {
-        Ok(path) => eprintln!(
-            "hint: the logs of all processes and every call are in {}",
+        Ok(path) => told.hint(&format!(
+            "the logs of all processes and every call are in {}",
             path.display()
-        ),
-        Err(error) => eprintln!("the logs could not be written: {error:#}\n{report}"),
+        )),
+        Err(error) => told.hint(&format!("the logs could not be written: {error:#}\n{report}")),
     }
     ExitCode::FAILURE
 }

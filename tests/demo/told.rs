@@ -46,6 +46,16 @@ impl Told {
         self.say(&format!("✓ {what}"))
     }
 
+    /// What went wrong, to standard error.
+    pub(crate) fn fail(&self, what: &str) {
+        let _closed = writeln!(std::io::stderr().lock(), "\nerror: {what}");
+    }
+
+    /// Where to look, to standard error.
+    pub(crate) fn hint(&self, what: &str) {
+        let _closed = writeln!(std::io::stderr().lock(), "hint: {what}");
+    }
+
     /// How long it took.
     pub(crate) fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()

@@ -31,6 +31,11 @@ impl Verdict {
     }
 }
 
+/// One line to standard error while it goes on; a closed one is no reason to stop.
+pub(crate) fn progress(line: &str) {
+    let _closed = writeln!(std::io::stderr().lock(), "{line}");
+}
+
 /// Prints everything; how many points were survived.
 pub(crate) fn print(kind: &str, verdicts: &[Verdict]) -> Result<usize> {
     let mut out = std::io::stdout().lock();

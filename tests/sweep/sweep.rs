@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::point::Point;
-use crate::report::Verdict;
+use crate::report::{self, Verdict};
 use crate::scenario::Scenario;
 
 /// Most of a point's time is waiting for a lease to end, so several go on at the same time.
@@ -60,11 +60,11 @@ pub(crate) async fn run(scenarios: &[Box<dyn Scenario>], extent: Extent) -> Resu
         let measure = undisturbed(scenario.as_ref(), &cloud)
             .await
             .with_context(|| format!("the undisturbed run of {}", scenario.name()))?;
-        eprintln!(
+        report::progress(&format!(
             "{}: {} effects; sweeping them …",
             scenario.name(),
             measure.effects.len()
-        );
+        ));
         measures.push(measure);
     }
     for (scenario, measure) in scenarios.iter().zip(&measures) {
@@ -89,7 +89,7 @@ pub(crate) async fn run(scenarios: &[Box<dyn Scenario>], extent: Extent) -> Resu
                 took: started.elapsed(),
                 failure: result.err().map(|error| format!("{error:#}")),
             };
-            eprintln!("  {}", verdict.line());
+            report::progress(&format!("  {}", verdict.line()));
             verdict
         }
     });
