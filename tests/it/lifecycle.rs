@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
-use deputy_tests::proxy::rule::Matcher;
+use deputy_tests::proxy::rule::{Handle, Matcher};
 use deputy_tests::tasks::Tasks;
 use deputy_tests::world::World;
 use rand::rngs::StdRng;
@@ -141,14 +141,8 @@ async fn a_cancel_lets_the_call_under_way_finish_and_rolls_back() {
 #[tokio::test]
 async fn a_leaving_agent_gives_its_deployments_away_and_finishes_its_script() {
     let mut world = World::with_shared_cloud().await.expect("a world");
-    let (service, _) = recipe::service(&world, "drained").await;
+    let (service, ecs, looks) = waiting_deployment(&world).await;
     let namespace = world.namespace("drained").await.expect("a namespace");
-    let updating = world
-        .proxy()
-        .expect("a proxy")
-        .withhold_reply(Matcher::on("ecs", "UpdateService").always());
-    let ecs = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
-    let looks = recipe::waiting_for_steady(&world, updating, std::slice::from_ref(&ecs)).await;
     let go = world.folder().join("go");
     let wait_for_go = format!("until test -e {}; do sleep 0.1; done\necho finished", go.display());
     let script = world
@@ -170,19 +164,9 @@ async fn a_leaving_agent_gives_its_deployments_away_and_finishes_its_script() {
             .expect("released");
         assert_eq!(released.epoch, 1, "{released:#?}");
     }
-    assert!(
-        world.agents[0].child.is_running(),
-        "it waits for its script\n{}",
-        world.report()
-    );
     drop(looks);
     world.agent(AgentOptions::default()).await.expect("another agent");
-    std::fs::write(&go, "").expect("written");
-    let finished = world.succeeded(&script, SOON).await.expect("finished");
-    assert_eq!((finished.agent_id.as_str(), finished.epoch), ("agent-1", 1));
-    assert!(world.logs(&script).await.expect("logs").contains("finished"));
-    let left = world.agents[0].child.ended(SOON).await.expect("left");
-    assert_eq!(left.code(), Some(0), "{}", world.report());
+    script_finished_and_agent_left(&mut world, &script, &go).await;
     for task in [&ecs, &pods] {
         let done = world.succeeded(task, LATER).await.expect("succeeded");
         assert_eq!((done.agent_id.as_str(), done.epoch), ("agent-2", 2), "{done:#?}");
@@ -194,6 +178,31 @@ async fn a_leaving_agent_gives_its_deployments_away_and_finishes_its_script() {
         world.report()
     );
     recipe::applied_once(&world, &namespace).await;
+}
+
+/// A deployment whose looks at its service are held: the service, the task, and the handle.
+async fn waiting_deployment(world: &World) -> (String, String, Handle) {
+    let (service, _) = recipe::service(world, "drained").await;
+    let proxy = world.proxy().expect("a proxy");
+    let updating = proxy.withhold_reply(Matcher::on("ecs", "UpdateService").always());
+    let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+    let looks = recipe::waiting_for_steady(world, updating, std::slice::from_ref(&task)).await;
+    (service, task, looks)
+}
+
+/// The leaving agent itself has finished its script, and has left in order.
+async fn script_finished_and_agent_left(world: &mut World, script: &str, go: &Path) {
+    assert!(
+        world.agents[0].child.is_running(),
+        "it waits for its script\n{}",
+        world.report()
+    );
+    std::fs::write(go, "").expect("written");
+    let finished = world.succeeded(script, SOON).await.expect("finished");
+    assert_eq!((finished.agent_id.as_str(), finished.epoch), ("agent-1", 1));
+    assert!(world.logs(script).await.expect("logs").contains("finished"));
+    let left = world.agents[0].child.ended(SOON).await.expect("left");
+    assert_eq!(left.code(), Some(0), "{}", world.report());
 }
 
 const TASKS: usize = 200;
@@ -231,16 +240,21 @@ async fn a_manager_that_is_killed_under_load_loses_nothing_and_starts_nothing_tw
     while let Some(share) = clients.join_next().await {
         ids.extend(share.expect("a client").expect("all acknowledged"));
     }
+    check_load(&world, ids, &file).await;
+}
+
+/// Every acknowledged task has run and ended once, and there is no other.
+async fn check_load(world: &World, ids: Vec<(String, String)>, file: &Path) {
     for (name, id) in &ids {
         let done = world.succeeded(id, LATER).await.expect("succeeded");
         assert_eq!(done.run, 1, "{done:#?}");
-        let again = submit_until_acknowledged(&world.tasks, name, &file).await;
+        let again = submit_until_acknowledged(&world.tasks, name, file).await;
         assert_eq!(&again.expect("answered"), id, "the same request is the same task");
     }
     let told = futures::future::join_all(ids.iter().map(|(_, id)| ends(&world.tasks, id))).await;
     assert!(told.iter().all(|ends| ends == &["succeeded"]), "{told:?}");
     let mut expected: Vec<String> = ids.into_iter().map(|(name, _)| name).collect();
-    let mut ran = recipe::lines(&file);
+    let mut ran = recipe::lines(file);
     expected.sort();
     ran.sort();
     assert_eq!(ran, expected, "each exactly once\n{}", world.report());

@@ -141,7 +141,7 @@ pub(crate) fn lines(file: &std::path::Path) -> Vec<String> {
 
 /// Holds every look at services once `updates` of them have been made and their results are on record: all their
 /// tasks wait for a steady state. Dropping the handle lets them go on.
-pub(crate) async fn waiting_for_steady<'w>(world: &'w World, updating: Handle, tasks: &[String]) -> Handle {
+pub(crate) async fn waiting_for_steady(world: &World, updating: Handle, tasks: &[String]) -> Handle {
     let count = u32::try_from(tasks.len()).expect("few");
     let reached = async || updating.count() == count;
     world
