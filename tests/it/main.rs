@@ -6,6 +6,12 @@ mod end_to_end;
 mod lifecycle;
 mod loss;
 
+mod bad_input;
+mod denials;
+mod local;
+mod secrets_stay;
+mod unhealthy;
+
 mod containers;
 mod link;
 mod proxy;

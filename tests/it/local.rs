@@ -1,0 +1,96 @@
+//! `deputy-agent task`: a document without a manager.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use deputy_tests::programs::{Binaries, workspace};
+
+use crate::recipe;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn local(folder: &Path, file: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(Binaries::beside_this().expect("built").agent);
+    command.env_clear().env("HOME", folder).env("TMPDIR", folder);
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .arg("task")
+        .arg(file)
+        .args(more)
+        .current_dir(folder);
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    let run = tokio::task::spawn_blocking(move || command.output());
+    let output = tokio::time::timeout(SOON, run).await.expect("in time");
+    output.expect("joined").expect("run")
+}
+
+fn said(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{out}\n{err}")
+}
+
+/// Guards the example of the README, and the exit codes that scripts around it rely on.
+#[tokio::test]
+async fn a_local_task_ends_0_1_or_2_and_shows_its_output() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let example = output(local(folder.path(), &workspace().join("examples/shell.yaml"), &[])).await;
+    assert_eq!(example.status.code(), Some(0), "{}", said(&example));
+    assert!(said(&example).contains("Hello from Linux"), "{}", said(&example));
+    assert!(
+        said(&example).contains("task hello ran on kernel"),
+        "{}",
+        said(&example)
+    );
+
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::script("fails", "", "", "echo so far; exit 3")).expect("written");
+    let failed = output(local(folder.path(), &file, &[])).await;
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    assert!(said(&failed).contains("so far"), "{}", said(&failed));
+
+    let bad = output(local(
+        folder.path(),
+        &workspace().join("tests/bad/misspelt-keys.yaml"),
+        &[],
+    ))
+    .await;
+    assert_eq!(bad.status.code(), Some(2), "{}", said(&bad));
+    assert!(said(&bad).contains("error: "), "{}", said(&bad));
+    assert!(!said(&bad).contains("panicked"), "{}", said(&bad));
+}
+
+/// Guards that a journal file makes a killed run go on: what is done is not done again, what is retry-safe is.
+#[tokio::test]
+async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (done, runs) = (folder.path().join("done"), folder.path().join("runs"));
+    let steps = format!(
+        "    - name: first\n      shell: {{ run: \"echo once >> {}\" }}\n    - name: second\n      shell:\n        retrySafe: true\n        run: |\n          echo run >> {runs}\n          if [ $(wc -l < {runs}) -lt 2 ]; then sleep 300; fi\n          echo resumed\n",
+        done.display(),
+        runs = runs.display(),
+    );
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::task("resumes", "", &steps)).expect("written");
+    let mut command = local(folder.path(), &file, &["--journal", "journal"]);
+    let mut first = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let deadline = tokio::time::Instant::now() + SOON;
+    while recipe::lines(&runs).is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the second step did not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.kill().expect("killed");
+    first.wait().expect("its end");
+    let second = output(local(folder.path(), &file, &["--journal", "journal"])).await;
+    assert_eq!(second.status.code(), Some(0), "{}", said(&second));
+    assert!(said(&second).contains("resumed"), "{}", said(&second));
+    assert_eq!(recipe::lines(&done).len(), 1, "the first step is not run again");
+    assert_eq!(recipe::lines(&runs).len(), 2, "the second is");
+}
