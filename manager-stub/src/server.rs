@@ -12,8 +12,8 @@ use deputy_proto::v1::tasks_server::TasksServer;
 use deputy_proto::version::{MAX_BLOB_FRAME_BYTES, MAX_SESSION_FRAME_BYTES};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpIncoming;
 
 use crate::blob_store::BlobStore;
 use crate::dispatcher::inbound::Inbound;
