@@ -55,6 +55,7 @@ cp "$KUBECONFIG" kubeconfig
 curl -s -o /dev/null -w '%{http_code}' "$AWS_CONTAINER_CREDENTIALS_FULL_URI" > without
 curl -s -o /dev/null -w '%{http_code}' -H "Authorization: wrong" "$AWS_CONTAINER_CREDENTIALS_FULL_URI" > wrong
 curl -s -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" "$AWS_CONTAINER_CREDENTIALS_FULL_URI" > credentials
+cat credentials
 AWS_PROGRAM sts get-caller-identity --region eu-west-1 --output json > identity
 kubectl get configmaps -n shop > configmaps"#;
     looks
@@ -125,6 +126,10 @@ async fn a_step_has_its_roles_identity_and_nothing_of_it_is_kept() {
     let field = |name: &str| given[name].as_str().expect(name).to_owned();
     let mut secrets = vec![field("SecretAccessKey"), field("Token")];
     secrets.push(value("AWS_CONTAINER_AUTHORIZATION_TOKEN").expect("a token"));
+    assert!(
+        logs.contains("SecretAccessKey"),
+        "the script prints what it got: {logs}"
+    );
     for secret in &secrets {
         assert!(
             !read(&folder, "kubeconfig").contains(secret.as_str()),

@@ -61,11 +61,15 @@ pub struct EndpointHandle {
 }
 
 impl EndpointHandle {
-    /// Opens an endpoint that serves `identity`.
+    /// Opens an endpoint that serves `identity`. What is secret of each answer is given to `hide` before it is sent:
+    /// a child may print it.
     ///
     /// # Errors
     /// If there is no loopback port or no randomness.
-    pub async fn open(identity: TaskIdentity) -> Result<Self, EndpointError> {
+    pub async fn open(
+        identity: TaskIdentity,
+        hide: impl Fn(&[u8]) + Send + Sync + 'static,
+    ) -> Result<Self, EndpointError> {
         let mut bytes = Zeroizing::new([0_u8; TOKEN_BYTES]);
         rand::rngs::OsRng
             .try_fill_bytes(bytes.as_mut_slice())
@@ -79,6 +83,7 @@ impl EndpointHandle {
             identity,
             token: Arc::clone(&token),
             host: address.to_string(),
+            hide: Box::new(hide),
         };
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, Arc::new(guard)));
@@ -132,6 +137,7 @@ struct Guard {
     identity: TaskIdentity,
     token: Arc<Zeroizing<String>>,
     host: String,
+    hide: Box<dyn Fn(&[u8]) + Send + Sync>,
 }
 
 /// Ends when aborted; its connections end with it.
@@ -171,7 +177,11 @@ async fn respond(guard: &Guard, request: &Request<Incoming>) -> Response<Full<By
         return refused(status, why);
     }
     match guard.identity.credentials().await {
-        Ok(credentials) => reply(StatusCode::OK, &document(&credentials, SystemTime::now())),
+        Ok(credentials) => {
+            (guard.hide)(credentials.secret_access_key().as_bytes());
+            (guard.hide)(credentials.session_token().unwrap_or_default().as_bytes());
+            reply(StatusCode::OK, &document(&credentials, SystemTime::now()))
+        }
         Err(error) => reply(
             StatusCode::INTERNAL_SERVER_ERROR,
             &json!({"code": error.class(), "message": error.to_string()}),
@@ -255,7 +265,7 @@ mod tests {
         let identity = Identities::new(env)
             .for_task("eu-west-1", &[], "deputy-test")
             .expect("no hops");
-        EndpointHandle::open(identity).await.expect("loopback")
+        EndpointHandle::open(identity, |_| {}).await.expect("loopback")
     }
 
     async fn ask(address: SocketAddr, request: String) -> String {

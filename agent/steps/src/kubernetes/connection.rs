@@ -2,6 +2,7 @@
 //! the kubeconfig's server and certificate authority, a token from its exec plugin. Called by the
 //! step programs. Everything of it is gone when it is dropped; no secret is ever in a file.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_credentials::authenticator::ToolLookup;
@@ -43,7 +44,9 @@ impl Connection {
         let program = ToolLookup::from_process().token_program().await;
         ctx.narrate(program.narration());
         let plugin = ExecPlugin::new(&program, &found);
-        let endpoint = EndpointHandle::open(identity).await.map_err(|error| {
+        let host = Arc::clone(ctx.host());
+        let hide = move |secret: &[u8]| host.add_secret(secret);
+        let endpoint = EndpointHandle::open(identity, hide).await.map_err(|error| {
             Failure::new(
                 "agent.credentialEndpoint",
                 "the task's credential endpoint could not be opened",

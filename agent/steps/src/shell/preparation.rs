@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::authenticator::ToolLookup;
@@ -170,7 +171,9 @@ async fn open_endpoint(
     identity: &TaskIdentity,
     environment: &mut Environment,
 ) -> Result<EndpointHandle, StepError> {
-    let endpoint = EndpointHandle::open(identity.clone()).await.map_err(|error| {
+    let host = Arc::clone(ctx.host());
+    let hide = move |secret: &[u8]| host.add_secret(secret);
+    let endpoint = EndpointHandle::open(identity.clone(), hide).await.map_err(|error| {
         Failure::new("aws.endpoint", "the script cannot be given AWS credentials").caused_by(&error)
     })?;
     for secret in endpoint.secrets() {
