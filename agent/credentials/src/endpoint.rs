@@ -179,7 +179,9 @@ async fn respond(guard: &Guard, request: &Request<Incoming>) -> Response<Full<By
     match guard.identity.credentials().await {
         Ok(credentials) => {
             (guard.hide)(credentials.secret_access_key().as_bytes());
-            (guard.hide)(credentials.session_token().unwrap_or_default().as_bytes());
+            if let Some(token) = credentials.session_token() {
+                (guard.hide)(token.as_bytes());
+            }
             reply(StatusCode::OK, &document(&credentials, SystemTime::now()))
         }
         Err(error) => reply(
