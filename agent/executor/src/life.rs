@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use deputy_steps::failure::Halt;
 use deputy_steps::permit;
 use deputy_task::document::OnFailure;
 use deputy_task::message::{WriteOp, WriteVerdict};
@@ -80,12 +81,14 @@ async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
             Ended::Failed(ending) if !is_undone(attempt, &ending) => {
                 return LastWord::Complete(Box::new(completion(attempt, Some(ending), None)));
             }
-            Ended::Failed(ending) => {
-                if undo::decide(attempt, &ending).await.is_err() && attempt.switch.is_stale() {
-                    return LastWord::None;
+            Ended::Failed(ending) => match undo::decide(attempt, ending.clone()).await {
+                Ok(ending) => ending,
+                Err(Halt::Stale) => return LastWord::None,
+                Err(halt) => {
+                    let ending = not_undone(attempt, ending, &halt);
+                    return LastWord::Complete(Box::new(completion(attempt, Some(ending), None)));
                 }
-                ending
-            }
+            },
         },
     };
     match undo(attempt).await {
@@ -96,6 +99,22 @@ async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
         UndoEnded::Released(reason) => LastWord::Release(reason),
         UndoEnded::Stale => LastWord::None,
     }
+}
+
+/// The ending of a run whose undo the journal does not take: nothing is touched any more.
+fn not_undone(attempt: &Attempt, mut ending: Ending, halt: &Halt) -> Ending {
+    tracing::error!(task.id = %attempt.reference.task, attempt = attempt.reference.epoch, %halt, "the decision to undo was refused");
+    let hint = format!(
+        "nothing was undone, because the decision to undo was refused: {halt}; compare `deputy explain` with the world before the task is run again"
+    );
+    ending.failure.hint = if ending.failure.hint.is_empty() {
+        hint
+    } else {
+        format!("{}; {hint}", ending.failure.hint)
+    };
+    ending.failure = attempt.mask_failure(ending.failure);
+    ending.certainty = Certainty::Held;
+    ending
 }
 
 /// Is a run that ends this way undone?

@@ -64,17 +64,27 @@ struct RecordedUndone {
     noted: Vec<String>,
 }
 
-/// Decides the undo: from here on, forward intents are refused.
-pub(crate) async fn decide(attempt: &Attempt, ending: &Ending) -> Result<(), Halt> {
+/// Decides the undo: from here on, forward intents are refused. Answers why the run ends: what an
+/// attempt before this one recorded stays, for a fact has one value.
+///
+/// # Errors
+/// The decision is not acknowledged: nothing may be undone.
+pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, Halt> {
     attempt.switch.turn_to_undo();
-    let recorded = RecordedEnding {
-        outcome: ending.outcome,
-        failure: ending.failure.clone(),
+    let key = task_key(ENDING);
+    let recorded = attempt.replay().fact(&key).cloned();
+    let ending = match recorded {
+        Some(value) => serde_json::from_value::<RecordedEnding>(value).map_or(ending, Ending::from),
+        None => {
+            let recorded = RecordedEnding {
+                outcome: ending.outcome,
+                failure: ending.failure.clone(),
+            };
+            let value = serde_json::to_value(&recorded).unwrap_or_default();
+            attempt.post_fact(task_record(key, RecordBody::Fact(value))).await?;
+            ending
+        }
     };
-    let value = serde_json::to_value(&recorded).unwrap_or_default();
-    attempt
-        .post_fact(task_record(task_key(ENDING), RecordBody::Fact(value)))
-        .await?;
     if attempt.replay().undo_reason().is_none() && !attempt.switch.is_undo_decided() {
         let decision = Decision::Undo {
             reason: ending.failure.summary.clone(),
@@ -84,7 +94,7 @@ pub(crate) async fn decide(attempt: &Attempt, ending: &Ending) -> Result<(), Hal
             .await?;
     }
     attempt.replay().decide_undo(ending.failure.summary.clone());
-    Ok(())
+    Ok(ending)
 }
 
 /// Why a run ends whose undo was decided before this attempt.
@@ -98,10 +108,16 @@ pub(crate) fn recorded_ending(attempt: &Attempt, reason: &str) -> Ending {
             format!("it was decided that the task is undone: {reason}"),
         ),
     });
-    Ending {
-        outcome: recorded.outcome,
-        failure: recorded.failure,
-        certainty: Certainty::Known,
+    Ending::from(recorded)
+}
+
+impl From<RecordedEnding> for Ending {
+    fn from(recorded: RecordedEnding) -> Self {
+        Self {
+            outcome: recorded.outcome,
+            failure: recorded.failure,
+            certainty: Certainty::Known,
+        }
     }
 }
 

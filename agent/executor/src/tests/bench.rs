@@ -47,6 +47,8 @@ pub(super) struct Bench {
     pub(super) progress: Vec<StepProgress>,
     pub(super) writes: usize,
     pub(super) says: Vec<Say>,
+    /// What the manager answers to a write with this text in its key (or `complete`, or `release`).
+    pub(super) refuses: Option<(&'static str, WriteVerdict)>,
     pub(super) cancel: Option<String>,
     /// The packed bundle of the only source.
     pub(super) bundle: Vec<u8>,
@@ -76,6 +78,7 @@ impl Bench {
             progress: Vec::new(),
             writes: 0,
             says: Vec::new(),
+            refuses: None,
             cancel: None,
             bundle: Vec::new(),
             log: Arc::default(),
@@ -171,7 +174,15 @@ impl Bench {
                 return true;
             }
             let (topic, last) = topic(&event);
+            let refused = self
+                .refuses
+                .as_ref()
+                .filter(|(key, _)| topic.as_deref().is_some_and(|topic| topic.contains(key)));
             let answer = match event {
+                Event::Write { id, .. } if refused.is_some() => refused.map(|(_, verdict)| Command::Written {
+                    id,
+                    verdict: verdict.clone(),
+                }),
                 Event::FetchBlob { id, path, .. } => Some(Command::BlobFetched {
                     id,
                     result: std::fs::write(path, &self.bundle).map_err(|error| error.to_string()),
@@ -217,7 +228,11 @@ fn topic(event: &Event) -> (Option<String>, bool) {
             op: WriteOp::Append(record),
             ..
         } => (Some(label(record)), false),
-        Event::Write { .. } => (None, true),
+        Event::Write {
+            op: WriteOp::Complete(_),
+            ..
+        } => (Some("complete".into()), true),
+        Event::Write { .. } => (Some("release".into()), true),
         Event::Progress { .. } | Event::FetchBlob { .. } | Event::FreeSlots(_) => (None, false),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deputy_steps::effect::RetrySafe;
-use deputy_task::message::Command;
+use deputy_task::message::{Command, WriteVerdict};
 use deputy_task::outcome::{Outcome, World as Left};
 use deputy_task::progress::StepStatus;
 use deputy_task::record::{Decision, Record, RecordBody};
@@ -168,4 +168,45 @@ async fn another_agent_goes_on_with_an_undo_and_keeps_the_reason() {
         .filter(|what| what.contains("restore"))
         .count();
     assert_eq!(restored, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ending_that_was_recorded_before_a_crash_is_kept_by_the_attempt_that_decides() {
+    let script = Script::from([("a", vec![Do::Put("x", "1"), Do::Wait(Duration::from_secs(600))])]);
+    let cancel = |attempt: &deputy_task::attempt::AttemptRef| Command::Cancel {
+        attempt: attempt.clone(),
+        reason: "no".into(),
+    };
+    let mut bench = Bench::new(script, json!({ "onFailure": "rollback", "timeout": "1m" })).say("done a/put/x", cancel);
+    // Start, before, intent, done, ending; and the agent dies at the decision.
+    assert!(bench.attempt(Some(super::bench::Crash::WriteLost(6))).await);
+    assert_eq!(
+        bench.journal.records().last().map(label).as_deref(),
+        Some("fact @task/ending")
+    );
+    bench.says.clear();
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(
+        (completion.outcome, completion.world),
+        (Outcome::Cancelled, Left::RolledBack),
+        "{completion:?}"
+    );
+    assert_eq!(bench.world.objects()["x"], "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_undone_when_the_decision_is_refused() {
+    let mut bench = rollback(fails_in_c());
+    bench.refuses = Some(("decision", WriteVerdict::Invalid("no room".into())));
+    let completion = bench.run().await.expect("complete");
+    assert_eq!((completion.outcome, completion.world), (Outcome::Failed, Left::Unknown));
+    let failure = completion.failure.expect("why");
+    assert_eq!(failure.class, "script.fail");
+    assert!(failure.hint.contains("no room"), "{failure:?}");
+    assert!(
+        completion.remains.contains(&"Put x was done and stays".to_owned()),
+        "{:?}",
+        completion.remains
+    );
+    assert_eq!(completion.steps[0].status, StepStatus::Succeeded);
 }
