@@ -105,7 +105,7 @@ impl Ecs {
     }
 
     /// Did an interrupted call happen?
-    pub(crate) async fn look_changed(&self, expected: Expected<'_>) -> Result<Look<Change>, StepError> {
+    pub(crate) async fn look_changed(&self, expected: Expected<'_>) -> Result<Look<Change>, Failure> {
         let name = expected.service;
         let Some(seen) = self.describe(name).await? else {
             return Ok(match expected.before {
@@ -154,7 +154,7 @@ impl Ecs {
     }
 
     /// Was it deleted?
-    pub(crate) async fn look_deleted(&self, service: &str) -> Result<Look<()>, StepError> {
+    pub(crate) async fn look_deleted(&self, service: &str) -> Result<Look<()>, Failure> {
         let seen = self.describe(service).await?;
         Ok(if seen.is_some_and(|seen| seen.status() == "ACTIVE") {
             Look::Absent

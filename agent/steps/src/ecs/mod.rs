@@ -24,6 +24,7 @@ mod revision;
 mod service;
 mod names;
 mod document;
+mod reading;
 mod client;
 
 pub use program::{EcsRollingDeployProgram, INFO};

@@ -10,6 +10,7 @@ use crate::ecs::change::{Change, Expected};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
+use crate::ecs::reading::look_patiently;
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
 use crate::ecs::service::Before;
@@ -120,7 +121,7 @@ async fn register(ctx: &StepContext, ecs: &Ecs, wanted: &Wanted, names: &Names) 
     let key = ctx.key(&names.register);
     ctx.effect(
         effect,
-        || ecs.look_registered(&wanted.family, &token),
+        || look_patiently(ctx, || ecs.look_registered(&wanted.family, &token)),
         |permit| ecs.register(&wanted.family, &body, Pass::new(permit, key.clone())),
     )
     .await
@@ -141,7 +142,7 @@ async fn change(
         before: before.service.as_ref().map(|service| service.task_definition.as_str()),
         touched: &touched,
     };
-    let look = || ecs.look_changed(expected);
+    let look = || look_patiently(ctx, || ecs.look_changed(expected));
     if before.service.is_some() {
         let body = wanted.update_body(task_definition);
         let effect = Effect::bounded(

@@ -46,7 +46,7 @@ impl Ecs {
     }
 
     /// Did an interrupted call register ours? Its tag tells.
-    pub(crate) async fn look_registered(&self, family: &str, token: &str) -> Result<Look<Revision>, StepError> {
+    pub(crate) async fn look_registered(&self, family: &str, token: &str) -> Result<Look<Revision>, Failure> {
         let on = format!("the family {family}");
         let listed = self
             .client
@@ -96,7 +96,7 @@ impl Ecs {
     }
 
     /// Was ours taken back?
-    pub(crate) async fn look_deregistered(&self, arn: &str) -> Result<Look<()>, StepError> {
+    pub(crate) async fn look_deregistered(&self, arn: &str) -> Result<Look<()>, Failure> {
         let described = self.client.describe_task_definition().task_definition(arn).send().await;
         let described = described.map_err(|error| self.failure("ecs:DescribeTaskDefinition", arn, &error))?;
         let status = described.task_definition.and_then(|definition| definition.status);

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::context::StepContext;
 use crate::ecs::client::Ecs;
 use crate::ecs::document::short;
+use crate::ecs::reading::passes;
 use crate::ecs::service::Seen;
 use crate::ecs::stopped::{StopKind, Stopped};
 use crate::ecs::verdict::{Followed, Judgement, Rollout, Verdict, View};
@@ -242,17 +243,4 @@ fn rollout(deployment: &Deployment) -> Rollout {
         Some(_) => Rollout::InProgress,
         None => Rollout::Untold,
     }
-}
-
-/// Does it pass by itself? The task's own timeout bounds the wait.
-fn passes(failure: &Failure) -> bool {
-    matches!(
-        failure.class.as_str(),
-        "aws.unreachable"
-            | "aws.throttled"
-            | "aws.assumeRoleFailed"
-            | "aws.ambientIdentity"
-            | "ecs.server"
-            | "ecs.serviceUnavailable"
-    )
 }

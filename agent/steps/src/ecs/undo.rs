@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -12,6 +13,7 @@ use crate::ecs::change::{CHANGED_BY_OTHERS, Change, Expected};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
+use crate::ecs::reading::{look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
 use crate::ecs::service::{Before, BeforeService};
@@ -65,7 +67,9 @@ pub(crate) async fn undo(ctx: &StepContext, wanted: &Wanted) -> Result<Undone, S
     let ecs = Ecs::of(ctx, &wanted.cluster).await?;
     let token = token(&ctx.attempt, &ctx.step, &names.register);
     let registered = ctx
-        .settled(&names.register, SETTLE, || ecs.look_registered(&wanted.family, &token))
+        .settled(&names.register, SETTLE, || {
+            look_patiently(ctx, || ecs.look_registered(&wanted.family, &token))
+        })
         .await?;
     let Settled::Happened(revision) = registered else {
         return Ok(Undone::default());
@@ -104,7 +108,8 @@ impl Undo<'_> {
         } else {
             &self.names.create
         };
-        let settled = self.ctx.settled(name, SETTLE, || self.ecs.look_changed(expected)).await;
+        let look = || look_patiently(self.ctx, || self.ecs.look_changed(expected));
+        let settled = self.ctx.settled(name, SETTLE, look).await;
         match settled {
             Err(StepError::WorldUnknown(failure)) if failure.class == CHANGED_BY_OTHERS => {
                 self.undone
@@ -118,12 +123,8 @@ impl Undo<'_> {
 
     async fn current(&self, before: &Before, ours: &str) -> Result<Current, StepError> {
         let observe = || async {
-            let Some(seen) = self
-                .ecs
-                .describe(&self.wanted.service)
-                .await?
-                .filter(|seen| seen.status() == "ACTIVE")
-            else {
+            let seen = patiently(self.ctx, || self.ecs.describe(&self.wanted.service)).await?;
+            let Some(seen) = seen.filter(|seen| seen.status() == "ACTIVE") else {
                 return Ok(Current::Gone);
             };
             let touched = seen.touched(&self.wanted.touched());
@@ -234,7 +235,7 @@ impl Undo<'_> {
         self.ctx
             .effect(
                 Effect::bounded(&self.names.update, summary, &plan),
-                || self.look_restored(expected),
+                || look_patiently(self.ctx, || self.look_restored(expected)),
                 |permit| self.ecs.update(expected, &body, Pass::new(permit, key.clone())),
             )
             .await
@@ -242,7 +243,7 @@ impl Undo<'_> {
 
     /// Unlike ours, the previous task definition may still have its old deployment while ours is
     /// primary, so only what the service wants now tells.
-    async fn look_restored(&self, expected: Expected<'_>) -> Result<Look<Change>, StepError> {
+    async fn look_restored(&self, expected: Expected<'_>) -> Result<Look<Change>, Failure> {
         let seen = self.ecs.describe(expected.service).await?;
         match seen {
             Some(seen) if Some(seen.task_definition()) == expected.before => Ok(Look::Absent),
@@ -307,15 +308,13 @@ impl Undo<'_> {
         self.ctx
             .effect(
                 effect,
-                || self.ecs.look_deleted(service),
+                || look_patiently(self.ctx, || self.ecs.look_deleted(service)),
                 |permit| self.ecs.delete(service, Pass::new(permit, key.clone())),
             )
             .await?;
         self.undone.restored = true;
         loop {
-            let left = self
-                .ecs
-                .describe(service)
+            let left = patiently(self.ctx, || self.ecs.describe(service))
                 .await?
                 .map_or(0, |seen| seen.service.running_count());
             if left == 0 {
@@ -341,7 +340,7 @@ impl Undo<'_> {
         self.ctx
             .effect(
                 effect,
-                || self.ecs.look_deregistered(arn),
+                || look_patiently(self.ctx, || self.ecs.look_deregistered(arn)),
                 |permit| self.ecs.deregister(arn, Pass::new(permit, key.clone())),
             )
             .await?;
