@@ -183,11 +183,11 @@ pub enum OnAgentLoss {
     /// Resume if the effect in progress is bounded or retry-safe, else hold.
     #[default]
     Auto,
-    /// Resume elsewhere.
+    /// Resume elsewhere. A script that was running and is not `retrySafe` waits all the same.
     Resume,
     /// Wait for that agent or for an operator.
     Hold,
-    /// Undo elsewhere.
+    /// Undo elsewhere. A script that was running and is not `retrySafe` waits all the same.
     Rollback,
 }
 
