@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::context::StepContext;
 use crate::effect::{Effect, Look};
-use crate::failure::StepError;
+use crate::failure::{Halt, StepError};
 use crate::permit::Permit;
 
 use super::api::{Api, Change};
@@ -234,9 +234,25 @@ pub(crate) async fn drop_superseded(
     };
     let names = ctx.fact(&format!("superseded/{namespace}"), observe).await?;
     for name in names {
-        drop_image(work, &ObjectRef::secret(namespace, &name), "an older state").await?;
+        let place = ObjectRef::secret(namespace, &name);
+        let dropped = drop_image(work, &place, "an older state").await;
+        if let Some(left) = left_behind(&place, dropped)? {
+            ctx.narrate(left);
+        }
     }
     Ok(())
+}
+
+/// What people are told of an image that could not be removed. The deployment is good by then: tidying
+/// fails no step.
+fn left_behind(place: &ObjectRef, dropped: Result<(), StepError>) -> Result<Option<String>, Halt> {
+    match dropped {
+        Ok(()) => Ok(None),
+        Err(StepError::Halted(halt)) => Err(halt),
+        Err(error @ (StepError::Failed(_) | StepError::WorldUnknown(_) | StepError::NotSent)) => Ok(Some(format!(
+            "{place}, an older state that is not needed any more, could not be removed and is left: {error}"
+        ))),
+    }
 }
 
 /// Removes an image.
@@ -350,5 +366,22 @@ mod tests {
             plan_digest(&body),
             plan_digest(&with_token(&manifest("b"), &object, "default/t/1/s"))
         );
+    }
+
+    #[test]
+    fn an_older_state_that_cannot_be_removed_is_told_and_only_a_halt_ends_the_step() {
+        let place = ObjectRef::secret("shop", "deputy-before-1");
+        let failure = || Box::new(Failure::new("kubernetes.forbidden", "may not delete Secrets"));
+        let told = |error| left_behind(&place, Err(error));
+        for error in [StepError::Failed(failure()), StepError::WorldUnknown(failure())] {
+            let line = told(error).expect("no halt").expect("a line");
+            assert!(
+                line.contains("deputy-before-1") && line.contains("may not delete Secrets"),
+                "{line}"
+            );
+        }
+        assert!(told(StepError::NotSent).expect("no halt").is_some());
+        assert_eq!(told(Halt::Drained.into()), Err(Halt::Drained));
+        assert_eq!(left_behind(&place, Ok(())), Ok(None));
     }
 }
