@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::attempt::Attempt;
+use crate::hidden::Hidden;
 
 /// The step part of keys that belong to the task itself: no step can be called that.
 const TASK: &str = "@task";
@@ -39,6 +40,24 @@ pub(crate) struct Arguments {
     agent: AgentSeen,
     /// Secret outputs that were made by an attempt before this one, `step.output`.
     lost: Vec<String>,
+    /// Secret outputs that were made by this attempt.
+    secrets: Vec<SecretOutput>,
+}
+
+#[derive(Debug)]
+struct SecretOutput {
+    step: String,
+    name: String,
+    value: String,
+}
+
+/// What a step is asked to do.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    /// The step with its expressions evaluated.
+    pub(crate) kind: StepKind,
+    /// What of it comes from secret outputs.
+    pub(crate) hidden: Hidden,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,6 +77,12 @@ impl Arguments {
 
     /// A step ended in this attempt.
     pub(crate) fn ended(&mut self, step: &str, outputs: Outputs) {
+        let secrets = outputs.secrets.iter().map(|(name, value)| SecretOutput {
+            step: step.to_owned(),
+            name: name.clone(),
+            value: value.clone(),
+        });
+        self.secrets.extend(secrets);
         let mut names = outputs.values;
         names.extend(
             outputs
@@ -90,16 +115,45 @@ impl Arguments {
     }
 
     /// The step with its expressions evaluated.
-    pub(crate) async fn evaluate(&mut self, attempt: &Attempt, step: &Step) -> Result<StepKind, ArgumentError> {
+    pub(crate) async fn evaluate(&mut self, attempt: &Attempt, step: &Step) -> Result<Evaluated, ArgumentError> {
         if matches!(step.kind, StepKind::NoopEffect(_)) {
-            return Ok(step.kind.clone());
+            return Ok(Evaluated {
+                kind: step.kind.clone(),
+                hidden: Hidden::default(),
+            });
         }
         if self.agent == AgentSeen::NotYet && mentions_agent(&step.kind) {
             self.see_agent(attempt).await?;
         }
-        step.kind
+        let kind = step
+            .kind
             .evaluated(self.scope(attempt))
-            .map_err(|error| self.explain(step, step.kind.name(), &error))
+            .map_err(|error| self.explain(step, step.kind.name(), &error))?;
+        let hidden = self.hidden(attempt, step, &kind);
+        Ok(Evaluated { kind, hidden })
+    }
+
+    /// The step is evaluated once more, with names in place of secret outputs: what differs is made of them.
+    fn hidden(&mut self, attempt: &Attempt, step: &Step, kind: &StepKind) -> Hidden {
+        if self.secrets.is_empty() {
+            return Hidden::default();
+        }
+        let mut scope = self.scope(attempt).clone();
+        for secret in &self.secrets {
+            if let Some(names) = scope.steps.get_mut(&secret.step) {
+                names.outputs.insert(secret.name.clone(), secret.placeholder().into());
+            }
+        }
+        match step.kind.evaluated(&scope) {
+            Ok(named) => Hidden::between(kind, &named),
+            // An expression computes with a secret and takes no other text: it needs one that this attempt made.
+            Err(_) => Hidden::of(
+                self.secrets
+                    .iter()
+                    .map(|secret| (secret.value.clone(), secret.placeholder()))
+                    .collect(),
+            ),
+        }
     }
 
     /// What is said of the agent steers the program and would differ in the next attempt: a fact.
@@ -145,6 +199,12 @@ impl Arguments {
             ));
         }
         ArgumentError::Failed(Box::new(failure))
+    }
+}
+
+impl SecretOutput {
+    fn placeholder(&self) -> String {
+        format!("<secret {}.{}>", self.step, self.name)
     }
 }
 

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use deputy_steps::context::{Outputs, StepContext};
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::registry;
-use deputy_task::document::{OnFailure, Step, StepKind, duration};
+use deputy_task::document::{OnFailure, Step, duration};
 use deputy_task::outcome::{Failure, Outcome, StopReason};
 use deputy_task::progress::StepStatus;
 use deputy_task::record::{Direction, EffectKey, Record, RecordBody};
 
-use crate::arguments::{ArgumentError, Arguments, RecordedOutputs};
+use crate::arguments::{ArgumentError, Arguments, Evaluated, RecordedOutputs};
 use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::driver::{Limits, drive};
+use crate::hidden::Hidden;
 use crate::host::StepHost;
 
 /// The name of the fact that a step has ended.
@@ -115,9 +116,9 @@ async fn run_step(
         attempt.board.status(&step.name, StepStatus::Skipped);
         return Ok(());
     }
-    let kind = arguments.evaluate(attempt, step).await?;
+    let Evaluated { kind, hidden } = arguments.evaluate(attempt, step).await?;
     attempt.board.status(&step.name, StepStatus::Running);
-    let ctx = context(attempt, step, Direction::Forward);
+    let ctx = context(attempt, step, Direction::Forward, hidden);
     let program = (attempt.shared.programs)(kind);
     let outputs = drive(attempt, limits, program.run(&ctx)).await?;
     finish_step(attempt, step, &outputs, place).await?;
@@ -128,7 +129,7 @@ async fn run_step(
 }
 
 /// The context of a step's program.
-pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction) -> StepContext {
+pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction, hidden: Hidden) -> StepContext {
     let recorded = attempt.replay().version_of(&step.name);
     let version = recorded.unwrap_or_else(|| registry::newest_version(&step.kind));
     let host = StepHost {
@@ -137,6 +138,7 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction)
         kind: step.kind.name(),
         version,
         direction,
+        hidden,
     };
     let mut ctx = StepContext::new(
         Arc::new(host),
@@ -301,7 +303,11 @@ impl From<ArgumentError> for StepError {
     }
 }
 
-/// The kind of a step, evaluated; for the undo program too.
-pub(crate) async fn evaluate(attempt: &Attempt, arguments: &mut Arguments, step: &Step) -> Result<StepKind, StepError> {
+/// A step, evaluated; for the undo program too.
+pub(crate) async fn evaluate(
+    attempt: &Attempt,
+    arguments: &mut Arguments,
+    step: &Step,
+) -> Result<Evaluated, StepError> {
     Ok(arguments.evaluate(attempt, step).await?)
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::attempt::Attempt;
+use crate::hidden::Hidden;
 use crate::plan;
 use crate::replay::Reached;
 
@@ -28,6 +29,8 @@ pub(crate) struct StepHost {
     pub(crate) kind: &'static str,
     pub(crate) version: u32,
     pub(crate) direction: Direction,
+    /// What of the step's arguments may not be planned with.
+    pub(crate) hidden: Hidden,
 }
 
 /// What the journal knows of an effect that is about to begin.
@@ -252,6 +255,6 @@ impl Host for StepHost {
     }
 
     fn mask(&self, text: &str) -> String {
-        self.attempt.mask(text)
+        self.hidden.mask(text)
     }
 }

@@ -18,6 +18,7 @@ mod forward;
 mod arguments;
 mod driver;
 mod host;
+mod hidden;
 mod attempt;
 pub mod local;
 mod slot;

@@ -11,7 +11,7 @@ use deputy_task::progress::StepStatus;
 use deputy_task::record::{Decision, Direction, EffectKey, Record, RecordBody};
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::{Arguments, task_key, task_record};
+use crate::arguments::{Arguments, Evaluated, task_key, task_record};
 use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::driver::{Limits, drive};
@@ -183,8 +183,8 @@ async fn undo_step(
         return Err(halt.into());
     }
     attempt.board.status(&step.name, StepStatus::Undoing);
-    let kind = evaluate(attempt, arguments, step).await?;
-    let ctx = context(attempt, step, Direction::Undo);
+    let Evaluated { kind, hidden } = evaluate(attempt, arguments, step).await?;
+    let ctx = context(attempt, step, Direction::Undo, hidden);
     let program = (attempt.shared.programs)(kind);
     let undone: Undone = drive(attempt, limits, program.undo(&ctx)).await?;
     let masked = |what: &[String]| what.iter().map(|what| attempt.mask(what)).collect();

@@ -86,7 +86,7 @@ pub trait Host: Send + Sync + 'static {
     fn log(&self) -> LogWriter;
     /// Makes a value known to the redactor before it can be printed.
     fn add_secret(&self, value: &[u8]);
-    /// The text without the values that `add_secret` made known.
+    /// The text with names in place of what comes from secret outputs of earlier steps: the same in every attempt.
     fn mask(&self, text: &str) -> String;
 }
 
@@ -337,7 +337,8 @@ impl StepContext {
         EffectKey::of(&self.step, self.direction, name)
     }
 
-    /// `value` as JSON, known secret values replaced: what may go into a plan.
+    /// `value` as JSON, with names in place of what comes from secret outputs: what may go into a plan. What the
+    /// redactor happens to know must not count, for the next attempt's knows less.
     #[must_use]
     pub fn masked(&self, value: &impl Serialize) -> Value {
         let mut value = encode(value);

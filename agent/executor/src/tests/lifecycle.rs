@@ -5,6 +5,7 @@ use std::time::Duration;
 use deputy_task::message::{Command, Event, WriteOp};
 use deputy_task::outcome::{Outcome, World as Left};
 use deputy_task::progress::StepStatus;
+use deputy_task::record::RecordBody;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -266,6 +267,41 @@ async fn a_secret_output_never_leaves_and_is_lost_with_its_agent() {
     let failure = bench.run().await.expect("complete").failure.expect("why");
     assert_eq!((failure.class.as_str(), failure.step.as_str()), ("expression", "b"));
     assert!(failure.hint.contains("a.TOKEN"), "{failure:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_does_not_depend_on_what_the_redactor_knows() {
+    let script = Script::from([
+        ("a", vec![Do::Secret("TOKEN", "hunter2-hunter2")]),
+        ("b", vec![Do::Plan("hunter2-hunter2"), Do::Wait(Duration::from_secs(5))]),
+    ]);
+    let mut bench = Bench::new(script, json!({})).say("done b/plan", |_| Command::Drain {
+        deadline: deputy_steps::permit::now(),
+        reason: "SIGTERM".into(),
+    });
+    assert_eq!(bench.run().await, None);
+    bench.says.clear();
+    // The next agent never heard of the secret.
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Succeeded, "{:?}", completion.failure);
+    assert_eq!(bench.world.state().mutations, ["p: p=p"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_has_the_names_of_secret_outputs_and_not_their_values() {
+    let script = Script::from([
+        ("a", vec![Do::Secret("TOKEN", "hunter2-hunter2")]),
+        ("b", vec![Do::Plan("use hunter2-hunter2")]),
+    ]);
+    let mut bench = Bench::new(script, json!({}));
+    with_text(&mut bench, &[("b", "use ${{ steps.a.outputs.TOKEN }}")]);
+    assert_eq!(bench.run().await.expect("complete").outcome, Outcome::Succeeded);
+    let named = crate::plan::digest(&json!("use <secret a.TOKEN>"));
+    let planned = bench.journal.records().iter().find_map(|record| match &record.body {
+        RecordBody::Intent(intent) => Some(&intent.plan_digest),
+        _ => None,
+    });
+    assert_eq!(planned, Some(&named));
 }
 
 #[tokio::test(start_paused = true)]

@@ -116,6 +116,8 @@ pub(super) enum Do {
     Panic,
     /// Plans with the time, which is no fact.
     Roulette,
+    /// Plans with a text that may hold secrets, and sets `p`.
+    Plan(&'static str),
     /// A fact too large for a record.
     Boast,
     Output(&'static str, &'static str),
@@ -158,6 +160,7 @@ impl StepProgram for Scripted {
                 | Do::Fail
                 | Do::Panic
                 | Do::Roulette
+                | Do::Plan(_)
                 | Do::Boast
                 | Do::Source
                 | Do::Tell(_)
@@ -190,6 +193,15 @@ impl Scripted {
                     effect,
                     || async { Ok(Look::Absent) },
                     |permit| self.world.put("r", "r", "r", permit),
+                )
+                .await
+            }
+            Do::Plan(text) => {
+                let effect = Effect::bounded("plan", "Plan", &ctx.masked(&json!(text)));
+                ctx.effect(
+                    effect,
+                    || async { Ok(self.world.look("p", "p")) },
+                    |permit| self.world.put("p", "p", "p", permit),
                 )
                 .await
             }
