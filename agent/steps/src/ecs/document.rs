@@ -1,8 +1,10 @@
-//! The user's documents, made into the bodies of ECS calls. Everything in them goes through; only the
-//! case of keys is brought to the API's own, and what belongs to the other call is left out.
+//! The user's documents, made into the bodies of ECS calls. Everything in them goes through; only keys
+//! that the service model knows are brought to the API's own spelling, and what belongs to the other
+//! call is left out.
 
 use deputy_task::attempt::AttemptRef;
 use deputy_task::document::step::EcsRollingDeploy;
+use deputy_task::document::{EcsDocument, ecs_spelling};
 use deputy_task::outcome::Failure;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -23,8 +25,6 @@ const CREATE_ONLY: [&str; 6] = [
 const UPDATE_ONLY: [&str; 1] = ["forceNewDeployment"];
 /// What the step itself says.
 const OURS: [&str; 4] = ["cluster", "service", "serviceName", "taskDefinition"];
-/// Their keys are the user's, not the API's.
-const FREE_MAPS: [&str; 4] = ["dockerLabels", "options", "driverOpts", "labels"];
 /// `clientToken` of `CreateService` has at most 36 characters; tags have more.
 const TOKEN_CHARS: usize = 32;
 
@@ -42,8 +42,8 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// The documents, checked as far as the step needs it.
     pub(crate) fn of(step: &EcsRollingDeploy) -> Result<Self, Failure> {
-        let task_definition = api_case(&step.task_definition);
-        let service_definition = api_case(&step.service_definition);
+        let task_definition = ecs_spelling(&step.task_definition, EcsDocument::TaskDefinition);
+        let service_definition = ecs_spelling(&step.service_definition, EcsDocument::Service);
         let family = task_definition
             .get("family")
             .and_then(Value::as_str)
@@ -148,35 +148,6 @@ pub(crate) fn short(arn: &str) -> &str {
     arn.rsplit_once('/').map_or(arn, |(_, name)| name)
 }
 
-/// Keys in the API's camelCase where the document is in PascalCase.
-fn api_case(document: &Map<String, Value>) -> Map<String, Value> {
-    document
-        .iter()
-        .map(|(key, value)| (camel(key), api_case_value(&camel(key), value)))
-        .collect()
-}
-
-fn api_case_value(key: &str, value: &Value) -> Value {
-    match value {
-        Value::Object(_) if FREE_MAPS.contains(&key) => value.clone(),
-        Value::Object(entries) => Value::Object(api_case(entries)),
-        Value::Array(items) => items.iter().map(|item| api_case_value(key, item)).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-    }
-}
-
-fn camel(key: &str) -> String {
-    let mut letters = key.chars();
-    let Some(first) = letters.next() else {
-        return String::new();
-    };
-    if key == "EnableECSManagedTags" {
-        "enableECSManagedTags".into()
-    } else {
-        format!("{}{}", first.to_ascii_lowercase(), letters.as_str())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +172,7 @@ mod tests {
         let body = wanted.expect("good").register_body("t0").to_string();
         assert_eq!(
             body,
-            r#"{"family":"shop","containerDefinitions":[{"name":"app","dockerLabels":{"Team":"x"},"brandNew":{"a":1}}],"tags":[{"key":"k","value":"v"},{"key":"deputy:effect","value":"t0"}]}"#
+            r#"{"family":"shop","containerDefinitions":[{"name":"app","dockerLabels":{"Team":"x"},"brandNew":{"A":1}}],"tags":[{"key":"k","value":"v"},{"key":"deputy:effect","value":"t0"}]}"#
         );
     }
 

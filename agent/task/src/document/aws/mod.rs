@@ -7,7 +7,9 @@
 //! A key that is not in it is passed through with a warning: the list may be older than the API.
 
 mod arn;
+mod spelling;
 mod shape;
 
 pub(crate) use arn::{check_region, check_role_arn};
 pub(crate) use shape::{Lenience, compare};
+pub use spelling::{EcsDocument, ecs_spelling};

@@ -11,7 +11,8 @@ use crate::document::tree::{Data, Node};
 type Shapes = BTreeMap<String, serde_json::Map<String, serde_json::Value>>;
 
 /// An empty table would only turn every key into a warning; the test below reads the real one.
-static SHAPES: LazyLock<Shapes> = LazyLock::new(|| serde_json::from_str(include_str!("ecs.json")).unwrap_or_default());
+pub(super) static SHAPES: LazyLock<Shapes> =
+    LazyLock::new(|| serde_json::from_str(include_str!("ecs.json")).unwrap_or_default());
 
 /// What becomes of keys that look like misspelt ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +74,7 @@ impl Walk<'_> {
             return;
         };
         for entry in entries {
-            let spelled = if known.contains_key(&entry.key) {
-                Some(entry.key.clone())
-            } else {
-                camel_case(&entry.key).filter(|key| known.contains_key(key))
-            };
+            let spelled = spelled(&entry.key, known);
             if let Some(member) = spelled
                 .as_ref()
                 .and_then(|key| known.get(key))
@@ -132,6 +129,14 @@ impl Walk<'_> {
         };
         self.findings.push(finding.hint(hint));
     }
+}
+
+/// The member that `key` means, in the API's spelling.
+pub(super) fn spelled(key: &str, known: &serde_json::Map<String, serde_json::Value>) -> Option<String> {
+    if known.contains_key(key) {
+        return Some(key.to_owned());
+    }
+    camel_case(key).filter(|key| known.contains_key(key))
 }
 
 /// `ContainerDefinitions` → `containerDefinitions`.
