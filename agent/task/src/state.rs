@@ -121,7 +121,8 @@ impl TaskState {
         matches!(self, Self::Ended(_))
     }
 
-    /// Does the task hold its exclusive key?
+    /// Does the task hold its exclusive key by its state alone? A task that waits in the middle of
+    /// a started run holds it as well; the state does not tell that.
     #[must_use]
     pub const fn holds_key(self) -> bool {
         match self {

@@ -149,6 +149,7 @@ impl Core {
         } = submission;
         spec.submitted_at = self.now;
         entry.submitted_at = self.now;
+        entry.queue_timeout = spec.queue_timeout;
         let key = spec.key.clone();
         if let Some(timeout) = spec.queue_timeout {
             self.timers
@@ -247,7 +248,7 @@ impl Core {
                 },
                 Origin::Manage { key } => match result {
                     OpResult::Task { head, .. } => heads.push((key, *head)),
-                    OpResult::Missed(Missed::NotBefore(at)) => self.give_away_at(&key, at),
+                    OpResult::Missed(Missed::NotBefore(at)) => self.look_again_at(&key, at),
                     _ => {}
                 },
                 Origin::User { key, reply } => {

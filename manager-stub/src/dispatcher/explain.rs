@@ -23,6 +23,10 @@ impl Core {
                     .map_or_else(String::new, |holder| holder.task.to_string());
                 Some(format!("task {holder} holds the exclusive key {}", entry.exclusive))
             }
+            Place::Delayed if entry.not_before > self.now => Some(format!(
+                "a request of the attempt that released it may be in flight; it is offered again in {:?}",
+                entry.not_before.remaining(self.now)
+            )),
             Place::Delayed => Some("an agent has just declined it; it is offered again in a moment".into()),
             Place::Ready | Place::Held => None,
         };

@@ -11,6 +11,7 @@ use super::batch::{Origin, PendingWrite};
 use super::core::{Core, write_result};
 use super::inbound::SessionId;
 use super::settle::wire_attempt;
+use crate::store::clock::StoreTime;
 use crate::store::op::{Change, Op, Verdict, Write};
 use crate::store::task::TaskKey;
 
@@ -56,9 +57,7 @@ impl Core {
                 Ok((attempt, op)) => {
                     renews |= matches!(&op, Write::Append(record) if record.kind() == v1::RecordKind::Intent);
                     let key = TaskKey::of(&attempt);
-                    if matches!(op, Write::Complete(_) | Write::Release { .. } | Write::Refuse { .. }) {
-                        self.free_ahead(&key, &attempt, instance);
-                    }
+                    self.free_ahead(&op, (&key, &attempt), instance);
                     let op = Op::Write {
                         attempt,
                         instance: instance.clone(),
@@ -83,12 +82,20 @@ impl Core {
         }
     }
 
-    /// The slot and the key of a task that ends in this batch can be given away in the same batch.
-    fn free_ahead(&mut self, key: &TaskKey, attempt: &AttemptRef, instance: &InstanceId) {
+    /// The slot and the key of a task that ends in this batch can be given away in the same batch;
+    /// of one that is handed back in the middle of its run only the slot.
+    fn free_ahead(&mut self, op: &Write, (key, attempt): (&TaskKey, &AttemptRef), instance: &InstanceId) {
         let Some(entry) = self.queue.get(key) else { return };
+        let keeps_key = match op {
+            Write::Start | Write::Append(_) => return,
+            Write::Complete(_) => false,
+            Write::Release { .. } | Write::Refuse { .. } => entry.started_at > StoreTime::ZERO,
+        };
         if entry.epoch == attempt.epoch && entry.instance.as_ref() == Some(instance) {
             self.fleet.loosen(instance, key);
-            self.queue.release_key(key);
+            if !keeps_key {
+                self.queue.release_key(key);
+            }
         }
     }
 
@@ -123,7 +130,12 @@ impl Core {
         let relaxed = member.withheld && !withheld;
         member.withheld = withheld;
         let wish = member.drain_wish.clone();
-        let held: Vec<TaskKey> = member.held.iter().cloned().collect();
+        let held: Vec<TaskKey> = member
+            .held
+            .iter()
+            .filter(|key| !member.disowned.contains_key(*key))
+            .cloned()
+            .collect();
         if relaxed {
             self.fleet.supplied();
         }

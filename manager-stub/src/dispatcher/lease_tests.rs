@@ -8,6 +8,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::session_request::Frame as Request;
 use deputy_proto::v1::session_response::Frame;
 use deputy_task::id::{InstanceId, Project};
+use deputy_task::outcome::Outcome;
 use deputy_task::state::TaskState;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -21,6 +22,7 @@ use super::timing::Timing;
 use crate::scheduler::{Entry, Requirement};
 use crate::store::clock::{BootClock, StoreClock, StoreTime};
 use crate::store::contract::Store;
+use crate::store::op::Change;
 use crate::store::sqlite::SqliteStore;
 use crate::store::task::{Needs, TaskKey, TaskSpec};
 
@@ -41,9 +43,13 @@ struct Bench {
 }
 
 fn key() -> TaskKey {
+    key_of("t1")
+}
+
+fn key_of(name: &str) -> TaskKey {
     TaskKey {
         project: Project::default_project(),
-        task: "t1".parse().expect("a task id"),
+        task: name.parse().expect("a task id"),
     }
 }
 
@@ -156,42 +162,73 @@ impl Bench {
         self.frame(Request::Write(v1::Write { seq: 1, ops }));
     }
 
-    /// Submits the task and starts it on the agent.
-    fn running() -> Self {
-        let mut bench = Self::new();
-        bench.hello(Vec::new());
+    fn submit(&mut self, name: &str, exclusive: &str, queue_timeout: Option<Duration>) {
         let needs = Needs {
             steps: vec!["shell".into()],
             ..Needs::default()
         };
         let spec = TaskSpec {
-            key: key(),
+            key: key_of(name),
             name: "t".into(),
             labels: std::collections::BTreeMap::new(),
             submitter: String::new(),
             submitted_at: StoreTime::ZERO,
-            exclusive_key: String::new(),
+            exclusive_key: exclusive.into(),
             on_agent_loss: deputy_task::document::OnAgentLoss::Auto,
-            queue_timeout: None,
+            queue_timeout,
             needs: needs.clone(),
             bundles: Vec::new(),
             document: "{}".into(),
         };
-        let entry = Entry::new(Requirement::new(needs, &[]), "", "");
+        let entry = Entry::new(Requirement::new(needs, &[]), "", exclusive);
         let submission = Submission {
-            request: "r".into(),
+            request: name.into(),
             content: [0; 32],
             spec,
             entry,
         };
         let (reply, _) = oneshot::channel();
-        bench.take(Inbound::Submit {
+        self.take(Inbound::Submit {
             submission: Box::new(submission),
             reply,
         });
+    }
+
+    /// Submits the task and starts it on the agent.
+    fn running() -> Self {
+        Self::running_with("", None)
+    }
+
+    fn running_with(exclusive: &str, queue_timeout: Option<Duration>) -> Self {
+        let mut bench = Self::new();
+        bench.hello(Vec::new());
+        bench.submit("t1", exclusive, queue_timeout);
         bench.write(v1::write_op::Op::Start(v1::StartOp {}));
         assert_eq!(bench.state(), (TaskState::Running, 1));
         bench
+    }
+
+    fn goodbye(&mut self) {
+        self.frame(Request::Goodbye(v1::Goodbye { reason: "done".into() }));
+    }
+
+    fn intend(&mut self, budget: Duration) {
+        self.write(v1::write_op::Op::Append(v1::Record {
+            key: "s/a".into(),
+            kind: v1::RecordKind::Intent.into(),
+            effect_class: v1::EffectClass::Bounded.into(),
+            budget_ms: u32::try_from(budget.as_millis()).expect("short"),
+            ..v1::Record::default()
+        }));
+    }
+
+    fn release(&mut self) {
+        self.write(v1::write_op::Op::Release(v1::ReleaseOp { reason: "drain".into() }));
+    }
+
+    fn state_of(&self, name: &str) -> TaskState {
+        let reads = &self.core.as_ref().expect("up").reads;
+        reads.task(&key_of(name)).expect("read").expect("a task").head.state
     }
 
     fn state(&self) -> (TaskState, u64) {
@@ -310,4 +347,125 @@ fn a_session_that_does_not_read_is_ended_and_its_lease_goes_on() {
             .connected
     );
     assert_eq!(bench.state().0, TaskState::Running);
+}
+
+#[test]
+fn a_half_done_task_keeps_its_key_when_it_is_given_away_and_after_a_restart() {
+    for restarts in [0, 1] {
+        let mut bench = Bench::running_with("k", None);
+        // Read before the other one by name, and still not first.
+        bench.submit("t0", "k", None);
+        bench.goodbye();
+        bench.pass(Duration::from_secs(6));
+        assert_eq!(bench.state().0, TaskState::Queued);
+        for _ in 0..restarts {
+            bench.restart();
+        }
+        bench.hello(Vec::new());
+        assert_eq!(
+            (bench.state(), bench.state_of("t0")),
+            ((TaskState::Assigned, 2), TaskState::Queued),
+            "{restarts}"
+        );
+    }
+}
+
+#[test]
+fn a_released_task_keeps_its_key() {
+    let mut bench = Bench::running_with("k", None);
+    bench.submit("t0", "k", None);
+    bench.frame(Request::DrainNotice(v1::DrainNotice {
+        reason: "upgrade".into(),
+    }));
+    bench.release();
+    assert_eq!(bench.state().0, TaskState::Queued);
+    bench.hello(Vec::new());
+    assert_eq!(
+        (bench.state(), bench.state_of("t0")),
+        ((TaskState::Assigned, 2), TaskState::Queued)
+    );
+}
+
+#[test]
+fn a_heartbeat_does_not_take_up_what_the_hello_disowned() {
+    let mut bench = Bench::running();
+    bench.hello(Vec::new());
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.heartbeat();
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.pass(Duration::from_millis(4_999));
+    bench.heartbeat();
+    assert_eq!(bench.state().0, TaskState::Lost, "not before the guard is over");
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(
+        bench.state(),
+        (TaskState::Assigned, 2),
+        "offered again, although its agent never fell silent"
+    );
+    bench.write(v1::write_op::Op::Start(v1::StartOp {}));
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.heartbeat();
+    assert_eq!(bench.state(), (TaskState::Running, 2), "the new attempt is its own");
+}
+
+#[test]
+fn an_agent_that_is_connected_is_told_that_its_lost_task_was_given_away() {
+    let mut bench = Bench::running();
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.state().0, TaskState::Lost);
+    bench.frames();
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.state().0, TaskState::Queued);
+    let revoked: Vec<u64> = bench
+        .frames()
+        .into_iter()
+        .filter_map(|frame| match frame {
+            Frame::Revoked(revoked) => revoked.attempt.map(|attempt| attempt.epoch),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(revoked, [1]);
+}
+
+#[test]
+fn the_queue_timeout_of_a_retried_task_counts_from_the_retry() {
+    for restarts in [0, 1] {
+        let mut bench = Bench::running_with("", Some(Duration::from_secs(30)));
+        bench.write(v1::write_op::Op::Complete(v1::Result {
+            state: v1::TaskState::Failed.into(),
+            ..v1::Result::default()
+        }));
+        bench.goodbye();
+        bench.pass(Duration::from_secs(100));
+        let (reply, _) = oneshot::channel();
+        bench.take(Inbound::Manage {
+            key: key(),
+            change: Change::Retry { seen_run: 1 },
+            reply,
+        });
+        for _ in 0..restarts {
+            bench.restart();
+        }
+        bench.pass(Duration::from_millis(29_900));
+        assert_eq!(bench.state().0, TaskState::Queued, "{restarts}");
+        bench.pass(Duration::from_millis(100));
+        assert_eq!(bench.state().0, TaskState::Ended(Outcome::Expired), "{restarts}");
+    }
+}
+
+#[test]
+fn a_task_released_with_a_request_in_flight_waits_until_it_cannot_be_sent_any_more() {
+    let mut bench = Bench::running();
+    bench.intend(Duration::from_secs(20));
+    bench.release();
+    bench.pass(Duration::from_millis(24_999));
+    assert_eq!(bench.state().0, TaskState::Queued);
+    let why = bench.core.as_ref().expect("up").explain(&key());
+    assert!(
+        why[0].reasons.iter().any(|reason| reason.contains("in flight")),
+        "{why:?}"
+    );
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.state(), (TaskState::Assigned, 2));
 }

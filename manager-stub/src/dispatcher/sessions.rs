@@ -232,6 +232,10 @@ impl Core {
                     .collect()
             })
             .unwrap_or_default();
+        let now = self.now;
+        if let Some(member) = self.fleet.get_mut(instance) {
+            member.disowned = forgotten.iter().map(|key| (key.clone(), now)).collect();
+        }
         for key in forgotten {
             self.lose(&key, instance, "the agent is back and does not have the task");
         }

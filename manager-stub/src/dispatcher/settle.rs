@@ -51,13 +51,10 @@ impl Core {
             entry.submitted_at = spec.submitted_at;
             entry.document = spec.document;
             entry.bundles = spec.bundles.into();
+            entry.queue_timeout = spec.queue_timeout;
+            entry.run = head.run;
             self.queue.insert(key.clone(), entry);
-            if let Some(timeout) = spec.queue_timeout {
-                self.timers.push(Reverse(Timer::queue_timeout(
-                    spec.submitted_at.after(timeout),
-                    key.clone(),
-                )));
-            }
+            self.limit_wait(&key, &head);
             self.settle(&key, &head);
             if head.state == TaskState::Assigned {
                 self.timers.push(Reverse(Timer::start_deadline(
@@ -68,6 +65,15 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A run that is never started waits only so long.
+    fn limit_wait(&mut self, key: &TaskKey, head: &TaskHead) {
+        let timeout = self.queue.get(key).and_then(|entry| entry.queue_timeout);
+        if let Some(timeout) = timeout.filter(|_| head.started_at == StoreTime::ZERO) {
+            let due_at = head.queued_at.after(timeout);
+            self.timers.push(Reverse(Timer::queue_timeout(due_at, key.clone())));
+        }
     }
 
     /// The journal of a run that was started before; empty for one that never was.
@@ -115,11 +121,16 @@ impl Core {
             }
         }
         let Some(entry) = self.queue.get_mut(key) else { return };
-        let before = (entry.state, entry.instance.clone(), entry.epoch);
+        let before = (entry.state, entry.instance.clone());
+        let next_run = entry.run != head.run;
         entry.state = head.state;
         entry.run = head.run;
         entry.epoch = head.epoch;
         entry.started_at = head.started_at;
+        entry.not_before = match head.state {
+            TaskState::Queued if head.deadline_at > StoreTime::ZERO => head.deadline_at.after(self.timing.guard),
+            _ => StoreTime::ZERO,
+        };
         entry.cancel.clone_from(&head.cancel);
         entry.instance.clone_from(&head.instance);
         let was_assigned_elsewhere = before
@@ -130,11 +141,17 @@ impl Core {
         if let Some(instance) = was_assigned_elsewhere {
             self.fleet.loosen(&instance, key);
         }
+        if next_run {
+            self.limit_wait(key, head);
+        }
         match head.state {
             TaskState::Assigned | TaskState::Running | TaskState::Lost => {
                 self.queue.hold(key);
                 if let (Some(agent), Some(instance)) = (&head.agent, &head.instance) {
-                    self.fleet.member(agent, instance);
+                    let member = self.fleet.member(agent, instance);
+                    if head.state == TaskState::Assigned {
+                        member.disowned.remove(key);
+                    }
                     self.fleet.hold(instance, key);
                 }
                 if head.state == TaskState::Lost {
@@ -159,19 +176,31 @@ impl Core {
             entry.requirement = Requirement::new(entry.requirement.needs.clone(), &journal).into();
         }
         let declined = before == TaskState::Assigned && head.condition.starts_with("refused: ");
-        if before == TaskState::Assigned
+        if matches!(before, TaskState::Assigned | TaskState::Lost)
             && !declined
             && let Some(instance) = &head.instance
         {
             self.revoke(key, head, instance);
         }
-        let waits = self.queue.get(key).is_some_and(|entry| entry.place == Place::Held);
-        if declined && waits {
-            self.queue.delay(key);
-            self.timers
-                .push(Reverse(Timer::delay(self.now.after(DECLINED_DELAY), key.clone())));
-        } else if waits {
+        let Some(entry) = self.queue.get(key).filter(|entry| entry.place == Place::Held) else {
+            return;
+        };
+        let declined_until = if declined {
+            self.now.after(DECLINED_DELAY)
+        } else {
+            StoreTime::ZERO
+        };
+        let until = entry.not_before.max(declined_until);
+        if head.holds_key() {
+            // Also after a rebuild, when another one may have come first.
+            self.queue.hold(key);
+        } else {
             self.queue.release_key(key);
+        }
+        if until > self.now {
+            self.queue.delay(key);
+            self.timers.push(Reverse(Timer::delay(until, key.clone())));
+        } else {
             self.queue.enqueue(key);
         }
     }
@@ -210,6 +239,7 @@ impl Core {
         let mut entry = Entry::new(Requirement::new(spec.needs, &[]), &spec.submitter, &spec.exclusive_key);
         entry.submitted_at = spec.submitted_at;
         entry.bundles = spec.bundles.into();
+        entry.queue_timeout = spec.queue_timeout;
         self.queue.insert(key.clone(), entry);
         Ok(())
     }

@@ -98,6 +98,12 @@ impl Core {
         }
     }
 
+    /// Until when an instance may act for a task: as long as its lease lasts, or until it said that it does not have it.
+    fn held_until(&self, instance: &InstanceId, key: &TaskKey) -> StoreTime {
+        let disowned = self.fleet.get(instance).and_then(|member| member.disowned.get(key));
+        disowned.copied().unwrap_or_else(|| self.lease_until(instance))
+    }
+
     fn end_leases(&mut self) {
         let now = self.now;
         let grace_until = self.grace_until;
@@ -169,6 +175,15 @@ impl Core {
         }
     }
 
+    /// A timer rang too early, by the store's own times.
+    pub(super) fn look_again_at(&mut self, key: &TaskKey, at: StoreTime) {
+        match self.queue.get(key).map(|entry| entry.state) {
+            Some(TaskState::Queued) => self.timers.push(Reverse(Timer::queue_timeout(at, key.clone()))),
+            Some(TaskState::Lost) => self.give_away_at(key, at),
+            Some(TaskState::Assigned | TaskState::Running | TaskState::Ended(_)) | None => {}
+        }
+    }
+
     fn ring(&mut self, timer: Timer) {
         let Some(entry) = self.queue.get(&timer.key) else {
             return;
@@ -190,7 +205,7 @@ impl Core {
                 let lease_until = entry
                     .instance
                     .as_ref()
-                    .map_or(self.grace_until, |instance| self.lease_until(instance));
+                    .map_or(self.grace_until, |instance| self.held_until(instance, &timer.key));
                 let change = Change::GiveAway {
                     epoch: timer.epoch,
                     lease_until,
@@ -200,9 +215,13 @@ impl Core {
                 self.manage(timer.key, change);
             }
             (TimerKind::QueueTimeout, TaskState::Queued) if entry.started_at == StoreTime::ZERO => {
-                self.manage(timer.key, Change::Expire);
+                if let Some(queue_timeout) = entry.queue_timeout {
+                    self.manage(timer.key, Change::Expire { queue_timeout });
+                }
             }
-            (TimerKind::Delay, TaskState::Queued) if entry.place == Place::Delayed => self.queue.enqueue(&timer.key),
+            (TimerKind::Delay, TaskState::Queued) if entry.place == Place::Delayed && self.now >= entry.not_before => {
+                self.queue.enqueue(&timer.key);
+            }
             _ => {}
         }
     }

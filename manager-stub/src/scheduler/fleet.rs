@@ -37,6 +37,9 @@ pub struct Member {
     pub spool_bytes: u64,
     /// The tasks it holds.
     pub held: HashSet<TaskKey>,
+    /// Those of them that its hello did not name, with the time of that hello: it does not run them
+    /// any more, and no heartbeat takes them up again.
+    pub disowned: HashMap<TaskKey, StoreTime>,
 }
 
 impl Member {
@@ -57,6 +60,7 @@ impl Member {
             seen_at: StoreTime::ZERO,
             spool_bytes: 0,
             held: HashSet::new(),
+            disowned: HashMap::new(),
         }
     }
 
@@ -171,10 +175,11 @@ impl Fleet {
 
     /// Takes a task from whoever holds it.
     pub fn loosen(&mut self, instance: &InstanceId, key: &TaskKey) {
-        if let Some(member) = self.members.get_mut(instance)
-            && member.held.remove(key)
-        {
-            self.supply += 1;
+        if let Some(member) = self.members.get_mut(instance) {
+            member.disowned.remove(key);
+            if member.held.remove(key) {
+                self.supply += 1;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use deputy_task::attempt::{Epoch, Run};
@@ -23,7 +24,7 @@ pub enum Place {
     Ready,
     /// Behind the holder of its exclusive key.
     BehindKey,
-    /// Declined a moment ago; waits a little.
+    /// Declined a moment ago, or released with a request in flight; waits a little.
     Delayed,
     /// With an agent.
     Held,
@@ -50,6 +51,10 @@ pub struct Entry {
     pub submitted_at: StoreTime,
     /// When its run was first started; zero if not yet.
     pub started_at: StoreTime,
+    /// Not offered before then: a request of the attempt that released it may be in flight. Zero for at once.
+    pub not_before: StoreTime,
+    /// How long a run may wait for its first start.
+    pub queue_timeout: Option<Duration>,
     /// The wish that it be cancelled; empty for none.
     pub cancel: String,
     /// The canonical document, if it is small.
@@ -121,6 +126,8 @@ impl Entry {
             instance: None,
             submitted_at: StoreTime::ZERO,
             started_at: StoreTime::ZERO,
+            not_before: StoreTime::ZERO,
+            queue_timeout: None,
             cancel: String::new(),
             document: Bytes::new(),
             bundles: Arc::from([]),
@@ -224,10 +231,16 @@ impl Queue {
         tasks.insert(entry.order, key.clone());
     }
 
-    /// Takes a task out of its queue, to wait a little.
+    /// Takes a task out of its queue, to wait a little. What is half done keeps its key.
     pub fn delay(&mut self, key: &TaskKey) {
         self.unqueue(key);
-        self.release_key(key);
+        if self
+            .entries
+            .get(key)
+            .is_some_and(|entry| entry.started_at == StoreTime::ZERO)
+        {
+            self.release_key(key);
+        }
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Delayed;
         }

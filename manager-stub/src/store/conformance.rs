@@ -202,7 +202,7 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 14] = [
+pub(super) const SUITE: [(&str, Test); 16] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -217,6 +217,14 @@ pub(super) const SUITE: [(&str, Test); 14] = [
     (
         "an exclusive key is held from the assignment to the end",
         exclusive_keys,
+    ),
+    (
+        "a half-done task keeps its exclusive key in the queue",
+        keys_of_half_done_tasks,
+    ),
+    (
+        "a task released with a request in flight is not assigned before its deadline",
+        released_in_flight,
     ),
     ("events have revisions without gaps and a growing sequence", event_order),
     ("a lost task is given away when nothing can be in flight", giving_away),
@@ -402,6 +410,7 @@ fn evidence(bench: &mut Bench) {
         bench.write(&attempt, "i1", Write::Release { reason: "drain".into() }),
         Verdict::Ok
     );
+    bench.now = T0.after(Duration::from_secs(5));
     bench.one(assign(&key, 1, "i2"));
     assert_eq!(
         bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Done, "1")),
@@ -445,6 +454,59 @@ fn exclusive_keys(bench: &mut Bench) {
         matches!(&results[1], OpResult::Task { .. }),
         "the next task takes the key in the same batch"
     );
+}
+
+fn keys_of_half_done_tasks(bench: &mut Bench) {
+    for (name, waiting) in [("released", "w1"), ("given-away", "w2")] {
+        let (first, attempt) = bench.running(name, |spec| spec.exclusive_key = name.into());
+        let mut second = spec(waiting);
+        second.exclusive_key = name.into();
+        let key = second.key.clone();
+        bench.one(submit(waiting, second));
+        if name == "released" {
+            bench.write(&attempt, "i1", Write::Release { reason: "drain".into() });
+        } else {
+            let lose = Change::Lose {
+                epoch: 1,
+                reason: "silent".into(),
+            };
+            bench.change(&first, lose).expect("lost");
+            bench.now = bench.now.after(Duration::from_secs(60));
+            bench.change(&first, give_away(&attempt, T0)).expect("given away");
+        }
+        let held = OpResult::Missed(Missed::KeyHeld(first.task.clone()));
+        assert_eq!(bench.head(&first).state, TaskState::Queued);
+        assert_eq!(bench.one(assign(&key, 0, "i2")), held, "{name}");
+        bench.reopen();
+        assert_eq!(bench.one(assign(&key, 0, "i2")), held, "{name}, opened again");
+        assert!(
+            matches!(bench.one(assign(&first, 1, "i2")), OpResult::Task { .. }),
+            "the holder itself goes on"
+        );
+        let attempt = bench.head(&first).attempt(&first);
+        bench.write(&attempt, "i2", Write::Start);
+        bench.write(&attempt, "i2", complete(v1::TaskState::Failed));
+        bench
+            .change(&first, Change::Retry { seen_run: 1 })
+            .expect("a run that has done nothing yet");
+        assert!(
+            matches!(bench.one(assign(&key, 0, "i2")), OpResult::Task { .. }),
+            "{name}"
+        );
+    }
+}
+
+fn released_in_flight(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, ""));
+    bench.write(&attempt, "i1", Write::Release { reason: "drain".into() });
+    let clear = T0.after(Duration::from_secs(5));
+    let early = OpResult::Missed(Missed::NotBefore(clear));
+    assert_eq!(bench.one(assign(&key, 1, "i2")), early);
+    bench.reopen();
+    assert_eq!(bench.one(assign(&key, 1, "i2")), early);
+    bench.now = clear;
+    assert!(matches!(bench.one(assign(&key, 1, "i2")), OpResult::Task { .. }));
 }
 
 fn event_order(bench: &mut Bench) {

@@ -152,6 +152,13 @@ impl Hand<'_> {
                     return Verdict::StaleEpoch;
                 }
                 self.head.queued_at = self.now;
+                self.head.deadline_at = self
+                    .journal
+                    .open()
+                    .filter(|entry| !entry.held && entry.deadline_at > self.now)
+                    .map(|entry| entry.deadline_at)
+                    .max()
+                    .unwrap_or(StoreTime::ZERO);
                 self.head.condition = format!("released: {reason}");
                 self.say(kind::RELEASED, reason);
                 self.settle_cancel();

@@ -142,8 +142,11 @@ pub enum Change {
         /// How long a killed child may take to be gone.
         kill_grace: Duration,
     },
-    /// QUEUED to EXPIRED, if it was never started.
-    Expire,
+    /// QUEUED to EXPIRED, if its run was never started and has waited that long.
+    Expire {
+        /// How long a run may wait for its first start.
+        queue_timeout: Duration,
+    },
     /// Wish a cancel; done at once where nobody runs it and nothing was changed.
     Cancel {
         /// For people.

@@ -57,7 +57,8 @@ impl Hand<'_> {
     /// QUEUED to ASSIGNED. The caller has checked the exclusive key.
     ///
     /// # Errors
-    /// If the task is not queued, or has another epoch than the scheduler saw.
+    /// If the task is not queued, has another epoch than the scheduler saw, or was released while a
+    /// request may still be in flight.
     pub fn assign(
         &mut self,
         seen: Epoch,
@@ -70,6 +71,9 @@ impl Hand<'_> {
                 "the task is at epoch {} and not {seen}",
                 self.head.epoch
             )));
+        }
+        if self.head.state == TaskState::Queued && self.now < self.head.deadline_at {
+            return Err(Missed::NotBefore(self.head.deadline_at));
         }
         self.step(TaskEvent::Assigned)?;
         self.head.epoch += 1;
@@ -123,9 +127,13 @@ impl Hand<'_> {
                 }
                 self.give_away()
             }
-            Change::Expire => {
+            Change::Expire { queue_timeout } => {
                 if self.head.started_at > StoreTime::ZERO {
                     return Err(Missed::NotNow("the task has been started before".into()));
+                }
+                let due_at = self.head.queued_at.after(queue_timeout);
+                if self.now < due_at {
+                    return Err(Missed::NotBefore(due_at));
                 }
                 self.step(TaskEvent::QueueTimeout)?;
                 self.end_by_manager(v1::Failure {
@@ -157,7 +165,9 @@ impl Hand<'_> {
     pub(super) fn unassign(&mut self, reason: &str) -> Result<(), Missed> {
         self.step(TaskEvent::Unassigned)?;
         self.head.deadline_at = StoreTime::ZERO;
-        self.head.queued_at = self.now;
+        if self.head.started_at > StoreTime::ZERO {
+            self.head.queued_at = self.now;
+        }
         self.say(kind::UNASSIGNED, reason);
         self.settle_cancel();
         Ok(())

@@ -118,13 +118,15 @@ pub struct TaskHead {
     pub cancel: String,
     /// Counts the task's events.
     pub revision: u64,
-    /// When it last entered the queue.
+    /// When it last entered the queue: submitted, retried, or handed back in the middle of its run.
+    /// An offer that led to no start does not count.
     pub queued_at: StoreTime,
     /// When this run was first started; zero if not yet.
     pub started_at: StoreTime,
     /// When it ended; zero if not yet.
     pub finished_at: StoreTime,
-    /// ASSIGNED: without Start by then it is offered to another agent. Zero otherwise.
+    /// ASSIGNED: without Start by then it is offered to another agent. QUEUED: until then a request
+    /// of the attempt that released it may be in flight. Zero otherwise.
     pub deadline_at: StoreTime,
     /// LOST: what an operator has decided.
     pub resolve: Option<Resolve>,
@@ -151,6 +153,16 @@ impl TaskHead {
             deadline_at: StoreTime::ZERO,
             resolve: None,
             result: Bytes::new(),
+        }
+    }
+
+    /// Does the task hold its exclusive key? From its assignment to its end, and in the queue too
+    /// when its run has been started: what is half done keeps others out.
+    #[must_use]
+    pub fn holds_key(&self) -> bool {
+        match self.state {
+            TaskState::Queued => self.started_at > StoreTime::ZERO,
+            TaskState::Assigned | TaskState::Running | TaskState::Lost | TaskState::Ended(_) => self.state.holds_key(),
         }
     }
 

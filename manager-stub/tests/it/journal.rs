@@ -164,7 +164,16 @@ async fn a_journal_that_no_agent_can_replay_waits_and_explain_says_so() {
     let release = Op::Release(v1::ReleaseOp {
         reason: "draining".into(),
     });
-    assert_eq!(agent.write(&attempt, vec![Op::Append(newer), release]).await, [Good; 2]);
+    let over = v1::Record {
+        program_version: 9,
+        ..done("one/a", "1")
+    };
+    assert_eq!(
+        agent
+            .write(&attempt, vec![Op::Append(newer), Op::Append(over), release])
+            .await,
+        [Good; 3]
+    );
     let _other = Agent::connect(&world, "a2", "i2").await;
     let request = v1::ExplainRequest {
         task_id: attempt.task_id.clone(),

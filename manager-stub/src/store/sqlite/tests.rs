@@ -152,7 +152,7 @@ fn check(store: &dyn Store) -> Result<(), TestCaseError> {
     let live = store.reads().live().expect("read");
     let holders = live
         .iter()
-        .filter(|row| row.spec.exclusive_key == "k" && row.head.state.holds_key())
+        .filter(|row| row.spec.exclusive_key == "k" && row.head.holds_key())
         .count();
     prop_assert!(holders <= 1, "two tasks hold one key");
     for row in &live {

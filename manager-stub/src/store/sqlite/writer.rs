@@ -322,7 +322,7 @@ impl SqliteStore {
             Some(journal) => journal,
             empty => empty.insert(writer_rows::journal(&self.connection, key, cached.head.run)?),
         };
-        let held_key = cached.head.state.holds_key();
+        let held_key = cached.head.holds_key();
         let answer = act(&mut Hand {
             key,
             on_agent_loss: cached.on_agent_loss,
@@ -331,8 +331,8 @@ impl SqliteStore {
             events: &mut self.events,
             now,
         });
-        if !cached.exclusive_key.is_empty() && held_key != cached.head.state.holds_key() {
-            writer_rows::set_key_holder(&self.connection, key, &cached.exclusive_key, cached.head.state)?;
+        if !cached.exclusive_key.is_empty() && held_key != cached.head.holds_key() {
+            writer_rows::set_key_holder(&self.connection, key, &cached.exclusive_key, &cached.head)?;
         }
         if self.events.is_empty() {
             if cached.stored == Stored::History {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::attempt::{AttemptRef, Run};
 use deputy_task::id::{AgentId, InstanceId, Project, TaskId};
-use deputy_task::state::TaskState;
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -257,9 +256,9 @@ pub(super) fn set_key_holder(
     connection: &Connection,
     key: &TaskKey,
     exclusive: &str,
-    state: TaskState,
+    head: &TaskHead,
 ) -> Result<(), StoreError> {
-    let sql = if state.holds_key() {
+    let sql = if head.holds_key() {
         "INSERT INTO exclusive (project, key, task) VALUES (?1, ?2, ?3)"
     } else {
         "DELETE FROM exclusive WHERE project = ?1 AND key = ?2 AND task = ?3"
