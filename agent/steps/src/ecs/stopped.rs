@@ -11,6 +11,8 @@ use crate::ecs::document::short;
 
 /// Most tasks that one `DescribeTasks` takes.
 const PER_CALL: usize = 100;
+/// Most pages of a list that are asked for, of 100 tasks each.
+const MAX_PAGES: usize = 20;
 /// A task that ran that long is taken for one that works.
 const ALIVE_AFTER: Duration = Duration::from_secs(60);
 
@@ -85,17 +87,22 @@ impl Ecs {
     }
 
     async fn task_arns(&self, service: &str, status: DesiredStatus) -> Result<Vec<String>, Failure> {
-        let answer = self
+        let list = self
             .client
             .list_tasks()
             .cluster(&self.cluster)
             .service_name(service)
-            .desired_status(status)
-            .send()
-            .await;
+            .desired_status(status);
         let on = format!("the service {service}");
-        let answer = answer.map_err(|error| self.failure("ecs:ListTasks", &on, &error))?;
-        Ok(answer.task_arns.unwrap_or_default())
+        all_pages(|next| {
+            let page = list.clone().set_next_token(next).send();
+            async {
+                let page = page.await;
+                let page = page.map_err(|error| self.failure("ecs:ListTasks", &on, &error))?;
+                Ok((page.task_arns.unwrap_or_default(), page.next_token))
+            }
+        })
+        .await
     }
 
     async fn tasks(&self, arns: &[String]) -> Result<Vec<Task>, Failure> {
@@ -114,6 +121,24 @@ impl Ecs {
         }
         Ok(tasks)
     }
+}
+
+/// What `ask` answers for each page, from the token of the page before.
+async fn all_pages<F>(ask: impl Fn(Option<String>) -> F) -> Result<Vec<String>, Failure>
+where
+    F: Future<Output = Result<(Vec<String>, Option<String>), Failure>>,
+{
+    let mut all = Vec::new();
+    let mut next = None;
+    for _ in 0..MAX_PAGES {
+        let (page, token) = ask(next).await?;
+        all.extend(page);
+        next = token.filter(|token| !token.is_empty());
+        if next.is_none() {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 /// Did `deployment` begin `task`? ECS says so in `startedBy`; where it does not, the times tell.
@@ -170,6 +195,20 @@ mod tests {
     fn told(task: aws_sdk_ecs::types::builders::TaskBuilder) -> (String, StopKind) {
         let stopped = stopped(&task.task_arn("arn:aws:ecs:eu-west-1:2:task/prod/ab12").build());
         (stopped.line, stopped.kind)
+    }
+
+    #[tokio::test]
+    async fn a_list_of_tasks_is_read_to_its_end_and_an_endless_one_is_not() {
+        let pages = |end: usize| {
+            all_pages(move |next| {
+                let page: usize = next.map_or(0, |token| token.parse().expect("ours"));
+                let token = (page < end).then(|| (page + 1).to_string());
+                std::future::ready(Ok((vec![format!("task {page}")], token)))
+            })
+        };
+        assert_eq!(pages(0).await.expect("one page"), ["task 0"]);
+        assert_eq!(pages(2).await.expect("three pages"), ["task 0", "task 1", "task 2"]);
+        assert_eq!(pages(usize::MAX).await.expect("bounded").len(), MAX_PAGES);
     }
 
     #[test]
