@@ -164,6 +164,17 @@ impl Ecs {
     }
 }
 
+/// Somebody changed the service between the first look and our call, which was not sent.
+pub(crate) fn overtaken(service: &str, what: &str) -> Failure {
+    Failure::new(
+        CHANGED_BY_OTHERS,
+        format!(
+            "the service {service} was changed by somebody else since this step looked at it: {what}; this step has not changed it"
+        ),
+    )
+    .hint("see in CloudTrail who changed it, then retry the task")
+}
+
 fn foreign(service: &str, what: &str) -> Failure {
     Failure::new(
         CHANGED_BY_OTHERS,

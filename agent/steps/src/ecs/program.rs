@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::aws::guard::Pass;
 use crate::context::{Outputs, StepContext, Undone};
-use crate::ecs::change::{Change, Expected};
+use crate::ecs::change::{Change, Expected, overtaken};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
-use crate::ecs::reading::look_patiently;
+use crate::ecs::reading::{look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
 use crate::ecs::service::Before;
@@ -143,7 +143,7 @@ async fn change(
         touched: &touched,
     };
     let look = || look_patiently(ctx, || ecs.look_changed(expected));
-    if before.service.is_some() {
+    if let Some(service) = &before.service {
         let body = wanted.update_body(task_definition);
         let effect = Effect::bounded(
             &names.update,
@@ -153,7 +153,14 @@ async fn change(
         let key = ctx.key(&names.update);
         return ctx
             .effect(effect, look, |permit| {
-                ecs.update(expected, &body, Pass::new(permit, key.clone()))
+                let pass = Pass::new(permit, key.clone());
+                async {
+                    let seen = patiently(ctx, || ecs.describe(&wanted.service)).await?;
+                    if let Some(what) = service.changed_since(seen.as_ref()) {
+                        return Err(overtaken(&wanted.service, &what).into());
+                    }
+                    ecs.update(expected, &body, pass).await
+                }
             })
             .await;
     }

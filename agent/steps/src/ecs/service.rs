@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::aws::capture::Capture;
 use crate::ecs::client::Ecs;
-use crate::ecs::document::Wanted;
+use crate::ecs::document::{Wanted, short};
 
 /// Fields that `UpdateService` takes for the service and `DescribeServices` shows at its deployments.
 const OF_DEPLOYMENT: [&str; 3] = [
@@ -40,6 +40,53 @@ pub(crate) struct BeforeService {
     pub(crate) desired_count: i32,
     /// The fields that the update touches, as they were; null for those that had no value.
     pub(crate) touched: Map<String, Value>,
+}
+
+impl BeforeService {
+    /// What is not as it was, in words: ECS has no update that depends on what is there, so the step
+    /// looks right before it sends one. `None`: nothing that the update touches was changed.
+    pub(crate) fn changed_since(&self, seen: Option<&Seen>) -> Option<String> {
+        let Some(seen) = seen else {
+            return Some("it was deleted".into());
+        };
+        let running = seen.task_definition();
+        if running != self.task_definition {
+            return Some(format!(
+                "it now runs {} instead of {}",
+                short(running),
+                short(&self.task_definition)
+            ));
+        }
+        let now = seen.touched(&self.touched);
+        let changed: Vec<&str> = self
+            .touched
+            .iter()
+            .filter(|(key, was)| !now.get(*key).is_some_and(|is| same(was, is)))
+            .map(|(key, _)| key.as_str())
+            .collect();
+        (!changed.is_empty()).then(|| format!("{} was set to something else", changed.join(", ")))
+    }
+}
+
+/// Equal, whatever the order of lists: ECS promises none.
+fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Array(one), Value::Array(other)) => {
+            let mut left: Vec<&Value> = other.iter().collect();
+            one.len() == left.len()
+                && one.iter().all(|item| {
+                    let at = left.iter().position(|candidate| same(item, candidate));
+                    at.map(|at| left.swap_remove(at)).is_some()
+                })
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .all(|(key, value)| other.get(key).is_some_and(|other| same(value, other)))
+        }
+        _ => one == other,
+    }
 }
 
 impl Seen {
@@ -154,5 +201,40 @@ impl Ecs {
                 touched: seen.touched(&wanted.touched()),
             }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(task_definition: &str, raw: Value) -> Seen {
+        Seen::new(Service::builder().task_definition(task_definition).build(), raw)
+    }
+
+    #[test]
+    fn what_others_change_between_the_first_look_and_the_update_is_noticed() {
+        let touched = json!({"desiredCount": 2, "networkConfiguration": {"subnets": ["a", "b"]}, "healthCheckGracePeriodSeconds": null});
+        let before = BeforeService {
+            arn: "arn:aws:ecs:eu-west-1:2:service/prod/shop".into(),
+            task_definition: "arn:aws:ecs:eu-west-1:2:task-definition/shop:4".into(),
+            desired_count: 2,
+            touched: touched.as_object().expect("fields").clone(),
+        };
+        let told = |task_definition: &str, raw: Value| before.changed_since(Some(&seen(task_definition, raw)));
+        let same = json!({"desiredCount": 2, "networkConfiguration": {"subnets": ["b", "a"]}, "runningCount": 1});
+        assert_eq!(told(&before.task_definition, same.clone()), None);
+        assert_eq!(
+            told("arn:aws:ecs:eu-west-1:2:task-definition/shop:5", same).as_deref(),
+            Some("it now runs shop:5 instead of shop:4")
+        );
+        let scaled = json!({"desiredCount": 3, "networkConfiguration": {"subnets": ["a", "a"]}});
+        assert_eq!(
+            told(&before.task_definition, scaled).as_deref(),
+            Some("desiredCount, networkConfiguration was set to something else")
+        );
+        assert_eq!(before.changed_since(None).as_deref(), Some("it was deleted"));
     }
 }
