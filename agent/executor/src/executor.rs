@@ -142,7 +142,7 @@ impl Running {
         let Some(slot) = self.slots.take() else {
             return self.refuse(assignment.attempt, "every slot of the agent is taken".into());
         };
-        let predecessor = self.supersede(&assignment.attempt);
+        let predecessors = self.supersede(&assignment.attempt);
         let cancel = assignment.cancel.clone();
         let attempt = Arc::new(Attempt::new(Arc::clone(&self.shared), assignment));
         if let Some(reason) = cancel {
@@ -150,7 +150,7 @@ impl Running {
         }
         let ended = CancellationToken::new();
         let reference = attempt.reference.clone();
-        let task = self.set.spawn(live(Arc::clone(&attempt), predecessor, slot));
+        let task = self.set.spawn(live(Arc::clone(&attempt), predecessors, slot));
         self.tasks.insert(task.id(), reference.clone());
         self.attempts.insert(reference, Live { attempt, ended });
     }
@@ -172,12 +172,16 @@ impl Running {
         }
     }
 
-    /// A newer attempt of a task makes the older ones stale; they must end before it touches anything.
-    fn supersede(&self, attempt: &AttemptRef) -> Option<CancellationToken> {
+    /// A newer attempt of a task makes the older ones stale; they must all end before it touches anything.
+    fn supersede(&self, attempt: &AttemptRef) -> Vec<CancellationToken> {
         let older = |known: &AttemptRef| known.project == attempt.project && known.task == attempt.task;
-        let (_, live) = self.attempts.iter().find(|(known, _)| older(known))?;
-        live.attempt.switch.revoke();
-        Some(live.ended.clone())
+        let superseded = self.attempts.iter().filter(|(known, _)| older(known));
+        superseded
+            .map(|(_, live)| {
+                live.attempt.switch.revoke();
+                live.ended.clone()
+            })
+            .collect()
     }
 
     fn refuse(&mut self, attempt: AttemptRef, reason: String) {

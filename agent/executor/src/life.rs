@@ -28,10 +28,10 @@ enum LastWord {
     None,
 }
 
-/// Lives the attempt. `predecessor` is an older attempt of the same task in this process, which
-/// must have ended before anything is touched.
-pub(crate) async fn live(attempt: Arc<Attempt>, predecessor: Option<CancellationToken>, slot: Slot) {
-    if let Some(predecessor) = predecessor {
+/// Lives the attempt. `predecessors` are the older attempts of the same task in this process, which
+/// must all have ended before anything is touched.
+pub(crate) async fn live(attempt: Arc<Attempt>, predecessors: Vec<CancellationToken>, slot: Slot) {
+    for predecessor in predecessors {
         predecessor.cancelled().await;
     }
     let word = if attempt.switch.is_stale() {
@@ -145,6 +145,11 @@ fn completion(attempt: &Attempt, ending: Option<Ending>, undone: Option<UndoneRu
         // Only scripts ran: there was nothing to put back, and nobody knows what they did.
         Some(undone) if undone.left.is_empty() && undone.restored == Restored::Nothing && !undone.noted.is_empty() => {
             (World::Changed, undone.noted)
+        }
+        // What was begun was looked for and had not happened. Where something had (`changed`) and nothing was put
+        // back, it had been taken back before: a circuit breaker does that.
+        Some(undone) if undone.left.is_empty() && undone.restored == Restored::Nothing && changed.is_empty() => {
+            (World::Unchanged, undone.noted)
         }
         Some(undone) if undone.left.is_empty() => (World::RolledBack, undone.noted),
         Some(undone) => (World::RollbackFailed, [undone.left, undone.noted].concat()),

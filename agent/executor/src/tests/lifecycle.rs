@@ -380,3 +380,35 @@ async fn a_newer_attempt_of_the_same_task_begins_after_the_older_one_has_ended()
     }
     assert_eq!(starts, [(1, false), (2, true)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_attempt_revokes_every_older_one_and_waits_for_all() {
+    // Several times: the older ones are in no order.
+    for _ in 0..8 {
+        let mut bench = Bench::new(Script::from([("a", vec![Do::Hang])]), json!({}));
+        bench.config.slots = 3;
+        let (commands, inbox) = mpsc::channel(64);
+        let (outbox, mut events) = mpsc::channel(64);
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(bench.executor().run(inbox, outbox));
+        let begun = tokio::time::Instant::now();
+        // The second waits for the first, which does not stop; the third finds both.
+        for epoch in [1, 2, 3] {
+            let assignment = Command::Assign(Box::new(bench.assignment(epoch)));
+            commands.send(assignment).await.expect("lives");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let mut starts = Vec::new();
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(200), events.recv()).await {
+            if let Event::Write {
+                op: WriteOp::Start,
+                attempt,
+                ..
+            } = event
+            {
+                starts.push((attempt.epoch, begun.elapsed() >= bench.config.stop_grace));
+            }
+        }
+        assert_eq!(starts, [(1, false), (3, true)]);
+    }
+}

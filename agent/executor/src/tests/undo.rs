@@ -210,3 +210,19 @@ async fn nothing_is_undone_when_the_decision_is_refused() {
     );
     assert_eq!(completion.steps[0].status, StepStatus::Succeeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_finds_that_nothing_had_happened_says_so() {
+    let script = Script::from([("a", vec![Do::Put("x", "1")])]);
+    let mut bench = rollback(script);
+    bench.world.state().crash = Some((1, super::script::Instead::NotSent));
+    assert!(bench.attempt(Some(super::bench::Crash::InTheWorld)).await);
+    bench.cancel = Some("no".into());
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(
+        (completion.outcome, completion.world),
+        (Outcome::Cancelled, Left::Unchanged),
+        "{completion:?}"
+    );
+    assert!(bench.world.state().mutations.is_empty());
+}
