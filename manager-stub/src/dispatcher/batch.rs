@@ -2,6 +2,7 @@
 
 use deputy_proto::v1;
 use deputy_proto::v1::session_response::Frame;
+use deputy_task::id::InstanceId;
 use tokio::sync::oneshot;
 
 use crate::scheduler::Pick;
@@ -27,6 +28,12 @@ pub(super) enum Origin {
     /// A user.
     User {
         key: TaskKey,
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
+    /// A user who wishes that an instance drain.
+    Drain {
+        instance: InstanceId,
+        reason: String,
         reply: oneshot::Sender<Result<(), Refused>>,
     },
     /// The log store or the blob store, by its place in `commits`.

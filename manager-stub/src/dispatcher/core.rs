@@ -126,7 +126,7 @@ impl Core {
             }
             Inbound::Explain { key, reply } => drop(reply.send(self.explain(&key))),
             Inbound::Fleet { reply } => drop(reply.send(self.fleet_lines())),
-            Inbound::Drain { agent, reason, reply } => drop(reply.send(self.wish_drain(&agent, &reason))),
+            Inbound::Drain { agent, reason, reply } => self.wish_drain(&agent, &reason, reply),
             Inbound::Tick => self.tick(),
             Inbound::Shutdown => {
                 for (_, session) in self.sessions.drain() {
@@ -251,6 +251,20 @@ impl Core {
                     OpResult::Missed(Missed::NotBefore(at)) => self.look_again_at(&key, at),
                     _ => {}
                 },
+                Origin::Drain {
+                    instance,
+                    reason,
+                    reply,
+                } => {
+                    let answer = match result {
+                        OpResult::Missed(missed) => Err(Refused::Missed(missed)),
+                        _ => {
+                            self.drain_wished(&instance, reason);
+                            Ok(())
+                        }
+                    };
+                    drop(reply.send(answer));
+                }
                 Origin::User { key, reply } => {
                     let answer = match result {
                         OpResult::Task { head, .. } => {
@@ -333,7 +347,7 @@ impl Core {
         for origin in batch.origins {
             match origin {
                 Origin::Submit { reply, .. } => drop(reply.send(Err(refused.clone()))),
-                Origin::User { reply, .. } => drop(reply.send(Err(refused.clone()))),
+                Origin::User { reply, .. } | Origin::Drain { reply, .. } => drop(reply.send(Err(refused.clone()))),
                 Origin::Write { .. }
                 | Origin::Assign(_)
                 | Origin::Manage { .. }

@@ -78,8 +78,8 @@ pub enum Inbound {
         agent: AgentId,
         /// For people.
         reason: String,
-        /// Is there such an agent?
-        reply: oneshot::Sender<bool>,
+        /// The answer, after the commit.
+        reply: oneshot::Sender<Result<(), Refused>>,
     },
     /// Time has passed.
     Tick,
@@ -116,6 +116,8 @@ pub enum Refused {
     OtherContent(TaskKey),
     /// The store said no.
     Missed(Missed),
+    /// No agent has this id.
+    NoSuchAgent(AgentId),
     /// The disk is full.
     DiskFull,
     /// The store does not work; the text says why.

@@ -455,6 +455,31 @@ fn the_queue_timeout_of_a_retried_task_counts_from_the_retry() {
 }
 
 #[test]
+fn a_wished_drain_survives_a_restart_of_the_manager() {
+    let mut bench = Bench::new();
+    bench.hello(Vec::new());
+    let (reply, mut answer) = oneshot::channel();
+    bench.take(Inbound::Drain {
+        agent: "a1".parse().expect("an agent id"),
+        reason: "upgrade".into(),
+        reply,
+    });
+    assert!(matches!(answer.try_recv(), Ok(Ok(()))));
+    bench.restart();
+    bench.hello(Vec::new());
+    bench.submit("t1", "", None);
+    assert_eq!(bench.state().0, TaskState::Queued);
+    bench.frames();
+    bench.heartbeat();
+    assert!(
+        bench
+            .frames()
+            .iter()
+            .any(|frame| matches!(frame, Frame::Drain(wish) if wish.reason == "upgrade"))
+    );
+}
+
+#[test]
 fn a_task_released_with_a_request_in_flight_waits_until_it_cannot_be_sent_any_more() {
     let mut bench = Bench::running();
     bench.intend(Duration::from_secs(20));

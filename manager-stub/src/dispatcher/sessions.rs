@@ -16,7 +16,7 @@ use prost::Message;
 use super::batch::Origin;
 use super::core::{Core, Session};
 use super::frames::read_attempt;
-use super::inbound::SessionId;
+use super::inbound::{Refused, SessionId};
 use super::outbound::Outbound;
 use crate::store::clock::StoreTime;
 use crate::store::op::{Change, InstanceRow, Op};
@@ -53,6 +53,7 @@ impl Core {
             seen_at: self.now,
             version: hello.version.clone(),
             capabilities: offered.encode_to_vec().into(),
+            drain_wish: String::new(),
         };
         self.batch.push(Op::RegisterInstance(Box::new(row)), Origin::Quiet);
         let now = self.now;
@@ -291,24 +292,40 @@ impl Core {
         (self.sessions.get(&session)?.instance == *instance).then_some(session)
     }
 
-    /// Wishes that an agent drain; false if there is no such agent.
-    pub(super) fn wish_drain(&mut self, agent: &AgentId, reason: &str) -> bool {
-        let Some(instance) = self.agents.get(agent).and_then(|state| state.newest.clone()) else {
-            return false;
+    /// Wishes that an agent drain. Answered when the wish is on disk.
+    pub(super) fn wish_drain(
+        &mut self,
+        agent: &AgentId,
+        reason: &str,
+        reply: tokio::sync::oneshot::Sender<Result<(), Refused>>,
+    ) {
+        let newest = self.agents.get(agent).and_then(|state| state.newest.clone());
+        let Some(instance) = newest.filter(|instance| self.fleet.get(instance).is_some()) else {
+            drop(reply.send(Err(Refused::NoSuchAgent(agent.clone()))));
+            return;
         };
-        let Some(member) = self.fleet.get_mut(&instance) else {
-            return false;
+        let reason = if reason.is_empty() { "no reason given" } else { reason };
+        let op = Op::WishDrain {
+            agent: agent.clone(),
+            instance: instance.clone(),
+            reason: reason.into(),
         };
-        member.drain_wish = if reason.is_empty() {
-            "no reason given".into()
-        } else {
-            reason.into()
+        let origin = Origin::Drain {
+            instance,
+            reason: reason.into(),
+            reply,
         };
-        let wish = member.drain_wish.clone();
-        if let Some(session) = self.session_of(&instance) {
-            self.send(session, Frame::Drain(v1::DrainWish { reason: wish }));
+        self.batch.push(op, origin);
+    }
+
+    /// The wish is on disk: the instance takes nothing new, and is told.
+    pub(super) fn drain_wished(&mut self, instance: &InstanceId, reason: String) {
+        if let Some(member) = self.fleet.get_mut(instance) {
+            member.drain_wish.clone_from(&reason);
         }
-        true
+        if let Some(session) = self.session_of(instance) {
+            self.send(session, Frame::Drain(v1::DrainWish { reason }));
+        }
     }
 
     /// Milliseconds until a lease is over; negative if it is.

@@ -31,6 +31,7 @@ impl Core {
             member.version = row.version;
             member.lease_until = row.lease_until;
             member.seen_at = row.seen_at;
+            member.drain_wish = row.drain_wish;
             member.offered = v1::Capabilities::decode(row.capabilities).unwrap_or_default();
         }
         Ok(())

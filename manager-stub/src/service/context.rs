@@ -115,6 +115,7 @@ pub(super) fn refused(refused: Refused) -> Status {
         Refused::Missed(Missed::Held) => {
             Status::failed_precondition("the task is held until its agent is back or somebody decides")
         }
+        Refused::NoSuchAgent(agent) => Status::not_found(format!("there is no agent {agent}")),
         Refused::DiskFull => Status::resource_exhausted(
             "the manager's disk is full: nothing was stored; free space under its data folder and try again",
         ),

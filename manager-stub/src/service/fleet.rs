@@ -5,7 +5,7 @@ use deputy_proto::v1::fleet_server::Fleet;
 use deputy_task::id::AgentId;
 use tonic::{Request, Response, Status};
 
-use super::context::{Context, ending};
+use super::context::{Context, ending, refused};
 use crate::dispatcher::inbound::{FleetLine, Inbound};
 
 /// The `Fleet` service.
@@ -63,15 +63,12 @@ impl Fleet for FleetService {
         let agent: AgentId = agent_id
             .parse()
             .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?;
-        let known = self
-            .context
+        self.context
             .dispatcher
             .ask(|reply| Inbound::Drain { agent, reason, reply })
             .await
-            .map_err(ending)?;
-        if !known {
-            return Err(Status::not_found(format!("there is no agent {agent_id}")));
-        }
+            .map_err(ending)?
+            .map_err(refused)?;
         Ok(Response::new(v1::DrainResponse {
             agent: Some(self.line(&agent_id).await?.info),
         }))

@@ -230,7 +230,7 @@ pub(super) const SUITE: [(&str, Test); 16] = [
     ("a lost task is given away when nothing can be in flight", giving_away),
     ("an operator's decision is carried out by the same rule", resolving),
     ("a retry begins an empty journal", retrying),
-    ("leases are never shortened", leases),
+    ("leases are never shortened, and a wished drain is kept", leases),
     ("a log grows only at its committed end", logs),
     ("an intent written again is granted anew", renewed_intents),
     ("everything answered is there after opening again", reopening),
@@ -652,6 +652,7 @@ fn leases(bench: &mut Bench) {
         seen_at: T0,
         version: "1".into(),
         capabilities: Bytes::from_static(b"caps"),
+        drain_wish: String::new(),
     };
     bench.one(Op::RegisterInstance(Box::new(row.clone())));
     let renew = |seconds| Op::RenewLease {
@@ -660,12 +661,24 @@ fn leases(bench: &mut Bench) {
         until: T0.after(Duration::from_secs(seconds)),
     };
     bench.apply(vec![renew(90), renew(70)]);
+    let wish = |instance| Op::WishDrain {
+        agent: agent_id("a1"),
+        instance: instance_id(instance),
+        reason: "upgrade".into(),
+    };
+    assert_eq!(bench.one(wish("i1")), OpResult::Done);
+    assert!(
+        matches!(bench.one(wish("i9")), OpResult::Missed(_)),
+        "nobody to wish it of"
+    );
     bench.one(Op::RegisterInstance(Box::new(row.clone())));
+    bench.reopen();
     let stored = bench.reads().instances().expect("read");
     assert_eq!(
         stored,
         [InstanceRow {
             lease_until: T0.after(Duration::from_secs(90)),
+            drain_wish: "upgrade".into(),
             ..row
         }]
     );

@@ -64,6 +64,15 @@ pub enum Op {
         /// Until when.
         until: StoreTime,
     },
+    /// An instance should drain. Answered by [`OpResult::Done`].
+    WishDrain {
+        /// The agent.
+        agent: AgentId,
+        /// Its instance.
+        instance: InstanceId,
+        /// For people; never empty.
+        reason: String,
+    },
     /// Bytes of an attempt's log are in a segment. Answered by [`OpResult::Done`].
     AppendLog(Box<LogExtent>),
     /// A blob is in its file. Answered by [`OpResult::Done`].
@@ -186,6 +195,8 @@ pub struct InstanceRow {
     pub version: String,
     /// The encoded `deputy.v1.Capabilities`.
     pub capabilities: Bytes,
+    /// The wish that it drain; empty for none. Kept when the instance registers again.
+    pub drain_wish: String,
 }
 
 /// A piece of an attempt's log, in a segment file.

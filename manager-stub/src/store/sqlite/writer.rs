@@ -151,6 +151,19 @@ impl SqliteStore {
                 *lease = (*lease).max(until);
                 Ok(OpResult::Done)
             }
+            Op::WishDrain {
+                agent,
+                instance,
+                reason,
+            } => Ok(
+                if writer_rows::wish_drain(&self.connection, (&agent, &instance), &reason)? {
+                    OpResult::Done
+                } else {
+                    OpResult::Missed(Missed::NotNow(format!(
+                        "the instance {instance} of {agent} is forgotten"
+                    )))
+                },
+            ),
             Op::AppendLog(extent) => {
                 let committed = writer_rows::log_committed(&self.connection, &extent.attempt)?;
                 if committed != extent.offset {

@@ -272,7 +272,7 @@ pub(super) fn set_key_holder(
 pub(super) fn register_instance(connection: &Connection, row: &InstanceRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO instance (project, agent, instance, lease_until, seen_at, version, capabilities) VALUES ('', ?1, ?2, ?3, ?4, ?5, ?6) \
+            "INSERT INTO instance (project, agent, instance, lease_until, seen_at, version, capabilities, drain_wish) VALUES ('', ?1, ?2, ?3, ?4, ?5, ?6, ?7) \
              ON CONFLICT DO UPDATE SET lease_until = max(lease_until, excluded.lease_until), seen_at = excluded.seen_at, \
              version = excluded.version, capabilities = excluded.capabilities",
         )?
@@ -283,8 +283,21 @@ pub(super) fn register_instance(connection: &Connection, row: &InstanceRow) -> R
             row.seen_at.millis(),
             &row.version,
             row.capabilities.as_ref(),
+            &row.drain_wish,
         ))?;
     Ok(())
+}
+
+/// False if there is no such instance.
+pub(super) fn wish_drain(
+    connection: &Connection,
+    (agent, instance): (&AgentId, &InstanceId),
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let changed = connection
+        .prepare_cached("UPDATE instance SET drain_wish = ?3 WHERE project = '' AND agent = ?1 AND instance = ?2")?
+        .execute((agent.as_str(), instance.as_str(), reason))?;
+    Ok(changed > 0)
 }
 
 pub(super) fn renew_lease(
