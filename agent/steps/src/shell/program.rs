@@ -26,7 +26,7 @@ use crate::context::{Outputs, StepContext, Undone};
 use crate::effect::{Effect, Look, Recorded, RetrySafe};
 use crate::failpoint::{self, Point};
 use crate::failure::{Halt, StepError};
-use crate::permit::Permit;
+use crate::permit::{Permit, now};
 use crate::program::{ProgramInfo, StepProgram};
 
 /// What the registry knows about it.
@@ -255,7 +255,7 @@ async fn supervise(
 ) -> (Ended<Halt>, String) {
     let stop = async {
         let halt = ctx.held_halted(retry_safe).await;
-        let grace = verdict::announce_stop(ctx, &halt, grace);
+        let grace = verdict::announce_stop(ctx, &halt, within_lease(ctx, retry_safe, grace));
         Stop { reason: halt, grace }
     };
     let mut sink = LogSink {
@@ -286,6 +286,14 @@ async fn supervise(
     };
     log.flush();
     (ended, sink.tail.into_text())
+}
+
+/// A script that is run again elsewhere must be gone by then: once it is told to stop, only its grace is watched.
+fn within_lease(ctx: &StepContext, retry_safe: RetrySafe, grace: Duration) -> Duration {
+    match (retry_safe, ctx.host().lease()) {
+        (RetrySafe::Yes, Some(lease)) => grace.min(lease.borrow().remaining(now())),
+        (RetrySafe::Yes, None) | (RetrySafe::No, _) => grace,
+    }
 }
 
 /// Who kills the script at the end of the lease when this agent is frozen.

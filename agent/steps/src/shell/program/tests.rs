@@ -41,6 +41,8 @@ struct TestHost {
     log: AttemptLog,
     journal: Mutex<HashMap<String, Recorded<Value>>>,
     halt: watch::Sender<Option<Halt>>,
+    /// Of a day, until a test says otherwise.
+    lease: watch::Sender<BootTime>,
 }
 
 #[async_trait]
@@ -99,6 +101,9 @@ impl Host for TestHost {
     async fn held_halted(&self, _retry_safe: RetrySafe) -> Halt {
         self.halted().await
     }
+    fn lease(&self) -> Option<watch::Receiver<BootTime>> {
+        Some(self.lease.subscribe())
+    }
     fn waiting(&self, _what: String) {}
     async fn workspace(&self) -> Result<PathBuf, StepError> {
         Ok(self.folder.path().to_owned())
@@ -151,6 +156,7 @@ fn world_with(source: Option<PathBuf>, identity: Option<TaskIdentity>) -> World 
         log: logs.open(attempt.clone()),
         journal: Mutex::default(),
         halt: watch::channel(None).0,
+        lease: watch::channel(now().after(Duration::from_secs(86_400))).0,
     });
     let shared: Arc<dyn Host> = Arc::clone(&host) as Arc<dyn Host>;
     let ctx = StepContext::new(shared, "build", attempt, Direction::Forward, 1);
@@ -388,6 +394,21 @@ async fn a_cancelled_script_is_stopped_and_its_effect_stays_open() {
             "the script was begun and interrupted (run trap '' TERM; echo up; while :; do sleep 100; done); what a script changed cannot be restored automatically"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_retry_safe_script_gets_no_grace_beyond_the_lease() {
+    let world = world();
+    let of = |retry_safe| {
+        let grace = within_lease(&world.ctx, retry_safe, Duration::from_secs(3600));
+        grace.as_secs()
+    };
+    assert_eq!((of(RetrySafe::Yes), of(RetrySafe::No)), (3600, 3600));
+    world.host.lease.send_replace(now().after(Duration::from_secs(20)));
+    assert_eq!(of(RetrySafe::No), 3600);
+    assert!((15..=20).contains(&of(RetrySafe::Yes)));
+    world.host.lease.send_replace(BootTime::from_nanos(1));
+    assert_eq!((of(RetrySafe::Yes), of(RetrySafe::No)), (0, 3600));
 }
 
 #[tokio::test]
