@@ -137,7 +137,7 @@ async fn undisturbed(scenario: &dyn Scenario, cloud: &Arc<Cloud>) -> Result<Meas
         *earlier += 1;
         if key.contains(scenario.swept()) {
             effects.push(Effect {
-                key: key.replace(&target, "*"),
+                key: pattern(&key, &target),
                 matcher,
             });
         }
@@ -149,6 +149,15 @@ async fn undisturbed(scenario: &dyn Scenario, cloud: &Arc<Cloud>) -> Result<Meas
         counts: scenario.counts(&world, &target).await?,
         after: scenario.after(&world, &target).await?,
     })
+}
+
+/// The key with everything that another target changes in it left open: its name, and digests of its name.
+fn pattern(key: &str, target: &str) -> String {
+    let key = key.replace(target, "*");
+    match key.split_once("deputy-before-") {
+        Some((before, _)) => format!("{before}deputy-before-*"),
+        None => key,
+    }
 }
 
 fn how_it_ended(task: &Task) -> Result<(i32, i32)> {
