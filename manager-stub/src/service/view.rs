@@ -84,14 +84,22 @@ pub(super) fn task(
     }
 }
 
-/// The task as it was right after an event: what the event says wins over what is known now.
-pub(super) fn task_after(event: &Event, mut task: v1::Task) -> v1::Task {
+/// The task as it was right after an event: what the event says wins over what is known now, and
+/// what came later than the event, up to the task's newest revision, is not shown.
+pub(super) fn task_after(event: &Event, newest: u64, mut task: v1::Task) -> v1::Task {
+    let same_run = event.run == task.run;
+    // After its end nothing about a run changes any more.
+    if event.revision < newest && !(same_run && event.state.is_ended()) {
+        task.steps.clear();
+        task.started_at_ms = 0;
+        task.log_state = v1::LogState::Unspecified.into();
+    }
     task.state = state(event.state).into();
     task.run = event.run;
     task.epoch = event.epoch;
     task.agent_id = event.agent.as_ref().map_or_else(String::new, ToString::to_string);
     task.condition.clone_from(&event.condition);
-    if !event.state.is_ended() {
+    if !event.state.is_ended() || !same_run {
         task.result = None;
         task.finished_at_ms = 0;
     }

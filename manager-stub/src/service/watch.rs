@@ -161,7 +161,7 @@ fn answers(
     generation: u64,
     (board, now): (&Board, StoreTime),
 ) -> Result<Vec<(Sequence, v1::WatchResponse)>, StoreError> {
-    let mut tasks: HashMap<TaskKey, v1::Task> = HashMap::new();
+    let mut tasks: HashMap<TaskKey, (u64, v1::Task)> = HashMap::new();
     let mut page = Vec::new();
     for event in reads.events(query)? {
         if !tasks.contains_key(&event.key) {
@@ -169,11 +169,15 @@ fn answers(
             let streams = reads.log_streams(&event.key)?;
             tasks.insert(
                 event.key.clone(),
-                view::task(&row, &streams, board.steps(&event.key), now),
+                (
+                    row.head.revision,
+                    view::task(&row, &streams, board.steps(&event.key), now),
+                ),
             );
         }
-        if let Some(task) = tasks.get(&event.key) {
-            page.push((event.sequence, answer(event, generation, task.clone())));
+        if let Some((newest, task)) = tasks.get(&event.key) {
+            let task = view::task_after(&event, *newest, task.clone());
+            page.push((event.sequence, answer(event, generation, task)));
         }
     }
     Ok(page)
@@ -183,7 +187,7 @@ fn answer(event: Event, generation: u64, task: v1::Task) -> v1::WatchResponse {
     v1::WatchResponse {
         cursor: write_cursor(generation, event.sequence),
         at_ms: event.at.millis(),
-        task: Some(view::task_after(&event, task)),
+        task: Some(task),
         record: event.record.and_then(|record| v1::Record::decode(record).ok()),
         kind: event.kind,
         message: event.message,

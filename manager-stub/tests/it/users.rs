@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use deputy_manager::dispatcher::timing::Timing;
 use deputy_proto::v1;
+use deputy_proto::v1::write_op::Op;
 use tonic::Code;
 
-use crate::agent::{Agent, World, complete, submit_request};
+use crate::agent::{Agent, World, submit_request};
 
 #[tokio::test]
 async fn a_submission_is_idempotent_by_its_request_id() {
@@ -75,7 +76,13 @@ async fn a_watcher_sees_every_event_once_and_goes_on_from_its_cursor() {
         .expect("a stream")
         .into_inner();
     agent.start(&attempt).await;
-    agent.write(&attempt, vec![complete(v1::TaskState::Succeeded)]).await;
+    let end = v1::Result {
+        state: v1::TaskState::Succeeded.into(),
+        world: v1::World::Changed.into(),
+        steps: vec![v1::StepProgress::default()],
+        ..v1::Result::default()
+    };
+    agent.write(&attempt, vec![Op::Complete(end)]).await;
     let mut seen = Vec::new();
     while seen.len() < 4 {
         seen.push(watch.message().await.expect("an event").expect("an event"));
@@ -85,6 +92,26 @@ async fn a_watcher_sees_every_event_once_and_goes_on_from_its_cursor() {
     assert_eq!(seen[1].task.as_ref().expect("a task").state(), v1::TaskState::Assigned);
     drop((watch, agent));
     world.restart().await;
+    let mut watch = world
+        .tasks()
+        .await
+        .watch(request.clone())
+        .await
+        .expect("a stream")
+        .into_inner();
+    let mut known = Vec::new();
+    while known.len() < 4 {
+        let task = watch.message().await.expect("an event").expect("an event").task;
+        let task = task.expect("a task");
+        known.push((task.started_at_ms > 0, task.steps.len(), task.result.is_some()));
+    }
+    let nothing = (false, 0, false);
+    assert_eq!(
+        known,
+        [nothing, nothing, nothing, (true, 1, true)],
+        "an event shows nothing that came later"
+    );
+    drop(watch);
     let request = v1::WatchRequest {
         cursor: seen[1].cursor.clone(),
         ..request
