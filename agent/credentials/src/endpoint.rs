@@ -133,11 +133,14 @@ impl fmt::Debug for EndpointHandle {
     }
 }
 
+/// Makes a value known to the redactor.
+type Hide = dyn Fn(&[u8]) + Send + Sync;
+
 struct Guard {
     identity: TaskIdentity,
     token: Arc<Zeroizing<String>>,
     host: String,
-    hide: Box<dyn Fn(&[u8]) + Send + Sync>,
+    hide: Box<Hide>,
 }
 
 /// Ends when aborted; its connections end with it.
