@@ -14,7 +14,11 @@ use crate::store::clock::KernelBootClock;
 
 /// Queues deployment tasks, gives them to agents, and keeps their journals.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "deputy-manager", version)]
+#[command(
+    name = "deputy-manager",
+    version,
+    after_help = "Flags win over the environment. Exit codes: 0 ended in order, 2 bad arguments, 10 cannot start."
+)]
 pub(crate) struct RawConfig {
     /// Where to listen; loopback only, as long as there is no TLS. Port 0 takes any free one
     #[arg(

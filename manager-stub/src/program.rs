@@ -9,12 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat, RawConfig};
-use crate::server::Manager;
+use crate::server::{Manager, StartError};
 
 /// Bad flags or an impossible combination of them.
 const EXIT_USAGE: u8 = 2;
 /// It could not start.
-const EXIT_START: u8 = 1;
+const EXIT_START: u8 = 10;
 
 /// Runs the manager until SIGTERM or SIGINT; the whole of `main`.
 #[must_use]
@@ -22,7 +22,7 @@ pub fn main_impl() -> ExitCode {
     let config = match RawConfig::parse().check() {
         Ok(config) => config,
         Err(error) => {
-            complain(&error);
+            complain(&error, "deputy-manager --help lists the flags and their defaults");
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -30,7 +30,10 @@ pub fn main_impl() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("cannot start the runtime: {error}"));
+            complain(
+                &format!("cannot start the runtime: {error}"),
+                "look at the limits of this user's processes and threads",
+            );
             return ExitCode::from(EXIT_START);
         }
     };
@@ -54,20 +57,32 @@ async fn run(config: Config) -> ExitCode {
     let manager = match Manager::start(config.settings).await {
         Ok(manager) => manager,
         Err(error) => {
-            complain(&error.to_string());
-            return ExitCode::from(EXIT_START);
+            complain(&explained(&error), error.hint());
+            return ExitCode::from(match error {
+                StartError::NotLoopback(_) => EXIT_USAGE,
+                StartError::Data { .. }
+                | StartError::Store(_)
+                | StartError::Listen { .. }
+                | StartError::Reflection(_) => EXIT_START,
+            });
         }
     };
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
-        complain("cannot listen for signals");
+        complain(
+            "cannot listen for signals",
+            "look at the limits of this user's open files",
+        );
         return ExitCode::from(EXIT_START);
     };
     let address = manager.address();
     if let Some(path) = &config.ready_file
         && let Err(error) = write_ready_file(path, &address.to_string())
     {
-        complain(&format!("cannot write the ready file {}: {error}", path.display()));
+        complain(
+            &format!("cannot write the ready file {}: {error}", path.display()),
+            "choose with --ready-file a path in a folder that this user can write to",
+        );
         return ExitCode::from(EXIT_START);
     }
     tracing::info!(data = %data.display(), "manager is up");
@@ -95,6 +110,21 @@ fn say(line: &str) {
     drop(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
-fn complain(error: &str) {
-    drop(writeln!(std::io::stderr().lock(), "error: {error}"));
+/// An error with those of its causes that it does not name itself.
+fn explained(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn complain(error: &str, hint: &str) {
+    drop(writeln!(std::io::stderr().lock(), "error: {error}\nhint: {hint}"));
 }

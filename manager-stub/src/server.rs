@@ -77,6 +77,27 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+impl StartError {
+    /// What to do next.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::NotLoopback(_) => "give --listen an address of this machine only, for example 127.0.0.1:7443",
+            Self::Data { .. } => "choose with --data a folder that this user can write to",
+            Self::Store(StoreError::InUse(_)) => "one data folder belongs to one manager; choose another with --data",
+            Self::Store(StoreError::Full) => "free space under the folder of --data",
+            Self::Store(StoreError::TooNew { .. }) => "start the release that wrote this data folder, or a newer one",
+            Self::Store(StoreError::File { .. }) => "choose with --data a folder that this user can write to",
+            Self::Store(StoreError::OldSqlite(_)) => "build this release with the SQLite that it bundles",
+            Self::Store(StoreError::Corrupt { .. } | StoreError::Sqlite(_)) => {
+                "look at the disk under the folder of --data, or choose another folder"
+            }
+            Self::Listen { .. } => "choose with --listen an address that nobody else uses; port 0 takes any free one",
+            Self::Reflection(_) => "this is a fault of the build: use another release",
+        }
+    }
+}
+
 /// A manager that is up.
 pub struct Manager {
     address: SocketAddr,

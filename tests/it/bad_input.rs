@@ -67,7 +67,7 @@ async fn a_second_manager_on_the_same_data_says_so_and_ends() {
     let second = tokio::time::timeout(SOON, second).await.expect("in time");
     let second = second.expect("joined").expect("run");
     let said = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert_eq!(second.status.code(), Some(10), "{said}");
     assert!(said.contains("another manager is using"), "{said}");
     let task = world
         .submit(&recipe::script("first", "", "", "true"))

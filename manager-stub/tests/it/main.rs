@@ -5,5 +5,6 @@ mod hand_out;
 mod journal;
 mod logs;
 mod loss;
+mod program;
 mod sessions;
 mod users;
