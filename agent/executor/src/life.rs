@@ -235,21 +235,22 @@ async fn say(attempt: &Attempt, word: LastWord) {
         WriteOp::Complete(completion) => Some(slimmed(completion)),
         WriteOp::Start | WriteOp::Append(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. } => None,
     };
-    let verdict = attempt.shared.outbox.write(&attempt.reference, op).await;
-    match (verdict, again) {
-        (Ok(WriteVerdict::Ok { .. } | WriteVerdict::StaleEpoch) | Err(_), _) => {}
-        (Ok(WriteVerdict::Invalid(why)), Some(slim)) => {
-            tracing::error!(task.id = %attempt.reference.task, reason = why, "the result was refused and is sent without its outputs");
-            drop(
-                attempt
-                    .shared
-                    .outbox
-                    .write(&attempt.reference, WriteOp::Complete(Box::new(slim)))
-                    .await,
-            );
-        }
-        (Ok(verdict), _) => {
+    let outbox = &attempt.shared.outbox;
+    let mut verdict = outbox.write(&attempt.reference, op).await;
+    if let (Ok(WriteVerdict::Invalid(why)), Some(slim)) = (&verdict, again) {
+        tracing::error!(task.id = %attempt.reference.task, reason = why, "the result was refused and is sent without its outputs");
+        verdict = outbox
+            .write(&attempt.reference, WriteOp::Complete(Box::new(slim)))
+            .await;
+    }
+    match verdict {
+        Ok(WriteVerdict::Ok { .. } | WriteVerdict::StaleEpoch) | Err(_) => {}
+        Ok(verdict @ (WriteVerdict::UndoDecided | WriteVerdict::Nondeterministic(_) | WriteVerdict::Invalid(_))) => {
             tracing::error!(task.id = %attempt.reference.task, verdict = ?verdict, "the last message of an attempt was refused");
+            // Held on, it would be waited for for ever.
+            if outbox.give_up(&attempt.reference).await.is_err() {
+                tracing::debug!(task.id = %attempt.reference.task, "the agent ends, and with it what it holds");
+            }
         }
     }
 }

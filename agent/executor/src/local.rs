@@ -96,7 +96,7 @@ impl MemoryJournal {
                 id,
                 result: Err("there is no manager to fetch it from".into()),
             }),
-            Event::Progress { .. } | Event::FreeSlots(_) => None,
+            Event::Progress { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => None,
         }
     }
 

@@ -111,8 +111,16 @@ impl Outbox {
         };
         self.events.try_send(event).map_err(|error| match error.into_inner() {
             Event::Progress { steps, .. } => steps,
-            Event::Write { .. } | Event::FetchBlob { .. } | Event::FreeSlots(_) => Vec::new(),
+            Event::Write { .. } | Event::FetchBlob { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => Vec::new(),
         })
+    }
+
+    /// Tells that the attempt has ended and that nobody took its last message.
+    pub(crate) async fn give_up(&self, attempt: &AttemptRef) -> Result<(), Closed> {
+        self.send(Event::GivenUp {
+            attempt: attempt.clone(),
+        })
+        .await
     }
 
     /// Tells the number of free slots, if there is room right now.

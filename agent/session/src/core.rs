@@ -99,6 +99,11 @@ impl Core {
                     });
                 }
             }
+            Event::GivenUp { attempt } => {
+                warn!(%attempt, "the end of an attempt was refused; it is not held any more, and the next Hello says so");
+                self.inventory.given_up(&attempt);
+                self.progress.forget(&attempt);
+            }
             Event::FreeSlots(slots) => self.free_slots = Some(slots),
         }
     }

@@ -56,6 +56,11 @@ impl Inventory {
         self.held.remove(attempt).is_some()
     }
 
+    /// It has ended, and the manager refused to hear how: what is not held is lost at the next Hello.
+    pub(crate) fn given_up(&mut self, attempt: &AttemptRef) {
+        self.held.remove(attempt);
+    }
+
     pub(crate) fn holds(&self, attempt: &AttemptRef) -> bool {
         self.held.contains_key(attempt)
     }

@@ -289,6 +289,27 @@ async fn an_attempt_that_the_manager_calls_stale_is_revoked_and_not_held_any_mor
 }
 
 #[tokio::test]
+async fn an_attempt_that_is_given_up_is_not_held_any_more() {
+    let mut manager = ScriptedManager::start().await;
+    let mut agent = Agent::start(&manager);
+    let (mut session, _) = manager.welcomed(vec![]).await;
+    session.answer(assignment(4)).await;
+    session.answer(assignment(5)).await;
+    for _ in [4, 5] {
+        assert!(matches!(agent.next().await, Command::Assign(_)));
+    }
+    let given_up = Event::GivenUp { attempt: attempt(4) };
+    let events = agent.events.as_ref().expect("open");
+    events.send(given_up).await.expect("taken");
+    // Events are taken in order: what comes after it says that it was taken.
+    agent.write(1, 5, done("effect")).await;
+    session.next_write().await;
+    drop(session);
+    let (_session, hello) = manager.welcomed(vec![]).await;
+    assert_eq!(epochs(&hello), [(5, false)]);
+}
+
+#[tokio::test]
 async fn codes_that_a_proxy_can_fake_and_silence_lead_to_a_new_connection() {
     let mut manager = ScriptedManager::start().await;
     let _agent = Agent::start(&manager);

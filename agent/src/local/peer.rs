@@ -84,7 +84,7 @@ impl Peer {
                 self.printer.progress(&steps);
                 Ok(None)
             }
-            Event::FreeSlots(_) => Ok(None),
+            Event::GivenUp { .. } | Event::FreeSlots(_) => Ok(None),
         }
     }
 

@@ -120,6 +120,12 @@ pub enum Event {
         /// Where to. The file does not exist yet.
         path: PathBuf,
     },
+    /// The last message of this attempt was refused, and there is none other to give: it is held no more,
+    /// so that the manager can find it lost.
+    GivenUp {
+        /// Which attempt.
+        attempt: AttemptRef,
+    },
     /// The number of free slots has changed.
     FreeSlots(u32),
 }

@@ -46,6 +46,8 @@ pub(super) struct Bench {
     pub(super) config: ExecutorConfig,
     pub(super) progress: Vec<StepProgress>,
     pub(super) writes: usize,
+    /// How often it was told that an attempt's last message is given up.
+    pub(super) given_up: usize,
     pub(super) says: Vec<Say>,
     /// What the manager answers to a write with this text in its key (or `complete`, or `release`).
     pub(super) refuses: Option<(&'static str, WriteVerdict)>,
@@ -77,6 +79,7 @@ impl Bench {
             config: ExecutorConfig::with_slots(2),
             progress: Vec::new(),
             writes: 0,
+            given_up: 0,
             says: Vec::new(),
             refuses: None,
             cancel: None,
@@ -168,6 +171,7 @@ impl Bench {
             match &event {
                 Event::Progress { steps, .. } => self.progress.extend(steps.iter().cloned()),
                 Event::Write { .. } => self.writes += 1,
+                Event::GivenUp { .. } => self.given_up += 1,
                 Event::FetchBlob { .. } | Event::FreeSlots(_) => {}
             }
             if crash == Some(Crash::WriteLost(self.writes)) {
@@ -233,7 +237,7 @@ fn topic(event: &Event) -> (Option<String>, bool) {
             ..
         } => (Some("complete".into()), true),
         Event::Write { .. } => (Some("release".into()), true),
-        Event::Progress { .. } | Event::FetchBlob { .. } | Event::FreeSlots(_) => (None, false),
+        Event::Progress { .. } | Event::FetchBlob { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => (None, false),
     }
 }
 

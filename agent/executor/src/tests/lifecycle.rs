@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deputy_task::message::{Command, Event, WriteOp};
+use deputy_task::message::{Command, Event, WriteOp, WriteVerdict};
 use deputy_task::outcome::{Outcome, World as Left};
 use deputy_task::progress::StepStatus;
 use deputy_task::record::RecordBody;
@@ -410,5 +410,21 @@ async fn the_newest_attempt_revokes_every_older_one_and_waits_for_all() {
             }
         }
         assert_eq!(starts, [(1, false), (3, true)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_whose_last_message_is_refused_is_given_up() {
+    for (refused, given_up) in [("complete", 1), ("release", 1), ("no such message", 0)] {
+        let mut bench = Bench::new(puts(), json!({}));
+        if refused == "release" {
+            bench = bench.say("done a/put/x", |_| Command::Drain {
+                deadline: deputy_steps::permit::now(),
+                reason: "SIGTERM".into(),
+            });
+        }
+        bench.refuses = Some((refused, WriteVerdict::Invalid("no room".into())));
+        assert_eq!(bench.run().await.is_some(), given_up == 0, "{refused}");
+        assert_eq!(bench.given_up, given_up, "{refused}");
     }
 }
