@@ -214,6 +214,6 @@ async fn a_secret_output_is_used_by_the_next_step_and_shown_to_nobody() {
     assert!(!format!("{shown:?}").contains(&secret), "{shown:?}");
     let got: v1::Task = world.tasks.get(&task).await.expect("got");
     assert!(!format!("{got:?}").contains(&secret), "{got:?}");
-    has_none_of(&world.manager.data(), &[secret.clone()]);
-    has_none_of(&world.agents[0].work_folder(), &[secret]);
+    has_none_of(&world.manager.data(), std::slice::from_ref(&secret));
+    has_none_of(&world.agents[0].work_folder(), std::slice::from_ref(&secret));
 }

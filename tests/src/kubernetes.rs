@@ -75,6 +75,8 @@ struct Event {
 
 #[derive(Deserialize)]
 struct User {
+    /// Absent where nobody could be authenticated.
+    #[serde(default)]
     username: String,
     #[serde(default)]
     extra: std::collections::BTreeMap<String, Vec<String>>,
