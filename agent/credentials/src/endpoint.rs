@@ -313,7 +313,10 @@ mod tests {
         if TcpStream::connect(address).await.is_ok() {
             // Somebody else got the port meanwhile, for example the test beside this one: not the endpoint.
             let asked = tokio::time::timeout(Duration::from_secs(1), ask(address, get(PATH, &host, &token))).await;
-            assert!(!asked.is_ok_and(|answer| answer.contains("SECRET")), "it dies with its handle");
+            assert!(
+                !asked.is_ok_and(|answer| answer.contains("SECRET")),
+                "it dies with its handle"
+            );
         }
     }
 
