@@ -138,6 +138,8 @@ mod armed {
             if before == Ok(1) {
                 tracing::warn!(point = point.name(), key, "fault point reached");
                 let _sent = kill_process(getpid(), trap.signal);
+                // The kernel may hand the signal to another thread first; this one must not go past the point.
+                std::thread::sleep(std::time::Duration::from_millis(100));
             }
         }
     }
