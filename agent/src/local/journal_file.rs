@@ -12,11 +12,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use deputy_task::id::TaskId;
 use deputy_task::outcome::Completion;
 use deputy_task::record::Record;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8] = b"deputy journal 1\n";
@@ -24,6 +27,11 @@ const FRAME_HEADER_BYTES: usize = 8;
 
 /// Longest entry: a record with room for its frame.
 const MAX_ENTRY_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often, and how far apart, a locked file is tried again. A child that its former holder has just forked holds the
+/// lock too until it executes its program: that passes within milliseconds and is not another run.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +91,9 @@ impl JournalFile {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(failed("open"))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| JournalError::InUse(path.into()))?;
+        if !lock(&file).map_err(failed("lock"))? {
+            return Err(JournalError::InUse(path.into()));
+        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
         if bytes.is_empty() {
@@ -149,6 +159,18 @@ impl JournalFile {
 
 #[expect(clippy::cast_possible_truncation, reason = "a constant that fits")]
 const MAX_ENTRY_LENGTH: u32 = MAX_ENTRY_BYTES as u32;
+
+/// Whether the file is now this process's alone.
+fn lock(file: &File) -> io::Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Ok(false)
+}
 
 /// The new file's name must survive a crash as its content does.
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -218,6 +240,22 @@ mod tests {
         }
         journal.sync().expect("sync");
         entries
+    }
+
+    /// The former holder has closed its file, but a child that it forked a moment ago has not yet executed its program.
+    #[test]
+    fn a_lock_that_a_forked_child_still_holds_is_waited_for() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("journal");
+        let (journal, _) = JournalFile::open(&path).expect("open");
+        let inherited = journal.file.try_clone().expect("clone");
+        drop(journal);
+        let child = thread::spawn(move || {
+            thread::sleep(10 * LOCK_PAUSE);
+            drop(inherited);
+        });
+        JournalFile::open(&path).expect("open");
+        child.join().expect("child");
     }
 
     #[test]
