@@ -38,8 +38,8 @@ pub(crate) struct Arguments {
     /// Of steps that ended before there was a scope.
     ended: BTreeMap<String, StepNames>,
     agent: AgentSeen,
-    /// Secret outputs that were made by an attempt before this one, `step.output`.
-    lost: Vec<String>,
+    /// Secret outputs that were made by an attempt before this one.
+    lost: Vec<LostOutput>,
     /// Secret outputs that were made by this attempt.
     secrets: Vec<SecretOutput>,
 }
@@ -49,6 +49,12 @@ struct SecretOutput {
     step: String,
     name: String,
     value: String,
+}
+
+#[derive(Debug)]
+struct LostOutput {
+    step: String,
+    name: String,
 }
 
 /// What a step is asked to do.
@@ -95,14 +101,28 @@ impl Arguments {
 
     /// A step ended in an attempt before this one.
     pub(crate) fn replayed(&mut self, step: &str, outputs: RecordedOutputs) {
-        self.lost
-            .extend(outputs.secrets.iter().map(|name| format!("{step}.{name}")));
+        let step_name = || step.to_owned();
+        self.lost.extend(outputs.secrets.into_iter().map(|name| LostOutput {
+            step: step_name(),
+            name,
+        }));
         self.ended.insert(
             step.to_owned(),
             StepNames {
                 outputs: outputs.values,
             },
         );
+    }
+
+    /// Lets names stand for the secret outputs that are lost. For undo: what it puts back is recorded, so it needs
+    /// no secret, and it must not depend on which agent runs it.
+    pub(crate) fn name_lost(&mut self) {
+        for lost in &self.lost {
+            if let Some(names) = self.ended.get_mut(&lost.step) {
+                let stand_in = placeholder(&lost.step, &lost.name);
+                names.outputs.insert(lost.name.clone(), stand_in.into());
+            }
+        }
     }
 
     /// Is the step to be run?
@@ -191,11 +211,16 @@ impl Arguments {
         if self
             .lost
             .iter()
-            .any(|lost| error.to_string().contains(lost.rsplit('.').next().unwrap_or_default()))
+            .any(|lost| error.to_string().contains(&lost.name))
         {
+            let lost: Vec<String> = self
+                .lost
+                .iter()
+                .map(|lost| format!("{}.{}", lost.step, lost.name))
+                .collect();
             failure = failure.hint(format!(
                 "secret outputs live in the agent that made them and are lost with it ({}); run the task again from its beginning",
-                self.lost.join(", ")
+                lost.join(", ")
             ));
         }
         ArgumentError::Failed(Box::new(failure))
@@ -204,8 +229,13 @@ impl Arguments {
 
 impl SecretOutput {
     fn placeholder(&self) -> String {
-        format!("<secret {}.{}>", self.step, self.name)
+        placeholder(&self.step, &self.name)
     }
+}
+
+/// What stands for a secret output.
+fn placeholder(step: &str, name: &str) -> String {
+    format!("<secret {step}.{name}>")
 }
 
 /// Why a step cannot be asked for.

@@ -131,6 +131,7 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
             attempt.board.status(&step.name, StepStatus::Succeeded);
         }
     }
+    arguments.name_lost();
     let (mut left, mut noted, mut restored) = (Vec::new(), Vec::new(), Restored::Nothing);
     for step in attempt.document.spec.steps.iter().rev() {
         if !attempt.replay().has_begun(&step.name) {

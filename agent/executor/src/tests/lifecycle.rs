@@ -270,6 +270,31 @@ async fn a_secret_output_never_leaves_and_is_lost_with_its_agent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_that_names_a_secret_output_is_undone_by_any_agent() {
+    let script = Script::from([
+        ("a", vec![Do::Secret("TOKEN", "hunter2-hunter2")]),
+        ("b", vec![Do::Put("x", "1")]),
+        ("c", vec![Do::Wait(Duration::from_secs(5)), Do::Fail]),
+    ]);
+    let rollback = json!({ "onFailure": "rollback" });
+    let mut bench = Bench::new(script.clone(), rollback.clone());
+    with_text(&mut bench, &[("b", "use ${{ steps.a.outputs.TOKEN }}")]);
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.world, Left::RolledBack, "{:?}", completion.remains);
+    // And by one that never had the secret.
+    let mut bench = Bench::new(script, rollback).say("done b/put/x", |_| Command::Drain {
+        deadline: deputy_steps::permit::now(),
+        reason: "SIGTERM".into(),
+    });
+    with_text(&mut bench, &[("b", "use ${{ steps.a.outputs.TOKEN }}")]);
+    assert_eq!(bench.run().await, None);
+    bench.says.clear();
+    let completion = bench.run().await.expect("complete");
+    assert_eq!(completion.world, Left::RolledBack, "{:?}", completion.remains);
+    assert_eq!(bench.world.objects()["x"], "");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plan_does_not_depend_on_what_the_redactor_knows() {
     let script = Script::from([
         ("a", vec![Do::Secret("TOKEN", "hunter2-hunter2")]),

@@ -169,7 +169,7 @@ pub(crate) fn overtaken(service: &str, what: &str) -> Failure {
     Failure::new(
         CHANGED_BY_OTHERS,
         format!(
-            "the service {service} was changed by somebody else since this step looked at it: {what}; this step has not changed it"
+            "the service {service} was changed by somebody else since this step looked at it: {what}; this step did not overwrite that"
         ),
     )
     .hint("see in CloudTrail who changed it, then retry the task")

@@ -156,7 +156,7 @@ async fn change(
                 let pass = Pass::new(permit, key.clone());
                 async {
                     let seen = patiently(ctx, || ecs.describe(&wanted.service)).await?;
-                    if let Some(what) = service.changed_since(seen.as_ref()) {
+                    if let Some(what) = service.as_seen().changed_since(seen.as_ref()) {
                         return Err(overtaken(&wanted.service, &what).into());
                     }
                     ecs.update(expected, &body, pass).await

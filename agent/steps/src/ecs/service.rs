@@ -42,22 +42,43 @@ pub(crate) struct BeforeService {
     pub(crate) touched: Map<String, Value>,
 }
 
+/// A service as a program saw it and decided by it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AsSeen<'a> {
+    /// What it ran.
+    pub(crate) task_definition: &'a str,
+    /// What it may run as well: the task definition that a circuit breaker takes it back to.
+    pub(crate) or: Option<&'a str>,
+    /// Fields as they were; null for those that had no value.
+    pub(crate) touched: &'a Map<String, Value>,
+}
+
 impl BeforeService {
-    /// What is not as it was, in words: ECS has no update that depends on what is there, so the step
+    pub(crate) fn as_seen(&self) -> AsSeen<'_> {
+        AsSeen {
+            task_definition: &self.task_definition,
+            or: None,
+            touched: &self.touched,
+        }
+    }
+}
+
+impl AsSeen<'_> {
+    /// What is not as it was, in words: ECS has no update that depends on what is there, so a program
     /// looks right before it sends one. `None`: nothing that the update touches was changed.
     pub(crate) fn changed_since(&self, seen: Option<&Seen>) -> Option<String> {
         let Some(seen) = seen else {
             return Some("it was deleted".into());
         };
         let running = seen.task_definition();
-        if running != self.task_definition {
+        if running != self.task_definition && Some(running) != self.or {
             return Some(format!(
                 "it now runs {} instead of {}",
                 short(running),
-                short(&self.task_definition)
+                short(self.task_definition)
             ));
         }
-        let now = seen.touched(&self.touched);
+        let now = seen.touched(self.touched);
         let changed: Vec<&str> = self
             .touched
             .iter()
@@ -223,7 +244,7 @@ mod tests {
             desired_count: 2,
             touched: touched.as_object().expect("fields").clone(),
         };
-        let told = |task_definition: &str, raw: Value| before.changed_since(Some(&seen(task_definition, raw)));
+        let told = |task_definition: &str, raw: Value| before.as_seen().changed_since(Some(&seen(task_definition, raw)));
         let same = json!({"desiredCount": 2, "networkConfiguration": {"subnets": ["b", "a"]}, "runningCount": 1});
         assert_eq!(told(&before.task_definition, same.clone()), None);
         assert_eq!(
@@ -235,6 +256,19 @@ mod tests {
             told(&before.task_definition, scaled).as_deref(),
             Some("desiredCount, networkConfiguration was set to something else")
         );
-        assert_eq!(before.changed_since(None).as_deref(), Some("it was deleted"));
+        assert_eq!(
+            before.as_seen().changed_since(None).as_deref(),
+            Some("it was deleted")
+        );
+        let taken_back = AsSeen {
+            task_definition: "arn:aws:ecs:eu-west-1:2:task-definition/shop:5",
+            or: Some(&before.task_definition),
+            touched: &Map::new(),
+        };
+        assert_eq!(
+            taken_back.changed_since(Some(&seen(&before.task_definition, json!({})))),
+            None,
+            "a circuit breaker took it back meanwhile"
+        );
     }
 }

@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 use crate::aws::guard::Pass;
 use crate::context::{StepContext, Undone};
-use crate::ecs::change::{CHANGED_BY_OTHERS, Change, Expected};
+use crate::ecs::change::{CHANGED_BY_OTHERS, Change, Expected, overtaken};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
 use crate::ecs::reading::{look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
-use crate::ecs::service::{Before, BeforeService};
+use crate::ecs::service::{AsSeen, Before, BeforeService};
 use crate::ecs::verdict::Verdict;
 use crate::effect::{Effect, Look, Settled};
 use crate::failure::StepError;
@@ -85,7 +85,7 @@ pub(crate) async fn undo(ctx: &StepContext, wanted: &Wanted) -> Result<Undone, S
         let ours = revision.task_definition_arn.as_str();
         match (&before.service, undo.current(&before, ours).await?) {
             (Some(service), current) => undo.restore(service, &change, (ours, current)).await?,
-            (None, current) => undo.delete(current).await?,
+            (None, current) => undo.delete(ours, current).await?,
         }
     }
     undo.deregister(&revision).await?;
@@ -112,13 +112,17 @@ impl Undo<'_> {
         let settled = self.ctx.settled(name, SETTLE, look).await;
         match settled {
             Err(StepError::WorldUnknown(failure)) if failure.class == CHANGED_BY_OTHERS => {
-                self.undone
-                    .left
-                    .push(format!("{}; it was left as it is", failure.summary));
+                self.leave(&failure);
                 Ok(Settled::Never)
             }
             other => other,
         }
+    }
+
+    /// Somebody else's change stays.
+    fn leave(&mut self, failure: &Failure) {
+        let left = format!("{}; it was left as it is", failure.summary);
+        self.undone.left.push(left);
     }
 
     async fn current(&self, before: &Before, ours: &str) -> Result<Current, StepError> {
@@ -147,7 +151,7 @@ impl Undo<'_> {
         (ours, current): (&str, Current),
     ) -> Result<(), StepError> {
         let service = &self.wanted.service;
-        let touched = match current {
+        let (running, seen, fields) = match current {
             Current::Gone => {
                 self.undone
                     .left
@@ -170,11 +174,27 @@ impl Undo<'_> {
                     ));
                     return self.await_steady(before, "", None).await;
                 }
-                fields
+                (before.task_definition.as_str(), touched, fields)
             }
-            Current::Ours { touched } => self.fields_to_restore(before, change, &touched),
+            Current::Ours { touched } => {
+                let fields = self.fields_to_restore(before, change, &touched);
+                (ours, touched, fields)
+            }
         };
-        let restored = self.update_back(before, ours, touched).await?;
+        // Only what the update will write must still be as it was when that was decided.
+        let seen = seen.into_iter().filter(|(key, _)| fields.contains_key(key)).collect();
+        let seen = AsSeen {
+            task_definition: running,
+            or: Some(&before.task_definition),
+            touched: &seen,
+        };
+        let restored = match self.update_back(before, ours, (fields, seen)).await {
+            Err(StepError::Failed(failure)) if failure.class == CHANGED_BY_OTHERS => {
+                self.leave(&failure);
+                return Ok(());
+            }
+            other => other?,
+        };
         self.undone.restored = true;
         self.await_steady(before, &restored.deployment_id, Some(ours)).await
     }
@@ -215,7 +235,7 @@ impl Undo<'_> {
         &self,
         before: &BeforeService,
         ours: &str,
-        fields: Map<String, Value>,
+        (fields, seen): (Map<String, Value>, AsSeen<'_>),
     ) -> Result<Change, StepError> {
         let service = &self.wanted.service;
         let mut body = fields.clone();
@@ -236,7 +256,16 @@ impl Undo<'_> {
             .effect(
                 Effect::bounded(&self.names.update, summary, &plan),
                 || look_patiently(self.ctx, || self.look_restored(expected)),
-                |permit| self.ecs.update(expected, &body, Pass::new(permit, key.clone())),
+                |permit| {
+                    let pass = Pass::new(permit, key.clone());
+                    async {
+                        let now = patiently(self.ctx, || self.ecs.describe(service)).await?;
+                        if let Some(what) = seen.changed_since(now.as_ref()) {
+                            return Err(overtaken(service, &what).into());
+                        }
+                        self.ecs.update(expected, &body, pass).await
+                    }
+                },
             )
             .await
     }
@@ -288,7 +317,7 @@ impl Undo<'_> {
     }
 
     /// The service did not exist before: it goes again, if it still is ours.
-    async fn delete(&mut self, current: Current) -> Result<(), StepError> {
+    async fn delete(&mut self, ours: &str, current: Current) -> Result<(), StepError> {
         let service = &self.wanted.service;
         match current {
             Current::Gone => return Ok(()),
@@ -305,13 +334,35 @@ impl Undo<'_> {
             &json!({"cluster": self.wanted.cluster, "service": service}),
         );
         let key = self.ctx.key(&self.names.delete);
-        self.ctx
+        let seen = AsSeen {
+            task_definition: ours,
+            or: None,
+            touched: &Map::new(),
+        };
+        let deleted = self
+            .ctx
             .effect(
                 effect,
                 || look_patiently(self.ctx, || self.ecs.look_deleted(service)),
-                |permit| self.ecs.delete(service, Pass::new(permit, key.clone())),
+                |permit| {
+                    let pass = Pass::new(permit, key.clone());
+                    async {
+                        let now = patiently(self.ctx, || self.ecs.describe(service)).await?;
+                        match seen.changed_since(now.as_ref()) {
+                            Some(what) if now.is_some() => Err(overtaken(service, &what).into()),
+                            _ => self.ecs.delete(service, pass).await,
+                        }
+                    }
+                },
             )
-            .await?;
+            .await;
+        match deleted {
+            Err(StepError::Failed(failure)) if failure.class == CHANGED_BY_OTHERS => {
+                self.leave(&failure);
+                return Ok(());
+            }
+            other => other?,
+        }
         self.undone.restored = true;
         loop {
             let left = patiently(self.ctx, || self.ecs.describe(service))
