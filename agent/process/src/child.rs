@@ -22,6 +22,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Between two SIGKILLs to what does not die.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
+/// Between two looks at whether a stopped group still has work to do.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What survives SIGKILL for so long hangs in the kernel and is given up.
 const KILL_BOUND: Duration = Duration::from_secs(5);
 
@@ -79,8 +82,10 @@ impl Child {
     }
 
     /// Hands output to the sink until the child has ended, or `stop` says to stop it: SIGTERM to
-    /// its group, after the grace SIGKILL. Ends when the child and everything it started is gone,
-    /// at the latest a few seconds after the first process ended or was killed.
+    /// its group, after the grace SIGKILL. The grace is the whole group's: the shell around a program
+    /// dies of SIGTERM at once, while the program may have work to finish. Ends when the child and
+    /// everything it started is gone, at the latest a few seconds after its first process ended or
+    /// its group was killed.
     pub async fn run<R>(mut self, sink: &mut impl OutputSink, stop: impl Future<Output = Stop<R>>) -> Ended<R> {
         let mut stop = pin!(stop);
         let mut ended = Ended {
@@ -94,14 +99,24 @@ impl Child {
         // When something must happen if nothing does: the grace, the next SIGKILL, or the drain is over.
         let mut deadline = None;
         let mut give_up = None;
-        while alive || self.output.is_open() {
+        // Stopped, its first process has ended, others of its group use their grace.
+        let mut finishing = false;
+        while alive || finishing || self.output.is_open() {
             tokio::select! {
                 exit = self.leader.wait(), if alive => {
                     alive = false;
                     ended.exit = exit.map_or(Exit::Unknown, Exit::from);
                     self.group.leader_was_reaped();
-                    let drained = Instant::now() + DRAIN;
-                    deadline = Some(deadline.map_or(drained, |deadline: Instant| deadline.min(drained)));
+                    finishing = ended.stopped.is_some() && !ended.killed;
+                    if !finishing {
+                        deadline = Some(Instant::now() + DRAIN);
+                    }
+                }
+                () = tokio::time::sleep(LOOK_AGAIN), if finishing => {
+                    finishing = self.group_lives().await;
+                    if !finishing {
+                        deadline = Some(Instant::now() + DRAIN);
+                    }
                 }
                 stop = &mut stop, if ended.stopped.is_none() && alive => {
                     ended.stopped = Some(stop.reason);
@@ -111,11 +126,16 @@ impl Child {
                     }
                 }
                 () = passed(deadline) => {
-                    if !alive {
+                    if !alive && !finishing {
                         break;
                     }
                     ended.killed = true;
                     self.group.kill();
+                    if finishing {
+                        finishing = false;
+                        deadline = Some(Instant::now() + DRAIN);
+                        continue;
+                    }
                     let now = Instant::now();
                     if now >= *give_up.get_or_insert(now + KILL_BOUND) {
                         tracing::error!(pid = self.id(), "a process survives SIGKILL and is given up");
@@ -131,6 +151,14 @@ impl Child {
         ended
     }
 
+    /// Is a process of the group still at work?
+    async fn group_lives(&self) -> bool {
+        let group = self.group.id();
+        tokio::task::spawn_blocking(move || descendants::group_lives(group))
+            .await
+            .unwrap_or(false)
+    }
+
     /// Kills what the child left behind, in its group and outside, and answers how many there were.
     async fn remove_leftovers(&self) -> usize {
         let give_up = Instant::now() + KILL_BOUND;
@@ -143,7 +171,8 @@ impl Child {
                 .await
                 .unwrap_or(0);
             killed = killed.max(found);
-            if !self.group.kill() && found == 0 {
+            self.group.kill();
+            if found == 0 {
                 return killed;
             }
             if Instant::now() >= give_up {

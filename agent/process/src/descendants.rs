@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// Every child and its descendants have it.
 pub(crate) const MARK_VARIABLE: &str = "DEPUTY_PROCESS";
@@ -33,32 +33,72 @@ impl Mark {
     }
 }
 
-/// Kills every process with the mark and answers how many are alive. Those of `group` are counted, but left to
-/// whoever kills the group. Reads /proc: milliseconds on a machine with many processes.
+/// Kills every process with the mark and answers how many are alive. Those of `group` are counted, mark or not, but
+/// left to whoever kills the group. Reads /proc: milliseconds on a machine with many processes.
 pub(crate) fn kill(mark: &Mark, group: u32) -> usize {
     let variable = format!("{MARK_VARIABLE}={}", mark.as_str());
-    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
-    let ids = processes
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut found = 0;
-    for pid in ids.filter_map(Pid::from_raw) {
-        // Of other users' processes, and of zombies, nothing can be read.
+    for Living { pid, group: of } in living() {
+        if of == group {
+            found += 1;
+            continue;
+        }
+        // Of other users' processes nothing can be read.
         let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
             continue;
         };
-        if !environment
-            .split(|byte| *byte == 0)
-            .any(|line| line == variable.as_bytes())
-        {
+        let mut lines = environment.split(|byte| *byte == 0);
+        if !lines.any(|line| line == variable.as_bytes()) {
             continue;
         }
         found += 1;
-        let in_group = getpgid(Some(pid)).is_ok_and(|id| id.as_raw_nonzero().get().unsigned_abs() == group);
-        if !in_group && kill_process(pid, Signal::KILL).is_ok() {
+        if kill_process(pid, Signal::KILL).is_ok() {
             // Ours to reap only if we are process 1.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
     }
     found
+}
+
+/// Is a process of the group alive?
+pub(crate) fn group_lives(group: u32) -> bool {
+    living().any(|one| one.group == group)
+}
+
+/// A process that is no zombie: a dead one that nobody has reaped yet is not alive, though it can be signalled.
+struct Living {
+    pid: Pid,
+    group: u32,
+}
+
+fn living() -> impl Iterator<Item = Living> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter_map(Pid::from_raw).filter_map(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let group = group_of(&stat)?;
+        Some(Living { pid, group })
+    })
+}
+
+/// The process group in a line of `/proc/PID/stat`; none for a zombie. proc_pid_stat(5): pid, (comm), state, ppid,
+/// pgrp; the name may itself have blanks and brackets.
+fn group_of(stat: &str) -> Option<u32> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    let group = fields.nth(1)?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zombies_are_not_alive_and_names_may_be_nasty() {
+        assert_eq!(group_of("12 (sleep) S 1 77 77 0 -1"), Some(77));
+        assert_eq!(group_of("12 (a) R (b) S 1 78 77 0 -1"), Some(78));
+        assert_eq!(group_of("12 (sleep) Z 1 77 77 0 -1"), None);
+        assert_eq!(group_of(""), None);
+    }
 }

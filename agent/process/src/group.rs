@@ -37,9 +37,9 @@ impl Group {
         self.signal(Signal::CONT);
     }
 
-    /// Kills every process of the group; was there one?
-    pub(crate) fn kill(&self) -> bool {
-        // As process 1 of a container we inherit orphans; a zombie would count as alive for ever.
+    /// Kills every process of the group.
+    pub(crate) fn kill(&self) {
+        // As process 1 of a container we inherit orphans, and nobody else reaps them.
         if self.leader_reaped.load(Ordering::Relaxed) {
             let orphan = || {
                 waitid(
@@ -49,17 +49,13 @@ impl Group {
             };
             while let Ok(Some(_)) = orphan() {}
         }
-        self.signal(Signal::KILL)
+        self.signal(Signal::KILL);
     }
 
-    fn signal(&self, signal: Signal) -> bool {
+    fn signal(&self, signal: Signal) {
         match kill_process_group(self.leader, signal) {
-            Ok(()) => true,
-            Err(Errno::SRCH) => false,
-            Err(error) => {
-                tracing::warn!(group = self.id(), ?signal, %error, "a process group cannot be signalled");
-                false
-            }
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => tracing::warn!(group = self.id(), ?signal, %error, "a process group cannot be signalled"),
         }
     }
 }

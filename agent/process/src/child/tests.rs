@@ -138,6 +138,43 @@ async fn what_ignores_sigterm_is_killed_after_the_grace() {
 }
 
 #[tokio::test]
+async fn the_grace_is_for_the_whole_group_not_only_for_its_first_process() {
+    // As in `terraform apply; echo done`: the shell dies of SIGTERM at once, the program has work to do.
+    let script = "bash -c 'trap \"sleep 3; echo saved; exit 0\" TERM; echo ready; while :; do sleep 0.05; done'; :";
+    let begun = Instant::now();
+    let (ended, out) = run_and_stop(script, Duration::from_secs(30)).await;
+    assert_eq!((ended.exit, ended.killed, ended.leftovers), (Exit::Signal(15), false, 0));
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "ready\nsaved\n");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_deaf_process_of_the_group_is_killed_when_the_grace_is_over() {
+    let script = "bash -c 'trap \"\" TERM; echo ready; exec >/dev/null 2>&1; while :; do sleep 100; done'; :";
+    let begun = Instant::now();
+    let (ended, _) = run_and_stop(script, Duration::from_millis(500)).await;
+    assert_eq!((ended.exit, ended.killed), (Exit::Signal(15), true));
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_millis(500) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn dead_processes_that_nobody_reaps_do_not_delay() {
+    // Orphans of the group stay zombies until process 1 reaps them, which may take its time.
+    let begun = Instant::now();
+    let (ended, _) = run_and_stop(
+        "for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; echo ready; wait",
+        Duration::from_secs(30),
+    )
+    .await;
+    assert_eq!((ended.exit, ended.killed), (Exit::Signal(15), false));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn without_grace_a_child_is_killed_at_once() {
     let (ended, _) = run_and_stop(
         "trap 'echo no' TERM; echo ready; while :; do sleep 0.05; done",
