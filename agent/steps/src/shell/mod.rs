@@ -9,6 +9,7 @@ mod program;
 mod preparation;
 mod verdict;
 mod environment;
+mod secret_watch;
 mod outputs;
 
 pub use program::{INFO, ShellProgram};

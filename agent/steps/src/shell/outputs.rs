@@ -57,12 +57,37 @@ pub(super) enum OutputProblem {
 
 /// Reads the file. One that is gone holds nothing.
 pub(super) fn read(file: &Path, quoting: Quoting) -> Result<Written, OutputProblem> {
+    parse(&bytes_of(file)?, quoting)
+}
+
+/// What a script that still runs has written, in order; a name may come several times. What is not in the form yet is
+/// passed over, and of a value of several lines that has not ended each line counts alone.
+pub(super) fn so_far(file: &Path) -> Vec<(String, String)> {
+    let Ok(bytes) = bytes_of(file) else { return Vec::new() };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut written = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(at) = line.find(['=', '<']) else { continue };
+        let (name, rest) = line.split_at(at);
+        let name = name.trim().to_owned();
+        if let Some(value) = rest.strip_prefix('=') {
+            written.push((name, value.to_owned()));
+        } else if let Some(end) = rest.strip_prefix("<<").map(str::trim) {
+            let value: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
+            written.extend(value.iter().map(|line| (name.clone(), (*line).to_owned())));
+        }
+    }
+    written
+}
+
+fn bytes_of(file: &Path) -> Result<Vec<u8>, OutputProblem> {
     // Neither a link to somewhere else nor a pipe that nobody writes to.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(file) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Written::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             return Err(OutputProblem::NotAFile);
         }
@@ -76,7 +101,7 @@ pub(super) fn read(file: &Path, quoting: Quoting) -> Result<Written, OutputProbl
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
         return Err(OutputProblem::TooLarge);
     }
-    parse(&bytes, quoting)
+    Ok(bytes)
 }
 
 /// Does what is not secret fit into a record?
@@ -207,6 +232,22 @@ mod tests {
         assert_eq!(
             parse(b"a=1\nb=\xff", Quoting::Lines).expect_err("bad").to_string(),
             "line 2 of the output file is not UTF-8"
+        );
+    }
+
+    #[test]
+    fn what_is_half_written_is_read_as_far_as_it_goes() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("output");
+        std::fs::write(&file, "a=1\nnonsense\na=2\r\nkey<<END\none\ntwo\nEND\npem<<E\nhalf").expect("written");
+        let written = so_far(&file);
+        let written: Vec<_> = written
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            written,
+            [("a", "1"), ("a", "2"), ("key", "one"), ("key", "two"), ("pem", "half")]
         );
     }
 

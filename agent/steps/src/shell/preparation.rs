@@ -82,7 +82,7 @@ impl Prepared {
 
     /// An empty file for outputs, also when the script is run again.
     pub(super) fn clear_outputs(&self) -> Result<(), StepError> {
-        let file = output_file(self.folder.path());
+        let file = self.output_file();
         let cleared = match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => new_file(&file, 0o600, ""),
@@ -115,7 +115,12 @@ impl Prepared {
         } else {
             Quoting::Nothing
         };
-        outputs::read(&output_file(self.folder.path()), quoting)
+        outputs::read(&self.output_file(), quoting)
+    }
+
+    /// Where the script writes its outputs.
+    pub(super) fn output_file(&self) -> PathBuf {
+        output_file(self.folder.path())
     }
 
     /// Ends the endpoint and removes the files.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::environment;
 use super::outputs::{self, Written};
 use super::preparation::Prepared;
+use super::secret_watch::SecretWatch;
 use super::verdict;
 use crate::context::{Outputs, StepContext, Undone};
 use crate::effect::{Effect, Look, Recorded, RetrySafe};
@@ -128,7 +129,15 @@ impl ShellProgram {
         failpoint::hit(Point::Sent, ctx.key(RUN).as_str());
         let log = ctx.host().log();
         let begun = Instant::now();
-        let (ended, stderr) = supervise(ctx, child, &log, self.retry_safe(), grace).await;
+        let sink = LogSink {
+            log: &log,
+            secrets: SecretWatch::new(prepared.output_file(), &self.shell.secret_outputs, &log),
+            tail: Tail {
+                stream: log.redacted_stream(),
+                bytes: Vec::new(),
+            },
+        };
+        let (ended, stderr) = supervise(ctx, child, sink, self.retry_safe(), grace).await;
         let took = begun.elapsed();
         verdict::narrate(ctx, &ended, took);
         if let Some(halt) = ended.stopped {
@@ -249,7 +258,7 @@ async fn prepare(ctx: &StepContext, shell: &Shell) -> Result<Prepared, StepError
 async fn supervise(
     ctx: &StepContext,
     child: Child,
-    log: &LogWriter,
+    mut sink: LogSink<'_>,
     retry_safe: RetrySafe,
     grace: Duration,
 ) -> (Ended<Halt>, String) {
@@ -257,13 +266,6 @@ async fn supervise(
         let halt = ctx.held_halted(retry_safe).await;
         let grace = verdict::announce_stop(ctx, &halt, within_lease(ctx, retry_safe, grace));
         Stop { reason: halt, grace }
-    };
-    let mut sink = LogSink {
-        log,
-        tail: Tail {
-            stream: log.redacted_stream(),
-            bytes: Vec::new(),
-        },
     };
     let keeper = match (retry_safe, ctx.host().lease()) {
         (RetrySafe::Yes, Some(lease)) => keep_time(&child).map(|keeper| (keeper, lease)),
@@ -284,7 +286,9 @@ async fn supervise(
             }
         }
     };
-    log.flush();
+    // A script that failed may have named secrets too, and what was held back has not gone out yet.
+    sink.secrets.look();
+    sink.log.flush();
     (ended, sink.tail.into_text())
 }
 
@@ -322,11 +326,13 @@ async fn tell(keeper: &mut Keeper, mut lease: watch::Receiver<BootTime>) -> Infa
 /// Into the log, and the end of standard error aside for a failure.
 struct LogSink<'a> {
     log: &'a LogWriter,
+    secrets: SecretWatch<'a>,
     tail: Tail,
 }
 
 impl OutputSink for LogSink<'_> {
     fn write(&mut self, stream: StreamKind, bytes: &[u8]) {
+        self.secrets.look();
         match stream {
             StreamKind::Stdout => self.log.stdout(bytes),
             StreamKind::Stderr => {

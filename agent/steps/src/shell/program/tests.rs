@@ -272,6 +272,21 @@ async fn secret_outputs_are_hidden_kept_out_of_values_and_lost_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_secret_output_is_hidden_from_the_moment_it_is_written_even_if_the_script_fails() {
+    let world = world();
+    let script = "echo token=s3cr3t-token >>$DEPUTY_OUTPUT; echo out s3cr3t-token; sleep 0.1; \
+                  printf 'key<<END\\nline-one\\nline-two\\n' >>$DEPUTY_OUTPUT; echo 'err line-two' >&2; exit 1";
+    let program = ShellProgram::new(Shell {
+        secret_outputs: vec!["token".into(), "key".into()],
+        ..shell(script)
+    });
+    let failure = failure(program.run(&world.ctx).await);
+    assert_eq!(failure.detail, "err ***");
+    assert_eq!(world.lines.of(LogStream::Stdout), "out ***\n");
+    assert_eq!(world.lines.of(LogStream::Stderr), "err ***\n");
+}
+
+#[tokio::test]
 async fn outputs_that_cannot_be_used_fail_the_step() {
     let cases = [
         (
