@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use crate::denial::{Answer, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
-use crate::refresh::{jittered, refresh_at, usable};
+use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
 
 /// Longest time for one renewal, all retries included.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -56,8 +56,19 @@ pub(crate) struct Link {
 #[derive(Clone)]
 struct Cached {
     credentials: Credentials,
-    /// `None`: they do not end.
-    renew_at: Option<SystemTime>,
+    /// When they are renewed, and when they are not handed out any more; `None`: they do not end.
+    renew: Option<Due>,
+    over: Option<Due>,
+}
+
+impl Cached {
+    fn is_fresh(&self, now: Now) -> bool {
+        self.renew.is_none_or(|due| !due.has_come(now))
+    }
+
+    fn is_usable(&self, now: Now) -> bool {
+        self.over.is_none_or(|due| !due.has_come(now))
+    }
 }
 
 impl Link {
@@ -71,14 +82,14 @@ impl Link {
 
     /// Credentials that are good for at least some seconds more.
     pub(crate) async fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        let now = SystemTime::now();
+        let now = Now::read();
         let old = self.read();
         if let Some(cached) = &old
-            && cached.renew_at.is_none_or(|at| now < at)
+            && cached.is_fresh(now)
         {
             return Ok(cached.credentials.clone());
         }
-        let still_good = old.filter(|cached| cached.credentials.expiry().is_none_or(|expires| usable(expires, now)));
+        let still_good = old.filter(|cached| cached.is_usable(now));
         let _turn = match (&still_good, self.renewing.try_lock()) {
             (_, Ok(turn)) => turn,
             (Some(cached), Err(_)) => return Ok(cached.credentials.clone()),
@@ -86,19 +97,24 @@ impl Link {
         };
         // Somebody may have renewed them while we waited for our turn.
         if let Some(cached) = self.read()
-            && cached.renew_at.is_none_or(|at| SystemTime::now() < at)
+            && cached.is_fresh(Now::read())
         {
             return Ok(cached.credentials);
         }
         match (self.fetch_in_time().await, still_good) {
             (Ok(credentials), _) => {
-                self.keep(credentials.clone(), None);
+                self.keep(&credentials);
                 Ok(credentials)
             }
             (Err(error), Some(cached)) => {
                 tracing::warn!(error = %error, "AWS credentials could not be renewed; the present ones are still good");
-                self.keep(cached.credentials.clone(), Some(SystemTime::now() + RENEWAL_RETRY));
-                Ok(cached.credentials)
+                let now = Now::read();
+                let credentials = cached.credentials.clone();
+                self.set(Cached {
+                    renew: Some(Due::at(now.wall + RENEWAL_RETRY, now)),
+                    ..cached
+                });
+                Ok(credentials)
             }
             (Err(error), None) => Err(error),
         }
@@ -108,11 +124,19 @@ impl Link {
         self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn keep(&self, credentials: Credentials, again_at: Option<SystemTime>) {
-        let now = SystemTime::now();
-        let due = |expires| jittered(refresh_at(now, expires, now), now, rand::random());
-        let renew_at = again_at.or_else(|| credentials.expiry().map(due));
-        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(Cached { credentials, renew_at });
+    fn keep(&self, credentials: &Credentials) {
+        let now = Now::read();
+        let renew_at = |expires| jittered(refresh_at(now.wall, expires, now.wall), now.wall, rand::random());
+        let expires = credentials.expiry();
+        self.set(Cached {
+            credentials: credentials.clone(),
+            renew: expires.map(|expires| Due::at(renew_at(expires), now)),
+            over: expires.map(|expires| Due::at(last_use(expires), now)),
+        });
+    }
+
+    fn set(&self, cached: Cached) {
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
     }
 
     async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
@@ -318,6 +342,14 @@ mod tests {
         (Arc::new(Link::new(Origin::Script(Box::new(script)))), asked)
     }
 
+    /// The same, to be renewed now.
+    fn due(cached: Cached) -> Cached {
+        Cached {
+            renew: Some(Due::at(SystemTime::UNIX_EPOCH, Now::read())),
+            ..cached
+        }
+    }
+
     fn unreachable() -> CredentialsError {
         CredentialsError::CallerUnknown {
             cause: "no answer".into(),
@@ -350,11 +382,7 @@ mod tests {
             }
         });
         link.credentials().await.expect("first");
-        let due = link.read().map(|cached| Cached {
-            renew_at: Some(SystemTime::UNIX_EPOCH),
-            ..cached
-        });
-        *link.cached.write().expect("not poisoned") = due;
+        link.set(due(link.read().expect("kept")));
         assert!(many(&link).await.iter().all(|got| got.as_deref() == Ok("AKID1")));
         assert_eq!(asked.load(Ordering::SeqCst), 2, "tried once, then not again at once");
     }
@@ -368,9 +396,10 @@ mod tests {
                 Err(unreachable())
             }
         });
-        link.keep(made(1, Duration::from_secs(5)), Some(SystemTime::UNIX_EPOCH));
+        link.keep(&made(0, Duration::from_secs(5)));
+        link.set(due(link.read().expect("kept")));
         link.credentials().await.expect("renewed");
-        link.keep(made(1, Duration::from_secs(5)), Some(SystemTime::UNIX_EPOCH));
+        link.set(due(link.read().expect("kept")));
         assert_eq!(link.credentials().await.expect_err("over").class(), "aws.callerUnknown");
     }
 }

@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use crate::authenticator::TokenProgram;
 use crate::cluster::EksCluster;
 use crate::eks_token::ExecCredential;
+use crate::refresh::{Due, Now};
 
 /// Making a token takes milliseconds; the rest is for a credential renewal behind it.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +47,7 @@ pub struct ExecPluginError {
 pub struct PluginTokens {
     plugin: ExecPlugin,
     credentials: Vec<(String, String)>,
-    kept: Mutex<Option<(ExecCredential, SystemTime)>>,
+    kept: Mutex<Option<(ExecCredential, Due)>>,
 }
 
 impl ExecPlugin {
@@ -133,20 +134,20 @@ impl PluginTokens {
     /// As [`ExecPlugin::run`].
     pub async fn token(&self) -> Result<String, ExecPluginError> {
         let mut kept = self.kept.lock().await;
-        let now = SystemTime::now();
         if let Some((credential, until)) = kept.as_ref()
-            && now < *until
+            && !until.has_come(Now::read())
         {
             return Ok(credential.status.token.clone());
         }
         let fresh = self.plugin.run(&self.credentials).await?;
+        let now = Now::read();
         let until = fresh
             .expires()
-            .unwrap_or(now + UNTOLD_LIFE)
+            .unwrap_or(now.wall + UNTOLD_LIFE)
             .checked_sub(TOKEN_MARGIN)
-            .unwrap_or(now);
+            .unwrap_or(now.wall);
         let token = fresh.status.token.clone();
-        *kept = Some((fresh, until));
+        *kept = Some((fresh, Due::at(until, now)));
         Ok(token)
     }
 

@@ -1,6 +1,9 @@
-//! When credentials are renewed: pure arithmetic on wall-clock times.
+//! When credentials are renewed: pure arithmetic. AWS says when they end in wall-clock time, and the machine's wall
+//! clock may be set while they are kept, so elapsed time counts too.
 
 use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 /// Longest time before the end at which credentials are renewed.
 const MAX_MARGIN: Duration = Duration::from_secs(10 * 60);
@@ -24,9 +27,50 @@ pub(crate) fn jittered(at: SystemTime, now: SystemTime, dice: f64) -> SystemTime
     at.checked_sub(ahead.mul_f64(0.1 * dice.clamp(0.0, 1.0))).unwrap_or(now)
 }
 
-/// May credentials that end at `expires` still be used?
-pub(crate) fn usable(expires: SystemTime, now: SystemTime) -> bool {
-    expires.duration_since(now).is_ok_and(|left| left > MIN_LEFT)
+/// The last moment at which credentials that end at `expires` are handed out.
+pub(crate) fn last_use(expires: SystemTime) -> SystemTime {
+    expires.checked_sub(MIN_LEFT).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Now, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) wall: SystemTime,
+    pub(crate) elapsed: Instant,
+}
+
+impl Now {
+    pub(crate) fn read() -> Self {
+        Self {
+            wall: SystemTime::now(),
+            elapsed: Instant::now(),
+        }
+    }
+}
+
+/// A moment that has come when one of the clocks says so: a wall clock that was set back must not prolong anything,
+/// and elapsed time stands still while a machine sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    wall: SystemTime,
+    since: Instant,
+    after: Duration,
+}
+
+impl Due {
+    /// `wall`, as seen from `now`.
+    pub(crate) fn at(wall: SystemTime, now: Now) -> Self {
+        Self {
+            wall,
+            since: now.elapsed,
+            after: wall.duration_since(now.wall).unwrap_or(Duration::ZERO),
+        }
+    }
+
+    /// Has it come?
+    pub(crate) fn has_come(&self, now: Now) -> bool {
+        now.wall >= self.wall || now.elapsed.saturating_duration_since(self.since) >= self.after
+    }
 }
 
 #[cfg(test)]
@@ -61,9 +105,23 @@ mod tests {
     }
 
     #[test]
-    fn credentials_near_their_end_are_not_used() {
-        assert!(usable(at(1_021), at(1_000)));
-        assert!(!usable(at(1_020), at(1_000)));
-        assert!(!usable(at(900), at(1_000)));
+    fn a_moment_comes_by_either_clock_and_a_step_back_prolongs_nothing() {
+        let begun = Instant::now();
+        let now = |wall, elapsed| Now {
+            wall: at(wall),
+            elapsed: begun + Duration::from_secs(elapsed),
+        };
+        let due = Due::at(at(4_600), now(1_000, 0));
+        let cases = [
+            (now(4_599, 3_599), false, "just before"),
+            (now(4_600, 10), true, "the wall clock was set forward, or the machine slept"),
+            (now(1_000, 3_600), true, "the wall clock was set back by an hour"),
+            (now(500, 10), false, "set back, and nothing has elapsed"),
+        ];
+        for (now, expected, why) in cases {
+            assert_eq!(due.has_come(now), expected, "{why}");
+        }
+        assert!(Due::at(at(900), now(1_000, 0)).has_come(now(500, 0)), "over from the start");
+        assert_eq!(last_use(at(1_020)), at(1_000));
     }
 }
