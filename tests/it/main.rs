@@ -5,6 +5,7 @@ mod smoke;
 mod end_to_end;
 mod lifecycle;
 mod loss;
+mod wall_clock;
 
 mod bad_input;
 mod denials;

@@ -20,6 +20,7 @@ pub mod link;
 pub mod proxy;
 
 pub mod child;
+pub mod wall_clock;
 pub mod programs;
 pub mod skip;
 

@@ -27,6 +27,8 @@ pub struct ManagerOptions {
     pub kill_grace: Duration,
     /// More arguments.
     pub flags: Vec<String>,
+    /// More environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for ManagerOptions {
@@ -38,6 +40,7 @@ impl Default for ManagerOptions {
             start_deadline: Duration::from_secs(5),
             kill_grace: Duration::from_secs(1),
             flags: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -138,7 +141,8 @@ impl ManagerProcess {
         command
             .env_clear()
             .env("RUST_BACKTRACE", "1")
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
             .args(["--listen", listen])
             .arg("--data")
