@@ -30,8 +30,10 @@ async fn setting_a_clock_by_an_hour_ends_no_lease_and_no_task() {
         .cloud(&cloud)
         .manager(|options| options.environment = outside.environment());
     let mut world = world.start().await.expect("a world");
-    let mut agent = AgentOptions::default();
-    agent.environment = inside.environment();
+    let agent = AgentOptions {
+        environment: inside.environment(),
+        ..AgentOptions::default()
+    };
     world.agent(agent).await.expect("an agent");
     // It would take over what the first one loses.
     world

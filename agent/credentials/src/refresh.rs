@@ -114,14 +114,21 @@ mod tests {
         let due = Due::at(at(4_600), now(1_000, 0));
         let cases = [
             (now(4_599, 3_599), false, "just before"),
-            (now(4_600, 10), true, "the wall clock was set forward, or the machine slept"),
+            (
+                now(4_600, 10),
+                true,
+                "the wall clock was set forward, or the machine slept",
+            ),
             (now(1_000, 3_600), true, "the wall clock was set back by an hour"),
             (now(500, 10), false, "set back, and nothing has elapsed"),
         ];
         for (now, expected, why) in cases {
             assert_eq!(due.has_come(now), expected, "{why}");
         }
-        assert!(Due::at(at(900), now(1_000, 0)).has_come(now(500, 0)), "over from the start");
+        assert!(
+            Due::at(at(900), now(1_000, 0)).has_come(now(500, 0)),
+            "over from the start"
+        );
         assert_eq!(last_use(at(1_020)), at(1_000));
     }
 }

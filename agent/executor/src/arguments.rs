@@ -208,11 +208,7 @@ impl Arguments {
     fn explain(&self, step: &Step, place: &str, error: &ExpressionError) -> ArgumentError {
         let mut failure = Failure::new("expression", format!("{place} of step {}: {error}", step.name));
         failure.step.clone_from(&step.name);
-        if self
-            .lost
-            .iter()
-            .any(|lost| error.to_string().contains(&lost.name))
-        {
+        if self.lost.iter().any(|lost| error.to_string().contains(&lost.name)) {
             let lost: Vec<String> = self
                 .lost
                 .iter()

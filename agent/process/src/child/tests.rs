@@ -143,7 +143,10 @@ async fn the_grace_is_for_the_whole_group_not_only_for_its_first_process() {
     let script = "bash -c 'trap \"sleep 3; echo saved; exit 0\" TERM; echo ready; while :; do sleep 0.05; done'; :";
     let begun = Instant::now();
     let (ended, out) = run_and_stop(script, Duration::from_secs(30)).await;
-    assert_eq!((ended.exit, ended.killed, ended.leftovers), (Exit::Signal(15), false, 0));
+    assert_eq!(
+        (ended.exit, ended.killed, ended.leftovers),
+        (Exit::Signal(15), false, 0)
+    );
     assert_eq!(String::from_utf8_lossy(&out.stdout), "ready\nsaved\n");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

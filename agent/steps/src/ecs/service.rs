@@ -244,7 +244,8 @@ mod tests {
             desired_count: 2,
             touched: touched.as_object().expect("fields").clone(),
         };
-        let told = |task_definition: &str, raw: Value| before.as_seen().changed_since(Some(&seen(task_definition, raw)));
+        let told =
+            |task_definition: &str, raw: Value| before.as_seen().changed_since(Some(&seen(task_definition, raw)));
         let same = json!({"desiredCount": 2, "networkConfiguration": {"subnets": ["b", "a"]}, "runningCount": 1});
         assert_eq!(told(&before.task_definition, same.clone()), None);
         assert_eq!(
@@ -256,10 +257,7 @@ mod tests {
             told(&before.task_definition, scaled).as_deref(),
             Some("desiredCount, networkConfiguration was set to something else")
         );
-        assert_eq!(
-            before.as_seen().changed_since(None).as_deref(),
-            Some("it was deleted")
-        );
+        assert_eq!(before.as_seen().changed_since(None).as_deref(), Some("it was deleted"));
         let taken_back = AsSeen {
             task_definition: "arn:aws:ecs:eu-west-1:2:task-definition/shop:5",
             or: Some(&before.task_definition),
