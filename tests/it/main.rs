@@ -13,6 +13,7 @@ mod local;
 mod secrets_stay;
 mod unhealthy;
 
+mod co_owned;
 mod containers;
 mod link;
 mod proxy;

@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use crate::context::StepContext;
 use crate::effect::{Effect, Look};
 use crate::failure::{Halt, StepError};
-use crate::permit::Permit;
 
 use super::api::{Api, Change};
 use super::before::{Applied, Before, FIELD_MANAGER, Known, digest};
@@ -51,6 +50,19 @@ pub(crate) struct Work<'a> {
     pub(crate) token: &'a str,
 }
 
+impl<'a> Work<'a> {
+    /// One effect of this step.
+    pub(crate) fn sending(self, effect: &'a Effect, doing: &'a Doing) -> Sending<'a> {
+        let Self { ctx, api, .. } = self;
+        Sending {
+            ctx,
+            api,
+            effect,
+            doing,
+        }
+    }
+}
+
 /// The token of a step: the same in every attempt of a run, another one in the next run.
 pub(crate) fn token(ctx: &StepContext) -> String {
     let attempt = &ctx.attempt;
@@ -58,7 +70,12 @@ pub(crate) fn token(ctx: &StepContext) -> String {
 }
 
 /// Keeps `before` in the cluster.
-pub(crate) async fn keep_image(work: Work<'_>, object: &ObjectRef, place: &ObjectRef) -> Result<(), StepError> {
+pub(crate) async fn keep_image(
+    work: Work<'_>,
+    object: &ObjectRef,
+    place: &ObjectRef,
+    before: &Before,
+) -> Result<(), StepError> {
     let Work { ctx, api, token } = work;
     let name = format!("keepImage/{}", object.id());
     let plan = json!({"object": object.id(), "secret": place.path()});
@@ -83,34 +100,23 @@ pub(crate) async fn keep_image(work: Work<'_>, object: &ObjectRef, place: &Objec
             Err(failure) => Look::Unclear(failure),
         })
     };
-    let sent = effect.clone();
-    let act = |permit: Permit| {
-        let sending = Sending {
-            ctx,
-            api,
-            effect: &sent,
-            doing: &doing,
-        };
-        async move {
-            let build = || async {
-                let live = read_object(ctx, api, object, Patience::Short).await?.ok_or_else(|| {
-                    Failure::new(
-                        "kubernetes.changed",
-                        format!("{object} was deleted while this step began"),
-                    )
-                })?;
-                let secret = image::secret(place, object, token, &live)?;
-                Ok(Change {
-                    method: Method::POST,
-                    path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()),
-                    content_type: "application/json",
-                    body: secret.to_string().into_bytes(),
-                })
-            };
-            sending.until_settled(permit, build, look, |_| ()).await
-        }
+    let build = || async {
+        let live = read_object(ctx, api, object, Patience::Endless).await?;
+        let live = unchanged(work, object, before, live)?.ok_or_else(|| {
+            Failure::new(
+                "kubernetes.foreign",
+                format!("{object} was not there when this step began"),
+            )
+        })?;
+        let secret = image::secret(place, object, token, &live)?;
+        Ok(Change {
+            method: Method::POST,
+            path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()),
+            content_type: "application/json",
+            body: secret.to_string().into_bytes(),
+        })
     };
-    ctx.effect(effect, look, act).await
+    work.sending(&effect, &doing).journaled(look, build, |_| ()).await
 }
 
 /// Applies one object by server-side apply.
@@ -127,33 +133,28 @@ pub(crate) async fn apply(
     let effect = Effect::bounded(apply_name(object), format!("apply {object}"), &plan).settle(SETTLE);
     let doing = Doing::new("apply", object);
     let force = if conflicts == Conflicts::Force { "true" } else { "false" };
-    let change = Change {
-        method: Method::PATCH,
-        path: format!(
-            "{}?fieldManager={FIELD_MANAGER}&force={force}&fieldValidation=Strict",
-            object.path()
-        ),
-        content_type: "application/apply-patch+yaml",
-        body: body.to_string().into_bytes(),
+    let build = || async {
+        let live = read_object(ctx, api, object, Patience::Endless).await?;
+        let mut body = body.clone();
+        // What was compared is what is changed: the API server refuses the request if there is a newer one.
+        if let Some(live) = unchanged(work, object, before, live)?
+            && let Some(sent) = body.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            sent.insert("resourceVersion".into(), metadata(&live, "resourceVersion").into());
+        }
+        Ok(Change {
+            method: Method::PATCH,
+            path: format!(
+                "{}?fieldManager={FIELD_MANAGER}&force={force}&fieldValidation=Strict",
+                object.path()
+            ),
+            content_type: "application/apply-patch+yaml",
+            body: body.to_string().into_bytes(),
+        })
     };
     let look = || look_applied(work, object, before);
-    let sent = effect.clone();
-    let act = |permit: Permit| {
-        let sending = Sending {
-            ctx,
-            api,
-            effect: &sent,
-            doing: &doing,
-        };
-        let change = &change;
-        async move {
-            let build = || async { Ok(change.clone()) };
-            sending
-                .until_settled(permit, build, look, |answer| Applied::of(&answer))
-                .await
-        }
-    };
-    ctx.effect(effect, look, act).await
+    let sending = work.sending(&effect, &doing);
+    sending.journaled(look, build, |answer| Applied::of(&answer)).await
 }
 
 /// The name of the effect that applies `object`; the undo program asks for it.
@@ -167,24 +168,44 @@ pub(crate) async fn look_applied(
     object: &ObjectRef,
     before: &Before,
 ) -> Result<Look<Applied>, StepError> {
-    let live = match look_at(work.ctx, work.api, object).await? {
-        Ok(live) => live,
-        Err(failure) => return Ok(Look::Unclear(failure)),
-    };
+    Ok(match look_at(work.ctx, work.api, object).await? {
+        Ok(live) => judge(work, object, before, live.as_ref()),
+        Err(failure) => Look::Unclear(failure),
+    })
+}
+
+/// An object that this step has not changed yet, as it is now.
+///
+/// # Errors
+/// `kubernetes.foreign` if it is not what it was when the step recorded it.
+fn unchanged(
+    work: Work<'_>,
+    object: &ObjectRef,
+    before: &Before,
+    live: Option<Value>,
+) -> Result<Option<Value>, Failure> {
+    match judge(work, object, before, live.as_ref()) {
+        Look::Mine(_) | Look::Absent => Ok(live),
+        Look::Foreign(failure) | Look::Unclear(failure) => Err(failure),
+    }
+}
+
+/// Is an object as it was before, as this step applied it, or neither?
+fn judge(work: Work<'_>, object: &ObjectRef, before: &Before, live: Option<&Value>) -> Look<Applied> {
     let foreign = |what: &str| {
         Look::Foreign(
             Failure::new("kubernetes.foreign", format!("{object} {what}"))
                 .hint("see who changed it, then retry the task"),
         )
     };
-    Ok(match (live, &before.object) {
+    match (live, &before.object) {
         (None, None) => Look::Absent,
         (None, Some(_)) => foreign("was deleted by somebody else while this step was changing it"),
-        (Some(live), _) if annotation(&live, EFFECT_ANNOTATION) == Some(work.token) => Look::Mine(Applied::of(&live)),
-        (Some(live), Some(known)) if is_same(&live, known) => Look::Absent,
+        (Some(live), _) if annotation(live, EFFECT_ANNOTATION) == Some(work.token) => Look::Mine(Applied::of(live)),
+        (Some(live), Some(known)) if is_same(live, known) => Look::Absent,
         (Some(_), Some(_)) => foreign("was changed by somebody else while this step was changing it"),
         (Some(_), None) => foreign("was created by somebody else while this step was about to"),
-    })
+    }
 }
 
 /// An effect's look: bears with a cluster that does not answer, and tells a refusal from an absence.
@@ -274,24 +295,9 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
             Err(failure) => Look::Unclear(failure),
         })
     };
-    let sent = effect.clone();
-    let act = |permit: Permit| {
-        let sending = Sending {
-            ctx,
-            api,
-            effect: &sent,
-            doing: &doing,
-        };
-        async move {
-            let change = || async { Ok(deletion(place, &json!({"apiVersion": "v1", "kind": "DeleteOptions"}))) };
-            match sending.until_settled(permit, change, look, |_| ()).await {
-                // It was gone already.
-                Err(StepError::Failed(failure)) if failure.class == "kubernetes.notFound" => Ok(()),
-                other => other,
-            }
-        }
-    };
-    ctx.effect(effect, look, act).await
+    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    let build = || async { Ok(deletion(place, &options)) };
+    work.sending(&effect, &doing).journaled(look, build, |_| ()).await
 }
 
 /// A DELETE with its options.

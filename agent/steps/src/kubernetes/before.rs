@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::fields;
 use super::object::{generation, metadata};
 
 /// The field manager of everything this agent applies.
@@ -43,7 +44,8 @@ pub(crate) struct Applied {
     pub(crate) uid: String,
     pub(crate) resource_version: String,
     pub(crate) generation: i64,
-    /// Digest of who owns which field; another one later means that somebody changed the object.
+    /// Digest of who owns which field; another one later means that somebody changed the object. The
+    /// same one says nothing about values: `fields::changed_by_others` does.
     pub(crate) owners: String,
 }
 
@@ -87,33 +89,31 @@ pub(crate) fn state(object: &Value) -> String {
             metadata(object, "resourceVersion").unwrap_or_default()
         );
     }
-    let mut object = object.clone();
-    strip(&mut object);
-    // An autoscaler may change the number of replicas between two looks.
-    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.remove("replicas");
-    }
-    digest(&object)
+    digest(&wished(object))
 }
 
 /// Do both say the same, apart from what the API server and controllers write? For two objects in
 /// memory; nothing of it is recorded.
 pub(crate) fn same_content(one: &Value, other: &Value) -> bool {
-    let bare = |object: &Value| {
-        let mut object = object.clone();
-        strip(&mut object);
-        if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.remove("replicas");
-        }
-        digest(&object)
-    };
-    bare(one) == bare(other)
+    wished(one) == wished(other)
+}
+
+/// An object without what the API server and controllers write.
+fn wished(object: &Value) -> Value {
+    let mut object = object.clone();
+    fields::remove_controllers(&mut object);
+    strip(&mut object);
+    // An autoscaler may change the number of replicas between two looks.
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("replicas");
+    }
+    object
 }
 
 /// Does our apply own this field, given as a path of `f:` keys?
 pub(crate) fn owns(object: &Value, path: &str) -> bool {
-    owner_entries(object)
-        .filter(|entry| entry.get("manager").and_then(Value::as_str) == Some(FIELD_MANAGER))
+    fields::wishes(object)
+        .filter(|entry| fields::manager(entry) == FIELD_MANAGER)
         .any(|entry| {
             entry
                 .get("fieldsV1")
@@ -121,7 +121,7 @@ pub(crate) fn owns(object: &Value, path: &str) -> bool {
         })
 }
 
-/// Removes what the API server and controllers write.
+/// Removes what the API server writes, and what controllers write whoever is said to own it.
 fn strip(object: &mut Value) {
     let Some(root) = object.as_object_mut() else { return };
     root.remove("status");
@@ -147,10 +147,9 @@ fn strip(object: &mut Value) {
     }
 }
 
-/// Who owns which field, without controllers' own entries: an entry of a subresource (status, scale)
-/// or of the controller manager is not a change of what was applied.
+/// Who wishes which field.
 fn owners(object: &Value) -> String {
-    let entries = owner_entries(object).map(|entry| {
+    let entries = fields::wishes(object).map(|entry| {
         let mut kept = Map::new();
         for key in ["manager", "operation", "fieldsV1"] {
             kept.insert(key.to_owned(), entry.get(key).cloned().unwrap_or(Value::Null));
@@ -160,23 +159,6 @@ fn owners(object: &Value) -> String {
     let mut entries: Vec<String> = entries.map(|entry| digest(&entry)).collect();
     entries.sort();
     digest(&Value::from(entries))
-}
-
-/// The names of those who own fields of an object, ourselves left out.
-pub(crate) fn other_owners(object: &Value) -> Vec<String> {
-    let names = owner_entries(object).filter_map(|entry| entry.get("manager").and_then(Value::as_str));
-    let mut names: Vec<String> = names.filter(|name| *name != FIELD_MANAGER).map(str::to_owned).collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-fn owner_entries(object: &Value) -> impl Iterator<Item = &Value> {
-    let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-    entries.into_iter().flatten().filter(|entry| {
-        let text = |key| entry.get(key).and_then(Value::as_str).unwrap_or_default();
-        text("subresource").is_empty() && text("manager") != "kube-controller-manager"
-    })
 }
 
 /// SHA-256 of the canonical form (keys sorted), lower-case hex.
@@ -247,6 +229,5 @@ mod tests {
         let before = owners(&object(json!([ours])));
         assert_eq!(before, owners(&object(json!([status, ours]))));
         assert_ne!(before, owners(&object(json!([ours, edit]))));
-        assert_eq!(other_owners(&object(json!([ours, edit, status]))), ["kubectl-edit"]);
     }
 }

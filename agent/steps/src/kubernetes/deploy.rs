@@ -147,9 +147,9 @@ impl Deployment {
     ) -> Result<Vec<ObjectRef>, StepError> {
         let mut places = Vec::new();
         if work.ctx.keeps_before_images {
-            for (object, _) in objects.iter().zip(before).filter(|(_, before)| before.object.is_some()) {
+            for (object, before) in objects.iter().zip(before).filter(|(_, before)| before.object.is_some()) {
                 let place = image::place(object, work.token, self.namespace());
-                keep_image(work, object, &place).await?;
+                keep_image(work, object, &place, before).await?;
                 places.push(place);
             }
         }

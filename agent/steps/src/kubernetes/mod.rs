@@ -18,6 +18,7 @@ mod rollout;
 mod apply;
 mod image;
 mod before;
+mod fields;
 mod sending;
 mod reading;
 mod discovery;

@@ -12,11 +12,10 @@ use super::api::Change;
 use super::apply::{SETTLE, Work, look_at};
 use super::before::{Applied, FIELD_MANAGER, owns, same_content};
 use super::explain::Doing;
-use super::found::{Found, changed, compare};
+use super::found::{changed, compare, still_ours};
 use super::image;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 use super::reading::{Patience, read_object};
-use super::sending::Sending;
 
 /// Replaces the object by its image, on the condition that it is still what this run applied.
 pub(crate) async fn restore(
@@ -45,36 +44,20 @@ pub(crate) async fn restore(
             )),
         })
     };
-    let sent = effect.clone();
-    let act = |permit| {
-        let sending = Sending {
-            ctx,
-            api,
-            effect: &sent,
-            doing: &doing,
-        };
-        async move {
-            let build = || async {
-                let image = read_image(work, object, place).await?;
-                let live = read_object(ctx, api, object, Patience::Endless)
-                    .await?
-                    .ok_or_else(|| changed(object, "somebody deleted it"))?;
-                if let Found::Changed(what) = compare(&live, applied, token) {
-                    return Err(changed(object, &what));
-                }
-                Ok(Change {
-                    method: Method::PUT,
-                    path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
-                    content_type: "application/json",
-                    body: body(image, &live).to_string().into_bytes(),
-                })
-            };
-            sending
-                .until_settled(permit, build, look, |answer| Applied::of(&answer))
-                .await
-        }
+    let build = || async {
+        let image = read_image(work, object, place).await?;
+        let live = read_object(ctx, api, object, Patience::Endless).await?;
+        let live = live.ok_or_else(|| changed(object, "somebody deleted it"))?;
+        still_ours(object, compare(&live, Some(&image), applied, token))?;
+        Ok(Change {
+            method: Method::PUT,
+            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
+            content_type: "application/json",
+            body: body(image, &live).to_string().into_bytes(),
+        })
     };
-    ctx.effect(effect, look, act).await
+    let sending = work.sending(&effect, &doing);
+    sending.journaled(look, build, |answer| Applied::of(&answer)).await
 }
 
 /// Gives every field back to the manager that owned it. Worth no failure: the content is back.
@@ -95,35 +78,22 @@ pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &O
             Err(failure) => Look::Unclear(failure),
         })
     };
-    let sent = effect.clone();
-    let act = |permit| {
-        let sending = Sending {
-            ctx,
-            api,
-            effect: &sent,
-            doing: &doing,
-        };
-        async move {
-            let build = || async {
-                let image = read_image(work, object, place).await?;
-                let live = read_object(ctx, api, object, Patience::Endless)
-                    .await?
-                    .ok_or_else(|| changed(object, "somebody deleted it"))?;
-                if !same_content(&live, &image) {
-                    return Err(changed(object, "somebody changed it while it was being put back"));
-                }
-                let patch = json!({"metadata": {"resourceVersion": metadata(&live, "resourceVersion"), "managedFields": owners(&image, &live)}});
-                Ok(Change {
-                    method: Method::PATCH,
-                    path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
-                    content_type: "application/merge-patch+json",
-                    body: patch.to_string().into_bytes(),
-                })
-            };
-            sending.until_settled(permit, build, look, |_| ()).await
+    let build = || async {
+        let image = read_image(work, object, place).await?;
+        let live = read_object(ctx, api, object, Patience::Endless).await?;
+        let live = live.ok_or_else(|| changed(object, "somebody deleted it"))?;
+        if !same_content(&live, &image) {
+            return Err(changed(object, "somebody changed it while it was being put back"));
         }
+        let patch = json!({"metadata": {"resourceVersion": metadata(&live, "resourceVersion"), "managedFields": owners(&image, &live)}});
+        Ok(Change {
+            method: Method::PATCH,
+            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
+            content_type: "application/merge-patch+json",
+            body: patch.to_string().into_bytes(),
+        })
     };
-    match ctx.effect(effect, look, act).await {
+    match work.sending(&effect, &doing).journaled(look, build, |_| ()).await {
         Err(StepError::Failed(failure)) => {
             ctx.narrate(format!(
                 "{}; the next deployment may have to set forceConflicts",
@@ -135,7 +105,8 @@ pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &O
     }
 }
 
-async fn read_image(work: Work<'_>, object: &ObjectRef, place: &ObjectRef) -> Result<Value, StepError> {
+/// What the object was, as it was kept.
+pub(crate) async fn read_image(work: Work<'_>, object: &ObjectRef, place: &ObjectRef) -> Result<Value, StepError> {
     let secret = read_object(work.ctx, work.api, place, Patience::Endless).await?;
     let secret =
         secret.ok_or_else(|| changed(object, &format!("its former state was kept in {place}, which is gone")))?;
@@ -155,6 +126,11 @@ fn body(mut image: Value, live: &Value) -> Value {
         for key in ["uid", "resourceVersion"] {
             kept.insert(key.into(), metadata(live, key).unwrap_or_default().into());
         }
+        // Notes of controllers that have something to clean up: they come and go without anybody's wish.
+        match live.pointer("/metadata/finalizers") {
+            Some(finalizers) => kept.insert("finalizers".into(), finalizers.clone()),
+            None => kept.remove("finalizers"),
+        };
     }
     // Replicas that we did not set belong to an autoscaler, or to whoever scaled by hand.
     if !owns(live, "/f:spec/f:replicas")

@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::context::StepContext;
 use crate::effect::{Effect, Look};
 use crate::failpoint::{self, Point};
@@ -36,12 +40,33 @@ enum Next {
 }
 
 impl Sending<'_> {
+    /// The whole effect: its intent, the change under its permit, its result. `build` makes the request
+    /// anew for every transmission and is the last look at what it is about to change: what it refuses is
+    /// not sent. `look` tells whether a change whose answer was lost happened.
+    ///
+    /// # Errors
+    /// As [`StepContext::effect`].
+    pub(crate) async fn journaled<T, B, L>(
+        &self,
+        look: impl Fn() -> L,
+        build: impl Fn() -> B,
+        take: impl Fn(serde_json::Value) -> T,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        B: Future<Output = Result<Change, StepError>>,
+        L: Future<Output = Result<Look<T>, StepError>>,
+    {
+        let act = |permit| self.until_settled(permit, &build, &look, &take);
+        self.ctx.effect(self.effect.clone(), &look, act).await
+    }
+
     /// Sends what `build` makes, at first with `permit`. `take` reads the answer.
     ///
     /// # Errors
     /// `NotSent` before the first transmission; `Failed` if the cluster refuses, so that nothing
     /// changed; `WorldUnknown` if it cannot be told.
-    pub(crate) async fn until_settled<T, B, L>(
+    async fn until_settled<T, B, L>(
         &self,
         permit: Permit,
         build: impl Fn() -> B,
@@ -67,7 +92,7 @@ impl Sending<'_> {
                 Err(ApiError::NotSent) => return Err(StepError::NotSent),
                 Err(error) => error,
             };
-            match next(&error) {
+            match next(&change, &error) {
                 Next::Stop => return Err(explain(self.api, &error, self.doing).await.into()),
                 Next::Again => {}
                 Next::Look => match look().await? {
@@ -99,7 +124,7 @@ impl Sending<'_> {
 /// 401 is retried once with a fresh token (it is forgotten by then) and, as long as it lasts, with
 /// all tries: an access entry that was just made takes some seconds to be known. 409 without an owner
 /// of fields is another writer in the same moment. 4xx otherwise will be answered the same again.
-fn next(error: &ApiError) -> Next {
+fn next(change: &Change, error: &ApiError) -> Next {
     match error {
         ApiError::NoAnswer {
             reached: Reached::No, ..
@@ -112,6 +137,8 @@ fn next(error: &ApiError) -> Next {
         ApiError::NotSent | ApiError::Bearer(_) => Next::Stop,
         ApiError::Status { code, status } => match code.as_u16() {
             401 | 429 => Next::Again,
+            // What is to be deleted is gone already; by whom, the look tells.
+            404 if change.method == Method::DELETE => Next::Look,
             409 => {
                 let causes = status
                     .details

@@ -15,14 +15,13 @@ use super::before::{Applied, Before};
 use super::connection::Connection;
 use super::deploy::Deployment;
 use super::explain::Doing;
-use super::found::{Found, compare};
+use super::found::{Found, changed, compare, still_ours};
 use super::image;
 use super::looking::Watched;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 use super::occupants::occupants;
 use super::reading::{Patience, read_object};
-use super::restore::{restore, restore_owners};
-use super::sending::Sending;
+use super::restore::{read_image, restore, restore_owners};
 use super::wait::{is_workload, until_steady};
 
 /// How long undo waits for a deleted object to be gone. Finalizers may take longer.
@@ -145,11 +144,16 @@ impl One<'_> {
         let Settled::Happened(applied) = ctx.settled::<Applied, _>(&apply_name(object), SETTLE, look).await? else {
             return Ok(Did::Nothing);
         };
-        let observe = || async { found(work, object, &applied).await };
+        let kept = before.object.is_some() && image_kept(work, object, place).await?;
+        if before.object.is_some() && !kept {
+            said.push(format!("{object} stays as it was applied: what it was before was not kept, because the task asked for no rollback"));
+            return Ok(Did::Left);
+        }
+        let observe = || async { self.found(&applied, kept).await };
         let found = ctx.fact(&format!("found/{}", object.id()), observe).await?;
         match (found, before.object) {
-            (Found::Changed(what), known) => {
-                let kept = if known.is_some() && image_kept(work, object, place).await? {
+            (Found::Changed(what), _) => {
+                let kept = if kept {
                     format!("; its former state is in {place}")
                 } else {
                     String::new()
@@ -158,6 +162,16 @@ impl One<'_> {
                 Ok(Did::Left)
             }
             (Found::Gone, None) => Ok(Did::Removed),
+            (Found::Going, None) => {
+                self.until_gone(&applied, said).await?;
+                Ok(Did::Removed)
+            }
+            (Found::Going, Some(_)) => {
+                said.push(format!(
+                    "{object} was there before and is being deleted by somebody else; its former state is in {place}"
+                ));
+                Ok(Did::Left)
+            }
             (Found::Gone, Some(_)) => {
                 said.push(format!(
                     "{object} was there before and is not any more: somebody else deleted it"
@@ -166,10 +180,6 @@ impl One<'_> {
             }
             (Found::Ours, None) => self.remove(&applied, said).await,
             (Found::Ours, Some(_)) => {
-                if !image_kept(work, object, place).await? {
-                    said.push(format!("{object} stays as it was applied: what it was before was not kept, because the task asked for no rollback"));
-                    return Ok(Did::Left);
-                }
                 let back = restore(work, object, place, &applied).await?;
                 restore_owners(work, object, place).await?;
                 ctx.narrate(format!("{object}: put back"));
@@ -183,6 +193,19 @@ impl One<'_> {
                 Ok(Did::Restored(is_workload(object).then_some(watched)))
             }
         }
+    }
+
+    /// The object as undo meets it.
+    async fn found(&self, applied: &Applied, kept: bool) -> Result<Found, StepError> {
+        let Self { work, object, place } = *self;
+        let earlier = match kept {
+            true => Some(read_image(work, object, place).await?),
+            false => None,
+        };
+        let live = read_object(work.ctx, work.api, object, Patience::Endless).await?;
+        Ok(live.map_or(Found::Gone, |live| {
+            compare(&live, earlier.as_ref(), applied, work.token)
+        }))
     }
 
     /// Deletes what this run created.
@@ -212,25 +235,27 @@ impl One<'_> {
                 Err(failure) => Look::Unclear(failure),
             })
         };
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
-            "preconditions": {"uid": applied.uid}});
-        let change = deletion(object, &options);
-        let sent = effect.clone();
-        let act = |permit| {
-            let sending = Sending {
-                ctx,
-                api,
-                effect: &sent,
-                doing: &doing,
-            };
-            let change = &change;
-            async move {
-                sending
-                    .until_settled(permit, || async { Ok(change.clone()) }, look, |_| ())
-                    .await
+        // Asked of the API server as well: that it deletes what was compared here, and nothing newer.
+        let build = || async {
+            let live = read_object(ctx, api, object, Patience::Endless).await?;
+            let mut version = None;
+            if let Some(live) = &live {
+                match compare(live, None, applied, token) {
+                    Found::Going => {}
+                    found => still_ours(object, found)?,
+                }
+                version = metadata(live, "resourceVersion");
             }
+            let inside = occupants(ctx, api, object, token).await?;
+            if !inside.is_empty() {
+                let what = format!("others keep things in it: {}", inside.join(", "));
+                return Err(changed(object, &what));
+            }
+            let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+                "preconditions": {"uid": applied.uid, "resourceVersion": version}});
+            Ok(deletion(object, &options))
         };
-        ctx.effect(effect, look, act).await?;
+        work.sending(&effect, &doing).journaled(look, build, |_| ()).await?;
         self.until_gone(applied, said).await?;
         Ok(Did::Removed)
     }
@@ -264,9 +289,4 @@ impl One<'_> {
 /// Is it there, as this run created it, and not going away?
 fn is_still(live: &Value, applied: &Applied) -> bool {
     metadata(live, "uid") == Some(applied.uid.as_str()) && metadata(live, "deletionTimestamp").is_none()
-}
-
-async fn found(work: Work<'_>, object: &ObjectRef, applied: &Applied) -> Result<Found, StepError> {
-    let live = read_object(work.ctx, work.api, object, Patience::Endless).await?;
-    Ok(live.map_or(Found::Gone, |live| compare(&live, applied, work.token)))
 }

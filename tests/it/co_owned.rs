@@ -1,0 +1,161 @@
+//! Objects that others own with us: what they changed in the meantime is neither overwritten nor deleted.
+
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::cloud::Cloud;
+use deputy_tests::proxy::rule::Matcher;
+use deputy_tests::world::World;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::recipe;
+
+const SOON: Duration = Duration::from_secs(60);
+
+const MORE: &str = "  aws:\n    region: eu-west-1\n    assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\", externalId: deputy-demo } ]\n  onFailure: rollback\n";
+
+/// The settings of a namespace, as their other owner sees them.
+struct Settings {
+    maps: Api<ConfigMap>,
+}
+
+impl Settings {
+    async fn of(world: &World, namespace: &str) -> Self {
+        let cluster = world.kubernetes().await.expect("a cluster");
+        let admin = cluster.admin().await.expect("a client");
+        Self {
+            maps: Api::namespaced(admin, namespace),
+        }
+    }
+
+    /// Helm, as one who applies fields of its own.
+    async fn helm_applies(&self, x: &str) {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"x": x}});
+        let applied = self
+            .maps
+            .patch("settings", &PatchParams::apply("helm"), &Patch::Apply(&map))
+            .await;
+        applied.expect("applied");
+    }
+
+    async fn data(&self) -> Value {
+        let map = self.maps.get_opt("settings").await.expect("read");
+        map.map_or(Value::Null, |map| json!(map.data))
+    }
+}
+
+/// Applies `y`, and fails once `go` exists.
+fn failing(namespace: &str, go: &std::path::Path) -> String {
+    let steps = format!(
+        r#"    - name: deploy
+      kubernetesApply:
+        cluster: prod
+        namespace: {namespace}
+        manifests: [ {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: settings }}, data: {{ y: ours }} }} ]
+    - name: check
+      shell:
+        retrySafe: true
+        run: |
+          until test -e {}; do sleep 0.1; done
+          exit 1
+"#,
+        go.display()
+    );
+    recipe::task(namespace, MORE, &steps)
+}
+
+async fn world() -> World {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let builder = World::builder().cloud(&cloud).proxy_before_kubernetes();
+    let mut world = builder.start().await.expect("a world");
+    world.agent(AgentOptions::default()).await.expect("an agent");
+    world
+}
+
+async fn checking(world: &World, task: &str) {
+    let running = |task: &v1::Task| {
+        let check = task.steps.iter().find(|step| step.name == "check");
+        Ok(check.is_some_and(|step| step.status() == v1::StepStatus::Running))
+    };
+    let reached = world.tasks.wait_until(task, SOON, "its check", running).await;
+    reached.unwrap_or_else(|error| panic!("{error:#}\n{}", world.report()));
+}
+
+/// The task failed, and says of the settings what `words` say.
+async fn left_alone(world: &World, task: &str, words: &str) {
+    let ended = world.ended(task, SOON).await.expect("ended");
+    let result = ended.result.clone().expect("a result");
+    assert_eq!(
+        (ended.state(), result.world()),
+        (v1::TaskState::Failed, v1::World::RollbackFailed),
+        "{ended:#?}"
+    );
+    let remains = result.remains.join("\n");
+    assert!(remains.contains(words), "{remains}\n{}", world.report());
+}
+
+/// Guards the values of a co-owner against a rollback: who owns which field is the same as before.
+#[tokio::test]
+async fn what_a_co_owner_changed_since_is_kept_by_a_rollback() {
+    let world = world().await;
+    let namespace = world.namespace("coowned").await.expect("a namespace");
+    let settings = Settings::of(&world, &namespace).await;
+    settings.helm_applies("helm-1").await;
+    let go = world.folder().join("go");
+    let task = world.submit(&failing(&namespace, &go)).await.expect("queued");
+    checking(&world, &task).await;
+    settings.helm_applies("helm-2").await;
+    std::fs::write(&go, "").expect("written");
+    left_alone(&world, &task, "it was changed since by helm (data.x)").await;
+    assert_eq!(settings.data().await, json!({"x": "helm-2", "y": "ours"}));
+}
+
+/// Guards what a co-owner writes while our request is under way: the API server is told what we have seen.
+#[tokio::test]
+async fn what_a_co_owner_changes_before_an_apply_arrives_fails_it_and_nothing_is_overwritten() {
+    let world = world().await;
+    let namespace = world.namespace("raced").await.expect("a namespace");
+    let settings = Settings::of(&world, &namespace).await;
+    settings.helm_applies("helm-1").await;
+    let proxy = world.kubernetes_proxy().expect("a proxy");
+    let held = proxy.hold(Matcher::on("kubernetes", "apply configmaps").target_contains(&namespace));
+    let go = world.folder().join("go");
+    let task = world.submit(&failing(&namespace, &go)).await.expect("queued");
+    held.reached().await.expect("an apply");
+    settings.helm_applies("helm-2").await;
+    held.release();
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let failure = ended
+        .result
+        .clone()
+        .and_then(|result| result.failure)
+        .expect("a failure");
+    assert!(
+        failure.summary.contains("was changed by somebody else"),
+        "{failure:#?}\n{}",
+        world.report()
+    );
+    assert_eq!(settings.data().await, json!({"x": "helm-2"}));
+}
+
+/// Guards what a co-owner puts into an object that is about to be deleted, because this task had created it.
+#[tokio::test]
+async fn what_a_co_owner_adds_before_a_deletion_arrives_is_not_deleted() {
+    let world = world().await;
+    let namespace = world.namespace("adopted").await.expect("a namespace");
+    let settings = Settings::of(&world, &namespace).await;
+    let proxy = world.kubernetes_proxy().expect("a proxy");
+    let held = proxy.hold(Matcher::on("kubernetes", "delete configmaps").target_contains(&namespace));
+    let go = world.folder().join("go");
+    std::fs::write(&go, "").expect("written");
+    let task = world.submit(&failing(&namespace, &go)).await.expect("queued");
+    held.reached().await.expect("a deletion");
+    settings.helm_applies("helm-1").await;
+    held.release();
+    left_alone(&world, &task, "it was changed since by helm (data.x)").await;
+    assert_eq!(settings.data().await, json!({"x": "helm-1", "y": "ours"}));
+}
