@@ -1,10 +1,11 @@
 //! What the machine itself costs: a round trip, a durable commit, a process spawn.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -43,48 +44,65 @@ pub(crate) fn millis(duration: Duration) -> String {
 }
 
 /// A unary call that does nothing, to the manager, over a warm connection.
-pub(crate) async fn round_trip(url: &str) -> Result<Samples> {
-    let channel = tonic::transport::Endpoint::from_shared(url.to_owned())?
-        .connect()
-        .await?;
-    let mut client = HealthClient::new(channel);
-    let mut samples = Vec::new();
-    for _ in 0..600 {
-        let started = Instant::now();
-        client.check(HealthCheckRequest { service: String::new() }).await?;
-        samples.push(started.elapsed());
+pub(crate) struct RoundTrip(HealthClient<Channel>);
+
+impl RoundTrip {
+    /// Connects.
+    pub(crate) async fn to(url: &str) -> Result<Self> {
+        let channel = tonic::transport::Endpoint::from_shared(url.to_owned())?;
+        Ok(Self(HealthClient::new(channel.connect().await?)))
     }
-    Ok(Samples::new(samples.split_off(100)))
+
+    /// Calls once.
+    pub(crate) async fn once(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        self.0.check(HealthCheckRequest { service: String::new() }).await?;
+        Ok(started.elapsed())
+    }
 }
 
-/// One small row committed by SQLite, WAL, `synchronous=FULL`, on the disk under `folder`.
-pub(crate) fn durable_commit(folder: &Path) -> Result<Samples> {
-    let connection = rusqlite::Connection::open(folder.join("baseline.db"))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, text TEXT)", [])?;
-    let mut statement = connection.prepare("INSERT INTO row (text) VALUES (?1)")?;
-    let mut samples = Vec::new();
-    for _ in 0..300 {
+/// One small row committed by SQLite, WAL, `synchronous=FULL`.
+pub(crate) struct DurableCommit(rusqlite::Connection);
+
+impl DurableCommit {
+    /// On the disk under `folder`.
+    pub(crate) fn on(folder: &Path) -> Result<Self> {
+        let connection = rusqlite::Connection::open(folder.join("baseline.db"))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, text TEXT)", [])?;
+        Ok(Self(connection))
+    }
+
+    /// Commits once.
+    pub(crate) fn once(&self) -> Result<Duration> {
+        let mut statement = self.0.prepare_cached("INSERT INTO row (text) VALUES (?1)")?;
         let started = Instant::now();
         statement.execute(["x".repeat(200)])?;
-        samples.push(started.elapsed());
+        Ok(started.elapsed())
     }
-    Ok(Samples::new(samples.split_off(50)))
 }
 
 /// From just before spawn until a bash script's first line has run, as the script's clock says.
-pub(crate) fn process_spawn(folder: &Path) -> Result<Samples> {
-    let script = folder.join("baseline.sh");
-    let mark = folder.join("baseline.mark");
-    std::fs::write(&script, format!("echo $EPOCHREALTIME > {}\n", mark.display()))?;
-    let mut samples = Vec::new();
-    for _ in 0..200 {
-        let started = unix_now();
-        Command::new("bash").arg(&script).status().context("bash")?;
-        samples.push(read_mark(&mark)?.saturating_sub(started));
+pub(crate) struct ProcessSpawn {
+    script: PathBuf,
+    mark: PathBuf,
+}
+
+impl ProcessSpawn {
+    /// With its script in `folder`.
+    pub(crate) fn from(folder: &Path) -> Result<Self> {
+        let (script, mark) = (folder.join("baseline.sh"), folder.join("baseline.mark"));
+        std::fs::write(&script, format!("echo $EPOCHREALTIME > {}\n", mark.display()))?;
+        Ok(Self { script, mark })
     }
-    Ok(Samples::new(samples))
+
+    /// Spawns once.
+    pub(crate) fn once(&self) -> Result<Duration> {
+        let started = unix_now();
+        Command::new("bash").arg(&self.script).status().context("bash")?;
+        Ok(read_mark(&self.mark)?.saturating_sub(started))
+    }
 }
 
 /// What a script wrote with `echo $EPOCHREALTIME`, as time since the Unix epoch.

@@ -5,29 +5,41 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::baseline::{self, Samples, millis, read_mark, unix_now};
+use crate::baseline::{DurableCommit, ProcessSpawn, RoundTrip, Samples, millis, read_mark, unix_now};
 use crate::processes::{Pair, submit_request};
 use crate::table::{Goal, Row};
 
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 300;
+/// Rounds that warm everything up and are not counted.
+const WARM_UP: usize = 20;
+/// Before each measurement. All four wake a machine that has gone idle, as a submission does.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// Submits one task after the other to an idle pair.
+/// Submits one task after the other to an idle pair, and measures in turn what the machine itself costs.
 pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     let pair = Pair::start(programs, 4).await?;
+    let folder = pair.folder.path();
     let mut client = pair.tasks().await?;
-    let round_trip = baseline::round_trip(&pair.url).await?;
-    let commit = baseline::durable_commit(pair.folder.path())?;
-    let spawn = baseline::process_spawn(pair.folder.path())?;
-    let mut samples = Vec::new();
+    let mut call = RoundTrip::to(&pair.url).await?;
+    let (store, process) = (DurableCommit::on(folder)?, ProcessSpawn::from(folder)?);
+    let [mut round_trips, mut commits, mut spawns, mut samples] = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {
-        let mark = pair.folder.path().join(format!("mark-{round}"));
+        tokio::time::sleep(PAUSE).await;
+        round_trips.push(call.once().await?);
+        tokio::time::sleep(PAUSE).await;
+        commits.push(store.once()?);
+        tokio::time::sleep(PAUSE).await;
+        spawns.push(process.once()?);
+        tokio::time::sleep(PAUSE).await;
+        let mark = folder.join(format!("mark-{round}"));
         let request = submit_request(&document(&mark));
         let started = unix_now();
         client.submit(request).await?;
         samples.push(wait_for_mark(&mark).await?.saturating_sub(started));
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let samples = Samples::new(samples.split_off(20));
+    let counted = |mut all: Vec<Duration>| Samples::new(all.split_off(WARM_UP));
+    let (round_trip, commit, spawn) = (counted(round_trips), counted(commits), counted(spawns));
+    let samples = counted(samples);
     let goal = 3 * (commit.percentile(50) + 2 * round_trip.percentile(50)) + spawn.percentile(50);
     let measured = samples.percentile(50);
     Ok(vec![

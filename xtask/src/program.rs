@@ -37,12 +37,17 @@ pub(crate) fn build(root: &Path, name: &str, profile: Profile) -> Result<PathBuf
         arguments = vec!["-p", "deputy-tests", "--bin", name, "--release"];
     }
     cargo_build(root, &arguments)?;
-    let folder = target(root)?.join(if profile == Profile::Release {
-        "release"
-    } else {
-        "debug"
-    });
-    Ok(folder.join(name))
+    built(root, name, profile)
+}
+
+/// A program of `tests/` that has been built with everything else. Building it alone would choose other features of
+/// its dependencies, and compile all of them once more.
+pub(crate) fn built(root: &Path, name: &str, profile: Profile) -> Result<PathBuf> {
+    let folder = match profile {
+        Profile::Release => "release",
+        Profile::Dev => "debug",
+    };
+    Ok(target(root)?.join(folder).join(name))
 }
 
 /// Runs a program to its end; its exit code is ours.

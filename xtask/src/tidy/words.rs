@@ -14,22 +14,18 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "do it, or write down in docs/ what is missing"),
     (concat!("FIX", "ME"), "mend it, or write down in docs/ what is wrong"),
     (concat!("XX", "X"), "say it in words, or do it"),
-    (
-        concat!("proxy.golang", ".org"),
-        "registries are named by their clients' configuration only",
-    ),
-    (
-        concat!("static.crates", ".io"),
-        "registries are named by their clients' configuration only",
-    ),
-    (
-        concat!("index.crates", ".io"),
-        "registries are named by their clients' configuration only",
-    ),
-    (
-        concat!("files.python", "hosted.org"),
-        "registries are named by their clients' configuration only",
-    ),
+];
+
+/// Package registries; named by their clients' configuration only.
+const REGISTRIES: &[&str] = &[
+    concat!("proxy.golang", ".org"),
+    concat!("static.crates", ".io"),
+    concat!("index.crates", ".io"),
+    concat!("files.python", "hosted.org"),
+    concat!("py", "pi.org"),
+    concat!("registry.npm", "js.org"),
+    concat!("deb.deb", "ian.org"),
+    concat!("repo.maven.apa", "che.org"),
 ];
 
 /// Everything about words in all text files.
@@ -56,7 +52,10 @@ fn check_one(source: &Source) -> Vec<Problem> {
             what,
             mend: mend.into(),
         };
-        for (word, mend) in FORBIDDEN {
+        let registries = REGISTRIES
+            .iter()
+            .map(|name| (*name, "name the package, not where it comes from"));
+        for (word, mend) in FORBIDDEN.iter().copied().chain(registries) {
             if let Some(at) = line.find(word)
                 && stands_alone(line, at, word)
             {

@@ -149,9 +149,9 @@ impl One<'_> {
             said.push(format!("{object} stays as it was applied: what it was before was not kept, because the task asked for no rollback"));
             return Ok(Did::Left);
         }
-        let observe = || async { self.found(&applied, kept).await };
+        let observe = || async { self.found(&applied, &before).await };
         let found = ctx.fact(&format!("found/{}", object.id()), observe).await?;
-        match (found, before.object) {
+        match (found, &before.object) {
             (Found::Changed(what), _) => {
                 let kept = if kept {
                     format!("; its former state is in {place}")
@@ -195,12 +195,12 @@ impl One<'_> {
         }
     }
 
-    /// The object as undo meets it.
-    async fn found(&self, applied: &Applied, kept: bool) -> Result<Found, StepError> {
+    /// The object as undo meets it, compared with what it was.
+    async fn found(&self, applied: &Applied, before: &Before) -> Result<Found, StepError> {
         let Self { work, object, place } = *self;
-        let earlier = match kept {
-            true => Some(read_image(work, object, place).await?),
-            false => None,
+        let earlier = match &before.object {
+            Some(_) => Some(read_image(work, object, place).await?),
+            None => None,
         };
         let live = read_object(work.ctx, work.api, object, Patience::Endless).await?;
         Ok(live.map_or(Found::Gone, |live| {
