@@ -14,6 +14,7 @@ use deputy_session::session::{LinkState, Session, SessionError, SessionPorts, St
 use deputy_task::boot_time::BootTime;
 use deputy_task::id::{AgentId, InstanceId};
 use deputy_task::message::Command;
+use deputy_task::repair::Steering;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -130,6 +131,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
             labels: config.labels,
             version: env!("CARGO_PKG_VERSION").into(),
         },
+        steering: Steering::Manager,
     };
     let ports = SessionPorts {
         events: events_in,

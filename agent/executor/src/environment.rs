@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_logs::Logs;
+use deputy_task::repair::Steering;
 
 use crate::workspace::WorkFolder;
 
@@ -74,4 +75,6 @@ pub struct Environment {
     pub identities: Identities,
     /// Who we are.
     pub agent: AgentFacts,
+    /// Who can be asked to go on with a task that has ended.
+    pub steering: Steering,
 }

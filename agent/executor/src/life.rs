@@ -8,6 +8,7 @@ use deputy_steps::permit;
 use deputy_task::document::OnFailure;
 use deputy_task::message::{WriteOp, WriteVerdict};
 use deputy_task::outcome::{Completion, Failure, Outcome, World};
+use deputy_task::repair::{End, repair};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Arguments;
@@ -16,7 +17,7 @@ use crate::forward::{Certainty, Ended, Ending, forward};
 use crate::outbox::Granted;
 use crate::replay::Trace;
 use crate::slot::Slot;
-use crate::undo::{self, Restored, UndoEnded, undo};
+use crate::undo::{self, Left, Restored, UndoEnded, undo};
 
 /// The last message of an attempt.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ fn is_undone(attempt: &Attempt, ending: &Ending) -> bool {
 
 /// What an undo says of the world.
 struct UndoneRun {
-    left: Vec<String>,
+    left: Vec<Left>,
     noted: Vec<String>,
     restored: Restored,
 }
@@ -138,6 +139,12 @@ fn completion(attempt: &Attempt, ending: Option<Ending>, undone: Option<UndoneRu
     let outcome = ending.as_ref().map_or(Outcome::Succeeded, |ending| ending.outcome);
     let certainty = ending.as_ref().map_or(Certainty::Known, |ending| ending.certainty);
     let (changed, unknown) = traces(attempt);
+    let mut left_steps: Vec<String> = Vec::new();
+    for left in undone.iter().flat_map(|undone| &undone.left) {
+        if !left_steps.contains(&left.step) {
+            left_steps.push(left.step.clone());
+        }
+    }
     let (world, remains) = match undone {
         Some(undone) if undone.left.is_empty() && changed.is_empty() && unknown.is_empty() => {
             (World::Unchanged, undone.noted)
@@ -152,7 +159,13 @@ fn completion(attempt: &Attempt, ending: Option<Ending>, undone: Option<UndoneRu
             (World::Unchanged, undone.noted)
         }
         Some(undone) if undone.left.is_empty() => (World::RolledBack, undone.noted),
-        Some(undone) => (World::RollbackFailed, [undone.left, undone.noted].concat()),
+        Some(undone) => {
+            let left = undone
+                .left
+                .into_iter()
+                .map(|Left { step, what }| format!("{step}: {what}"));
+            (World::RollbackFailed, left.chain(undone.noted).collect())
+        }
         None if outcome == Outcome::Succeeded && changed.is_empty() => (World::Unchanged, Vec::new()),
         None if outcome == Outcome::Succeeded => (World::Changed, Vec::new()),
         None if certainty != Certainty::Known || !unknown.is_empty() => {
@@ -175,12 +188,13 @@ fn completion(attempt: &Attempt, ending: Option<Ending>, undone: Option<UndoneRu
                 .collect(),
         ),
     };
-    let repair = match outcome {
-        Outcome::Succeeded => String::new(),
-        Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut | Outcome::Expired | Outcome::Rejected => {
-            format!("deputy retry {}", attempt.reference.task)
-        }
+    let end = End {
+        task: &attempt.reference.task,
+        outcome,
+        world,
+        left: &left_steps,
     };
+    let repair = repair(end, &attempt.shared.environment.steering);
     let steps = attempt.board.ended(outcome);
     Completion {
         outcome,

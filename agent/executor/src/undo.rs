@@ -28,7 +28,7 @@ pub(crate) enum UndoEnded {
     /// Everything that could be done is done; what was left alone, one sentence each.
     Finished {
         /// Not empty: the world is not what it was.
-        left: Vec<String>,
+        left: Vec<Left>,
         /// What nobody promised to restore.
         noted: Vec<String>,
         /// Something was put back.
@@ -38,6 +38,23 @@ pub(crate) enum UndoEnded {
     Released(String),
     /// The attempt is not ours any more.
     Stale,
+}
+
+/// What an undo left of a step.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) step: String,
+    /// One sentence.
+    pub(crate) what: String,
+}
+
+impl Left {
+    fn of(step: &Step, what: impl Into<String>) -> Self {
+        Self {
+            step: step.name.clone(),
+            what: what.into(),
+        }
+    }
 }
 
 /// Whether an undo put anything back.
@@ -142,7 +159,7 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
                 if undone.restored {
                     restored = Restored::Something;
                 }
-                left.extend(undone.left.iter().map(|what| format!("{}: {what}", step.name)));
+                left.extend(undone.left.into_iter().map(|what| Left::of(step, what)));
                 noted.extend(undone.noted.iter().map(|what| format!("{}: {what}", step.name)));
             }
             Err(StepError::Halted(Halt::Stale)) => return UndoEnded::Stale,
@@ -150,16 +167,16 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
                 return UndoEnded::Released(halt.to_string());
             }
             Err(StepError::Halted(Halt::Stopped(_))) => {
-                left.push(format!("{}: not undone, the time for undoing was over", step.name));
+                left.push(Left::of(step, "not undone, the time for undoing was over"));
                 attempt.board.status(&step.name, StepStatus::Interrupted);
             }
             Err(StepError::Failed(failure) | StepError::WorldUnknown(failure)) => {
                 let failure = attempt.mask_failure(*failure);
-                left.push(format!("{}: not undone: {}", step.name, failure.summary));
+                left.push(Left::of(step, format!("not undone: {}", failure.summary)));
                 attempt.board.status(&step.name, StepStatus::Failed);
             }
             Err(error @ (StepError::NotSent | StepError::Halted(Halt::Nondeterministic(_) | Halt::Refused(_)))) => {
-                left.push(format!("{}: not undone: {error}", step.name));
+                left.push(Left::of(step, format!("not undone: {error}")));
                 attempt.board.status(&step.name, StepStatus::Failed);
             }
         }

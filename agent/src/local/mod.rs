@@ -2,9 +2,11 @@
 //! file so that a run that was killed goes on when it is started again.
 
 mod run;
+mod invocation;
 mod peer;
 mod journal_file;
 mod pack;
 mod printer;
 
-pub(crate) use run::{LocalRun, run};
+pub(crate) use invocation::LocalRun;
+pub(crate) use run::run;

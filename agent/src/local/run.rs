@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,12 +18,14 @@ use deputy_task::id::{Project, TaskId};
 use deputy_task::message::{Assignment, Command};
 use deputy_task::outcome::Completion;
 use deputy_task::record::Record;
+use deputy_task::repair::Steering;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::invocation::{self, LocalRun};
 use super::journal_file::{Entry, JournalError, JournalFile};
 use super::pack::{Packed, pack};
 use super::peer::{Ended, Peer};
@@ -38,15 +40,6 @@ const MAX_DOCUMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// How long the executor may take to clean up after the last message.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
-/// What `deputy-agent task` was asked for.
-#[derive(Debug)]
-pub(crate) struct LocalRun {
-    pub(crate) file: PathBuf,
-    pub(crate) inputs: BTreeMap<String, String>,
-    pub(crate) journal: Option<PathBuf>,
-    pub(crate) log_filter: String,
-}
-
 /// What the journal says of the run.
 struct Begun {
     task: TaskId,
@@ -59,9 +52,10 @@ struct Begun {
 /// Runs the task to its end.
 pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
     telemetry::install(&LogConfig {
-        filter: asked.log_filter,
+        filter: asked.log_filter.clone(),
         format: LogFormat::Text,
     });
+    let steering = Steering::Local(invocation::command(&asked));
     let checked = document(&asked.file, &asked.inputs)?;
     let bundles = bundles(&asked.file, &checked)?;
     let journal =
@@ -76,7 +70,13 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(StartupError::Threads)?;
-    let exit = runtime.block_on(drive(checked, bundles, journal, printer));
+    let exit = runtime.block_on(drive(
+        checked,
+        bundles,
+        journal,
+        environment(&printer, steering)?,
+        printer,
+    ));
     runtime.shutdown_background();
     exit
 }
@@ -167,13 +167,14 @@ async fn drive(
     checked: Checked,
     packed: BTreeMap<String, Packed>,
     begun: Begun,
+    environment: Environment,
     printer: Arc<Printer>,
 ) -> Result<Exit, StartupError> {
     let signals = |kind| signal(kind).map_err(StartupError::Threads);
     let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let (events, mut events_in) = mpsc::channel(256);
     let (commands, commands_in) = mpsc::channel(256);
-    let executor = Executor::new(ExecutorConfig::with_slots(1), environment(&printer)?);
+    let executor = Executor::new(ExecutorConfig::with_slots(1), environment);
     let mut running = JoinSet::new();
     running.spawn(executor.run(commands_in, events));
     let mut journal = MemoryJournal::resume(begun.records.clone());
@@ -238,7 +239,7 @@ async fn drive(
     }
 }
 
-fn environment(printer: &Arc<Printer>) -> Result<Environment, StartupError> {
+fn environment(printer: &Arc<Printer>, steering: Steering) -> Result<Environment, StartupError> {
     let root = std::env::temp_dir().join("deputy-agent").join("local");
     let work = WorkFolder::open(&root).map_err(|source| StartupError::Folder {
         what: "the folder of local runs",
@@ -255,6 +256,7 @@ fn environment(printer: &Arc<Printer>) -> Result<Environment, StartupError> {
             labels: BTreeMap::new(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
+        steering,
     })
 }
 

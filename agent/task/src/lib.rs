@@ -11,6 +11,7 @@ pub mod capability;
 
 pub mod record;
 pub mod state;
+pub mod repair;
 pub mod outcome;
 pub mod progress;
 pub mod log_record;

@@ -122,7 +122,7 @@ pub struct Completion {
     pub failure: Option<Failure>,
     /// What remains or was left alone, one sentence each.
     pub remains: Vec<String>,
-    /// The command that repairs it; empty if there is none.
+    /// The command that repairs it, see `repair`; empty if there is none.
     pub repair: String,
     /// Every step as it ended.
     pub steps: Vec<crate::progress::StepProgress>,

@@ -63,7 +63,6 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
         | v1::TaskState::Expired
         | v1::TaskState::Rejected
         | v1::TaskState::Unspecified => {
-            next.push(format!("deputy retry {id}"));
             let failure = task.result.as_ref().and_then(|result| result.failure.as_ref());
             let why = failure.map_or_else(|| "no reason was given".into(), |failure| failure.summary.clone());
             if let Some(failure) = failure.filter(|failure| !failure.hint.is_empty()) {
@@ -147,6 +146,26 @@ mod tests {
         it waits: 1 agent is known, and none can take it now
         it is about to be assigned
         ");
+    }
+
+    #[test]
+    fn an_ended_task_is_told_what_repairs_it_and_nothing_else_that_begins_it_again() {
+        let ended = |repair: &str| v1::Task {
+            task_id: "t1".into(),
+            state: v1::TaskState::Failed.into(),
+            result: Some(v1::Result {
+                failure: Some(v1::Failure {
+                    summary: "a1 was lost".into(),
+                    ..v1::Failure::default()
+                }),
+                repair: repair.into(),
+                ..v1::Result::default()
+            }),
+            ..v1::Task::default()
+        };
+        let explained = explain(ended("deputy get t1 --journal"), Vec::new());
+        assert_eq!(explained.next, ["deputy get t1 --journal"]);
+        assert!(explain(ended(""), Vec::new()).next.is_empty());
     }
 
     #[test]

@@ -7,8 +7,9 @@ use deputy_proto::v1;
 use deputy_task::attempt::Epoch;
 use deputy_task::document::OnAgentLoss;
 use deputy_task::id::{AgentId, InstanceId};
-use deputy_task::outcome::Outcome;
+use deputy_task::outcome::{Outcome, World};
 use deputy_task::record::Decision;
+use deputy_task::repair::{End, Steering, repair};
 use deputy_task::state::{TaskEvent, TaskState};
 use prost::Message;
 
@@ -399,20 +400,31 @@ impl Hand<'_> {
 
     /// The result of a task that ends without an agent's word.
     pub(super) fn end_by_manager(&mut self, failure: v1::Failure) {
-        let world = match self.head.state {
-            TaskState::Ended(Outcome::Failed) => v1::World::Unknown,
-            _ if self.journal.has_intents() => v1::World::Changed,
-            _ => v1::World::Unchanged,
+        let TaskState::Ended(outcome) = self.head.state else {
+            return;
         };
+        let (world, said) = match outcome {
+            Outcome::Failed => (World::Unknown, v1::World::Unknown),
+            _ if self.journal.has_intents() => (World::Changed, v1::World::Changed),
+            _ => (World::Unchanged, v1::World::Unchanged),
+        };
+        let end = End {
+            task: &self.key.task,
+            outcome,
+            world,
+            left: &[],
+        };
+        let repair = repair(end, &Steering::Manager);
         let remains = self
             .journal
             .open()
             .map(|entry| format!("{} ({}) has no recorded result", entry.key, entry.summary))
             .collect();
         self.end(v1::Result {
-            world: world.into(),
+            world: said.into(),
             failure: Some(failure),
             remains,
+            repair,
             ..v1::Result::default()
         });
     }

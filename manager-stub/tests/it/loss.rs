@@ -143,9 +143,18 @@ async fn hold_waits_and_rollback_decides_undo() {
         .await
         .expect("resolved");
     let task = world.task(&old.task_id).await;
+    let result = task.result.clone().expect("a result");
     assert_eq!(
-        (task.state(), task.result.expect("a result").world()),
+        (task.state(), result.world()),
         (v1::TaskState::Failed, v1::World::Unknown)
+    );
+    // An ended task cannot be resolved; it is looked at first, and only then begun again.
+    assert!(
+        result
+            .repair
+            .starts_with(&format!("deputy get {} --journal ", old.task_id)),
+        "{}",
+        result.repair
     );
 
     let (world, _agent, old) = lost("  onAgentLoss: rollback\n", intent("one/a")).await;

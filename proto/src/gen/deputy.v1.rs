@@ -124,7 +124,8 @@ pub struct Result {
     /// What remains to be done or was left alone, one sentence each.
     #[prost(string, repeated, tag = "4")]
     pub remains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The command that repairs it, if there is one.
+    /// The command that repairs it, and after `#` what it is for or what must be done first. Empty if
+    /// there is none.
     #[prost(string, tag = "5")]
     pub repair: ::prost::alloc::string::String,
     /// Every step as it ended.

@@ -15,6 +15,7 @@ use deputy_task::message::{Assignment, BlobRef, Command, Event, WriteOp, WriteVe
 use deputy_task::outcome::Completion;
 use deputy_task::progress::StepProgress;
 use deputy_task::record::{Record, RecordBody};
+use deputy_task::repair::Steering;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -106,6 +107,7 @@ impl Bench {
                 id: "agent-1".into(),
                 ..AgentFacts::default()
             },
+            steering: Steering::Manager,
         };
         let (world, script) = (self.world.clone(), Arc::clone(&self.script));
         Executor::new(self.config.clone(), environment).with_programs(Arc::new(move |_| {

@@ -95,6 +95,10 @@ async fn what_an_undo_leaves_alone_is_named() {
         (Outcome::Failed, Left::RollbackFailed)
     );
     assert_eq!(completion.remains, ["a: y was set by a child"]);
+    assert_eq!(
+        completion.repair,
+        "deputy get task-1 --journal   # put back by hand what is left of step a; then: deputy retry task-1"
+    );
     assert_eq!(bench.world.objects()["x"], "");
 }
 
@@ -207,6 +211,11 @@ async fn nothing_is_undone_when_the_decision_is_refused() {
         completion.remains.contains(&"Put x was done and stays".to_owned()),
         "{:?}",
         completion.remains
+    );
+    assert!(
+        completion.repair.starts_with("deputy get task-1 --journal "),
+        "{}",
+        completion.repair
     );
     assert_eq!(completion.steps[0].status, StepStatus::Succeeded);
 }

@@ -106,7 +106,7 @@ impl ShellProgram {
             format!("the script of step {} was begun and its end was never recorded, so it may have run in part, in whole, or not at all", ctx.step),
         )
         .hint(format!(
-            "look at what it did, then decide with `deputy resolve {}`; a script that may simply be run again can say `retrySafe: true`",
+            "look at what it did and put it right; `deputy retry {}` then begins again with the first step. A script that may simply be run again can say `retrySafe: true`",
             ctx.attempt.task
         ))
     }

@@ -1,0 +1,60 @@
+//! What `deputy-agent task` was asked for, and how that is typed again: its hints and its result tell a
+//! person what to do next.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use deputy_task::repair::LocalCommand;
+
+/// What `deputy-agent task` was asked for.
+#[derive(Debug)]
+pub(crate) struct LocalRun {
+    pub(crate) file: PathBuf,
+    pub(crate) inputs: BTreeMap<String, String>,
+    pub(crate) journal: Option<PathBuf>,
+    pub(crate) log_filter: String,
+}
+
+/// The command that starts the same run, ready for a shell.
+pub(crate) fn command(run: &LocalRun) -> LocalCommand {
+    let mut start = format!("deputy-agent task {}", path(&run.file));
+    for (name, value) in &run.inputs {
+        start.push_str(&format!(" --input {}", word(&format!("{name}={value}"))));
+    }
+    LocalCommand {
+        start,
+        journal: run.journal.as_deref().map(path),
+    }
+}
+
+fn path(path: &Path) -> String {
+    word(&path.display().to_string())
+}
+
+/// The text as one word of a POSIX shell.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_told_as_a_shell_takes_it() {
+        let run = LocalRun {
+            file: "deploy it.yaml".into(),
+            inputs: BTreeMap::from([("image".into(), "api:2".into()), ("note".into(), "it's $HOME".into())]),
+            journal: Some("my journal".into()),
+            log_filter: "warn".into(),
+        };
+        let command = command(&run);
+        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME'");
+        assert_eq!(command.journal.as_deref(), Some("'my journal'"));
+    }
+}
