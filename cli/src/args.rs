@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-const EXIT_CODES: &str = "\
-Exit codes:
+const EXIT_CODES: &str = r#"Exit codes:
   0  succeeded                          4  cancelled, or out of time
   1  the deployment failed              5  rejected by policy, or by every agent
   2  a document or argument is wrong    6  expired in the queue
@@ -15,11 +14,17 @@ Exit codes:
 
 Commands that follow a task end with its code; other commands end with 0, 2 or 3.
 
+With --output json, a command that cannot do its work prints one JSON object on one line of standard
+error: {"class", "message", "causes", "hint", "exitCode", "diagnostics"}. The class is usage, document,
+input, notFound, refused, unreachable, manager, local or interrupted. Each of the diagnostics of a
+document is {"severity", "file", "line", "column", "key", "message", "suggestion"}. A deployment that
+failed is a result and no error: it is on standard output, and the exit code tells it.
+
 First steps:
   deputy validate examples/shell.yaml
   deputy submit examples/shell.yaml --follow
   deputy list
-  deputy explain TASK          why is it waiting?";
+  deputy explain TASK          why is it waiting?"#;
 
 /// Submit deployment tasks to a Deputy manager and follow them.
 #[derive(Debug, Parser)]
@@ -216,7 +221,7 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  deputy watch 0199f1c2        one task; ends with its exit code\n  deputy watch                 everything in the project, until interrupted\n\nIf the manager goes away, the command waits for it for five minutes and goes on where it was."
+    after_help = "Examples:\n  deputy watch 0199f1c2        one task; ends with its exit code\n  deputy watch                 everything in the project, until interrupted\n  deputy watch 0199f1c2 -o json   one JSON object per event and line; the last one has the result\n\nIf the manager goes away, the command waits for it for five minutes and goes on where it was."
 )]
 pub(crate) struct Watch {
     /// The task id, or a unique beginning of it; none: the whole project

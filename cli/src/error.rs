@@ -1,11 +1,15 @@
 //! What ends a command early, and the exit codes of every command. Printed by [`crate::run`] as
-//! `error: …`, the causes, and `hint: …`.
+//! `error: …`, the causes, and `hint: …`, or as one JSON object.
 
 use std::error::Error;
 use std::fmt::Write as _;
 
 use deputy_proto::v1;
+use deputy_task::document::Diagnostics;
+use serde_json::{Value, json};
 use tonic::{Code, Status};
+
+use crate::render::Colour;
 
 /// How the process ends. The numbers are documented in `--help` and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,27 +56,96 @@ impl Exit {
     }
 }
 
+/// What a program can tell apart, beyond the exit code. The names are documented in `--help` and stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The command line is wrong.
+    Usage,
+    /// A task document is wrong; the diagnostics say where.
+    Document,
+    /// A file, a value or an address is wrong.
+    Input,
+    /// There is no such task, agent or bundle.
+    NotFound,
+    /// The manager refuses: not now, or not this.
+    Refused,
+    /// The manager cannot be reached, or did not answer in time.
+    Unreachable,
+    /// The manager was reached and could not do it.
+    Manager,
+    /// This machine did not let the command do its work.
+    Local,
+    /// The user interrupted it.
+    Interrupted,
+}
+
+impl Class {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Document => "document",
+            Self::Input => "input",
+            Self::NotFound => "notFound",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Manager => "manager",
+            Self::Local => "local",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// What an exit code says without more.
+    const fn of(exit: Exit) -> Self {
+        match exit {
+            Exit::BadInput => Self::Input,
+            Exit::Unreachable => Self::Unreachable,
+            Exit::Interrupted => Self::Interrupted,
+            Exit::Succeeded | Exit::Failed | Exit::Stopped | Exit::Rejected | Exit::Expired | Exit::WorldUnknown => {
+                Self::Manager
+            }
+        }
+    }
+}
+
 /// What ends a command early.
 #[derive(Debug)]
 pub(crate) struct CliError {
     pub(crate) exit: Exit,
+    class: Class,
     message: String,
     causes: Vec<String>,
     hint: String,
+    /// What is wrong with documents, for programs.
+    diagnostics: Vec<Diagnostics>,
 }
 
 impl CliError {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
+            class: Class::of(exit),
             message: message.into(),
             causes: Vec::new(),
             hint: String::new(),
+            diagnostics: Vec::new(),
         }
+    }
+
+    pub(crate) const fn class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
     }
 
     pub(crate) fn bad_input(message: impl Into<String>) -> Self {
         Self::new(Exit::BadInput, message)
+    }
+
+    /// Documents that are not accepted.
+    pub(crate) fn bad_documents(message: impl Into<String>, diagnostics: Vec<Diagnostics>) -> Self {
+        Self {
+            diagnostics,
+            ..Self::bad_input(message).class(Class::Document)
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -100,12 +173,21 @@ impl CliError {
     /// What the manager answered to `doing`, in words.
     pub(crate) fn from_status(status: &Status, manager: &str, doing: &str) -> Self {
         let said = status.message();
+        let refused = |class| {
+            let message = if said.is_empty() {
+                format!("cannot {doing}: {}", status.code())
+            } else {
+                said.to_owned()
+            };
+            Self::bad_input(message).class(class)
+        };
         match status.code() {
-            Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::OutOfRange | Code::PermissionDenied => {
-                Self::bad_input(if said.is_empty() { format!("cannot {doing}: {}", status.code()) } else { said.to_owned() })
-            }
-            Code::ResourceExhausted => Self::bad_input(format!("cannot {doing}: {said}")),
+            Code::InvalidArgument | Code::OutOfRange => refused(Class::Input),
+            Code::NotFound => refused(Class::NotFound),
+            Code::AlreadyExists | Code::FailedPrecondition | Code::PermissionDenied => refused(Class::Refused),
+            Code::ResourceExhausted => Self::bad_input(format!("cannot {doing}: {said}")).class(Class::Refused),
             Code::Unimplemented => Self::new(Exit::Unreachable, format!("the manager at {manager} cannot {doing}: it does not know this call"))
+                .class(Class::Manager)
                 .hint("the command and the manager have different versions; compare `deputy --version` and `deputy-manager --version`"),
             Code::Unavailable => Self::new(Exit::Unreachable, format!("cannot reach the manager at {manager}"))
                 .caused_by(status)
@@ -114,7 +196,9 @@ impl CliError {
                 Self::new(Exit::Unreachable, format!("the manager at {manager} did not answer in time to {doing}")).hint("try again; if it stays so, look at the manager's log")
             }
             Code::Ok | Code::Unknown | Code::Aborted | Code::Internal | Code::DataLoss | Code::Unauthenticated => {
-                Self::new(Exit::Unreachable, format!("the manager at {manager} could not {doing}: {said}")).caused_by(status)
+                Self::new(Exit::Unreachable, format!("the manager at {manager} could not {doing}: {said}"))
+                    .class(Class::Manager)
+                    .caused_by(status)
             }
         }
     }
@@ -125,8 +209,13 @@ impl CliError {
     }
 
     /// As it is printed.
-    pub(crate) fn rendered(&self, colour: crate::render::Colour) -> String {
-        let mut text = format!("{} {}\n", colour.bad("error:"), self.message);
+    pub(crate) fn rendered(&self, colour: Colour) -> String {
+        let mut text: String = self
+            .diagnostics
+            .iter()
+            .map(|wrong| wrong.rendered(colour.paint()))
+            .collect();
+        let _ = writeln!(text, "{} {}", colour.bad("error:"), self.message);
         for cause in &self.causes {
             let _ = writeln!(text, "  {} {cause}", colour.faint("caused by:"));
         }
@@ -134,6 +223,25 @@ impl CliError {
             let _ = writeln!(text, "{} {}", colour.strong("hint:"), self.hint);
         }
         text
+    }
+
+    /// As a program reads it.
+    pub(crate) fn json(&self) -> Value {
+        let diagnostics: Vec<Value> = self
+            .diagnostics
+            .iter()
+            .flat_map(|wrong| wrong.items.iter().map(|item| (&wrong.source, item)))
+            .map(|(file, item)| {
+                json!({
+                    "severity": item.severity, "file": file, "line": item.line, "column": item.column, "key": item.path,
+                    "message": item.message, "suggestion": item.hint,
+                })
+            })
+            .collect();
+        json!({
+            "class": self.class.name(), "message": self.message, "causes": self.causes, "hint": self.hint,
+            "exitCode": self.exit as u8, "diagnostics": diagnostics,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod follow;
 mod client;
 mod bundle;
 mod values;
+mod usage;
 mod args;
 mod screen;
 mod error;

@@ -4,27 +4,58 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, Output};
 use crate::command::{self, Context};
-use crate::error::{CliError, Exit};
+use crate::error::{Class, CliError, Exit};
 use crate::screen::{Screen, stderr_colour, to_stderr};
+use crate::usage;
 
 /// Runs the command that the process's arguments name.
 #[must_use]
 pub fn main_impl() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
+    let output = cli.global.output;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run(cli)),
-        Err(error) => Err(CliError::new(Exit::Unreachable, "cannot start").caused_by(&error)),
+        Err(error) => Err(CliError::new(Exit::Unreachable, "cannot start")
+            .class(Class::Local)
+            .caused_by(&error)),
     };
     let exit = outcome.unwrap_or_else(|error| {
-        if error.is_told() {
-            to_stderr(&error.rendered(stderr_colour()));
-        }
+        tell(&error, output);
         error.exit
     });
     ExitCode::from(exit as u8)
+}
+
+/// Help, the version, or a command line that is wrong.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && usage::wants_json(std::env::args_os()) {
+        let error = usage::explain(error);
+        tell(&error, Output::Json);
+        return ExitCode::from(error.exit as u8);
+    }
+    // Nobody is left to tell if this fails.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() {
+        Exit::BadInput as u8
+    } else {
+        Exit::Succeeded as u8
+    })
+}
+
+fn tell(error: &CliError, output: Output) {
+    if !error.is_told() {
+        return;
+    }
+    match output {
+        Output::Text => to_stderr(&error.rendered(stderr_colour())),
+        Output::Json => to_stderr(&format!("{}\n", error.json())),
+    }
 }
 
 async fn run(cli: Cli) -> Result<Exit, CliError> {

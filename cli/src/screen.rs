@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 use unicode_width::UnicodeWidthChar;
 
-use crate::error::{CliError, Exit};
+use crate::error::{Class, CliError, Exit};
 use crate::render::Colour;
 
 /// Standard output.
@@ -134,7 +134,9 @@ fn write(bytes: &[u8]) -> Result<(), CliError> {
             // The reader has seen enough, as `head` does.
             CliError::new(Exit::Succeeded, "")
         } else {
-            CliError::new(Exit::Unreachable, "cannot write to standard output").caused_by(&error)
+            CliError::new(Exit::Unreachable, "cannot write to standard output")
+                .class(Class::Local)
+                .caused_by(&error)
         }
     })
 }

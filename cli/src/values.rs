@@ -17,7 +17,7 @@ pub(crate) fn given(values: &InputValues) -> Result<Option<Inputs>, CliError> {
         Some(file) => {
             let bytes = read_file(file)?;
             read_values(&file.display().to_string(), &bytes)
-                .map_err(|errors| CliError::bad_input(format!("the file of input values has errors\n\n{errors}")))?
+                .map_err(|errors| CliError::bad_documents("the file of input values has errors", vec![errors]))?
         }
         None => Inputs::new(),
     };

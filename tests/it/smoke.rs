@@ -60,3 +60,26 @@ async fn a_task_is_submitted_and_followed_with_the_command() {
     assert_eq!(run.code, Some(0), "{run:#?}\n{}", world.report());
     assert!(run.stdout.contains("followed"), "{run:#?}");
 }
+
+#[tokio::test]
+async fn a_watched_task_is_told_to_programs_as_one_event_per_line_also_after_its_end() {
+    let world = World::with_one_agent().await.expect("a world");
+    let document = "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: { name: watched }\nspec:\n  steps:\n    - name: say\n      shell: { run: sleep 1 }\n";
+    let task = world.submit(document).await.expect("queued");
+    for what in ["while it runs", "after its end"] {
+        let run = world.deputy(&["watch", &task, "-o", "json"]).await.expect("run");
+        assert_eq!(run.code, Some(0), "{what}: {run:#?}\n{}", world.report());
+        let events: Vec<serde_json::Value> = run
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{what}: {line}: {error}")))
+            .collect();
+        assert!(events.iter().all(|event| event["type"] == "event"), "{what}: {run:#?}");
+        let kinds: Vec<_> = events.iter().filter_map(|event| event["kind"].as_str()).collect();
+        for kind in ["submitted", "assigned", "started", "intent", "done"] {
+            assert!(kinds.contains(&kind), "{what}: {kind} is missing in {kinds:?}");
+        }
+        let last = events.last().expect("an event");
+        assert_eq!(last["task"]["result"]["state"], "SUCCEEDED", "{what}: {last:#}");
+    }
+}

@@ -6,7 +6,6 @@ use deputy_proto::v1::{Bundle, GetRequest, SubmitRequest};
 use deputy_task::document::{self, Diagnostics, ReadDocument, Severity};
 
 use super::context::{Context, FollowsLog, read_task};
-use super::validate::paint;
 use crate::args::Submit;
 use crate::bundle::{Packed, pack};
 use crate::client::Manager;
@@ -18,17 +17,19 @@ pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, 
     let bytes = read_file(&args.file)?;
     let inputs = given(&args.values)?.unwrap_or_default();
     let name = args.file.display().to_string();
-    let ReadDocument { checked, warnings } =
-        document::read(&name, &bytes, &inputs).map_err(|errors| refused(&errors))?;
+    let ReadDocument { checked, warnings } = document::read(&name, &bytes, &inputs).map_err(refused)?;
     let packed = pack_sources(&args.file, &checked.document)?;
-    if !warnings.is_empty() {
+    if !warnings.is_empty() && !context.is_json() {
         let warnings = Diagnostics {
             source: name,
             items: warnings,
         };
-        to_stderr(&warnings.rendered(paint(stderr_colour())));
+        to_stderr(&warnings.rendered(stderr_colour().paint()));
     }
     let manager = context.manager().await?;
+    if !context.is_json() {
+        note(&packed);
+    }
     let bundles = store(&manager, packed).await?;
     let request = SubmitRequest {
         project: manager.project.clone(),
@@ -77,19 +78,19 @@ pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, 
     context.follow(&manager, task, show).await
 }
 
-fn refused(errors: &Diagnostics) -> CliError {
-    to_stderr(&errors.rendered(paint(stderr_colour())));
+fn refused(errors: Diagnostics) -> CliError {
     let count = errors
         .items
         .iter()
         .filter(|item| item.severity == Severity::Error)
         .count();
-    let errors = if count == 1 {
+    let how_many = if count == 1 {
         "an error".to_owned()
     } else {
         format!("{count} errors")
     };
-    CliError::bad_input(format!("the task document has {errors}; nothing was submitted"))
+    let message = format!("the task document has {how_many}; nothing was submitted");
+    CliError::bad_documents(message, vec![errors])
 }
 
 fn pack_sources(file: &Path, document: &document::Document) -> Result<Vec<(String, Packed)>, CliError> {
@@ -102,12 +103,17 @@ fn pack_sources(file: &Path, document: &document::Document) -> Result<Vec<(Strin
         .collect()
 }
 
-async fn store(manager: &Manager, packed: Vec<(String, Packed)>) -> Result<Vec<Bundle>, CliError> {
-    let mut bundles = Vec::new();
+fn note(packed: &[(String, Packed)]) {
     for (name, packed) in packed {
         let size = packed.bytes.len().div_ceil(1024);
         let note = format!("packed the source {name}: {} files, {size} KiB\n", packed.files);
         to_stderr(&stderr_colour().faint(&note));
+    }
+}
+
+async fn store(manager: &Manager, packed: Vec<(String, Packed)>) -> Result<Vec<Bundle>, CliError> {
+    let mut bundles = Vec::new();
+    for (name, packed) in packed {
         bundles.push(manager.put_bundle(&name, packed).await?);
     }
     Ok(bundles)

@@ -1,6 +1,6 @@
 //! `deputy validate`: the same reader as the manager's, without a manager.
 
-use deputy_task::document::{self, Diagnostic, Diagnostics, Paint};
+use deputy_task::document::{self, Diagnostic, Diagnostics};
 use serde_json::json;
 
 use super::context::Context;
@@ -12,6 +12,7 @@ use crate::values::{given, read_file};
 pub(crate) fn validate(context: &mut Context, args: Validate) -> Result<Exit, CliError> {
     let inputs = given(&args.values)?;
     let mut reports = Vec::new();
+    let mut refused = Vec::new();
     let mut bad = 0;
     for file in &args.files {
         let bytes = read_file(file)?;
@@ -31,13 +32,17 @@ pub(crate) fn validate(context: &mut Context, args: Validate) -> Result<Exit, Cl
         );
         if context.is_json() {
             reports.push(json!({ "file": name, "ok": ok, "diagnostics": diagnostics.items }));
+            if !ok {
+                refused.push(diagnostics);
+            }
             continue;
         }
         let colour = context.screen.colour;
         if !diagnostics.items.is_empty() {
-            context
-                .screen
-                .say(&[diagnostics.rendered(paint(colour)).trim_end().to_owned(), String::new()])?;
+            context.screen.say(&[
+                diagnostics.rendered(colour.paint()).trim_end().to_owned(),
+                String::new(),
+            ])?;
         }
         context.screen.say(&[verdict(&diagnostics, colour)])?;
     }
@@ -45,6 +50,10 @@ pub(crate) fn validate(context: &mut Context, args: Validate) -> Result<Exit, Cl
         context
             .screen
             .json(&json!({ "files": reports }), crate::screen::JsonForm::Alone)?;
+        if bad > 0 {
+            let message = format!("{bad} of {} documents have errors", args.files.len());
+            return Err(CliError::bad_documents(message, refused));
+        }
     } else if args.files.len() > 1 {
         let all = args.files.len();
         let line = if bad == 0 {
@@ -78,12 +87,5 @@ fn verdict(diagnostics: &Diagnostics, colour: Colour) -> String {
             count(errors, "error"),
             count(warnings, "warning")
         ),
-    }
-}
-
-pub(super) fn paint(colour: Colour) -> Paint {
-    match colour {
-        Colour::Off => Paint::Plain,
-        Colour::On => Paint::Ansi,
     }
 }

@@ -10,7 +10,7 @@ use super::context::{Context, FollowsLog, read_task};
 use crate::args::Watch;
 use crate::client::Manager;
 use crate::error::{CliError, Exit};
-use crate::follow::{Events, Update, resuming};
+use crate::follow::{Events, Show, Update, resuming};
 use crate::render::{changes, ended, json, outcome, safe, short_id, task as task_tree};
 use crate::screen::{JsonForm, stderr_colour, to_stderr};
 
@@ -38,7 +38,11 @@ pub(crate) async fn watch(context: &mut Context, args: Watch) -> Result<Exit, Cl
         context.screen.say(&lines)?;
         return Ok(task.result.as_ref().map_or(Exit::Failed, Exit::of));
     }
-    let show = context.show(FollowsLog::No);
+    let show = if context.is_json() {
+        Show::JsonEvents
+    } else {
+        context.show(FollowsLog::No)
+    };
     context.follow(&manager, task, show).await
 }
 
@@ -55,14 +59,12 @@ async fn watch_project(context: &mut Context, manager: &Manager) -> Result<Exit,
         };
         match update {
             Some(Update::Item(event)) if context.is_json() => {
-                let value = serde_json::json!({
-                    "type": "event", "kind": event.kind, "message": event.message, "atMs": event.at_ms, "task": event.task.as_ref().map(json::task),
-                });
+                let value = json::event(&event, event.task.as_ref());
                 context.screen.json(&value, JsonForm::Stream)?;
             }
             Some(Update::Item(event)) => tell(context, &mut seen, event)?,
-            Some(Update::Lost) => note("the connection to the manager broke; waiting for it"),
-            Some(Update::Back) => note("the manager is back"),
+            Some(Update::Lost) => note(context, "the connection to the manager broke; waiting for it")?,
+            Some(Update::Back) => note(context, "the manager is back")?,
             Some(Update::Failed(status)) => return Err(manager.failed("watch the project")(status)),
             Some(Update::End) | None => return Ok(Exit::Succeeded),
         }
@@ -89,6 +91,10 @@ fn tell(context: &mut Context, seen: &mut BTreeMap<String, Task>, event: WatchRe
     Ok(())
 }
 
-fn note(text: &str) {
+fn note(context: &mut Context, text: &str) -> Result<(), CliError> {
+    if context.is_json() {
+        return context.screen.json(&json::connection(text), JsonForm::Stream);
+    }
     to_stderr(&format!("{}\n", stderr_colour().careful(&format!("— {text}"))));
+    Ok(())
 }

@@ -29,8 +29,10 @@ pub(crate) enum Show {
     Steps,
     /// Its steps and its log.
     StepsAndLog,
-    /// One JSON value per event and per piece of log.
+    /// One JSON value per sight of the task and per piece of log.
     JsonStream,
+    /// One JSON value per event, of the whole newest run, even if it has ended before.
+    JsonEvents,
     /// Nothing until it has ended.
     Nothing,
 }
@@ -90,8 +92,9 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
         };
         match heard {
             Heard::Event(Update::Item(event)) => {
-                if let Some(task) = event.task {
-                    view.saw(task, event.at_ms)?;
+                let mut event = event;
+                if let Some(task) = event.task.take() {
+                    view.saw(task, &event)?;
                 }
                 log_deadline = Instant::now() + LOG_IDLE;
             }
@@ -167,14 +170,19 @@ impl View<'_> {
     }
 
     fn has_ended(&self) -> bool {
-        self.task.as_ref().is_some_and(ended)
+        let seen = match self.show {
+            // Its end is an event too, and has not been told before.
+            Show::JsonEvents => &self.told,
+            Show::Steps | Show::StepsAndLog | Show::JsonStream | Show::Nothing => &self.task,
+        };
+        seen.as_ref().is_some_and(ended)
     }
 
     fn now_ms(&self) -> i64 {
         now_ms() + self.offset_ms
     }
 
-    fn saw(&mut self, task: Task, at_ms: i64) -> Result<(), CliError> {
+    fn saw(&mut self, task: Task, event: &WatchResponse) -> Result<(), CliError> {
         if task.run < self.run {
             return Ok(());
         }
@@ -182,7 +190,9 @@ impl View<'_> {
         if task.server_time_ms > 0 {
             self.offset_ms = task.server_time_ms - now_ms();
         }
+        let at_ms = event.at_ms;
         match self.show {
+            Show::JsonEvents => self.screen.json(&json::event(event, Some(&task)), JsonForm::Stream)?,
             Show::JsonStream => self.screen.json(
                 &serde_json::json!({ "type": "task", "atMs": at_ms, "task": json::task(&task) }),
                 JsonForm::Stream,
@@ -259,21 +269,24 @@ impl View<'_> {
                 let lines = self.lines.push(piece, self.screen.colour);
                 self.screen.say(&lines)
             }
-            Show::Steps | Show::Nothing => Ok(()),
+            Show::Steps | Show::JsonEvents | Show::Nothing => Ok(()),
         }
     }
 
-    /// Beside the output: about the connection, not about the task.
+    /// About the connection, not about the task: beside the output, or one of its values. Whoever waits for the
+    /// result alone is told nothing else.
     fn note(&mut self, text: &str) -> Result<(), CliError> {
         match self.show {
             Show::Steps | Show::StepsAndLog if self.screen.is_live() => {
                 let line = self.screen.colour.careful(&format!("— {text}"));
                 self.screen.say(&[line])
             }
-            _ => {
+            Show::Steps | Show::StepsAndLog => {
                 to_stderr(&format!("{}\n", stderr_colour().careful(&format!("— {text}"))));
                 Ok(())
             }
+            Show::JsonStream | Show::JsonEvents => self.screen.json(&json::connection(text), JsonForm::Stream),
+            Show::Nothing => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Colours by meaning, or none at all.
 
+use deputy_task::document::Paint;
+
 /// Whether to colour; decided once per stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
@@ -8,6 +10,14 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
+    /// The same for the diagnostics of documents.
+    pub(crate) const fn paint(self) -> Paint {
+        match self {
+            Self::Off => Paint::Plain,
+            Self::On => Paint::Ansi,
+        }
+    }
+
     fn wrapped(self, code: &str, text: &str) -> String {
         match self {
             Self::Off => text.to_owned(),

@@ -1,6 +1,6 @@
 //! Messages as JSON for programs: camelCase, words for enums, times in Unix milliseconds.
 
-use deputy_proto::v1::{self, AgentInfo, Record, StepProgress, Task};
+use deputy_proto::v1::{self, AgentInfo, Record, StepProgress, Task, WatchResponse};
 use serde_json::{Map, Value, json};
 
 use super::words::{state_name, step_name, world_name};
@@ -42,6 +42,19 @@ pub(crate) fn task(task: &Task) -> Value {
         "steps": task.steps.iter().map(step).collect::<Vec<_>>(), "result": task.result.as_ref().map(result),
         "logState": log_state, "cancelReason": task.cancel_reason, "exclusiveKey": task.exclusive_key, "serverTimeMs": task.server_time_ms,
     })
+}
+
+/// An event, with the task after it.
+pub(crate) fn event(event: &WatchResponse, task: Option<&Task>) -> Value {
+    json!({
+        "type": "event", "kind": event.kind, "message": event.message, "atMs": event.at_ms,
+        "task": task.map(self::task), "record": event.record.as_ref().map(record),
+    })
+}
+
+/// What becomes of the connection while something is followed.
+pub(crate) fn connection(message: &str) -> Value {
+    json!({ "type": "connection", "message": message })
 }
 
 /// A record of a journal.

@@ -1,6 +1,6 @@
 //! What happens where no manager is: words and exit codes.
 
-use crate::transcript;
+use crate::{deputy, transcript};
 
 #[test]
 fn a_manager_that_is_not_there_is_said_at_once() {
@@ -64,4 +64,76 @@ fn completions_and_schema_are_printed() {
         assert!(text.contains("deputy") && text.ends_with("exit code 0\n"));
     }
     assert!(transcript(&["schema"]).contains("ecsRollingDeploy"));
+}
+
+/// The one line of standard error, and the exit code.
+fn error(arguments: &[&str]) -> (serde_json::Value, Option<i32>) {
+    let output = deputy(arguments);
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(text.matches('\n').count(), 1, "{text}");
+    (serde_json::from_str(&text).expect("JSON"), output.status.code())
+}
+
+#[test]
+fn programs_get_every_error_as_one_object() {
+    for (arguments, class, code) in [
+        (
+            &["list", "-o", "json", "--manager", "http://127.0.0.1:1"][..],
+            "unreachable",
+            3,
+        ),
+        (&["list", "-o", "json", "--manager", "ftp://x"], "input", 2),
+        (&["submit", "nowhere.yaml", "--output=json"], "input", 2),
+        (&["lst", "-o", "json"], "usage", 2),
+        (&["list", "--limit", "many", "-ojson"], "usage", 2),
+        (&["submit", "-o", "json"], "usage", 2),
+        (&["submit", "tests/bad/two-kinds.yaml", "-o", "json"], "document", 2),
+        (&["validate", "tests/bad/two-kinds.yaml", "-o", "json"], "document", 2),
+    ] {
+        let (error, exit) = error(arguments);
+        assert_eq!(
+            (&error["class"], &error["exitCode"], exit),
+            (&class.into(), &code.into(), Some(code)),
+            "{arguments:?}: {error}"
+        );
+        assert!(
+            error["message"].as_str().is_some_and(|text| !text.is_empty()),
+            "{error}"
+        );
+    }
+    let (usage, _) = error(&["lst", "-o", "json"]);
+    insta::assert_snapshot!(format!("{usage:#}"), @r#"
+    {
+      "class": "usage",
+      "message": "unrecognized subcommand 'lst'",
+      "causes": [],
+      "hint": "a similar subcommand exists: 'list'",
+      "exitCode": 2,
+      "diagnostics": []
+    }
+    "#);
+}
+
+#[test]
+fn programs_get_the_places_of_a_bad_document_with_the_error() {
+    for command in ["submit", "validate"] {
+        let (error, _) = error(&[command, "tests/bad/misspelt-keys.yaml", "-o", "json"]);
+        let first = &error["diagnostics"][0];
+        assert_eq!(first["file"], "tests/bad/misspelt-keys.yaml");
+        assert_eq!(
+            (&first["line"], &first["column"], &first["key"], &first["suggestion"]),
+            (
+                &5.into(),
+                &3.into(),
+                &"metadata.lables".into(),
+                &"did you mean `labels`?".into()
+            )
+        );
+    }
+}
+
+#[test]
+fn without_json_a_wrong_command_line_is_told_to_people() {
+    let text = transcript(&["lst"]);
+    assert!(text.starts_with("error: ") && text.ends_with("exit code 2\n"), "{text}");
 }
