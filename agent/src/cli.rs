@@ -104,6 +104,14 @@ fn task_command() -> Command {
                 .help("Keep the journal in this file: a run that was killed goes on when it is started again"),
         )
         .arg(
+            Arg::new("work-folder")
+                .long("work-folder")
+                .value_name("FOLDER")
+                .value_parser(clap::value_parser!(PathBuf))
+                .env("DEPUTY_WORK_FOLDER")
+                .help("Workspaces are made in it [default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp]"),
+        )
+        .arg(
             Arg::new("log-level")
                 .long("log-level")
                 .value_name("FILTER")
@@ -167,6 +175,7 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
         file: matches.get_one::<PathBuf>("file").cloned().unwrap_or_default(),
         inputs,
         journal: matches.get_one::<PathBuf>("journal").cloned(),
+        work_folder: matches.get_one::<PathBuf>("work-folder").cloned(),
         log_filter: text(matches, "log-level").to_owned(),
     }
 }

@@ -22,6 +22,7 @@ mod tools;
 mod health;
 mod agent_id;
 mod telemetry;
+mod work_root;
 mod exit;
 mod config;
 

@@ -14,6 +14,7 @@ use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
+use crate::work_root::work_root;
 
 /// Work needs little of the agent itself; what is heavy runs in children.
 const WORKERS: usize = 2;
@@ -29,9 +30,10 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     }
     telemetry::install(&config.log);
     let agent_id = agent_id(&config)?;
-    let work = WorkFolder::open(&config.work_folder.join("work")).map_err(|source| StartupError::Folder {
+    let root = work_root(config.work_folder.as_deref())?;
+    let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
         what: "the work folder",
-        path: config.work_folder.clone(),
+        path: root.clone(),
         source: Box::new(source),
     })?;
     for swept in work.swept() {
@@ -40,11 +42,11 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let spool = Spool::open(SpoolConfig {
         attempt_cap_bytes: config.spool_task_limit_bytes,
         total_cap_bytes: config.spool_limit_bytes,
-        ..SpoolConfig::in_folder(config.work_folder.join("spool"))
+        ..SpoolConfig::in_folder(root.join("spool"))
     });
     let spool = spool.map_err(|source| StartupError::Folder {
         what: "the log spool",
-        path: config.work_folder.clone(),
+        path: root.clone(),
         source: Box::new(source),
     })?;
     let parts = Parts {

@@ -35,4 +35,4 @@ pub mod workspace;
 pub use deputy_steps::failpoint;
 pub use environment::{AgentFacts, BundleLimits, Environment, ExecutorConfig};
 pub use executor::Executor;
-pub use workspace::{WorkFolder, WorkFolderError};
+pub use workspace::{WorkFolder, WorkFolderError, private_folder};

@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -24,29 +24,86 @@ pub struct WorkFolder {
 
 /// The work folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the work folder {} cannot be used", path.display())]
-pub struct WorkFolderError {
-    /// Which folder.
-    pub path: PathBuf,
-    #[source]
-    source: io::Error,
+pub enum WorkFolderError {
+    /// It cannot be made, read or written: choose another.
+    #[error("the work folder {} cannot be used", path.display())]
+    Io {
+        /// Which folder.
+        path: PathBuf,
+        #[source]
+        /// Why.
+        source: io::Error,
+    },
+    /// Whoever owns it can read and change what tasks have in it: choose another.
+    #[error("{} belongs to user {owner}, and this is user {user}", path.display())]
+    Foreign {
+        /// Which folder.
+        path: PathBuf,
+        /// Who owns it, or the link that leads to it.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
+    /// Others can put things into it and take them away: close it, or choose another.
+    #[error("others can write to {}: its mode is {mode:04o}", path.display())]
+    Open {
+        /// Which folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// Makes a folder that is this user's alone, or sees that it is one. What is in it need not be looked at then.
+///
+/// # Errors
+/// If it cannot be made, belongs to somebody else, or can be written by somebody else.
+pub fn private_folder(path: &Path) -> Result<(), WorkFolderError> {
+    let bad = |source| WorkFolderError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(bad)?;
+    let user = rustix::process::geteuid().as_raw();
+    let foreign = |owner| WorkFolderError::Foreign {
+        path: path.to_owned(),
+        owner,
+        user,
+    };
+    // In a folder like /tmp somebody else may have been first, with a link to where we may write.
+    let itself = std::fs::symlink_metadata(path).map_err(bad)?;
+    if itself.is_symlink() && ![user, 0].contains(&itself.uid()) {
+        return Err(foreign(itself.uid()));
+    }
+    let folder = std::fs::metadata(path).map_err(bad)?;
+    if folder.uid() != user {
+        return Err(foreign(folder.uid()));
+    }
+    let mode = folder.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(WorkFolderError::Open {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    Ok(())
 }
 
 impl WorkFolder {
     /// Makes a folder for this process below `root`, and removes those of processes that are gone.
     ///
     /// # Errors
-    /// If `root` cannot be made or written.
+    /// If `root` cannot be made or written, or others own it or can write to it.
     pub fn open(root: &Path) -> Result<Self, WorkFolderError> {
-        let bad = |source| WorkFolderError {
+        let bad = |source| WorkFolderError::Io {
             path: root.to_owned(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .map_err(bad)?;
+        private_folder(root)?;
         let swept = sweep(root).map_err(bad)?;
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -166,5 +223,49 @@ mod tests {
         let gone = live.path().to_owned();
         drop(live);
         assert!(!gone.exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_is_refused_and_not_used() {
+        let parent = tempfile::tempdir().expect("parent");
+        for mode in [0o777, 0o1777, 0o770, 0o702] {
+            let root = parent.path().join(format!("{mode:o}"));
+            std::fs::create_dir(&root).expect("made");
+            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(mode)).expect("mode");
+            let error = WorkFolder::open(&root).expect_err("others can write to it");
+            assert!(
+                matches!(error, WorkFolderError::Open { mode: found, .. } if found == mode),
+                "{error}"
+            );
+            assert_eq!(std::fs::read_dir(&root).expect("read").count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused() {
+        // Of root, and root's tests see theirs made somebody else's.
+        let user = rustix::process::geteuid();
+        let parent = tempfile::tempdir().expect("parent");
+        let (root, owner) = if user.is_root() {
+            let root = parent.path().join("given-away");
+            std::fs::create_dir(&root).expect("made");
+            std::os::unix::fs::chown(&root, Some(65_534), None).expect("given away");
+            (root, 65_534)
+        } else {
+            (PathBuf::from("/usr"), 0)
+        };
+        let error = WorkFolder::open(&root).expect_err("somebody else's");
+        assert!(
+            matches!(error, WorkFolderError::Foreign { owner: found, .. } if found == owner),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_missing_folder_is_made_for_this_user_alone() {
+        let parent = tempfile::tempdir().expect("parent");
+        let root = parent.path().join("a/b");
+        private_folder(&root).expect("made");
+        assert_eq!(root.metadata().expect("meta").permissions().mode() & 0o777, 0o700);
     }
 }

@@ -26,7 +26,8 @@ pub(crate) struct Config {
     pub(crate) agent_id: Option<AgentId>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) slots: u32,
-    pub(crate) work_folder: PathBuf,
+    /// None: the user's own.
+    pub(crate) work_folder: Option<PathBuf>,
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) spool_limit_bytes: u64,
     pub(crate) spool_task_limit_bytes: u64,
@@ -161,7 +162,7 @@ impl Config {
             agent_id,
             labels: labels?,
             slots: slots?,
-            work_folder: work_folder?,
+            work_folder,
             state_folder,
             spool_limit_bytes: spool_limit_bytes?,
             spool_task_limit_bytes: spool_task_limit_bytes?,

@@ -52,8 +52,8 @@ pub(crate) const SLOTS: Key = Key {
 pub(crate) const WORK_FOLDER: Key = Key {
     name: "work_folder",
     value: "FOLDER",
-    default: Some("/tmp/deputy-agent"),
-    help: "Workspaces and the log spool are made in it. Several agents may share it.",
+    default: None,
+    help: "Workspaces and the log spool are made in it. Default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp. It must belong to the agent's user, and nobody else may be able to write to it. Several agents of that user may share it.",
 };
 pub(crate) const STATE_FOLDER: Key = Key {
     name: "state_folder",

@@ -12,6 +12,8 @@ pub(crate) struct LocalRun {
     pub(crate) file: PathBuf,
     pub(crate) inputs: BTreeMap<String, String>,
     pub(crate) journal: Option<PathBuf>,
+    /// None: the user's own.
+    pub(crate) work_folder: Option<PathBuf>,
     pub(crate) log_filter: String,
 }
 
@@ -20,6 +22,9 @@ pub(crate) fn command(run: &LocalRun) -> LocalCommand {
     let mut start = format!("deputy-agent task {}", path(&run.file));
     for (name, value) in &run.inputs {
         start.push_str(&format!(" --input {}", word(&format!("{name}={value}"))));
+    }
+    if let Some(folder) = &run.work_folder {
+        start.push_str(&format!(" --work-folder {}", path(folder)));
     }
     LocalCommand {
         start,
@@ -51,10 +56,11 @@ mod tests {
             file: "deploy it.yaml".into(),
             inputs: BTreeMap::from([("image".into(), "api:2".into()), ("note".into(), "it's $HOME".into())]),
             journal: Some("my journal".into()),
+            work_folder: Some("/var/tmp/mine".into()),
             log_filter: "warn".into(),
         };
         let command = command(&run);
-        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME'");
+        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine");
         assert_eq!(command.journal.as_deref(), Some("'my journal'"));
     }
 }

@@ -33,6 +33,7 @@ use super::printer::Printer;
 use crate::config::checked::{LogConfig, LogFormat};
 use crate::exit::{Exit, StartupError};
 use crate::telemetry;
+use crate::work_root::work_root;
 
 /// Largest document that is read.
 const MAX_DOCUMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -55,6 +56,7 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         filter: asked.log_filter.clone(),
         format: LogFormat::Text,
     });
+    let root = work_root(asked.work_folder.as_deref())?.join("local");
     let steering = Steering::Local(invocation::command(&asked));
     let checked = document(&asked.file, &asked.inputs)?;
     let bundles = bundles(&asked.file, &checked)?;
@@ -74,7 +76,7 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         checked,
         bundles,
         journal,
-        environment(&printer, steering)?,
+        environment(&root, &printer, steering)?,
         printer,
     ));
     runtime.shutdown_background();
@@ -239,11 +241,10 @@ async fn drive(
     }
 }
 
-fn environment(printer: &Arc<Printer>, steering: Steering) -> Result<Environment, StartupError> {
-    let root = std::env::temp_dir().join("deputy-agent").join("local");
-    let work = WorkFolder::open(&root).map_err(|source| StartupError::Folder {
+fn environment(root: &Path, printer: &Arc<Printer>, steering: Steering) -> Result<Environment, StartupError> {
+    let work = WorkFolder::open(root).map_err(|source| StartupError::Folder {
         what: "the folder of local runs",
-        path: root.clone(),
+        path: root.to_owned(),
         source: Box::new(source),
     })?;
     let printer = Arc::clone(printer);

@@ -1,0 +1,88 @@
+//! The folder below which an agent or a local run keeps everything: chosen, or one per user. Users of
+//! one machine do not share it, for whoever owns it can read and change what tasks have in it.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use deputy_executor::private_folder;
+
+use crate::exit::StartupError;
+
+/// The chosen folder or the user's own one; made if it is missing, and this user's alone.
+pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> {
+    let root = match chosen {
+        Some(folder) => folder.to_owned(),
+        None => {
+            let user = rustix::process::geteuid().as_raw();
+            own(
+                std::env::var_os("XDG_RUNTIME_DIR").as_deref(),
+                &std::env::temp_dir(),
+                user,
+            )
+        }
+    };
+    private_folder(&root).map_err(|source| StartupError::Folder {
+        what: "the work folder",
+        path: root.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(root)
+}
+
+/// `$XDG_RUNTIME_DIR/deputy-agent` where the session has such a folder, else one with the user's number.
+fn own(runtime: Option<&OsStr>, temporary: &Path, user: u32) -> PathBuf {
+    let runtime = runtime.map(Path::new).filter(|folder| {
+        // Left over from another user's session after `su` or `sudo`, it is not ours.
+        let is_ours = |found: std::fs::Metadata| found.is_dir() && found.uid() == user;
+        folder.is_absolute() && folder.metadata().is_ok_and(is_ours)
+    });
+    match runtime {
+        Some(folder) => folder.join("deputy-agent"),
+        None => temporary.join(format!("deputy-agent-{user}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_user_has_a_folder_of_their_own() {
+        let session = tempfile::tempdir().expect("a folder");
+        let user = session.path().metadata().expect("metadata").uid();
+        let runtime = Some(session.path().as_os_str());
+        let temporary = Path::new("/tmp");
+        assert_eq!(own(runtime, temporary, user), session.path().join("deputy-agent"));
+        // Another user's, none, or nowhere.
+        assert_eq!(
+            own(runtime, temporary, user + 1),
+            temporary.join(format!("deputy-agent-{}", user + 1))
+        );
+        assert_eq!(own(None, temporary, 7), Path::new("/tmp/deputy-agent-7"));
+        assert_eq!(
+            own(Some(OsStr::new("/nowhere")), temporary, 7),
+            Path::new("/tmp/deputy-agent-7")
+        );
+        assert_eq!(
+            own(Some(OsStr::new("")), temporary, 7),
+            Path::new("/tmp/deputy-agent-7")
+        );
+    }
+
+    #[test]
+    fn a_chosen_folder_that_others_can_write_to_is_told_with_what_to_do() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("mode");
+        let error = work_root(Some(folder.path())).expect_err("refused");
+        let told = error
+            .explained()
+            .replace(&folder.path().display().to_string(), "FOLDER");
+        insta::assert_snapshot!(told, @r"
+        error: cannot use FOLDER as the work folder
+          caused by: others can write to FOLDER: its mode is 0777
+        hint: choose a folder that belongs to this user and that nobody else can write to (the work folder)
+        ");
+    }
+}
