@@ -104,6 +104,13 @@ fn task_command() -> Command {
                 .help("Keep the journal in this file: a run that was killed goes on when it is started again"),
         )
         .arg(
+            Arg::new("redo")
+                .long("redo")
+                .value_name("STEP")
+                .requires("journal")
+                .help("Run the script of this step again: it was begun, its end is not in the journal, and it is not retrySafe"),
+        )
+        .arg(
             Arg::new("work-folder")
                 .long("work-folder")
                 .value_name("FOLDER")
@@ -175,6 +182,7 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
         file: matches.get_one::<PathBuf>("file").cloned().unwrap_or_default(),
         inputs,
         journal: matches.get_one::<PathBuf>("journal").cloned(),
+        redo: matches.get_one::<String>("redo").cloned(),
         work_folder: matches.get_one::<PathBuf>("work-folder").cloned(),
         log_filter: text(matches, "log-level").to_owned(),
     }

@@ -97,6 +97,16 @@ pub(crate) enum StartupError {
     Credentials(Box<Failure>),
     #[error("{0}")]
     Journal(String),
+    #[error(
+        "the script of step {step} was begun and its end was never recorded, so it may have run in part, in whole, or not at all; nothing was run now"
+    )]
+    Undecided {
+        step: String,
+        /// The command that runs it again.
+        again: String,
+    },
+    #[error("the script of step {step} cannot be run again: {why}")]
+    NothingToRedo { step: String, why: String },
     #[error("the agent's {0} broke; this is a fault of Deputy")]
     Broken(&'static str),
     #[error(transparent)]
@@ -106,7 +116,8 @@ pub(crate) enum StartupError {
 impl StartupError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Unreadable { .. } | Self::BadTask(_) => Exit::BadInput,
+            Self::Config(_) | Self::Unreadable { .. } | Self::BadTask(_) | Self::NothingToRedo { .. } => Exit::BadInput,
+            Self::Undecided { .. } => Exit::WorldUnknown,
             Self::Folder { .. } | Self::Listen { .. } | Self::Threads(_) | Self::Credentials(_) | Self::Journal(_) => {
                 Exit::CannotStart
             }
@@ -127,6 +138,10 @@ impl StartupError {
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),
             Self::Credentials(failure) => failure.hint.clone(),
             Self::Journal(_) => "take another --journal file, or remove this one to begin anew".into(),
+            Self::Undecided { again, .. } => {
+                format!("look at what it did and put it right; to run it again from its beginning: {again}")
+            }
+            Self::NothingToRedo { .. } => "start it without --redo to see how it stands".into(),
             Self::Broken(_) => {
                 "report it with the agent's log; a restart is safe: tasks go on from their journals".into()
             }

@@ -94,3 +94,52 @@ async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
     assert_eq!(recipe::lines(&done).len(), 1, "the first step is not run again");
     assert_eq!(recipe::lines(&runs).len(), 2, "the second is");
 }
+
+/// Guards that a script that may have run is never run again without being asked, and that the question stays open.
+#[tokio::test]
+async fn a_local_run_asks_before_it_runs_an_interrupted_script_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = folder.path().join("runs");
+    let steps = format!(
+        "    - name: second\n      shell:\n        run: |\n          echo run >> {runs}\n          if [ $(wc -l < {runs}) -lt 2 ]; then sleep 300; fi\n          echo resumed\n",
+        runs = runs.display(),
+    );
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::task("asks", "  onFailure: rollback\n", &steps)).expect("written");
+    let mut command = local(folder.path(), &file, &["--journal", "journal"]);
+    let mut first = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let deadline = tokio::time::Instant::now() + SOON;
+    while recipe::lines(&runs).is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the step did not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.kill().expect("killed");
+    first.wait().expect("its end");
+    for _ in 0..2 {
+        let open = output(local(folder.path(), &file, &["--journal", "journal"])).await;
+        assert_eq!(open.status.code(), Some(7), "{}", said(&open));
+        let asked = format!("deputy-agent task {} --journal journal --redo second", file.display());
+        assert!(said(&open).contains(&asked), "{}", said(&open));
+        assert!(!said(&open).contains("deputy resolve"), "{}", said(&open));
+    }
+    let other = output(local(
+        folder.path(),
+        &file,
+        &["--journal", "journal", "--redo", "first"],
+    ))
+    .await;
+    assert_eq!(other.status.code(), Some(2), "{}", said(&other));
+    assert_eq!(recipe::lines(&runs).len(), 1, "nothing was run without a decision");
+    let again = output(local(
+        folder.path(),
+        &file,
+        &["--journal", "journal", "--redo", "second"],
+    ))
+    .await;
+    assert_eq!(again.status.code(), Some(0), "{}", said(&again));
+    assert_eq!(recipe::lines(&runs).len(), 2);
+}

@@ -12,6 +12,8 @@ pub(crate) struct LocalRun {
     pub(crate) file: PathBuf,
     pub(crate) inputs: BTreeMap<String, String>,
     pub(crate) journal: Option<PathBuf>,
+    /// The step whose script, begun and without a recorded end, runs again.
+    pub(crate) redo: Option<String>,
     /// None: the user's own.
     pub(crate) work_folder: Option<PathBuf>,
     pub(crate) log_filter: String,
@@ -30,6 +32,16 @@ pub(crate) fn command(run: &LocalRun) -> LocalCommand {
         start,
         journal: run.journal.as_deref().map(path),
     }
+}
+
+/// The command that starts it again and runs the script of `step` once more.
+pub(crate) fn redo(command: &LocalCommand, step: &str) -> String {
+    let mut again = command.start.clone();
+    if let Some(journal) = &command.journal {
+        again.push_str(&format!(" --journal {journal}"));
+    }
+    again.push_str(&format!(" --redo {}", word(step)));
+    again
 }
 
 fn path(path: &Path) -> String {
@@ -56,6 +68,7 @@ mod tests {
             file: "deploy it.yaml".into(),
             inputs: BTreeMap::from([("image".into(), "api:2".into()), ("note".into(), "it's $HOME".into())]),
             journal: Some("my journal".into()),
+            redo: None,
             work_folder: Some("/var/tmp/mine".into()),
             log_filter: "warn".into(),
         };

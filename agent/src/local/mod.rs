@@ -3,6 +3,7 @@
 
 mod run;
 mod invocation;
+mod decision;
 mod peer;
 mod journal_file;
 mod pack;

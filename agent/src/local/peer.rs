@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deputy_executor::local::MemoryJournal;
-use deputy_task::message::{Command, Event};
+use deputy_task::message::{Command, Event, WriteOp, WriteVerdict};
 use deputy_task::outcome::Completion;
+use deputy_task::record::Record;
 use tokio::sync::mpsc;
 
 use super::journal_file::{Entry, JournalError, JournalFile};
@@ -71,9 +72,21 @@ impl Peer {
     fn take(&mut self, event: Event) -> Result<Option<Command>, JournalError> {
         match event {
             Event::Write { id, attempt, op } => {
-                let known = self.journal.records().len();
+                let written = match &op {
+                    WriteOp::Append(record) => Some(Record {
+                        epoch: attempt.epoch,
+                        ..record.clone()
+                    }),
+                    WriteOp::Start | WriteOp::Complete(_) | WriteOp::Release { .. } | WriteOp::Refuse { .. } => None,
+                };
+                let is_last = matches!(op, WriteOp::Complete(_));
                 let verdict = self.journal.apply(&attempt, op);
-                self.keep(known)?;
+                if matches!(verdict, WriteVerdict::Ok { .. }) {
+                    self.keep(written)?;
+                    if is_last {
+                        self.close()?;
+                    }
+                }
                 Ok(Some(Command::Written { id, verdict }))
             }
             Event::FetchBlob { id, blob, path, .. } => {
@@ -88,15 +101,20 @@ impl Peer {
         }
     }
 
-    /// What the last operation added goes into the file.
-    fn keep(&mut self, known: usize) -> Result<(), JournalError> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        for record in self.journal.records().get(known..).unwrap_or_default() {
-            file.add(&Entry::Record(record.clone()))?;
+    /// What was acknowledged goes into the file, also where it is written again: an intent that is renewed uses
+    /// up the decision that allowed it.
+    fn keep(&mut self, written: Option<Record>) -> Result<(), JournalError> {
+        match (&mut self.file, written) {
+            (Some(file), Some(record)) => file.add(&Entry::Record(record)),
+            (None, _) | (_, None) => Ok(()),
         }
-        match self.journal.completion() {
-            Some(completion) => file.add(&Entry::Ended(Box::new(completion.clone()))),
-            None => Ok(()),
+    }
+
+    /// The result, once there is one, goes into the file.
+    fn close(&mut self) -> Result<(), JournalError> {
+        match (&mut self.file, self.journal.completion()) {
+            (Some(file), Some(completion)) => file.add(&Entry::Ended(Box::new(completion.clone()))),
+            (None, _) | (_, None) => Ok(()),
         }
     }
 
@@ -105,5 +123,54 @@ impl Peer {
         fs::copy(packed, to)
             .map(|_| ())
             .map_err(|error| format!("the bundle cannot be copied: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deputy_task::attempt::AttemptRef;
+    use deputy_task::id::Project;
+    use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, RecordBody};
+
+    use super::*;
+
+    #[test]
+    fn an_intent_that_is_renewed_is_in_the_file_after_the_decision_that_allowed_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("journal");
+        let intent = Record {
+            key: EffectKey::new("two", "run"),
+            program_version: 1,
+            step_kind: "shell".into(),
+            body: RecordBody::Intent(Intent {
+                class: EffectClass::Held { retry_safe: false },
+                plan_digest: "d".into(),
+                direction: Direction::Forward,
+                summary: String::new(),
+            }),
+            epoch: 0,
+        };
+        let mut journal = MemoryJournal::resume(vec![intent.clone()]);
+        let attempt = AttemptRef {
+            project: Project::default_project(),
+            task: "t1".parse().expect("id"),
+            run: 1,
+            epoch: journal.next_epoch(),
+        };
+        let mut peer = Peer {
+            journal,
+            file: Some(JournalFile::open(&path).expect("open").0),
+            bundles: BTreeMap::new(),
+            printer: Arc::default(),
+        };
+        let event = Event::Write {
+            id: 1,
+            attempt,
+            op: WriteOp::Append(intent.clone()),
+        };
+        peer.take(event).expect("taken");
+        peer.file.take().expect("file").sync().expect("sync");
+        let (_, entries) = JournalFile::open(&path).expect("open");
+        assert_eq!(entries, [Entry::Record(Record { epoch: 1, ..intent })]);
     }
 }

@@ -18,13 +18,14 @@ use deputy_task::id::{Project, TaskId};
 use deputy_task::message::{Assignment, Command};
 use deputy_task::outcome::Completion;
 use deputy_task::record::Record;
-use deputy_task::repair::Steering;
+use deputy_task::repair::{LocalCommand, Steering};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::decision;
 use super::invocation::{self, LocalRun};
 use super::journal_file::{Entry, JournalError, JournalFile};
 use super::pack::{Packed, pack};
@@ -57,11 +58,12 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         format: LogFormat::Text,
     });
     let root = work_root(asked.work_folder.as_deref())?.join("local");
-    let steering = Steering::Local(invocation::command(&asked));
+    let command = invocation::command(&asked);
     let checked = document(&asked.file, &asked.inputs)?;
     let bundles = bundles(&asked.file, &checked)?;
-    let journal =
-        begin(asked.journal.as_deref(), &checked).map_err(|error| StartupError::Journal(error.to_string()))?;
+    let mut journal = begin(asked.journal.as_deref(), &checked).map_err(broken)?;
+    decide(&mut journal, asked.redo, &command)?;
+    let steering = Steering::Local(command);
     let printer = Arc::new(Printer::default());
     if let Some(completion) = journal.ended {
         printer.finish(&completion);
@@ -160,6 +162,41 @@ fn begin(path: Option<&Path>, checked: &Checked) -> Result<Begun, JournalError> 
     Ok(begun)
 }
 
+fn broken(error: JournalError) -> StartupError {
+    StartupError::Journal(error.to_string())
+}
+
+/// Puts the decision to run a script again into the journal, where it was given; nothing runs while one is missing.
+fn decide(begun: &mut Begun, redo: Option<String>, command: &LocalCommand) -> Result<(), StartupError> {
+    let open = decision::undecided(&begun.records).filter(|_| begun.ended.is_none());
+    match (open, redo) {
+        (None, None) => Ok(()),
+        (Some(key), None) => Err(StartupError::Undecided {
+            step: key.step().to_owned(),
+            again: invocation::redo(command, key.step()),
+        }),
+        (Some(key), Some(step)) if key.step() == step => {
+            let record = decision::redo(key, &begun.records);
+            if let Some(file) = &mut begun.file {
+                file.add(&Entry::Record(record.clone())).map_err(broken)?;
+                file.sync().map_err(broken)?;
+            }
+            begun.records.push(record);
+            Ok(())
+        }
+        (open, Some(step)) => {
+            let why = match open {
+                Some(key) => format!("it is the script of step {} that was interrupted", key.step()),
+                None if begun.ended.is_some() => "the run has ended".to_owned(),
+                None => {
+                    "no script of this run was interrupted, or what was may be run again without being asked".to_owned()
+                }
+            };
+            Err(StartupError::NothingToRedo { step, why })
+        }
+    }
+}
+
 fn digest(checked: &Checked) -> String {
     // What was just read serialises; an empty digest would only refuse to resume.
     hex::encode(Sha256::digest(to_canonical(checked).unwrap_or_default()))
@@ -215,7 +252,7 @@ async fn drive(
         printer: Arc::clone(&printer),
     };
     let ended = tokio::select! {
-        ended = peer.answer(&mut events_in, &commands) => ended.map_err(|error| StartupError::Journal(error.to_string()))?,
+        ended = peer.answer(&mut events_in, &commands) => ended.map_err(broken)?,
         () = interrupted(&mut term, &mut int, &commands, &attempt) => return Ok(Exit::Interrupted),
     };
     // The attempt has said its last word; it may still be removing its folder.

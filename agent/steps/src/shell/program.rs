@@ -99,7 +99,8 @@ impl ShellProgram {
         format!("run {first}")
     }
 
-    /// Nobody can ask the world whether a script ran.
+    /// Nobody can ask the world whether a script ran. The task ends with it; a local run, which can wait for its
+    /// person, does not come here: it asks before it begins.
     fn unclear(&self, ctx: &StepContext) -> Failure {
         Failure::new(
             "shell.interrupted",
