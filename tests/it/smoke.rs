@@ -80,6 +80,6 @@ async fn a_watched_task_is_told_to_programs_as_one_event_per_line_also_after_its
             assert!(kinds.contains(&kind), "{what}: {kind} is missing in {kinds:?}");
         }
         let last = events.last().expect("an event");
-        assert_eq!(last["task"]["result"]["state"], "SUCCEEDED", "{what}: {last:#}");
+        assert_eq!(last["task"]["result"]["state"], "succeeded", "{what}: {last:#}");
     }
 }
