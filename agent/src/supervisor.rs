@@ -2,7 +2,9 @@
 //! them, and carries nothing itself. Executor and session are joined by their channels here and do
 //! not know each other.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
+use std::future::Future;
 use std::time::Duration;
 
 use deputy_credentials::Identities;
@@ -17,10 +19,10 @@ use deputy_task::message::Command;
 use deputy_task::repair::Steering;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::capabilities;
 use crate::config::checked::Config;
@@ -34,6 +36,9 @@ const CHANNEL: usize = 1024;
 
 /// Bundles asked for and not yet begun.
 const BLOB_REQUESTS: usize = 64;
+
+/// The part that brings the logs to the manager.
+const UPLOADER: &str = "log uploader";
 
 /// How long the executor may take to stop what was revoked.
 const STOP_REVOKED: Duration = Duration::from_secs(15);
@@ -56,7 +61,7 @@ struct Supervisor {
     session_abort: CancellationToken,
     uploads: JoinHandle<()>,
     /// Tools, blobs, health: dropped at the end, nothing is lost with them.
-    background: JoinSet<()>,
+    background: Background,
     commands: mpsc::Sender<Command>,
     stage: watch::Sender<Stage>,
     readiness: watch::Sender<Readiness>,
@@ -72,6 +77,42 @@ enum Cause {
     Executor(Result<(), JoinError>),
     /// The session has ended without being told to.
     Session(Result<(), StartupError>),
+    /// One of the other parts broke: work that needs it would wait for it for ever.
+    Part(&'static str),
+}
+
+/// Parts that no stage of leaving waits for.
+#[derive(Default)]
+struct Background {
+    parts: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Background {
+    fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let spawned = self.parts.spawn(part);
+        self.names.insert(spawned.id(), name);
+    }
+
+    /// The name of the next part that panics. One that returns has lost its counterpart, whose own end is noticed.
+    /// Cancel-safe.
+    async fn broken(&mut self) -> &'static str {
+        loop {
+            match self.parts.join_next_with_id().await {
+                Some(Ok((id, ()))) => debug!(part = self.names.remove(&id), "a part has ended"),
+                Some(Err(broken)) => {
+                    let name = self.names.remove(&broken.id()).unwrap_or("background work");
+                    error!(part = name, %broken, "a part broke");
+                    return name;
+                }
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    async fn abort(mut self) {
+        self.parts.shutdown().await;
+    }
 }
 
 /// Runs the agent until it is told to leave.
@@ -85,7 +126,10 @@ pub(crate) async fn supervise(config: Config, parts: Parts) -> Result<Exit, Star
     let mut agent = start(config, parts)?;
     if let Some(listener) = listener {
         let health = agent.health.clone();
-        agent.supervisor.background.spawn(health::serve(listener, health));
+        agent
+            .supervisor
+            .background
+            .spawn("health checks", health::serve(listener, health));
     }
     let supervisor = agent.supervisor;
     supervisor.watch(&mut term, &mut int).await
@@ -151,9 +195,15 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         parts.spool.clone(),
         finish_in,
     ));
-    let mut background = JoinSet::new();
-    background.spawn(bulk::fetch_blobs(session_config, blobs_in, commands.clone()));
-    background.spawn(capabilities::keep_current(offers, parts.path, parts.spool.clone()));
+    let mut background = Background::default();
+    background.spawn(
+        "bundle fetcher",
+        bulk::fetch_blobs(session_config, blobs_in, commands.clone()),
+    );
+    background.spawn(
+        "capability report",
+        capabilities::keep_current(offers, parts.path, parts.spool.clone()),
+    );
     let supervisor = Supervisor {
         schedule: Schedule::new(config.drain_timeout, config.grace),
         executor,
@@ -211,6 +261,11 @@ impl Supervisor {
             _ = int.recv() => Cause::Signal,
             ended = &mut self.executor => Cause::Executor(ended),
             ended = &mut self.session => Cause::Session(session_end(ended)),
+            ended = &mut self.uploads => {
+                error!(?ended, "a part broke");
+                Cause::Part(UPLOADER)
+            }
+            name = self.background.broken() => Cause::Part(name),
         };
         match cause {
             Cause::Signal => self.leave("the agent was told to stop", term).await,
@@ -228,6 +283,11 @@ impl Supervisor {
                 Err(StartupError::Broken("executor"))
             }
             Cause::Session(ended) => self.abandoned(ended).await,
+            // The rest still works: what goes on is handed back in order, and the platform starts the agent again.
+            Cause::Part(name) => {
+                self.leave(&format!("the agent's {name} broke"), term).await?;
+                Err(StartupError::Broken(name))
+            }
         }
     }
 
@@ -258,10 +318,18 @@ impl Supervisor {
     /// Results are written, or given up: logs, then goodbye.
     async fn after_work(mut self, begun: Instant, reason: &str, again: &mut Signal) -> Result<(), StartupError> {
         self.finish.send_replace(Finish::WhenEmpty);
-        if let Staged::CutShort = stage("logs", begun + self.schedule.logs, again, &mut self.uploads).await {
+        let uploaded = async {
+            // Joined before, it broke; nothing is uploaded any more.
+            if self.uploads.is_finished() {
+                return false;
+            }
+            (&mut self.uploads).await.is_ok()
+        };
+        let uploaded = stage("logs", begun + self.schedule.logs, again, uploaded).await;
+        if uploaded != Staged::Done(true) && self.spool.pending_bytes() > 0 {
             warn!(bytes = self.spool.pending_bytes(), "logs are left behind");
-            self.uploads.abort();
         }
+        self.uploads.abort();
         self.stage.send_replace(Stage::Leaving(reason.into()));
         let ended = at_most(begun + self.schedule.all, &mut self.session).await;
         self.session_abort.cancel();
@@ -278,14 +346,13 @@ impl Supervisor {
         let Self {
             executor,
             commands,
-            mut background,
+            background,
             uploads,
             ..
         } = self;
         uploads.abort();
         // With their commands closed, attempts stop without touching the world.
-        background.abort_all();
-        while background.join_next().await.is_some() {}
+        background.abort().await;
         drop(commands);
         if at_most(Instant::now() + STOP_REVOKED, executor).await.is_none() {
             warn!("work did not stop in time and is dropped");
@@ -306,5 +373,83 @@ fn session_end(ended: Result<Result<(), SessionError>, oneshot::error::RecvError
     match ended {
         Ok(result) => result.map_err(StartupError::Session),
         Err(_) => Err(StartupError::Broken("session")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "the supervisor joins what these tests spawn for it"
+    )]
+
+    use deputy_logs::SpoolConfig;
+
+    use super::*;
+
+    /// A supervisor of an executor that ends when it is drained, and of a session that leaves when it is told to.
+    fn supervisor(folder: &std::path::Path, uploads: JoinHandle<()>, background: Background) -> Supervisor {
+        let (commands, mut commands_in) = mpsc::channel(CHANNEL);
+        let (stage, mut stage_in) = watch::channel(Stage::Serving);
+        let (readiness, _) = watch::channel(Readiness::Serving);
+        let (finish, _) = watch::channel(Finish::Never);
+        let (ended, session) = oneshot::channel();
+        let executor = tokio::spawn(async move {
+            while let Some(command) = commands_in.recv().await {
+                if matches!(command, Command::Drain { .. }) {
+                    return;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            let left = stage_in.wait_for(|stage| matches!(stage, Stage::Leaving(_))).await;
+            drop(left);
+            let _ = ended.send(Ok(()));
+        });
+        Supervisor {
+            schedule: Schedule::new(Duration::from_secs(8), Duration::from_secs(1)),
+            executor,
+            session,
+            session_abort: CancellationToken::new(),
+            uploads,
+            background,
+            commands,
+            stage,
+            readiness,
+            finish,
+            spool: Spool::open(SpoolConfig::in_folder(folder.to_owned())).expect("spool"),
+        }
+    }
+
+    async fn end_of(supervisor: Supervisor) -> Result<Exit, StartupError> {
+        let quiet = || signal(SignalKind::user_defined2()).expect("signal");
+        let watched = async { supervisor.watch(&mut quiet(), &mut quiet()).await };
+        let ended = tokio::time::timeout(Duration::from_secs(30), watched).await;
+        ended.expect("it does not go on without its part")
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_log_uploader_broke_hands_its_work_back_and_ends() {
+        let folder = tempfile::tempdir().expect("folder");
+        let uploads = tokio::spawn(async { panic!("the test says so") });
+        let supervisor = supervisor(folder.path(), uploads, Background::default());
+        let ended = end_of(supervisor).await;
+        assert!(matches!(ended, Err(StartupError::Broken("log uploader"))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_bundle_fetcher_broke_hands_its_work_back_and_ends() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut background = Background::default();
+        background.spawn("capability report", async {});
+        background.spawn("bundle fetcher", async { panic!("the test says so") });
+        // As the real one does once it is told that no more comes.
+        let uploads = tokio::spawn(tokio::time::sleep(Duration::from_secs(2)));
+        let supervisor = supervisor(folder.path(), uploads, background);
+        let ended = end_of(supervisor).await;
+        assert!(
+            matches!(ended, Err(StartupError::Broken("bundle fetcher"))),
+            "{ended:?}"
+        );
     }
 }

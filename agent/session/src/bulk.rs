@@ -2,10 +2,14 @@
 //! runtime, over TCP connections of its own, so that it can never delay a heartbeat or a journal
 //! frame. Spawned and joined by the agent's supervisor.
 
+use std::collections::HashMap;
+use std::future::Future;
+
 use deputy_logs::Spool;
-use deputy_task::message::Command;
+use deputy_task::message::{Command, RequestId};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
+use tracing::error;
 
 use crate::blob_fetch;
 use crate::config::SessionConfig;
@@ -29,23 +33,75 @@ pub async fn fetch_blobs(
     mut requests: mpsc::Receiver<BlobRequest>,
     commands: mpsc::Sender<Command>,
 ) {
-    let mut fetches = JoinSet::new();
+    let mut fetches = Fetches::default();
     loop {
         tokio::select! {
-            request = requests.recv(), if fetches.len() < MAX_FETCHES => {
+            request = requests.recv(), if fetches.going_on.len() < MAX_FETCHES => {
                 let Some(request) = request else { return };
                 let config = config.clone();
-                fetches.spawn(async move {
-                    let result = blob_fetch::fetch(&config, &request).await;
-                    Command::BlobFetched { id: request.id, result }
-                });
+                fetches.begin(request.id, async move { blob_fetch::fetch(&config, &request).await });
             }
-            Some(fetched) = fetches.join_next() => {
-                // A panic in a fetch leaves its request to the task's timeout.
-                if let Ok(answer) = fetched && commands.send(answer).await.is_err() {
+            Some(answer) = fetches.next() => {
+                if commands.send(answer).await.is_err() {
                     return;
                 }
             }
         }
+    }
+}
+
+/// The fetches that go on, each with the request that it answers.
+#[derive(Default)]
+struct Fetches {
+    going_on: JoinSet<Result<(), String>>,
+    requests: HashMap<Id, RequestId>,
+}
+
+impl Fetches {
+    fn begin(&mut self, request: RequestId, fetch: impl Future<Output = Result<(), String>> + Send + 'static) {
+        let begun = self.going_on.spawn(fetch);
+        self.requests.insert(begun.id(), request);
+    }
+
+    /// The next answer; none if nothing goes on. Every request gets one, also where its fetch panicked. Cancel-safe.
+    async fn next(&mut self) -> Option<Command> {
+        loop {
+            let (fetch, result) = match self.going_on.join_next_with_id().await? {
+                Ok(ended) => ended,
+                Err(broken) => {
+                    error!(%broken, "a fetch broke");
+                    (broken.id(), Err("fetching it failed inside the agent".to_owned()))
+                }
+            };
+            if let Some(id) = self.requests.remove(&fetch) {
+                return Some(Command::BlobFetched { id, result });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fetch_that_panics_is_answered_like_any_other() {
+        let mut fetches = Fetches::default();
+        assert!(fetches.next().await.is_none());
+        fetches.begin(7, async { panic!("the test says so") });
+        match fetches.next().await {
+            Some(Command::BlobFetched {
+                id: 7,
+                result: Err(why),
+            }) => {
+                assert!(why.contains("inside the agent"), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+        fetches.begin(8, async { Ok(()) });
+        assert!(matches!(
+            fetches.next().await,
+            Some(Command::BlobFetched { id: 8, result: Ok(()) })
+        ));
     }
 }

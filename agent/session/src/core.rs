@@ -90,12 +90,20 @@ impl Core {
                     attempt,
                     blob,
                     path,
+                    deadline: BlobRequest::deadline(),
                 };
                 if let Err(refused) = self.blobs.try_send(request) {
-                    let result = Err("too many bundles are being fetched at the same time".into());
+                    let why = match &refused {
+                        mpsc::error::TrySendError::Full(_) => {
+                            "too many bundles wait to be fetched at the same time; run the task again when there are fewer"
+                        }
+                        // The agent is about to leave for it.
+                        mpsc::error::TrySendError::Closed(_) => "the part of this agent that fetches bundles has ended",
+                    };
+                    warn!(reason = why, "a bundle is not fetched");
                     self.commands.push_back(Command::BlobFetched {
                         id: refused.into_inner().id,
-                        result,
+                        result: Err(why.into()),
                     });
                 }
             }
@@ -248,5 +256,46 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deputy_task::id::Project;
+    use deputy_task::message::BlobRef;
+
+    use super::*;
+
+    fn fetch(core: &mut Core, id: u64) -> Option<String> {
+        core.on_event(Event::FetchBlob {
+            id,
+            attempt: AttemptRef {
+                project: Project::default_project(),
+                task: "t1".parse().expect("id"),
+                run: 1,
+                epoch: 1,
+            },
+            blob: BlobRef {
+                sha256: "00".into(),
+                size_bytes: 1,
+            },
+            path: "/nowhere".into(),
+        });
+        match core.next_command()? {
+            Command::BlobFetched { id: answered, result } if answered == id => result.err(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_fetcher_that_is_busy_and_one_that_has_ended_are_told_apart() {
+        let (blobs, fetcher) = mpsc::channel(1);
+        let mut core = Core::new(blobs);
+        assert_eq!(fetch(&mut core, 1), None, "it waits for the fetcher");
+        let busy = fetch(&mut core, 2).expect("answered at once");
+        assert!(busy.contains("too many bundles"), "{busy}");
+        drop(fetcher);
+        let ended = fetch(&mut core, 3).expect("answered at once");
+        assert!(ended.contains("has ended"), "{ended}");
     }
 }
