@@ -66,8 +66,8 @@ mod tests {
         record(key, body)
     }
 
-    fn script(retry_safe: bool) -> Record {
-        intent("two/run", EffectClass::Held { retry_safe })
+    fn script() -> Record {
+        intent("two/run", EffectClass::Held { retry_safe: false })
     }
 
     #[test]
@@ -83,15 +83,15 @@ mod tests {
         };
         for (records, waits) in [
             (vec![], false),
-            (vec![script(false)], true),
-            (vec![script(true)], false),
+            (vec![script()], true),
+            (vec![intent("two/run", EffectClass::Held { retry_safe: true })], false),
             (vec![intent("two/call", call)], false),
-            (vec![script(false), done()], false),
-            (vec![script(false), redo()], false),
+            (vec![script(), done()], false),
+            (vec![script(), redo()], false),
             // A decision is good for one run of the script.
-            (vec![script(false), redo(), script(false)], true),
-            (vec![script(false), redo(), script(false), done()], false),
-            (vec![script(false), undo], false),
+            (vec![script(), redo(), script()], true),
+            (vec![script(), redo(), script(), done()], false),
+            (vec![script(), undo], false),
         ] {
             assert_eq!(undecided(&records).is_some(), waits, "{records:?}");
         }
