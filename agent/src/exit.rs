@@ -26,8 +26,8 @@ pub(crate) enum Exit {
     Rejected,
     /// A local task's rollback failed, or its world is unknown.
     WorldUnknown,
-    /// Another process with the same agent id took over.
-    Superseded,
+    /// Another process with the same agent id is alive, or took over.
+    IdInUse,
     /// The agent left while it still held work: the drain timeout was over.
     LeftWorkBehind,
     /// Something the agent needs could not be had: a folder, a port, a credential.
@@ -46,7 +46,7 @@ impl Exit {
             Self::Interrupted => 4,
             Self::Rejected => 5,
             Self::WorldUnknown => 7,
-            Self::Superseded => 8,
+            Self::IdInUse => 8,
             Self::LeftWorkBehind => 9,
             Self::CannotStart => 10,
             Self::Broken => 11,
@@ -122,7 +122,7 @@ impl StartupError {
                 Exit::CannotStart
             }
             Self::Broken(_) => Exit::Broken,
-            Self::Session(SessionError::Superseded(_)) => Exit::Superseded,
+            Self::Session(SessionError::Superseded(_) | SessionError::IdInUse(_)) => Exit::IdInUse,
         }
     }
 
@@ -145,7 +145,7 @@ impl StartupError {
             Self::Broken(_) => {
                 "report it with the agent's log; a restart is safe: tasks go on from their journals".into()
             }
-            Self::Session(SessionError::Superseded(_)) => {
+            Self::Session(SessionError::Superseded(_) | SessionError::IdInUse(_)) => {
                 "give every agent its own --agent-id, or none, so that it generates one".into()
             }
         }

@@ -341,7 +341,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The session ended: superseded, or broken. Everything held is revoked or will be.
+    /// The session ended: another process has the agent id, or it broke. Everything held is revoked or will be.
     async fn abandoned(self, ended: Result<(), StartupError>) -> Result<Exit, StartupError> {
         let Self {
             executor,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::link::Wire;
 use deputy_tests::programs::{Binaries, workspace};
@@ -76,27 +77,63 @@ async fn a_second_manager_on_the_same_data_says_so_and_ends() {
     world.succeeded(&task, SOON).await.expect("the first goes on");
 }
 
-/// Guards that two processes with one id do not take turns: the older one leaves, and says why.
+/// A world whose agents may be silent for four seconds before they count as gone.
+async fn patient_world() -> World {
+    let builder = World::builder().manager(|manager| {
+        manager.heartbeat = Duration::from_secs(2);
+        manager.lease_ttl = Duration::from_secs(10);
+    });
+    builder.start().await.expect("a world")
+}
+
+/// Guards that a copied identity hurts nobody: the younger one is told what is wrong, and leaves.
 #[tokio::test]
-async fn of_two_agents_with_one_id_the_older_one_leaves_with_8() {
-    let mut world = World::builder().start().await.expect("a world");
+async fn of_two_agents_with_one_id_the_younger_one_leaves_with_8_and_the_script_of_the_older_one_goes_on() {
+    let mut world = patient_world().await;
     world.agent(AgentOptions::named("twin")).await.expect("an agent");
+    let (go, said) = (world.folder().join("go"), world.folder().join("said"));
+    let run = format!(
+        "echo begun >> {said}\nwhile [ ! -e {go} ]; do sleep 0.05; done\necho ended >> {said}",
+        go = go.display(),
+        said = said.display(),
+    );
+    let task = world.submit(&recipe::script("held", "", "", &run)).await;
+    let task = task.expect("queued");
+    let begun = async || recipe::lines(&said) == ["begun"];
+    world.eventually("it runs", SOON, begun).await.expect("runs");
     world.agent(AgentOptions::named("twin")).await.expect("its twin");
-    let status = world.agents[0].child.ended(SOON).await.expect("it leaves");
+    let status = world.agents[1].child.ended(SOON).await.expect("it leaves");
     let report = world.report();
     assert_eq!(status.code(), Some(8), "{report}");
+    for words in [
+        "waiting for the other process with this agent id to be gone",
+        "another process with the agent id twin is alive",
+        "give every agent its own --agent-id",
+    ] {
+        assert!(report.contains(words), "{words:?} is missing\n{report}");
+    }
+    assert!(world.agents[0].child.is_running(), "{report}");
+    let held = world.tasks.get(&task).await.expect("the task");
+    assert_eq!((held.state(), held.epoch), (v1::TaskState::Running, 1), "{report}");
+    std::fs::write(&go, "").expect("go");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    assert_eq!(recipe::lines(&said), ["begun", "ended"]);
+}
+
+/// Guards that the protection of an id does not keep an agent from coming back after a crash.
+#[tokio::test]
+async fn an_agent_that_crashed_and_starts_again_at_once_waits_for_its_own_id_and_gets_it() {
+    let mut world = patient_world().await;
+    world.agent(AgentOptions::named("phoenix")).await.expect("an agent");
+    world.agents[0].start_again().expect("killed and started");
+    let task = world.submit(&recipe::script("one", "", "", "true")).await;
+    world.succeeded(&task.expect("queued"), SOON).await.expect("succeeded");
+    let report = world.report();
     assert!(
-        report.contains("another process with the same agent id has taken over"),
+        report.contains("waiting for the other process with this agent id to be gone"),
         "{report}"
     );
-    assert!(report.contains("give every agent its own --agent-id"), "{report}");
-    world.joined("twin").await.expect("the younger one stays");
-    let task = world
-        .submit(&recipe::script("one", "", "", "true"))
-        .await
-        .expect("queued");
-    world.succeeded(&task, SOON).await.expect("succeeded");
-    assert!(world.agents[1].child.is_running(), "{}", world.report());
+    assert!(world.agents[0].child.is_running(), "{report}");
 }
 
 /// A small disk; gone with its value.

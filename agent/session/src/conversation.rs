@@ -69,6 +69,13 @@ pub(crate) enum End {
     Broken(String),
 }
 
+impl End {
+    /// Did the manager say this code?
+    pub(crate) fn is_told(&self, code: &str) -> bool {
+        matches!(self, Self::Disconnected(told) if told.code == code)
+    }
+}
+
 /// See the module.
 struct Conversation<'a> {
     core: &'a mut Core,

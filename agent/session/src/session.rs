@@ -37,6 +37,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The manager's code for "another instance with your agent id has taken over".
 const SUPERSEDED: &str = "superseded";
 
+/// The manager's code for "another instance with your agent id is alive".
+const IDENTITY_CONFLICT: &str = "identity_conflict";
+
+/// Refusals in a row because of it after which this process ends. The manager asks to come again
+/// after one heartbeat and takes a process for gone after two: whoever replaces one that crashed is
+/// welcome before.
+const IDENTITY_REFUSALS: u32 = 4;
+
 /// The manager's code for "we have no protocol revision in common".
 const VERSION: &str = "version";
 
@@ -57,6 +65,9 @@ pub enum SessionError {
     /// Another process runs with the same agent id: give this one another id.
     #[error("another process with the same agent id has taken over: {0}")]
     Superseded(String),
+    /// Another process with the same agent id is alive and stays: give this one another id.
+    #[error("the manager refused this process {IDENTITY_REFUSALS} times: {0}")]
+    IdInUse(String),
 }
 
 /// What the supervisor gives to a session.
@@ -114,13 +125,14 @@ impl Session {
         }
     }
 
-    /// Runs until [`Stage::Leaving`] and everything is written, or until another instance takes over.
+    /// Runs until [`Stage::Leaving`] and everything is written, or until another instance has the agent's id.
     ///
     /// # Errors
-    /// [`SessionError::Superseded`]; every attempt has been revoked by then.
+    /// [`SessionError`]; every attempt has been revoked by then.
     pub async fn run(mut self) -> Result<(), SessionError> {
         let mut retry = Retry::new(self.config.backoff);
         let mut rng = SmallRng::from_os_rng();
+        let mut refusals = 0;
         loop {
             let dialling = dial_owned(self.config.clone(), self.hello());
             let Some(dialled) = self.offline(dialling).await else {
@@ -140,9 +152,22 @@ impl Session {
                 Err(error) => failed_dial(error),
             };
             self.core.queue.connection_lost();
+            refusals = if end.is_told(IDENTITY_CONFLICT) {
+                refusals + 1
+            } else {
+                0
+            };
             let delay = match end {
                 End::Left => return Ok(()),
-                End::Disconnected(told) if told.code == SUPERSEDED => return Err(self.superseded(told.reason).await),
+                End::Disconnected(told) if told.code == SUPERSEDED => {
+                    return Err(self.replaced(SessionError::Superseded(told.reason)).await);
+                }
+                End::Disconnected(told) if refusals == IDENTITY_REFUSALS => {
+                    return Err(self.replaced(SessionError::IdInUse(told.reason)).await);
+                }
+                End::Disconnected(told) if refusals > 0 => {
+                    self.waits_for_its_id(&told, refusals).max(retry.next(&mut rng))
+                }
                 End::Disconnected(told) => self.told_to_go(&told).max(retry.next(&mut rng)),
                 End::Broken(reason) => {
                     let delay = retry.next(&mut rng);
@@ -196,12 +221,26 @@ impl Session {
         }
     }
 
-    async fn superseded(&mut self, reason: String) -> SessionError {
-        error!(reason, "another process with the same agent id has taken over");
+    /// Another process has the agent's id. Returns the shortest time to stay away.
+    fn waits_for_its_id(&self, told: &v1::Disconnect, refusals: u32) -> Duration {
+        let delay = Duration::from_millis(told.retry_after_ms.into());
+        warn!(
+            reason = told.reason,
+            attempt = refusals,
+            of = IDENTITY_REFUSALS,
+            ?delay,
+            "waiting for the other process with this agent id to be gone"
+        );
         self.state
-            .send_replace(LinkState::Down(format!("superseded: {reason}")));
-        self.core
-            .revoke_all("another process with the same agent id has taken over");
+            .send_replace(LinkState::Down(format!("{}: {}", told.code, told.reason)));
+        delay
+    }
+
+    /// Another process has the agent's id for good: everything held is revoked.
+    async fn replaced(&mut self, error: SessionError) -> SessionError {
+        error!(%error, "another process has this agent id; this one ends");
+        self.state.send_replace(LinkState::Down(error.to_string()));
+        self.core.revoke_all("another process has this agent id");
         let last_words = async {
             while self.core.has_commands() {
                 let Ok(permit) = self.ports.commands.reserve().await else {
@@ -215,7 +254,7 @@ impl Session {
         if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
             warn!("the executor did not take the revocation of its attempts in time");
         }
-        SessionError::Superseded(reason)
+        error
     }
 
     /// Waits for `done` without a connection: events are queued as far as there is room, answers

@@ -390,6 +390,44 @@ async fn a_superseded_instance_revokes_everything_and_ends() {
     assert_eq!(ended, Err(SessionError::Superseded("instance x".into())));
 }
 
+fn in_use() -> Answer {
+    Answer::Disconnect(v1::Disconnect {
+        code: "identity_conflict".into(),
+        reason: "instance x is alive".into(),
+        retry_after_ms: 30,
+    })
+}
+
+#[tokio::test]
+async fn an_instance_whose_id_is_in_use_waits_and_then_ends() {
+    let mut manager = ScriptedManager::start().await;
+    let agent = Agent::start(&manager);
+    let begun = Instant::now();
+    for _ in 0..4 {
+        let (session, _) = manager.session().await;
+        session.answer(in_use()).await;
+    }
+    let ended = patiently(agent.session).await.expect("no panic");
+    assert_eq!(ended, Err(SessionError::IdInUse("instance x is alive".into())));
+    assert!(begun.elapsed() >= Duration::from_millis(90), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_instance_whose_id_becomes_free_is_welcome_and_counts_anew() {
+    let mut manager = ScriptedManager::start().await;
+    let mut agent = Agent::start(&manager);
+    for epoch in 1..=2 {
+        for _ in 0..3 {
+            let (session, _) = manager.session().await;
+            session.answer(in_use()).await;
+        }
+        let (session, _) = manager.welcomed(vec![]).await;
+        session.answer(assignment(epoch)).await;
+        assert!(matches!(agent.next().await, Command::Assign(_)));
+    }
+    assert!(!agent.session.is_finished());
+}
+
 #[tokio::test]
 async fn leaving_writes_everything_says_goodbye_and_ends() {
     let mut manager = ScriptedManager::start().await;

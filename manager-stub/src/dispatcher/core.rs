@@ -1,7 +1,7 @@
 //! The dispatcher's state and the life of a batch: take, schedule, commit, answer.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use deputy_proto::v1;
@@ -34,9 +34,6 @@ pub(super) struct Session {
 pub(super) struct AgentState {
     pub(super) session: Option<SessionId>,
     pub(super) newest: Option<InstanceId>,
-    /// When one instance took over from another that was connected.
-    pub(super) takeovers: VecDeque<StoreTime>,
-    pub(super) refused_until: StoreTime,
 }
 
 /// The dispatcher's state.
@@ -52,6 +49,8 @@ pub(super) struct Core {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) agents: HashMap<AgentId, AgentState>,
     pub(super) timers: BinaryHeap<Reverse<Timer>>,
+    /// When this manager started.
+    pub(super) started_at: StoreTime,
     /// Until then no lease ends: the manager has just started, or could not write.
     pub(super) grace_until: StoreTime,
     pub(super) generation: u64,
@@ -76,6 +75,7 @@ impl Core {
             store,
             reads,
             clock,
+            started_at: now,
             grace_until: now.after(meta.longest_lease.max(timing.lease_ttl)),
             timing,
             hub,

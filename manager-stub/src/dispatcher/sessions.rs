@@ -1,8 +1,10 @@
 //! Hello, the end of a session, and who may speak for an agent.
 //!
-//! The newest instance of an agent wins the session. The lease of the instance before is *not*
-//! ended by that: it may still be running elsewhere (a copied identity, a half-dead container), and
-//! only its own lease tells when it cannot act any more.
+//! An instance that is heard of keeps its agent's id: another process with that id is refused, so
+//! that a copied identity cannot end what runs. Once the older one has been silent for two
+//! heartbeats, the newcomer gets the session. The lease of the instance before is *not* ended by
+//! that: it may still be running elsewhere (a half-dead container), and only its own lease tells
+//! when it cannot act any more.
 
 use std::time::Duration;
 
@@ -22,12 +24,10 @@ use crate::store::clock::StoreTime;
 use crate::store::op::{Change, InstanceRow, Op};
 use crate::store::task::TaskKey;
 
-/// This many takeovers between living instances of one agent are a conflict of identities.
-const MAX_TAKEOVERS: usize = 3;
-/// Within this time.
-const TAKEOVER_WINDOW: Duration = Duration::from_secs(5 * 60);
-/// Then both are refused for so long.
-const CONFLICT_REFUSAL: Duration = Duration::from_secs(60);
+/// An instance of which a frame came within so many heartbeats is alive.
+const ALIVE_HEARTBEATS: u32 = 2;
+/// An agent that cannot be taken as it is stays away for so long.
+const STAY_AWAY: Duration = Duration::from_secs(60);
 
 impl Core {
     pub(super) fn hello(&mut self, session: SessionId, hello: v1::Hello, outbound: Outbound) {
@@ -107,60 +107,48 @@ impl Core {
                 "the agent speaks protocol {} to {}, this manager {PROTOCOL_MIN} to {PROTOCOL_MAX}; upgrade the older one",
                 hello.protocol_min, hello.protocol_max
             );
-            return Err(("version", reason, CONFLICT_REFUSAL));
+            return Err(("version", reason, STAY_AWAY));
         }
-        let bad = |error: deputy_task::id::BadId| ("bad_hello", error.to_string(), CONFLICT_REFUSAL);
+        let bad = |error: deputy_task::id::BadId| ("bad_hello", error.to_string(), STAY_AWAY);
         let agent: AgentId = hello.agent_id.parse().map_err(bad)?;
         let instance: InstanceId = hello.instance_id.parse().map_err(bad)?;
         if self.fleet.get(&instance).is_some_and(|member| member.agent != agent) {
             return Err((
                 "bad_hello",
                 format!("the instance {instance} belongs to another agent"),
-                CONFLICT_REFUSAL,
+                STAY_AWAY,
             ));
         }
-        self.admit_takeover(&agent, &instance)?;
+        self.refuse_twin(&agent, &instance)?;
         Ok((agent, instance))
     }
 
-    /// Two living processes with one identity take the session from each other: after a few rounds both wait.
-    fn admit_takeover(
-        &mut self,
-        agent: &AgentId,
-        instance: &InstanceId,
-    ) -> Result<(), (&'static str, String, Duration)> {
-        let conflict = |wait: Duration| {
-            let reason = format!("more than one process uses the agent id {agent}; give each agent an id of its own");
-            Err(("identity_conflict", reason, wait))
+    /// Refuses a process whose agent id is that of another one that is alive. It comes again once a
+    /// heartbeat: if the other one has crashed, it is taken in as soon as that has been silent for long enough.
+    fn refuse_twin(&self, agent: &AgentId, instance: &InstanceId) -> Result<(), (&'static str, String, Duration)> {
+        let older = self.agents.get(agent).and_then(|state| state.newest.as_ref());
+        let Some((older, member)) = older
+            .filter(|older| *older != instance)
+            .and_then(|older| self.fleet.get(older).map(|member| (older, member)))
+        else {
+            return Ok(());
         };
-        let now = self.now;
-        let state = self.agents.entry(agent.clone()).or_default();
-        if now < state.refused_until {
-            return conflict(state.refused_until.remaining(now));
-        }
-        let connected = state.session.and_then(|session| self.sessions.get(&session));
-        if connected.is_none_or(|session| session.instance == *instance) {
+        let silence = self.timing.heartbeat * ALIVE_HEARTBEATS;
+        // Who held a lease when this manager started may not have found it yet.
+        let heard_at = if member.lease_until > self.started_at {
+            member.seen_at.max(self.started_at)
+        } else {
+            member.seen_at
+        };
+        if member.gone || self.now >= heard_at.after(silence) {
             return Ok(());
         }
-        state.takeovers.push_back(now);
-        while state
-            .takeovers
-            .front()
-            .is_some_and(|at| at.after(TAKEOVER_WINDOW) < now)
-        {
-            state.takeovers.pop_front();
-        }
-        if state.takeovers.len() <= MAX_TAKEOVERS {
-            return Ok(());
-        }
-        state.takeovers.clear();
-        state.refused_until = now.after(CONFLICT_REFUSAL);
-        if let Some(session) = state.session {
-            let reason = format!("more than one process uses the agent id {agent}");
-            let wait = u32::try_from(CONFLICT_REFUSAL.as_millis()).unwrap_or(u32::MAX);
-            self.end_session(session, "identity_conflict", &reason, wait);
-        }
-        conflict(CONFLICT_REFUSAL)
+        let reason = format!(
+            "another process with the agent id {agent} is alive: the instance {older} was heard of within the last \
+             {silence:?}; if that one has ended, wait until it has been silent for so long, else give each agent an id \
+             of its own"
+        );
+        Err(("identity_conflict", reason, self.timing.heartbeat))
     }
 
     /// Ends the session before. The same instance keeps what it was offered: its inventory tells.
@@ -168,7 +156,7 @@ impl Core {
         let Some(before) = self.agents.get(agent).and_then(|state| state.session) else {
             return;
         };
-        let reason = "a newer session of this agent was accepted";
+        let reason = "a newer session of this agent was accepted, because this one was silent";
         if self
             .sessions
             .get(&before)

@@ -34,20 +34,66 @@ async fn an_agent_of_another_protocol_is_told_so() {
     }
 }
 
+fn refusal(frame: Frame) -> v1::Disconnect {
+    match frame {
+        Frame::Disconnect(disconnect) => disconnect,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
 #[tokio::test]
-async fn the_newest_instance_wins_and_after_a_few_rounds_both_are_refused() {
+async fn a_living_instance_keeps_its_id_and_its_twin_is_refused() {
     let world = World::start(Timing::default()).await;
-    let mut first = Agent::connect(&world, "a1", "i1").await;
-    let mut second = Agent::connect(&world, "a1", "i2").await;
-    assert_eq!(code(first.next().await), "superseded");
-    let mut third = Agent::connect(&world, "a1", "i1").await;
-    assert_eq!(code(second.next().await), "superseded");
-    let mut fourth = Agent::connect(&world, "a1", "i2").await;
-    assert_eq!(code(third.next().await), "superseded");
-    let (_, refused) = Agent::dial(&world, hello("a1", "i1", 1)).await;
-    assert_eq!(code(Some(refused)), "identity_conflict");
-    assert_eq!(code(fourth.next().await), "identity_conflict");
+    let mut older = Agent::connect(&world, "a1", "i1").await;
+    for _ in 0..5 {
+        let (_, refused) = Agent::dial(&world, hello("a1", "i2", 1)).await;
+        let refused = refusal(refused);
+        assert_eq!(refused.code, "identity_conflict");
+        assert_eq!(refused.retry_after_ms, 10_000);
+        for words in ["agent id a1", "instance i1", "give each agent an id of its own"] {
+            assert!(refused.reason.contains(words), "{}", refused.reason);
+        }
+    }
+    older.heartbeat().await;
+    drop(older);
+    // A connection that broke is no end of its process.
+    let (_, refused) = Agent::dial(&world, hello("a1", "i2", 1)).await;
+    assert_eq!(refusal(refused).code, "identity_conflict");
+    let _back = Agent::connect(&world, "a1", "i1").await;
     let _other = Agent::connect(&world, "a2", "i3").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_silent_for_two_heartbeats_gives_way() {
+    let world = World::start(quick()).await;
+    let mut silent = Agent::connect(&world, "a1", "i1").await;
+    tokio::time::sleep(quick().heartbeat * 3).await;
+    let mut newer = Agent::connect(&world, "a1", "i2").await;
+    assert_eq!(code(silent.next().await), "superseded");
+    newer.heartbeat().await;
+    let (_, refused) = Agent::dial(&world, hello("a1", "i1", 1)).await;
+    assert_eq!(refusal(refused).code, "identity_conflict");
+}
+
+#[tokio::test]
+async fn an_instance_that_said_goodbye_gives_way_at_once() {
+    let world = World::start(Timing::default()).await;
+    let mut older = Agent::connect(&world, "a1", "i1").await;
+    let goodbye = v1::Goodbye { reason: "done".into() };
+    older.send(v1::session_request::Frame::Goodbye(goodbye)).await;
+    assert!(older.next().await.is_none());
+    let _newer = Agent::connect(&world, "a1", "i2").await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_manager_a_twin_does_not_come_first() {
+    let mut world = World::start(Timing::default()).await;
+    let older = Agent::connect(&world, "a1", "i1").await;
+    drop(older);
+    world.restart().await;
+    let (_, refused) = Agent::dial(&world, hello("a1", "i2", 1)).await;
+    assert_eq!(refusal(refused).code, "identity_conflict");
+    let _older = Agent::connect(&world, "a1", "i1").await;
 }
 
 #[tokio::test]

@@ -769,7 +769,9 @@ pub struct Goodbye {
 /// Disconnect ends a session from the manager's side.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Disconnect {
-    /// Stable word, for example `superseded`, `protocol`, `shutting_down`.
+    /// Stable word, for example `superseded`, `protocol`, `shutting_down`. `identity_conflict`: another
+    /// process with this agent id was heard of within two heartbeats. Come again after retry_after_ms;
+    /// at the fourth refusal in a row, end and say so.
     #[prost(string, tag = "1")]
     pub code: ::prost::alloc::string::String,
     /// For people.
