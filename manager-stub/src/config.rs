@@ -17,7 +17,7 @@ use crate::store::clock::KernelBootClock;
 #[command(
     name = "deputy-manager",
     version,
-    after_help = "Flags win over the environment. Exit codes: 0 ended in order, 2 bad arguments, 10 cannot start."
+    after_help = "Flags win over the environment. Exit codes: 0 ended in order, 2 bad arguments, 10 cannot start, 11 a fault of Deputy."
 )]
 pub(crate) struct RawConfig {
     /// Where to listen; loopback only, as long as there is no TLS. Port 0 takes any free one

@@ -15,5 +15,6 @@ pub mod blob_store;
 pub mod dispatcher;
 pub mod scheduler;
 pub mod store;
+pub mod vital;
 
 pub use program::main_impl;

@@ -10,11 +10,32 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::server::{Manager, StartError};
+use crate::vital::Death;
 
 /// Bad flags or an impossible combination of them.
 const EXIT_USAGE: u8 = 2;
 /// It could not start.
 const EXIT_START: u8 = 10;
+/// A fault of ours ended a thread that it cannot do without.
+const EXIT_BROKEN: u8 = 11;
+
+/// Why a manager that was up ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Signal(&'static str),
+    /// It is broken.
+    Broken(Death),
+}
+
+impl End {
+    fn exit(self) -> u8 {
+        match self {
+            Self::Signal(_) => 0,
+            Self::Broken(_) => EXIT_BROKEN,
+        }
+    }
+}
 
 /// Runs the manager until SIGTERM or SIGINT; the whole of `main`.
 #[must_use]
@@ -54,7 +75,7 @@ fn init_tracing(format: LogFormat) {
 
 async fn run(config: Config) -> ExitCode {
     let data = config.settings.data.clone();
-    let manager = match Manager::start(config.settings).await {
+    let mut manager = match Manager::start(config.settings).await {
         Ok(manager) => manager,
         Err(error) => {
             complain(&explained(&error), error.hint());
@@ -70,7 +91,7 @@ async fn run(config: Config) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         complain(
-            "cannot listen for signals",
+            &"cannot listen for signals",
             "look at the limits of this user's open files",
         );
         return ExitCode::from(EXIT_START);
@@ -87,14 +108,24 @@ async fn run(config: Config) -> ExitCode {
     }
     tracing::info!(data = %data.display(), "manager is up");
     say(&format!("ready {address}"));
-    let signal = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let end = tokio::select! {
+        _ = terminate.recv() => End::Signal("SIGTERM"),
+        _ = interrupt.recv() => End::Signal("SIGINT"),
+        death = manager.broken() => End::Broken(death),
     };
-    tracing::info!(signal, "shutting down");
+    match end {
+        End::Signal(signal) => tracing::info!(signal, "shutting down"),
+        End::Broken(death) => tracing::error!(%death, "the manager is broken and ends; nothing acknowledged is lost"),
+    }
     manager.shutdown().await;
+    if let End::Broken(death) = end {
+        complain(
+            &death,
+            "this is a fault of Deputy: report it with the manager's log; a restart is safe, tasks go on",
+        );
+    }
     tracing::info!("goodbye");
-    ExitCode::SUCCESS
+    ExitCode::from(end.exit())
 }
 
 /// Written whole or not at all: a reader never sees half an address.
@@ -125,6 +156,18 @@ fn explained(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn complain(error: &str, hint: &str) {
+fn complain(error: &dyn std::fmt::Display, hint: &str) {
     drop(writeln!(std::io::stderr().lock(), "error: {error}\nhint: {hint}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_is_broken_does_not_end_as_one_that_was_told_to() {
+        assert_eq!(End::Signal("SIGTERM").exit(), 0);
+        assert_eq!(End::Broken(Death::Panicked("dispatcher")).exit(), EXIT_BROKEN);
+        assert_eq!(End::Broken(Death::Ended("log-writer")).exit(), EXIT_BROKEN);
+    }
 }

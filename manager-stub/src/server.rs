@@ -24,6 +24,7 @@ use crate::service::{AgentService, Context, FleetService, TasksService};
 use crate::store::clock::{BootClock, KernelBootClock};
 use crate::store::contract::{Store, StoreError};
 use crate::store::sqlite::SqliteStore;
+use crate::vital::{Death, Pulse, VitalWatch, Vitals};
 
 /// A log stream may have this much in flight; the whole connection four times as much, so that one
 /// stream that is not read cannot stop the others.
@@ -108,6 +109,7 @@ pub struct Manager {
     ending: CancellationToken,
     served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     ticking: tokio::task::JoinHandle<()>,
+    watch: VitalWatch,
 }
 
 impl Settings {
@@ -129,12 +131,7 @@ impl Manager {
     /// # Errors
     /// Why it cannot start.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings {
-            listen,
-            data,
-            timing,
-            boot,
-        } = settings;
+        let (listen, data) = (settings.listen, settings.data.clone());
         if !listen.ip().is_loopback() {
             return Err(StartError::NotLoopback(listen));
         }
@@ -144,6 +141,17 @@ impl Manager {
         };
         std::fs::create_dir_all(&data).map_err(unusable)?;
         let store = SqliteStore::open(&data.join("deputy.db"))?;
+        Self::over(Box::new(store), settings).await
+    }
+
+    /// A manager over this store.
+    async fn over(store: Box<dyn Store>, settings: Settings) -> Result<Self, StartError> {
+        let Settings {
+            listen,
+            data,
+            timing,
+            boot,
+        } = settings;
         let reads = store.reads();
         let listener = TcpListener::bind(listen)
             .await
@@ -151,10 +159,14 @@ impl Manager {
         let address = listener
             .local_addr()
             .map_err(|source| StartError::Listen { listen, source })?;
-        let blobs = BlobStore::open(&data.join("blobs")).map_err(unusable)?;
+        let blobs = BlobStore::open(&data.join("blobs")).map_err(|source| StartError::Data {
+            path: data.display().to_string(),
+            source,
+        })?;
         let segments = data.join("logs");
-        let (dispatcher_thread, dispatcher) = Dispatcher::start(Box::new(store), boot, timing)?;
-        let (logs, log_handle) = LogStore::start(&segments, reads.clone(), dispatcher.clone())?;
+        let (vitals, watch) = Vitals::watched();
+        let (dispatcher_thread, dispatcher) = Dispatcher::start(store, boot, timing, vitals.pulse("dispatcher"))?;
+        let (logs, log_handle) = LogStore::start(&segments, reads.clone(), dispatcher.clone(), &vitals)?;
         let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
         let context = Context {
             dispatcher: dispatcher.clone(),
@@ -165,8 +177,11 @@ impl Manager {
             tracker: tracker.clone(),
             ending: ending.clone(),
         };
-        let served = tracker.spawn(serve(listener, context, ending.clone())?);
-        let ticking = tracker.spawn(Dispatcher::tick(dispatcher.clone()));
+        let served = tracker.spawn(beating(
+            vitals.pulse("server"),
+            serve(listener, context, ending.clone())?,
+        ));
+        let ticking = tracker.spawn(beating(vitals.pulse("ticker"), Dispatcher::tick(dispatcher.clone())));
         Ok(Self {
             address,
             dispatcher,
@@ -176,7 +191,13 @@ impl Manager {
             ending,
             served,
             ticking,
+            watch,
         })
+    }
+
+    /// Waits until something ends that the manager cannot do without, if ever. Then it has to be shut down.
+    pub async fn broken(&mut self) -> Death {
+        self.watch.death().await
     }
 
     /// Where it listens.
@@ -217,6 +238,11 @@ impl Manager {
             tracing::warn!("the store's threads did not end within {CLOSING:?}");
         }
     }
+}
+
+/// The same future, with a pulse.
+async fn beating<T>(_pulse: Pulse, work: impl Future<Output = T>) -> T {
+    work.await
 }
 
 /// The future that serves every connection until the manager ends.
@@ -260,4 +286,74 @@ fn serve(
             .serve_with_incoming_shutdown(incoming, ending.cancelled_owned())
             .await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::clock::StoreTime;
+    use crate::store::contract::Reads;
+    use crate::store::op::{Applied, Op};
+
+    /// A store with a fault of ours in its writing side.
+    struct Faulty(SqliteStore);
+
+    impl Store for Faulty {
+        fn apply(&mut self, _: StoreTime, batch: Vec<Op>) -> Result<Applied, StoreError> {
+            std::panic::resume_unwind(Box::new(format!("a fault at a batch of {}", batch.len())));
+        }
+
+        fn reads(&self) -> Arc<dyn Reads> {
+            self.0.reads()
+        }
+    }
+
+    /// The first thing that ends, within a bound.
+    async fn death(manager: &mut Manager) -> Death {
+        let death = tokio::time::timeout(Duration::from_secs(10), manager.broken()).await;
+        death.expect("its end is told")
+    }
+
+    #[tokio::test]
+    async fn a_dispatcher_that_panics_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = Settings::on_loopback(folder.path().to_owned());
+        let store = SqliteStore::open(&folder.path().join("deputy.db")).expect("open");
+        let mut manager = Manager::over(Box::new(Faulty(store)), settings).await.expect("up");
+        let forget = Op::ForgetInstances {
+            before: StoreTime::ZERO,
+        };
+        manager
+            .dispatcher
+            .commit(vec![forget])
+            .await
+            .expect_err("not committed");
+        assert_eq!(death(&mut manager).await, Death::Panicked("dispatcher"));
+        manager.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_log_store_that_ends_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = Settings::on_loopback(folder.path().to_owned());
+        let mut manager = Manager::start(settings).await.expect("up");
+        let (vitals, watch) = Vitals::watched();
+        // Its only handle is dropped at once, which is how a log store is told to end.
+        let folder = folder.path().join("other-logs");
+        let reads = SqliteStore::open(&manager_db(&folder)).expect("open").reads();
+        let (logs, handle) = LogStore::start(&folder, reads, manager.dispatcher.clone(), &vitals).expect("started");
+        manager.watch = watch;
+        drop(handle);
+        let mut ended = [death(&mut manager).await, death(&mut manager).await].map(|death| death.to_string());
+        ended.sort();
+        assert_eq!(ended[0], "the manager's log-answerer ended by itself");
+        assert_eq!(ended[1], "the manager's log-writer ended by itself");
+        logs.join();
+        manager.shutdown().await;
+    }
+
+    fn manager_db(folder: &std::path::Path) -> PathBuf {
+        std::fs::create_dir_all(folder).expect("a folder");
+        folder.join("deputy.db")
+    }
 }

@@ -11,6 +11,7 @@ use super::inbound::{Inbound, Refused};
 use super::timing::Timing;
 use crate::store::clock::{BootClock, StoreClock};
 use crate::store::contract::{Store, StoreError};
+use crate::vital::Pulse;
 
 /// Messages that may wait. A full queue holds back the sessions and calls that fill it.
 const INBOUND_MESSAGES: usize = 8192;
@@ -90,6 +91,7 @@ impl Dispatcher {
         store: Box<dyn Store>,
         boot: std::sync::Arc<dyn BootClock>,
         timing: Timing,
+        pulse: Pulse,
     ) -> Result<(Self, DispatcherHandle), StoreError> {
         let meta = store.reads().meta()?;
         let clock = StoreClock::resume(meta.high_water, boot);
@@ -103,7 +105,10 @@ impl Dispatcher {
         let core = Core::new(store, clock, timing, (handle.hub.clone(), handle.board.clone()))?;
         let thread = std::thread::Builder::new()
             .name("dispatcher".into())
-            .spawn(move || run(core, messages))
+            .spawn(move || {
+                let _pulse = pulse;
+                run(core, messages);
+            })
             .map_err(|source| StoreError::File {
                 what: "start",
                 path: "the dispatcher's thread".into(),

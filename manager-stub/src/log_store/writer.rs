@@ -17,6 +17,7 @@ use crate::dispatcher::DispatcherHandle;
 use crate::dispatcher::inbound::{Inbound, Refused};
 use crate::store::contract::{Reads, StoreError};
 use crate::store::op::{LogExtent, Op};
+use crate::vital::Vitals;
 
 /// Pieces that may wait for the writer: at most 512 KiB each.
 const WAITING_PIECES: usize = 64;
@@ -99,6 +100,7 @@ impl LogStore {
         folder: &Path,
         reads: Arc<dyn Reads>,
         dispatcher: DispatcherHandle,
+        vitals: &Vitals,
     ) -> Result<(Self, LogStoreHandle), StoreError> {
         let failed = |what, source| StoreError::File {
             what,
@@ -118,10 +120,14 @@ impl LogStore {
             groups,
             stale: stale.clone(),
         };
-        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let start = |name: &'static str, run: Box<dyn FnOnce() + Send>| {
+            let pulse = vitals.pulse(name);
             std::thread::Builder::new()
                 .name(name.into())
-                .spawn(run)
+                .spawn(move || {
+                    let _pulse = pulse;
+                    run();
+                })
                 .map_err(|source| failed("start a thread for", source))
         };
         let writer = start("log-writer", Box::new(move || writer.run(waiting)))?;
