@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 /// Largest blob.
 pub const MAX_BLOB_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// Begins the names of files that are no blobs yet.
+const PARTIAL: &str = ".upload-";
+
 /// The blobs' folder. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
@@ -51,12 +54,19 @@ pub enum BlobError {
 }
 
 impl BlobStore {
-    /// The store in this folder.
+    /// The store in this folder, without what a manager that was killed had half received. The caller holds
+    /// the lock of the data: nobody else receives anything.
     ///
     /// # Errors
-    /// If the folder cannot be made.
+    /// If the folder cannot be made, read or swept.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
+        for project in std::fs::read_dir(folder)? {
+            let project = project?;
+            if project.file_type()?.is_dir() {
+                sweep(&project.path())?;
+            }
+        }
         Ok(Self {
             folder: folder.to_owned(),
         })
@@ -79,7 +89,7 @@ impl BlobStore {
         let target = self.path(project, sha256)?;
         let folder = target.parent().unwrap_or(&self.folder).to_owned();
         std::fs::create_dir_all(&folder)?;
-        let file = tempfile::NamedTempFile::new_in(folder)?;
+        let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
         Ok(BlobWriter {
             file,
             hash: Sha256::new(),
@@ -107,6 +117,18 @@ impl BlobStore {
         bytes.truncate(filled);
         Ok(bytes)
     }
+}
+
+/// Removes a project's partial files.
+fn sweep(project: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(project)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            std::fs::remove_file(entry.path())?;
+            tracing::info!(file = %entry.path().display(), "removed a blob that was half received");
+        }
+    }
+    Ok(())
 }
 
 impl BlobWriter {
@@ -165,5 +187,30 @@ mod tests {
         other.push(b"other").expect("push");
         assert!(matches!(other.finish(), Err(BlobError::OtherContent { .. })));
         assert!(store.begin(&project, "../../etc/passwd").is_err());
+    }
+
+    #[test]
+    fn what_was_half_received_when_a_manager_was_killed_is_swept_at_the_next_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = BlobStore::open(folder.path()).expect("open");
+        let project = Project::default_project();
+        let good = hex::encode(Sha256::digest(b"hello"));
+        let mut whole = store.begin(&project, &good).expect("begin");
+        whole.push(b"hello").expect("push");
+        whole.finish().expect("finish");
+        let mut half = store.begin(&project, &good).expect("begin");
+        half.push(b"hel").expect("push");
+        // As after SIGKILL: nobody removes it.
+        half.file.disable_cleanup(true);
+        drop(half);
+        let files = || {
+            std::fs::read_dir(folder.path().join("default"))
+                .expect("a project")
+                .count()
+        };
+        assert_eq!(files(), 2);
+        let store = BlobStore::open(folder.path()).expect("open again");
+        assert_eq!(files(), 1);
+        assert_eq!(store.read((&project, &good), 0, 100).expect("read"), b"hello");
     }
 }

@@ -10,6 +10,7 @@ use deputy_task::document::duration;
 
 use crate::dispatcher::timing::Timing;
 use crate::server::Settings;
+use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
 
 /// Queues deployment tasks, gives them to agents, and keeps their journals.
@@ -115,6 +116,7 @@ impl RawConfig {
             listen: self.listen,
             data: self.data,
             timing,
+            uploads: UploadLimits::default(),
             boot: Arc::new(KernelBootClock),
         };
         Ok(Config {

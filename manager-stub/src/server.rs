@@ -20,7 +20,7 @@ use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
 use crate::log_store::{LogStore, SegmentReader};
-use crate::service::{AgentService, Context, FleetService, TasksService};
+use crate::service::{AgentService, Context, FleetService, TasksService, UploadLimits, Uploads};
 use crate::store::clock::{BootClock, KernelBootClock};
 use crate::store::contract::{Store, StoreError};
 use crate::store::sqlite::SqliteStore;
@@ -44,6 +44,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// The protocol's times.
     pub timing: Timing,
+    /// What bundles and blobs on their way in may take.
+    pub uploads: UploadLimits,
     /// Where elapsed time comes from.
     pub boot: Arc<dyn BootClock>,
 }
@@ -120,6 +122,7 @@ impl Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data,
             timing: Timing::default(),
+            uploads: UploadLimits::default(),
             boot: Arc::new(KernelBootClock),
         }
     }
@@ -150,6 +153,7 @@ impl Manager {
             listen,
             data,
             timing,
+            uploads,
             boot,
         } = settings;
         let reads = store.reads();
@@ -174,6 +178,7 @@ impl Manager {
             logs: log_handle,
             segments: SegmentReader::new(&segments),
             blobs,
+            uploads: Uploads::new(uploads),
             tracker: tracker.clone(),
             ending: ending.clone(),
         };

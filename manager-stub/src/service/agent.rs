@@ -120,19 +120,8 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<v1::PutBlobRequest>>,
     ) -> Result<Response<v1::PutBlobResponse>, Status> {
-        let mut pieces = request.into_inner();
-        let first = pieces
-            .message()
-            .await?
-            .ok_or_else(|| Status::invalid_argument("the first frame names the blob"))?;
-        let mut upload = blob::Upload::begin(&self.context, &first.project, &first.sha256).await?;
-        upload.push(first.data).await?;
-        while let Some(piece) = pieces.message().await? {
-            upload.push(piece.data).await?;
-        }
-        Ok(Response::new(v1::PutBlobResponse {
-            size_bytes: upload.finish().await?,
-        }))
+        let size_bytes = blob::receive(&self.context, request.into_inner()).await?;
+        Ok(Response::new(v1::PutBlobResponse { size_bytes }))
     }
 
     async fn fetch_blob(

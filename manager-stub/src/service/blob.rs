@@ -1,18 +1,76 @@
 //! Blobs up and down: shared by `Agent.PutBlob`, `Agent.FetchBlob` and `Tasks.PutBundle`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_proto::version::MAX_BLOB_FRAME_BYTES;
 use deputy_task::id::Project;
 use futures::stream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use super::context::{Answers, Context, project_of, refused};
 use crate::blob_store::{BlobError, BlobWriter};
 use crate::store::op::Op;
 
+/// A piece of a blob or a bundle; only the first one names it.
+pub(super) struct Piece {
+    project: String,
+    sha256: String,
+    data: Bytes,
+}
+
+impl From<v1::PutBlobRequest> for Piece {
+    fn from(piece: v1::PutBlobRequest) -> Self {
+        let v1::PutBlobRequest { project, sha256, data } = piece;
+        Self { project, sha256, data }
+    }
+}
+
+impl From<v1::PutBundleRequest> for Piece {
+    fn from(piece: v1::PutBundleRequest) -> Self {
+        let v1::PutBundleRequest { project, sha256, data } = piece;
+        Self { project, sha256, data }
+    }
+}
+
+/// Takes a whole upload and stores it; answers its size. A caller that stalls or never ends holds its place,
+/// its file and its connection only until a deadline.
+pub(super) async fn receive<P: Into<Piece>>(context: &Context, pieces: Streaming<P>) -> Result<u64, Status> {
+    let _place = context.uploads.place().await?;
+    let total = context.uploads.limits().total;
+    let taken = tokio::time::timeout(total, take_all(context, pieces)).await;
+    let upload = taken.map_err(|_| {
+        Status::deadline_exceeded(format!("the upload took longer than {total:?}: nothing was stored"))
+    })??;
+    // Not cut short: it is bounded by the disk, and half of it would have to be done again.
+    upload.finish().await
+}
+
+async fn take_all<P: Into<Piece>>(context: &Context, mut pieces: Streaming<P>) -> Result<Upload, Status> {
+    let idle = context.uploads.limits().idle;
+    let first = next(&mut pieces, idle)
+        .await?
+        .ok_or_else(|| Status::invalid_argument("the first frame names the blob"))?;
+    let mut upload = Upload::begin(context, &first.project, &first.sha256).await?;
+    upload.push(first.data).await?;
+    while let Some(piece) = next(&mut pieces, idle).await? {
+        upload.push(piece.data).await?;
+    }
+    Ok(upload)
+}
+
+async fn next<P: Into<Piece>>(pieces: &mut Streaming<P>, idle: Duration) -> Result<Option<Piece>, Status> {
+    match tokio::time::timeout(idle, pieces.message()).await {
+        Ok(piece) => Ok(piece?.map(Into::into)),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "nothing of the upload came for {idle:?}: nothing was stored"
+        ))),
+    }
+}
+
 /// A blob on its way in.
-pub(super) struct Upload {
+struct Upload {
     context: Context,
     project: Project,
     sha256: String,
@@ -42,7 +100,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Upload {
-    pub(super) async fn begin(context: &Context, project: &str, sha256: &str) -> Result<Self, Status> {
+    async fn begin(context: &Context, project: &str, sha256: &str) -> Result<Self, Status> {
         let project = project_of(project)?;
         let (blobs, of, name) = (context.blobs.clone(), project.clone(), sha256.to_owned());
         let writer = blocking(move || blobs.begin(&of, &name)).await?;
@@ -54,12 +112,12 @@ impl Upload {
         })
     }
 
-    pub(super) async fn push(&mut self, data: Bytes) -> Result<(), Status> {
+    async fn push(&mut self, data: Bytes) -> Result<(), Status> {
         // At most 256 KiB into the page cache: shorter than a change of threads.
         self.writer.push(&data).map_err(status)
     }
 
-    pub(super) async fn finish(self) -> Result<u64, Status> {
+    async fn finish(self) -> Result<u64, Status> {
         let Self {
             context,
             project,

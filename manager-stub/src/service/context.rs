@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use super::uploads::Uploads;
 use crate::blob_store::BlobStore;
 use crate::dispatcher::DispatcherHandle;
 use crate::dispatcher::inbound::Refused;
@@ -32,6 +33,8 @@ pub struct Context {
     pub segments: SegmentReader,
     /// Blobs.
     pub blobs: BlobStore,
+    /// How many of them may come in at the same time, and for how long.
+    pub uploads: Uploads,
     /// Owns what the services spawn.
     pub tracker: TaskTracker,
     /// Cancelled when the manager ends.

@@ -11,8 +11,10 @@ mod fleet;
 mod blob;
 mod view;
 mod context;
+mod uploads;
 
 pub use agent::AgentService;
 pub use context::Context;
 pub use fleet::FleetService;
 pub use tasks::TasksService;
+pub use uploads::{UploadLimits, Uploads};

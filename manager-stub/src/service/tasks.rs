@@ -86,19 +86,8 @@ impl Tasks for TasksService {
         &self,
         request: Request<Streaming<v1::PutBundleRequest>>,
     ) -> Result<Response<v1::PutBundleResponse>, Status> {
-        let mut pieces = request.into_inner();
-        let first = pieces
-            .message()
-            .await?
-            .ok_or_else(|| Status::invalid_argument("the first frame names the bundle"))?;
-        let mut upload = blob::Upload::begin(&self.context, &first.project, &first.sha256).await?;
-        upload.push(first.data).await?;
-        while let Some(piece) = pieces.message().await? {
-            upload.push(piece.data).await?;
-        }
-        Ok(Response::new(v1::PutBundleResponse {
-            size_bytes: upload.finish().await?,
-        }))
+        let size_bytes = blob::receive(&self.context, request.into_inner()).await?;
+        Ok(Response::new(v1::PutBundleResponse { size_bytes }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {

@@ -7,4 +7,5 @@ mod logs;
 mod loss;
 mod program;
 mod sessions;
+mod uploads;
 mod users;
