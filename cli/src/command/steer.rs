@@ -1,6 +1,6 @@
 //! `deputy cancel`, `retry`, `resolve`: wishes and decisions about a task.
 
-use deputy_proto::v1::{CancelRequest, GetRequest, Resolution, ResolveRequest, RetryRequest};
+use deputy_proto::v1::{CancelRequest, GetRequest, Resolution, ResolveRequest, RetryRequest, Task, TaskState};
 
 use super::context::{Context, FollowsLog, answered, read_task};
 use crate::args::{Cancel, Decision, Resolve, Retry};
@@ -25,12 +25,21 @@ pub(crate) async fn cancel(context: &mut Context, args: Cancel) -> Result<Exit, 
     let colour = context.screen.colour;
     let mut lines = task_tree(&task, task.server_time_ms, colour);
     if !ended(&task) {
-        lines.push(colour.faint(&format!(
-            "  its agent stops it at the next safe point: deputy watch {}",
-            short_id(&task.task_id)
-        )));
+        lines.push(colour.faint(&format!("  {}", what_stops(&task))));
     }
     context.tell(&lines, || json::task(&task))
+}
+
+/// What comes of the wish that a task be cancelled that has not ended yet.
+fn what_stops(task: &Task) -> String {
+    let id = short_id(&task.task_id);
+    if task.state() == TaskState::Lost {
+        format!(
+            "it is lost: nothing stops it before its process is back; decide about it with: deputy resolve {id} rollback|fail"
+        )
+    } else {
+        format!("its agent stops it at the next safe point: deputy watch {id}")
+    }
 }
 
 pub(crate) async fn retry(context: &mut Context, args: Retry) -> Result<Exit, CliError> {
@@ -90,4 +99,26 @@ pub(crate) async fn resolve(context: &mut Context, args: Resolve) -> Result<Exit
     let task = answered(answer.task)?;
     let lines = task_tree(&task, task.server_time_ms, context.screen.colour);
     context.tell(&lines, || json::task(&task))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_of_a_lost_task_promises_nothing_and_points_to_resolve() {
+        let task = |state: TaskState| Task {
+            task_id: "01a20a2ddb81714fb5bf289d02e061a2".into(),
+            state: state.into(),
+            ..Task::default()
+        };
+        assert_eq!(
+            what_stops(&task(TaskState::Lost)),
+            "it is lost: nothing stops it before its process is back; decide about it with: deputy resolve 01a20a2ddb81 rollback|fail"
+        );
+        assert_eq!(
+            what_stops(&task(TaskState::Running)),
+            "its agent stops it at the next safe point: deputy watch 01a20a2ddb81"
+        );
+    }
 }

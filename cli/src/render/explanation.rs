@@ -17,6 +17,11 @@ pub(crate) fn explanation(answer: &ExplainResponse, colour: Colour) -> Vec<Strin
         ));
     }
     lines.push(safe(&answer.summary));
+    // A lost task is offered to nobody before it is given away.
+    let could = match answer.task.as_ref().map(|task| task.state()) {
+        Some(TaskState::Lost) => "could take it if it is given away",
+        _ => "could take it now",
+    };
     // Who could take it says nothing about a task that somebody has.
     let waits = answer
         .task
@@ -25,7 +30,7 @@ pub(crate) fn explanation(answer: &ExplainResponse, colour: Colour) -> Vec<Strin
     for agent in answer.agents.iter().filter(|_| waits) {
         let id = safe(&agent.agent_id);
         if agent.eligible {
-            lines.push(format!("  {} {id}  could take it now", colour.good("✓")));
+            lines.push(format!("  {} {id}  {could}", colour.good("✓")));
         }
         for (index, reason) in agent.reasons.iter().enumerate() {
             let (mark, name) = if index == 0 && !agent.eligible {

@@ -14,9 +14,10 @@ pub(crate) fn listing(tasks: &[Task], colour: Colour) -> Vec<String> {
             .iter()
             .find(|step| matches!(step.status(), StepStatus::Running | StepStatus::Undoing));
         let doing = match doing {
+            // What a lost task last did says nothing about what it waits for.
+            _ if !task.condition.is_empty() => safe(&task.condition),
             Some(step) if step.waiting_for.is_empty() => safe(&step.name),
             Some(step) => format!("{}: waiting for {}", safe(&step.name), safe(&step.waiting_for)),
-            None if !task.condition.is_empty() => safe(&task.condition),
             None => task
                 .result
                 .as_ref()

@@ -162,10 +162,14 @@ fn tasks_are_listed_in_columns() {
     waiting.condition = "no agent matches the selector env == 'prod'".into();
     let mut ended = failed();
     ended.server_time_ms = SUBMITTED + 7_200_000;
-    insta::assert_snapshot!(text(&listing(&[running(), waiting, ended], Colour::Off)), @r##"
+    let mut lost = running();
+    lost.state = TaskState::Lost.into();
+    lost.condition = "held: the script of build was running".into();
+    insta::assert_snapshot!(text(&listing(&[running(), waiting, lost, ended], Colour::Off)), @r##"
     TASK          NAME          STATE    SUBMITTED  TOOK   AGENT
     01a20a2ddb81  checkout-api  running  1m05s ago  1m04s  agent-1  deploy: waiting for 2 of 3 tasks running
     01a20a2ddb81  名前          queued   1m05s ago  -      -        no agent matches the selector env == 'prod'
+    01a20a2ddb81  checkout-api  lost     1m05s ago  1m04s  agent-1  held: the script of build was running
     01a20a2ddb81  checkout-api  failed   2h00m ago  1m34s  agent-1  the circuit breaker stopped the deployment of checkout-api after 3 fa…
     "##);
 }
@@ -242,6 +246,24 @@ fn an_explanation_names_every_agent_and_every_reason() {
     next: start an agent with the label env=prod
           deputy cancel 01a20a2ddb81
     "##);
+}
+
+#[test]
+fn nobody_is_said_to_take_a_lost_task_now() {
+    let answer = ExplainResponse {
+        task: Some(Task {
+            state: TaskState::Lost.into(),
+            ..running()
+        }),
+        agents: vec![AgentVerdict {
+            agent_id: "agent-2".into(),
+            eligible: true,
+            reasons: Vec::new(),
+        }],
+        ..ExplainResponse::default()
+    };
+    let said = text(&explanation(&answer, Colour::Off));
+    assert!(said.contains("✓ agent-2  could take it if it is given away"), "{said}");
 }
 
 #[test]

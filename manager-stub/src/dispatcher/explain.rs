@@ -4,16 +4,17 @@ use deputy_proto::v1;
 use deputy_task::id::InstanceId;
 
 use super::core::Core;
-use super::inbound::FleetLine;
+use super::inbound::{Explained, FleetLine, Holder};
 use crate::scheduler::{Member, Place, Selector, refusals};
 use crate::store::task::TaskKey;
 
 impl Core {
     /// Every agent, and every reason why it was not given the task.
-    pub(super) fn explain(&self, key: &TaskKey) -> Vec<v1::AgentVerdict> {
+    pub(super) fn explain(&self, key: &TaskKey) -> Explained {
         let Some(entry) = self.queue.get(key) else {
-            return Vec::new();
+            return Explained::default();
         };
+        let holder = entry.instance.as_ref().map(|instance| self.holder(instance, key));
         let selector = Selector::read(&entry.requirement.needs.selector).unwrap_or_default();
         let waits = match entry.place {
             Place::BehindKey => {
@@ -44,7 +45,26 @@ impl Core {
             })
             .collect();
         verdicts.sort_by(|a, b| a.agent_id.cmp(&b.agent_id));
-        verdicts
+        Explained {
+            agents: verdicts,
+            holder,
+        }
+    }
+
+    /// Is the process that has this task to be expected back?
+    fn holder(&self, instance: &InstanceId, key: &TaskKey) -> Holder {
+        let Some(member) = self.fleet.get(instance) else {
+            return Holder::Gone;
+        };
+        if member.gone || member.disowned.contains_key(key) {
+            return Holder::Gone;
+        }
+        let newest = self.agents.get(&member.agent).and_then(|state| state.newest.as_ref());
+        if newest.is_some_and(|newest| newest != instance) {
+            Holder::Replaced
+        } else {
+            Holder::Awaited
+        }
     }
 
     /// Members that are their agent's newest instance.

@@ -65,7 +65,7 @@ pub enum Inbound {
         /// Which task.
         key: TaskKey,
         /// The answer.
-        reply: oneshot::Sender<Vec<v1::AgentVerdict>>,
+        reply: oneshot::Sender<Explained>,
     },
     /// How does the fleet stand?
     Fleet {
@@ -122,6 +122,26 @@ pub enum Refused {
     DiskFull,
     /// The store does not work; the text says why.
     StoreFailed(String),
+}
+
+/// Why a task is where it is, as far as agents have to do with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Explained {
+    /// Every agent, and what keeps it from taking the task.
+    pub agents: Vec<v1::AgentVerdict>,
+    /// What is known of the process that has it; none if none has.
+    pub holder: Option<Holder>,
+}
+
+/// What is known of the process that has a task. Only that process can go on with a lost one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// It may be running and come back.
+    Awaited,
+    /// It has ended, or does not have the task any more.
+    Gone,
+    /// Another process has its agent's id now.
+    Replaced,
 }
 
 /// One agent, with one sentence each about what it can and cannot do.

@@ -488,7 +488,7 @@ fn a_task_released_with_a_request_in_flight_waits_until_it_cannot_be_sent_any_mo
     assert_eq!(bench.state().0, TaskState::Queued);
     let why = bench.core.as_ref().expect("up").explain(&key());
     assert!(
-        why[0].reasons.iter().any(|reason| reason.contains("in flight")),
+        why.agents[0].reasons.iter().any(|reason| reason.contains("in flight")),
         "{why:?}"
     );
     bench.pass(Duration::from_millis(1));

@@ -2,8 +2,11 @@
 
 use deputy_proto::v1;
 
+use crate::dispatcher::inbound::{Explained, Holder};
+
 /// Says why.
-pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::ExplainResponse {
+pub(super) fn explain(task: v1::Task, explained: Explained) -> v1::ExplainResponse {
+    let Explained { agents, holder } = explained;
     let id = task.task_id.clone();
     let agent = if task.agent_id.is_empty() {
         "an agent".to_owned()
@@ -46,7 +49,8 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
             task.cancel_reason
         ),
         v1::TaskState::Lost => {
-            next.push(format!("bring {agent} back"));
+            let (lost, back) = lost(&agent, holder);
+            next.extend(back);
             for (resolution, what) in [
                 ("resume", "go on elsewhere; an interrupted held effect is run again"),
                 ("rollback", "undo elsewhere"),
@@ -54,7 +58,7 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
             ] {
                 next.push(format!("deputy resolve {id} {resolution}   # {what}"));
             }
-            format!("its agent {agent} is lost; {}", task.condition)
+            format!("{lost}; {}", task.condition)
         }
         v1::TaskState::Succeeded => "it has ended: every step succeeded".into(),
         v1::TaskState::Failed
@@ -72,7 +76,7 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
                 .result
                 .as_ref()
                 .map(|result| result.repair.clone())
-                .filter(|repair| !repair.is_empty())
+                .filter(|repair| !repair.is_empty() && !next.contains(repair))
             {
                 next.push(repair);
             }
@@ -84,6 +88,28 @@ pub(super) fn explain(task: v1::Task, agents: Vec<v1::AgentVerdict>) -> v1::Expl
         summary,
         agents,
         next,
+    }
+}
+
+/// What became of the process that had a lost task, and what brings it back, if anything does.
+fn lost(agent: &str, holder: Option<Holder>) -> (String, Option<String>) {
+    match holder {
+        Some(Holder::Awaited) => (
+            format!("it is lost: the process of {agent} that has it does not answer"),
+            Some(format!(
+                "if that process of {agent} still runs, let it reach the manager: it goes on; one that is newly started does not"
+            )),
+        ),
+        Some(Holder::Replaced) => (
+            format!(
+                "it is lost: the process of {agent} that had it does not answer, and the one that has its id now does not know the task"
+            ),
+            None,
+        ),
+        Some(Holder::Gone) | None => (
+            format!("it is lost: the process of {agent} that had it has ended, or has lost it"),
+            None,
+        ),
     }
 }
 
@@ -138,7 +164,7 @@ mod tests {
         ];
         let said: Vec<String> = cases
             .into_iter()
-            .map(|agents| explain(task.clone(), agents).summary)
+            .map(|agents| explain(task.clone(), Explained { agents, holder: None }).summary)
             .collect();
         insta::assert_snapshot!(said.join("\n"), @r"
         it waits: no agent is known
@@ -163,13 +189,13 @@ mod tests {
             }),
             ..v1::Task::default()
         };
-        let explained = explain(ended("deputy get t1 --journal"), Vec::new());
+        let explained = explain(ended("deputy get t1 --journal"), Explained::default());
         assert_eq!(explained.next, ["deputy get t1 --journal"]);
-        assert!(explain(ended(""), Vec::new()).next.is_empty());
+        assert!(explain(ended(""), Explained::default()).next.is_empty());
     }
 
     #[test]
-    fn a_lost_task_names_the_commands_that_resolve_it() {
+    fn a_lost_task_tells_what_became_of_its_process_and_which_commands_resolve_it() {
         let task = v1::Task {
             task_id: "t1".into(),
             agent_id: "a1".into(),
@@ -177,13 +203,45 @@ mod tests {
             condition: "held: onAgentLoss is hold".into(),
             ..v1::Task::default()
         };
-        let explained = explain(task, Vec::new());
-        assert_eq!(explained.summary, "its agent a1 is lost; held: onAgentLoss is hold");
-        assert!(
-            explained
-                .next
-                .iter()
-                .any(|line| line.starts_with("deputy resolve t1 rollback"))
-        );
+        let said: Vec<String> = [Holder::Awaited, Holder::Replaced, Holder::Gone]
+            .into_iter()
+            .map(|holder| {
+                let explained = Explained {
+                    agents: Vec::new(),
+                    holder: Some(holder),
+                };
+                let answer = explain(task.clone(), explained);
+                format!("{}\n  {}", answer.summary, answer.next.join("\n  "))
+            })
+            .collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        it is lost: the process of a1 that has it does not answer; held: onAgentLoss is hold
+          if that process of a1 still runs, let it reach the manager: it goes on; one that is newly started does not
+          deputy resolve t1 resume   # go on elsewhere; an interrupted held effect is run again
+          deputy resolve t1 rollback   # undo elsewhere
+          deputy resolve t1 fail   # give it up
+        it is lost: the process of a1 that had it does not answer, and the one that has its id now does not know the task; held: onAgentLoss is hold
+          deputy resolve t1 resume   # go on elsewhere; an interrupted held effect is run again
+          deputy resolve t1 rollback   # undo elsewhere
+          deputy resolve t1 fail   # give it up
+        it is lost: the process of a1 that had it has ended, or has lost it; held: onAgentLoss is hold
+          deputy resolve t1 resume   # go on elsewhere; an interrupted held effect is run again
+          deputy resolve t1 rollback   # undo elsewhere
+          deputy resolve t1 fail   # give it up
+        ");
+    }
+
+    #[test]
+    fn what_repairs_is_said_once() {
+        let task = v1::Task {
+            task_id: "t1".into(),
+            state: v1::TaskState::Failed.into(),
+            result: Some(v1::Result {
+                repair: "deputy retry t1".into(),
+                ..v1::Result::default()
+            }),
+            ..v1::Task::default()
+        };
+        assert_eq!(explain(task, Explained::default()).next, ["deputy retry t1"]);
     }
 }

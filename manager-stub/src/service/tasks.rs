@@ -219,13 +219,13 @@ impl Tasks for TasksService {
         let request = request.into_inner();
         let key = self.context.find(&request.project, &request.task_id).await?;
         let task = self.view(&key).await?;
-        let agents = self
+        let explained = self
             .context
             .dispatcher
             .ask(|reply| Inbound::Explain { key, reply })
             .await
             .map_err(ending)?;
-        Ok(Response::new(explanation::explain(task, agents)))
+        Ok(Response::new(explanation::explain(task, explained)))
     }
 }
 

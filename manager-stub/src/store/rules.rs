@@ -213,13 +213,17 @@ impl Hand<'_> {
         let agent = self.head.agent.as_ref().map_or("its agent", AgentId::as_str);
         let resolve = format!("`deputy resolve {} resume|rollback|fail`", self.key.task);
         match (self.on_agent_loss, self.held_by()) {
-            (_, Some(why)) => format!("held: {why}; waiting for {agent} or {resolve}"),
-            (OnAgentLoss::Hold, None) => format!("held: onAgentLoss is hold; waiting for {agent} or {resolve}"),
+            (_, Some(why)) => format!("held: {why}; waiting for that process of {agent} or {resolve}"),
+            (OnAgentLoss::Hold, None) => {
+                format!("held: onAgentLoss is hold; waiting for that process of {agent} or {resolve}")
+            }
             (OnAgentLoss::Auto | OnAgentLoss::Resume, None) => {
-                format!("waiting for {agent}; resumes elsewhere when nothing can be in flight any more")
+                format!("waiting for that process of {agent}; resumes elsewhere when nothing can be in flight any more")
             }
             (OnAgentLoss::Rollback, None) => {
-                format!("waiting for {agent}; is rolled back elsewhere when nothing can be in flight any more")
+                format!(
+                    "waiting for that process of {agent}; is rolled back elsewhere when nothing can be in flight any more"
+                )
             }
         }
     }

@@ -242,3 +242,41 @@ async fn what_an_instance_does_not_hold_any_more_is_lost_at_once() {
     let task = world.task(&old.task_id).await;
     assert_eq!(task.state(), v1::TaskState::Lost);
 }
+
+/// What `explain` says of the task first, and what it says to do next.
+async fn explained(world: &World, id: &str) -> (String, Vec<String>) {
+    let request = v1::ExplainRequest {
+        task_id: id.into(),
+        ..v1::ExplainRequest::default()
+    };
+    let answer = world
+        .tasks()
+        .await
+        .explain(request)
+        .await
+        .expect("explained")
+        .into_inner();
+    (answer.summary, answer.next)
+}
+
+#[tokio::test]
+async fn of_a_lost_task_it_is_said_whether_its_process_can_come_back() {
+    let (world, agent, old) = lost("  onAgentLoss: hold\n", intent("one/a")).await;
+    drop(agent);
+    world.until(&old.task_id, v1::TaskState::Lost).await;
+    let (summary, next) = explained(&world, &old.task_id).await;
+    assert!(
+        summary.starts_with("it is lost: the process of a1 that has it does not answer;"),
+        "{summary}"
+    );
+    assert!(next[0].starts_with("if that process of a1 still runs"), "{next:?}");
+
+    let _newer = Agent::connect(&world, "a1", "i2").await;
+    let (summary, next) = explained(&world, &old.task_id).await;
+    assert!(
+        summary.contains("the one that has its id now does not know the task"),
+        "{summary}"
+    );
+    assert!(next[0].starts_with("deputy resolve"), "{next:?}");
+    assert_eq!(world.task(&old.task_id).await.state(), v1::TaskState::Lost);
+}
