@@ -131,8 +131,13 @@ impl StartupError {
             Self::Config(_) => "`deputy-agent run --help` lists every key".into(),
             Self::Unreadable { .. } => "check the path and who may read it".into(),
             Self::BadTask(_) => String::new(),
-            Self::Folder { what, .. } => {
-                format!("choose a folder that belongs to this user and that nobody else can write to ({what})")
+            Self::Folder { path, .. } => {
+                let own = path.join("deputy-agent");
+                format!(
+                    "choose a folder that belongs to this user and that nobody else can write to; of a volume that others share, \
+                     one inside it, for example {}",
+                    own.display()
+                )
             }
             Self::Listen { .. } => "choose another address with --health-listen, or leave it away".into(),
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),
@@ -216,7 +221,7 @@ mod tests {
         insta::assert_snapshot!(error.explained(), @r"
         error: cannot use /proc/nowhere as the work folder
           caused by: permission denied
-        hint: choose a folder that belongs to this user and that nobody else can write to (the work folder)
+        hint: choose a folder that belongs to this user and that nobody else can write to; of a volume that others share, one inside it, for example /proc/nowhere/deputy-agent
         ");
         let superseded = StartupError::Session(SessionError::Superseded("instance 7 has come".into()));
         insta::assert_snapshot!(superseded.explained(), @r"

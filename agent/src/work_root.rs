@@ -82,7 +82,7 @@ mod tests {
         insta::assert_snapshot!(told, @r"
         error: cannot use FOLDER as the work folder
           caused by: others can write to FOLDER: its mode is 0777
-        hint: choose a folder that belongs to this user and that nobody else can write to (the work folder)
+        hint: choose a folder that belongs to this user and that nobody else can write to; of a volume that others share, one inside it, for example FOLDER/deputy-agent
         ");
     }
 }

@@ -143,7 +143,8 @@ impl SmallDisk {
     /// `None`, and said so: this machine does not let us mount.
     fn at(folder: &Path, mebibytes: u32, test: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).expect("a folder");
-        let size = format!("size={mebibytes}m");
+        // As the folder of one user would be: an agent refuses a disk that everybody can write to.
+        let size = format!("size={mebibytes}m,mode=0700");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "none"])
             .arg(folder)

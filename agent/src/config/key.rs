@@ -53,7 +53,7 @@ pub(crate) const WORK_FOLDER: Key = Key {
     name: "work_folder",
     value: "FOLDER",
     default: None,
-    help: "Workspaces and the log spool are made in it. Default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp. It must belong to the agent's user, and nobody else may be able to write to it. Several agents of that user may share it.",
+    help: "Workspaces and the log spool are made in it. Default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp. It must belong to the agent's user, and nobody else may be able to write to it; of a shared volume (a Kubernetes emptyDir), name a folder inside it. Several agents of that user may share it.",
 };
 pub(crate) const STATE_FOLDER: Key = Key {
     name: "state_folder",
