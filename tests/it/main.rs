@@ -14,6 +14,7 @@ mod secrets_stay;
 mod unhealthy;
 
 mod co_owned;
+mod ambient;
 mod containers;
 mod link;
 mod proxy;

@@ -50,6 +50,10 @@ pub struct Scenery {
     pub external_id: String,
     /// Where everything is.
     pub region: String,
+    /// Whose tokens the agent's role accepts.
+    pub issuer: String,
+    /// The subject that they must have.
+    pub service_account: String,
 }
 
 /// An EKS cluster, which is a real Kubernetes.

@@ -5,6 +5,7 @@
 //! authorization on they are refused.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -35,7 +36,7 @@ pub struct ContainerCredentials {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     sts: aws_sdk_sts::Client,
     role: String,
     /// Answers say that the session ends after this; 0: when it does.
@@ -74,6 +75,26 @@ impl ContainerCredentials {
             ),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", TOKEN.to_owned()),
         ]
+    }
+
+    /// What the agent of EKS Pod Identity puts into the environment of a pod: the token is in a file.
+    pub fn pod_identity(&self, folder: &Path) -> Result<Vec<(String, String)>> {
+        let file = folder.join("eks-pod-identity-token");
+        std::fs::write(&file, TOKEN)?;
+        let [(name, uri), _] = self.environment();
+        Ok(vec![
+            (name.into(), uri),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN".into(), String::new()),
+            (
+                "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE".into(),
+                file.display().to_string(),
+            ),
+        ])
+    }
+
+    /// The sessions that it serves, for another way to serve them.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// From now on answers say that the session ends after this time, so that refresh can be seen.
@@ -161,8 +182,8 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, learn: &Learn) -> 
             r#"{"message":"refused by the test"}"#.into(),
         );
     }
-    match session(shared, learn).await {
-        Ok(body) => reply(StatusCode::OK, body),
+    match session(shared, &**learn).await {
+        Ok(body) => reply(StatusCode::OK, body.to_string()),
         Err(error) => {
             let body = serde_json::json!({ "message": format!("{error:#}") });
             reply(StatusCode::INTERNAL_SERVER_ERROR, body.to_string())
@@ -170,7 +191,8 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, learn: &Learn) -> 
     }
 }
 
-async fn session(shared: &Shared, learn: &Learn) -> Result<String> {
+/// A session of the agent's role, as the endpoint writes it.
+pub(crate) async fn session(shared: &Shared, learn: &(dyn Fn(&str, &str) + Send + Sync)) -> Result<serde_json::Value> {
     let answer = shared
         .sts
         .assume_role()
@@ -191,17 +213,16 @@ async fn session(shared: &Shared, learn: &Learn) -> Result<String> {
         let end = std::time::SystemTime::now() + Duration::from_secs(claimed.into());
         end.into()
     };
-    let body = serde_json::json!({
+    Ok(serde_json::json!({
         "RoleArn": shared.role,
         "AccessKeyId": credentials.access_key_id(),
         "SecretAccessKey": credentials.secret_access_key(),
         "Token": credentials.session_token(),
         "Expiration": expiration.fmt(aws_smithy_types::date_time::Format::DateTime)?,
-    });
-    Ok(body.to_string())
+    }))
 }
 
-fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+pub(crate) fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response

@@ -10,7 +10,9 @@ pub mod agent_process;
 pub mod manager_process;
 pub mod tasks;
 
+pub mod instance_metadata;
 pub mod container_credentials;
+pub mod service_account;
 pub mod kubernetes;
 
 pub mod cloud;

@@ -14,6 +14,9 @@ from botocore.config import Config
 HOME, AWAY = "000000000000", "222222222222"
 REGION = "eu-west-1"
 EXTERNAL_ID = "deputy-demo"
+# The issuer of a cluster's service-account tokens, and the account that the agent has in it.
+ISSUER = "oidc.eks.eu-west-1.amazonaws.com/id/DEPUTY"
+SERVICE_ACCOUNT = "system:serviceaccount:deputy:deputy-agent"
 EDIT_POLICY = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSEditPolicy"
 
 NODE = {
@@ -36,6 +39,12 @@ def trust(principal, external_id=None):
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
+def trust_web_identity(account, issuer, subject, audience):
+    return {"Effect": "Allow", "Principal": {"Federated": f"arn:aws:iam::{account}:oidc-provider/{issuer}"},
+            "Action": "sts:AssumeRoleWithWebIdentity",
+            "Condition": {"StringEquals": {f"{issuer}:sub": subject, f"{issuer}:aud": audience}}}
+
+
 class Scenery:
     def __init__(self, endpoint, clusters):
         self.endpoint, self.clusters = endpoint, clusters
@@ -49,7 +58,11 @@ class Scenery:
 
     def accounts(self):
         """Both accounts with their roles; the ECS cluster `prod`."""
-        agent = self.role(HOME, "deputy-agent", trust(f"arn:aws:iam::{HOME}:root"),
+        self.client("iam", HOME).create_open_id_connect_provider(
+            Url=f"https://{ISSUER}", ClientIDList=["sts.amazonaws.com"], ThumbprintList=["0" * 40])
+        trusted = trust(f"arn:aws:iam::{HOME}:root")
+        trusted["Statement"].append(trust_web_identity(HOME, ISSUER, SERVICE_ACCOUNT, "sts.amazonaws.com"))
+        agent = self.role(HOME, "deputy-agent", trusted,
                           allow("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"))
         deployer = self.role(AWAY, "deployer", trust(agent, EXTERNAL_ID),
                              allow("ecs:*", "eks:DescribeCluster", "iam:PassRole", "logs:*"))
@@ -63,7 +76,8 @@ class Scenery:
         for account in (HOME, AWAY):
             self.client("ecs", account).create_cluster(clusterName="prod")
         return {"agent_role": agent, "deployer_role": deployer, "reader_role": reader, "execution_role": execution,
-                "external_id": EXTERNAL_ID, "region": REGION}
+                "external_id": EXTERNAL_ID, "region": REGION, "issuer": f"https://{ISSUER}",
+                "service_account": SERVICE_ACCOUNT}
 
     def role(self, account, name, trusted, *policies):
         iam = self.client("iam", account)

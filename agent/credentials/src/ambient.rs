@@ -1,14 +1,23 @@
-//! The agent's own AWS identity: detected from its environment, without any network, and reported.
+//! The agent's own AWS identity: detected from its environment and machine, without any network, and reported.
 
 use std::fmt;
 
 use crate::env::Env;
+use crate::machine::Machine;
+use crate::web_identity::WebIdentity;
+
+/// Where the agent of EKS Pod Identity answers in every pod.
+const POD_IDENTITY_HOSTS: [&str; 2] = ["169.254.170.23", "[fd00:ec2::23]"];
 
 /// Where the agent's own identity comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AmbientKind {
-    /// The container credential endpoint: an ECS task role, or another agent's per-task endpoint.
+    /// The container credential endpoint: an ECS task role, EKS Pod Identity, or another agent's per-task endpoint.
     Container,
+    /// The token of a Kubernetes service account, exchanged at STS (IRSA).
+    WebIdentity,
+    /// The metadata service of an EC2 instance, version 2.
+    Instance,
     /// Keys in the environment.
     Environment,
     /// Something this version cannot use; the description says what.
@@ -31,9 +40,9 @@ pub struct Ambient {
 }
 
 impl Ambient {
-    /// Looks at `env` in the order of the AWS SDKs: keys, web identity, container endpoint.
-    #[must_use]
-    pub fn detect(env: &Env) -> Self {
+    /// Looks at `env` in the order of the AWS SDKs: keys, web identity, container endpoint, instance. Profiles
+    /// are not read.
+    pub(crate) fn detect(env: &Env, machine: Machine) -> Self {
         match (env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")) {
             (Some(_), Some(_)) => {
                 let is_session = env.get("AWS_SESSION_TOKEN").is_some();
@@ -53,8 +62,15 @@ impl Ambient {
             (None, Some(_)) => return Self::unusable("AWS_SECRET_ACCESS_KEY is set and AWS_ACCESS_KEY_ID is not"),
             (None, None) => {}
         }
-        if env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() {
-            return Self::unusable("a web identity (IRSA) is configured, which this version cannot use yet");
+        match WebIdentity::of(env) {
+            Some(Ok(identity)) => {
+                return Self::session(
+                    AmbientKind::WebIdentity,
+                    &format!("web identity (IRSA) as {}", identity.role_arn()),
+                );
+            }
+            Some(Err(half)) => return Self::unusable(half),
+            None => {}
         }
         let token = if env.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").is_some() {
             ", token from a file"
@@ -67,13 +83,17 @@ impl Ambient {
             return Self::session(AmbientKind::Container, "ecs-task-role");
         }
         match env.get("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
-            Some(uri) if uri.contains("169.254.170.23") || uri.contains("[fd00:ec2::23]") => {
-                Self::unusable("EKS Pod Identity is configured, which this version cannot use yet")
+            Some(uri) if POD_IDENTITY_HOSTS.contains(&host_of(uri).as_str()) => {
+                Self::session(AmbientKind::Container, &format!("EKS Pod Identity{token}"))
             }
             Some(uri) => Self::session(
                 AmbientKind::Container,
                 &format!("container endpoint {}{token}", host_of(uri)),
             ),
+            None if env.is_true("AWS_EC2_METADATA_DISABLED") => Self::new(AmbientKind::None, "none"),
+            None if machine == Machine::Ec2 || env.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some() => {
+                Self::session(AmbientKind::Instance, "EC2 instance profile (IMDSv2)")
+            }
             None => Self::new(AmbientKind::None, "none"),
         }
     }
@@ -151,24 +171,37 @@ mod tests {
                 "container endpoint 127.0.0.1, with a token",
             ),
             (
-                &[(
-                    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-                    "http://169.254.170.23/v1/credentials",
-                )],
+                &[
+                    (
+                        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                        "http://169.254.170.23/v1/credentials",
+                    ),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/var/run/token"),
+                ],
+                AmbientKind::Container,
+                "EKS Pod Identity, token from a file",
+            ),
+            (
+                &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/x")],
                 AmbientKind::Unsupported,
-                "EKS Pod Identity is configured, which this version cannot use yet",
+                "AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not",
             ),
             (
                 &[
                     ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/x"),
                     ("AWS_ROLE_ARN", "arn:aws:iam::1:role/x"),
                 ],
-                AmbientKind::Unsupported,
-                "a web identity (IRSA) is configured, which this version cannot use yet",
+                AmbientKind::WebIdentity,
+                "web identity (IRSA) as arn:aws:iam::1:role/x",
+            ),
+            (
+                &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")],
+                AmbientKind::Instance,
+                "EC2 instance profile (IMDSv2)",
             ),
         ];
         for (env, kind, description) in cases {
-            let found = Ambient::detect(&env.iter().copied().collect());
+            let found = Ambient::detect(&env.iter().copied().collect(), Machine::Other);
             assert_eq!(
                 (found.kind, found.description.as_str()),
                 (*kind, *description),
@@ -176,5 +209,16 @@ mod tests {
             );
             assert_eq!(found.warning.is_empty(), *kind != AmbientKind::Unsupported, "{env:?}");
         }
+    }
+
+    #[test]
+    fn an_instance_is_asked_only_where_nothing_else_was_given() {
+        let told = |env: &[(&str, &str)]| Ambient::detect(&env.iter().copied().collect(), Machine::Ec2).kind;
+        assert_eq!(told(&[]), AmbientKind::Instance);
+        assert_eq!(told(&[("AWS_EC2_METADATA_DISABLED", "true")]), AmbientKind::None);
+        assert_eq!(
+            told(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x")]),
+            AmbientKind::Container
+        );
     }
 }

@@ -10,19 +10,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
-use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::operation::RequestId;
+use aws_sdk_sts::error::SdkError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::types::Tag;
 use aws_types::SdkConfig;
 use tokio::sync::Mutex;
 
-use crate::denial::{Answer, explain};
+use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
 use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
+use crate::web_identity::WebIdentity;
 
 /// Longest time for one renewal, all retries included.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,6 +38,10 @@ pub(crate) enum Origin {
     Keys(Credentials),
     /// The container credential endpoint, described.
     Container(Box<EcsCredentialsProvider>, String),
+    /// A service account's token. The config names region and HTTP client.
+    WebIdentity(Box<WebIdentity>, Box<SdkConfig>),
+    /// The metadata of the EC2 instance, described.
+    Instance(Box<ImdsCredentialsProvider>, String),
     /// AssumeRole with the credentials of another link. The config names region and HTTP client.
     Role(Arc<Link>, Box<Hop>, Box<SdkConfig>),
     /// There is none.
@@ -158,6 +163,11 @@ impl Link {
                 let answer = provider.provide_credentials().await;
                 answer.map_err(|error| self.failed(chain_of(&error)))
             }
+            Origin::WebIdentity(identity, config) => identity.assume(config).await,
+            Origin::Instance(provider, _) => {
+                let answer = provider.provide_credentials().await;
+                answer.map_err(|error| self.failed(chain_of(&error)))
+            }
             Origin::Role(parent, hop, config) => assume(parent, hop, config).await,
         }
     }
@@ -175,15 +185,9 @@ impl Link {
                 ambient: ambient.clone(),
                 cause,
             },
-            Origin::Role(_, hop, _) => explain(
-                hop,
-                "",
-                &Answer {
-                    code: String::new(),
-                    message: cause,
-                    request_id: String::new(),
-                },
-            ),
+            Origin::Instance(_, _) => CredentialsError::Instance { cause },
+            Origin::WebIdentity(identity, _) => identity.unreachable(cause),
+            Origin::Role(_, hop, _) => explain(hop, "", &Answer::of_transport(cause)),
         }
     }
 }
@@ -195,7 +199,8 @@ impl fmt::Debug for Link {
             Origin::Keys(_) => f.write_str("keys"),
             #[cfg(test)]
             Origin::Script(_) => f.write_str("script"),
-            Origin::Container(_, ambient) => f.write_str(ambient),
+            Origin::Container(_, ambient) | Origin::Instance(_, ambient) => f.write_str(ambient),
+            Origin::WebIdentity(identity, _) => write!(f, "web identity -> {}", identity.role_arn()),
             Origin::Role(parent, hop, _) => write!(f, "{parent:?} -> {}", hop.role_arn),
             Origin::Nothing(error) => write!(f, "{error}"),
         }
@@ -253,12 +258,11 @@ fn assume<'a>(
             Err(error) => return Err(denied(&sts, hop, &error).await),
         };
         let Some(got) = got else {
-            let answer = Answer {
-                code: String::new(),
-                message: "STS answered without credentials".into(),
-                request_id: String::new(),
-            };
-            return Err(explain(hop, "", &answer));
+            return Err(explain(
+                hop,
+                "",
+                &Answer::of_transport("STS answered without credentials"),
+            ));
         };
         tracing::info!(role.arn = %hop.role_arn, session = %hop.session_name, "role assumed");
         let mut made = Credentials::builder()
@@ -285,26 +289,6 @@ async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRol
         },
     };
     explain(hop, &caller, &answer)
-}
-
-/// The code and the words of an error, whether AWS answered or the way to it failed.
-pub(crate) fn answer_of<E, R>(error: &SdkError<E, R>) -> Answer
-where
-    E: ProvideErrorMetadata + std::error::Error + RequestId + 'static,
-    R: fmt::Debug + 'static,
-{
-    match error {
-        SdkError::ServiceError(answer) => Answer {
-            code: answer.err().code().unwrap_or("Unknown").to_owned(),
-            message: answer.err().message().unwrap_or("no message").to_owned(),
-            request_id: answer.err().request_id().unwrap_or_default().to_owned(),
-        },
-        other => Answer {
-            code: String::new(),
-            message: chain_of(other),
-            request_id: String::new(),
-        },
-    }
 }
 
 /// A client with these credentials and no others.

@@ -1,6 +1,11 @@
 //! STS said no: who asked, for what, which kind of denial it probably is, and what to change.
 
-use crate::error::{CredentialsError, RefusedHop};
+use std::fmt;
+
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::RequestId;
+
+use crate::error::{CredentialsError, RefusedHop, chain_of};
 use crate::hop::Hop;
 
 /// What STS, or the way to it, answered.
@@ -15,7 +20,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn raw(&self) -> String {
+    /// No answer, and why.
+    pub(crate) fn of_transport(message: impl Into<String>) -> Self {
+        Self {
+            code: String::new(),
+            message: message.into(),
+            request_id: String::new(),
+        }
+    }
+
+    /// Code and words as AWS gave them.
+    pub(crate) fn raw(&self) -> String {
         let mut raw = if self.code.is_empty() {
             self.message.clone()
         } else {
@@ -38,6 +53,22 @@ impl Answer {
     pub(crate) fn caller(&self) -> Option<&str> {
         let arn = self.message.split_once("User: ")?.1.split_whitespace().next()?;
         arn.starts_with("arn:").then_some(arn)
+    }
+}
+
+/// The code and the words of an error, whether AWS answered or the way to it failed.
+pub(crate) fn answer_of<E, R>(error: &SdkError<E, R>) -> Answer
+where
+    E: ProvideErrorMetadata + std::error::Error + RequestId + 'static,
+    R: fmt::Debug + 'static,
+{
+    match error {
+        SdkError::ServiceError(answer) => Answer {
+            code: answer.err().code().unwrap_or("Unknown").to_owned(),
+            message: answer.err().message().unwrap_or("no message").to_owned(),
+            request_id: answer.err().request_id().unwrap_or_default().to_owned(),
+        },
+        other => Answer::of_transport(chain_of(other)),
     }
 }
 

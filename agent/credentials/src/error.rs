@@ -19,6 +19,15 @@ pub enum CredentialsError {
         /// What it answered.
         cause: String,
     },
+    /// The instance's metadata service was expected and gave no credentials.
+    #[error("the EC2 instance's metadata service gave no AWS identity: {cause}")]
+    Instance {
+        /// What it answered, or that it did not.
+        cause: String,
+    },
+    /// The token of the agent's service account was not exchanged for its role's session.
+    #[error("the agent's service account could not become {}: {}", .0.role, .0.cause)]
+    WebIdentity(Box<RefusedToken>),
     /// A hop of the document breaks a rule of AWS's; nothing was sent.
     #[error("hop {hop} of the role chain ({role}): {problem}")]
     BadHop {
@@ -70,6 +79,19 @@ pub struct RefusedHop {
     pub raw: String,
 }
 
+/// A token that was not exchanged for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedToken {
+    /// The role that was asked for.
+    pub role: String,
+    /// The likely cause, in words.
+    pub cause: String,
+    /// What to change; may be empty.
+    pub hint: String,
+    /// AWS's own words, or the transport's.
+    pub raw: String,
+}
+
 impl CredentialsError {
     /// What a script can tell apart.
     #[must_use]
@@ -77,6 +99,8 @@ impl CredentialsError {
         match self {
             Self::NoAmbient { .. } => "aws.noIdentity",
             Self::Ambient { .. } => "aws.ambientIdentity",
+            Self::Instance { .. } => "aws.instanceIdentity",
+            Self::WebIdentity(_) => "aws.webIdentity",
             Self::BadHop { .. } => "aws.badRole",
             Self::AssumeRoleDenied(_) => "aws.assumeRoleDenied",
             Self::AssumeRoleFailed(_) => "aws.assumeRoleFailed",
@@ -95,8 +119,18 @@ impl CredentialsError {
                 failure.detail.clone_from(&refused.raw);
                 failure
             }
+            Self::WebIdentity(refused) => {
+                let mut failure = failure.hint(&refused.hint);
+                failure.detail.clone_from(&refused.raw);
+                failure
+            }
+            Self::Instance { .. } => failure.hint(
+                "attach an instance profile; inside a container the instance's HttpPutResponseHopLimit must be 2 or more, \
+                 or give the agent an identity of its own (ECS task role, IRSA, EKS Pod Identity)",
+            ),
             Self::NoAmbient { .. } => failure.hint(
-                "give the agent an ECS task role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its environment",
+                "give the agent an ECS task role, IRSA, EKS Pod Identity or an instance profile, or set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY in its environment",
             ),
             Self::Ambient { .. } => failure.hint("check the task role of the agent and its way to the credential endpoint"),
             Self::CaBundle { .. } => failure.hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it"),

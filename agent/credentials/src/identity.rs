@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -18,11 +19,14 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use deputy_task::document::RoleHop;
 
 use crate::ambient::{Ambient, AmbientKind};
-use crate::chain::{Link, LinkProvider, Origin, answer_of, sts_client};
+use crate::chain::{Link, LinkProvider, Origin, sts_client};
+use crate::denial::answer_of;
 use crate::env::Env;
 use crate::error::CredentialsError;
 use crate::hop::{Caller as HopCaller, Hop};
 use crate::http_client;
+use crate::machine::Machine;
+use crate::web_identity::WebIdentity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// One try of one call.
@@ -68,11 +72,11 @@ struct Agent {
 type ChainKey = (String, Vec<Hop>);
 
 impl Identities {
-    /// Detects the ambient identity; does no I/O. Keys, endpoints and certificates come from `env`; a
+    /// Detects the ambient identity; touches no network. Keys, endpoints and certificates come from `env`; a
     /// container endpoint is read by the AWS SDK from this process's own environment.
     #[must_use]
     pub fn new(env: Env) -> Self {
-        let ambient = Ambient::detect(&env);
+        let ambient = Ambient::detect(&env, Machine::read());
         Self {
             agent: Arc::new(Agent {
                 env,
@@ -231,9 +235,38 @@ impl Agent {
                     .build();
                 Origin::Container(Box::new(provider), self.ambient.description.clone())
             }
+            AmbientKind::Instance => {
+                let config = ProviderConfig::empty()
+                    .with_http_client(http_client::for_metadata())
+                    .with_sleep_impl(TokioSleep::new());
+                let provider = ImdsCredentialsProvider::builder().configure(&config).build();
+                Origin::Instance(Box::new(provider), self.ambient.description.clone())
+            }
+            AmbientKind::WebIdentity => self.web_identity(),
             AmbientKind::Unsupported | AmbientKind::None => Origin::Nothing(CredentialsError::NoAmbient {
                 found: self.ambient.description.clone(),
             }),
+        }
+    }
+
+    fn web_identity(&self) -> Origin {
+        let nothing = |found: &str| {
+            Origin::Nothing(CredentialsError::NoAmbient {
+                found: found.to_owned(),
+            })
+        };
+        let identity = match WebIdentity::of(&self.env) {
+            Some(Ok(identity)) => identity,
+            Some(Err(half)) => return nothing(half),
+            None => return nothing("no web identity"),
+        };
+        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| self.env.get(name));
+        let region = region.unwrap_or_else(|| region_of_partition(identity.role_arn()));
+        match self.base_config(Region::new(region.to_owned())) {
+            Ok(config) => Origin::WebIdentity(Box::new(identity), Box::new(config)),
+            Err(error) => Origin::Nothing(error),
         }
     }
 
@@ -277,5 +310,14 @@ impl Agent {
             config = config.use_dual_stack(true);
         }
         Ok(config.build())
+    }
+}
+
+/// A region of the role's partition, for an agent that was told none.
+fn region_of_partition(role_arn: &str) -> &'static str {
+    match role_arn.split(':').nth(1) {
+        Some("aws-cn") => "cn-north-1",
+        Some("aws-us-gov") => "us-gov-west-1",
+        _ => "us-east-1",
     }
 }
