@@ -77,7 +77,7 @@ async fn a_service_accounts_token_is_read_anew_and_begins_a_chain() {
     let exchanges = world
         .proxy()
         .expect("a proxy")
-        .count("sts", "AssumeRoleWithWebIdentity");
+        .count("unsigned", "AssumeRoleWithWebIdentity");
     assert_eq!(exchanges, 2, "one refused, one good, then kept\n{}", world.report());
 }
 

@@ -1,6 +1,7 @@
 //! A service account's token in a file, as the kubelet keeps it in a pod (IRSA).
 //!
-//! The emulator checks the claims against the role's trust policy and not the signature, so there is none.
+//! The emulator checks the claims against the role's trust policy and not the signature, so there is none. Kubernetes
+//! writes the audience as a list; AWS compares its one element, the emulator would compare the list.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,7 @@ impl ServiceAccount {
     pub fn be(&self, subject: &str) -> Result<String> {
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let claims =
-            json!({ "iss": self.issuer, "sub": subject, "aud": ["sts.amazonaws.com"], "exp": 4_102_444_800_u64 });
+            json!({ "iss": self.issuer, "sub": subject, "aud": "sts.amazonaws.com", "exp": 4_102_444_800_u64 });
         let token = format!(
             "{}.{}.{}",
             part(json!({ "alg": "RS256" })),
