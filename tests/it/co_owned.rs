@@ -114,6 +114,86 @@ async fn what_a_co_owner_changed_since_is_kept_by_a_rollback() {
     assert_eq!(settings.data().await, json!({"x": "helm-2", "y": "ours"}));
 }
 
+/// Guards that a rollback is not refused because somebody or something scaled what was deployed.
+#[tokio::test]
+async fn a_deployment_that_was_scaled_meanwhile_is_rolled_back_with_its_new_size() {
+    use k8s_openapi::api::apps::v1::Deployment;
+    let world = world().await;
+    let namespace = world.namespace("scaled").await.expect("a namespace");
+    let go = world.folder().join("go");
+    let document = |image: &str, check: &str| {
+        let steps = format!(
+            r#"    - name: deploy
+      kubernetesRollingDeploy:
+        cluster: prod
+        namespace: {namespace}
+        manifests:
+          - apiVersion: apps/v1
+            kind: Deployment
+            metadata: {{ name: web }}
+            spec:
+              replicas: 2
+              selector: {{ matchLabels: {{ app: web }} }}
+              template:
+                metadata: {{ labels: {{ app: web }} }}
+                spec: {{ containers: [ {{ name: app, image: "{image}" }} ] }}
+{check}"#
+        );
+        recipe::task(&namespace, MORE, &steps)
+    };
+    let first = world.submit(&document("web:1", "")).await.expect("queued");
+    world.succeeded(&first, SOON).await.expect("the first revision");
+    let check = format!(
+        "    - name: check\n      shell:\n        retrySafe: true\n        run: |\n          until test -e {}; do sleep 0.1; done\n          exit 1\n",
+        go.display()
+    );
+    let task = world.submit(&document("web:2", &check)).await.expect("queued");
+    checking(&world, &task).await;
+    let admin = world
+        .kubernetes()
+        .await
+        .expect("a cluster")
+        .admin()
+        .await
+        .expect("a client");
+    let deployments: Api<Deployment> = Api::namespaced(admin, &namespace);
+    let four = Patch::Merge(json!({"spec": {"replicas": 4}}));
+    deployments
+        .patch_scale("web", &PatchParams::default(), &four)
+        .await
+        .expect("scaled");
+    std::fs::write(&go, "").expect("written");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let result = ended.result.clone().expect("a result");
+    assert_eq!(result.world(), v1::World::RolledBack, "{ended:#?}\n{}", world.report());
+    let spec = deployments.get("web").await.expect("read").spec;
+    let image = spec.template.spec.expect("pods").containers.remove(0).image;
+    assert_eq!((image.as_deref(), spec.replicas), (Some("web:1"), Some(4)));
+}
+
+/// Guards that the loss of an agent can be answered by a rollback where a failure is not.
+#[tokio::test]
+async fn what_a_lost_agent_applied_is_put_back_where_only_its_loss_asks_for_that() {
+    let mut world = world().await;
+    let namespace = world.namespace("lost").await.expect("a namespace");
+    let settings = Settings::of(&world, &namespace).await;
+    settings.helm_applies("helm-1").await;
+    let go = world.folder().join("go");
+    let document = failing(&namespace, &go).replace("  onFailure: rollback\n", "  onAgentLoss: rollback\n");
+    let task = world.submit(&document).await.expect("queued");
+    checking(&world, &task).await;
+    assert_eq!(settings.data().await, json!({"x": "helm-1", "y": "ours"}));
+    world.agents[0].kill().expect("killed");
+    world.agent(AgentOptions::named("other")).await.expect("another agent");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    assert_eq!(
+        settings.data().await,
+        json!({"x": "helm-1"}),
+        "{ended:#?}\n{}",
+        world.report()
+    );
+}
+
 /// Guards what a co-owner writes while our request is under way: the API server is told what we have seen.
 #[tokio::test]
 async fn what_a_co_owner_changes_before_an_apply_arrives_fails_it_and_nothing_is_overwritten() {

@@ -215,3 +215,42 @@ async fn submit_shows_a_denial_with_its_hint_and_ends_with_1() {
         assert!(!said.contains(secret), "{said}");
     }
 }
+
+/// Guards that a rollback that brought the service back says so, also where its role may not tidy up after it.
+#[tokio::test]
+async fn a_rollback_whose_role_may_not_deregister_has_rolled_back_and_says_what_stays() {
+    let world = World::with_shared_cloud().await.expect("a world");
+    let (service, _) = recipe::service(&world, "untidy").await;
+    let before = recipe::runs(&world, &service).await;
+    let actions = [
+        "ecs:Describe*",
+        "ecs:List*",
+        "ecs:RegisterTaskDefinition",
+        "ecs:TagResource",
+        "ecs:UpdateService",
+        "iam:PassRole",
+    ];
+    let role = world
+        .cloud()
+        .expect("a cloud")
+        .role(&world.unique("untidy"), &actions)
+        .await
+        .expect("a role");
+    let more = Where { role: &role, ..RIGHT }.aws();
+    let steps = format!(
+        "    - name: deploy\n      ecsRollingDeploy:\n        cluster: prod\n        service: {service}\n        taskDefinition: {{ family: {service}, containerDefinitions: [ {{ name: app, image: \"a:2\", memory: 64 }} ] }}\n    - name: check\n      shell: {{ run: \"exit 1\" }}\n"
+    );
+    let task = world
+        .submit(&recipe::task("untidy", &more, &steps))
+        .await
+        .expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let result = ended.result.clone().expect("a result");
+    assert_eq!(result.world(), v1::World::RolledBack, "{ended:#?}\n{}", world.report());
+    let remains = result.remains.join("\n");
+    assert!(
+        remains.contains("stays registered") && remains.contains("ecs:DeregisterTaskDefinition"),
+        "{remains}"
+    );
+    assert_eq!(recipe::runs(&world, &service).await, before);
+}

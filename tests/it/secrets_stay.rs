@@ -217,3 +217,71 @@ async fn a_secret_output_is_used_by_the_next_step_and_shown_to_nobody() {
     has_none_of(&world.manager.data(), std::slice::from_ref(&secret));
     has_none_of(&world.agents[0].work_folder(), std::slice::from_ref(&secret));
 }
+
+/// Guards every place that cuts a text: no piece of a secret that lies across the cut is anywhere, and a plain output
+/// that holds one is kept as a secret too.
+#[tokio::test]
+async fn no_piece_of_a_secret_output_is_anywhere_wherever_a_text_is_cut() {
+    let world = World::with_one_agent().await.expect("a world");
+    // Every eight characters of it are found nowhere else.
+    let secret: String = (0..120).map(|_| char::from(b'a' + rand::random::<u8>() % 26)).collect();
+    let source = world.folder().join("source");
+    std::fs::write(&source, &secret).expect("written");
+    let used = world.folder().join("used");
+    let steps = format!(
+        r#"    - name: make
+      shell:
+        secretOutputs: [token]
+        run: |
+          echo "token=$(cat {source})" >> "$DEPUTY_OUTPUT"
+    - name: pass
+      shell:
+        run: |
+          : 'Authorization: Bearer ${{{{ steps.make.outputs.token }}}}'
+          echo 'url=https://example.invalid/?token=${{{{ steps.make.outputs.token }}}}' >> "$DEPUTY_OUTPUT"
+    - name: use
+      shell:
+        run: |
+          printf %s '${{{{ steps.pass.outputs.url }}}}' > {used}
+    - name: wrong
+      shell:
+        run: |
+          echo '${{{{ steps.make.outputs.token }}}} is no output' >> "$DEPUTY_OUTPUT"
+"#,
+        source = source.display(),
+        used = used.display(),
+    );
+    let task = world.submit(&recipe::task("cut", "", &steps)).await.expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let failure = ended
+        .result
+        .clone()
+        .and_then(|result| result.failure)
+        .expect("a failure");
+    assert_eq!(
+        (failure.step.as_str(), failure.class.as_str()),
+        ("wrong", "shell.outputs"),
+        "{failure:#?}"
+    );
+    let url = std::fs::read_to_string(&used).expect("used");
+    assert!(url.ends_with(&secret), "the next step has it whole: {url}");
+    let pieces: Vec<String> = secret
+        .as_bytes()
+        .windows(8)
+        .map(|piece| String::from_utf8_lossy(piece).into_owned())
+        .collect();
+    let mut said = world.logs(&task).await.expect("logs");
+    for arguments in [
+        &["get", &task, "--journal"][..],
+        &["explain", &task],
+        &["watch", &task, "--output", "json"],
+    ] {
+        said.push_str(&format!("{:?}", world.deputy(arguments).await.expect("run")));
+    }
+    said.push_str(&format!("{:?}", world.tasks.journal(&task).await.expect("the journal")));
+    said.push_str(&world.report());
+    let shown: Vec<&String> = pieces.iter().filter(|piece| said.contains(piece.as_str())).collect();
+    assert!(shown.is_empty(), "{shown:?} in {said}");
+    has_none_of(&world.manager.data(), &pieces);
+    has_none_of(&world.agents[0].work_folder(), &pieces);
+}

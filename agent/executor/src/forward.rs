@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deputy_steps::context::{Outputs, StepContext};
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::registry;
-use deputy_task::document::{OnFailure, Step, duration};
+use deputy_task::document::{OnAgentLoss, OnFailure, Step, duration};
 use deputy_task::outcome::{Failure, Outcome, StopReason};
 use deputy_task::progress::StepStatus;
 use deputy_task::record::{Direction, EffectKey, Record, RecordBody};
@@ -122,7 +122,12 @@ async fn run_step(
     let program = (attempt.shared.programs)(kind);
     let outputs = drive(attempt, limits, program.run(&ctx)).await?;
     finish_step(attempt, step, &outputs, place).await?;
-    attempt.board.outputs(&step.name, masked(attempt, &outputs));
+    // Later steps get what is recorded, in this attempt and in every other.
+    let outputs = Outputs {
+        values: masked(attempt, &outputs),
+        ..outputs
+    };
+    attempt.board.outputs(&step.name, outputs.values.clone());
     attempt.board.status(&step.name, StepStatus::Succeeded);
     arguments.ended(&step.name, outputs);
     Ok(())
@@ -147,7 +152,8 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction,
         direction,
         version,
     );
-    ctx.keeps_before_images = attempt.document.spec.on_failure == OnFailure::Rollback;
+    let spec = &attempt.document.spec;
+    ctx.keeps_before_images = spec.on_failure == OnFailure::Rollback || spec.on_agent_loss == OnAgentLoss::Rollback;
     ctx.brings_surroundings = !attempt.document.spec.sources.is_empty() || attempt.document.spec.aws.is_some();
     ctx
 }

@@ -84,7 +84,10 @@ pub(crate) async fn undo(ctx: &StepContext, wanted: &Wanted) -> Result<Undone, S
     if let Settled::Happened(change) = undo.change(&before, &revision).await? {
         let ours = revision.task_definition_arn.as_str();
         match (&before.service, undo.current(&before, ours).await?) {
-            (Some(service), current) => undo.restore(service, &change, (ours, current)).await?,
+            (Some(service), current) => {
+                let restored = undo.restore(service, &change, (ours, current)).await;
+                undo.keep_what_is_done(restored)?;
+            }
             (None, current) => undo.delete(ours, current).await?,
         }
     }
@@ -380,7 +383,22 @@ impl Undo<'_> {
         }
     }
 
-    async fn deregister(&self, revision: &Revision) -> Result<(), StepError> {
+    /// A service that was set back and does not become steady is something left: what was said and done before
+    /// stays true.
+    fn keep_what_is_done(&mut self, restored: Result<(), StepError>) -> Result<(), StepError> {
+        match restored {
+            Err(StepError::Failed(failure)) if self.undone.restored => {
+                let left = format!("{} was set back, but: {}", self.wanted.service, failure.summary);
+                self.undone.left.push(left);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// A revision that nothing runs is no harm: where it may not be deregistered, that is said, and the undo is
+    /// what it is without it.
+    async fn deregister(&mut self, revision: &Revision) -> Result<(), StepError> {
         let arn = revision.task_definition_arn.as_str();
         let effect = Effect::bounded(
             &self.names.deregister,
@@ -388,14 +406,23 @@ impl Undo<'_> {
             &json!({"taskDefinition": arn}),
         );
         let key = self.ctx.key(&self.names.deregister);
-        self.ctx
+        let deregistered = self
+            .ctx
             .effect(
                 effect,
                 || look_patiently(self.ctx, || self.ecs.look_deregistered(arn)),
                 |permit| self.ecs.deregister(arn, Pass::new(permit, key.clone())),
             )
-            .await?;
-        self.ctx.narrate(format_args!("deregistered {}", short(arn)));
+            .await;
+        match deregistered {
+            Ok(_) => self.ctx.narrate(format_args!("deregistered {}", short(arn))),
+            Err(StepError::Failed(failure)) => self.undone.noted.push(format!(
+                "the task definition {} stays registered, and nothing runs it: {}",
+                short(arn),
+                failure.summary
+            )),
+            Err(other) => return Err(other),
+        }
         Ok(())
     }
 }

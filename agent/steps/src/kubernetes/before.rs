@@ -2,7 +2,7 @@
 //! tells whether it is still the same. Recorded as a fact before the first change.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::fields;
@@ -147,16 +147,19 @@ fn strip(object: &mut Value) {
     }
 }
 
-/// Who wishes which field.
+/// Who wishes which field. Not the number of replicas: scaling takes it from whoever had it.
 fn owners(object: &Value) -> String {
-    let entries = fields::wishes(object).map(|entry| {
-        let mut kept = Map::new();
-        for key in ["manager", "operation", "fieldsV1"] {
-            kept.insert(key.to_owned(), entry.get(key).cloned().unwrap_or(Value::Null));
-        }
-        Value::Object(kept)
-    });
-    let mut entries: Vec<String> = entries.map(|entry| digest(&entry)).collect();
+    let replicas = ["f:spec", "f:replicas"];
+    let mut entries: Vec<String> = fields::wishes(object)
+        .filter_map(|entry| {
+            let paths: Vec<_> = fields::paths(entry)
+                .into_iter()
+                .filter(|path| *path != replicas)
+                .collect();
+            let who = (fields::manager(entry), entry.get("operation").and_then(Value::as_str));
+            (!paths.is_empty()).then(|| digest(&json!({"who": who, "paths": paths})))
+        })
+        .collect();
     entries.sort();
     digest(&Value::from(entries))
 }
@@ -196,8 +199,6 @@ fn canonical(value: &Value, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn deployment(replicas: i32, image: &str, revision: &str) -> Value {

@@ -129,7 +129,7 @@ fn of_us(object: &Value) -> BTreeSet<Path> {
 }
 
 /// What an entry owns.
-fn paths(entry: &Value) -> BTreeSet<Path> {
+pub(crate) fn paths(entry: &Value) -> BTreeSet<Path> {
     let mut found = BTreeSet::new();
     if let Some(fields) = entry.get("fieldsV1") {
         collect(fields, &mut Vec::new(), &mut found);

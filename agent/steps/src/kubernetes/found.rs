@@ -123,6 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn scaling_by_hand_or_by_an_autoscaler_is_no_change() {
+        let ours = |fields: Value| json!({"manager": "deputy", "operation": "Apply", "fieldsV1": {"f:spec": fields}});
+        let object = |replicas: u32, fields: Value| {
+            json!({"metadata": {"uid": "u", "annotations": {EFFECT_ANNOTATION: "default/t/1/s"}, "managedFields": fields},
+                "spec": {"replicas": replicas, "image": "web:2"}})
+        };
+        let applied = object(2, json!([ours(json!({"f:replicas": {}, "f:image": {}}))]));
+        let scale = json!({"manager": "kubectl", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+        let scaled = object(4, json!([ours(json!({"f:image": {}})), scale]));
+        let earlier = object(2, json!([ours(json!({"f:replicas": {}, "f:image": {}}))]));
+        assert_eq!(told(&scaled, Some(&earlier), &Applied::of(&applied)), "ours");
+        let edited = object(2, json!([ours(json!({"f:replicas": {}}))]));
+        assert_eq!(
+            told(&edited, Some(&earlier), &Applied::of(&applied)),
+            "it was changed since by somebody",
+            "the image is nobody's any more"
+        );
+    }
+
+    #[test]
     fn the_value_of_a_co_owner_counts_also_where_it_was_adopted_with_the_apply() {
         let token = Some("default/t/1/s");
         let earlier = live("u", None, &["helm"]);

@@ -21,10 +21,10 @@ const MAX_VALUES_BYTES: usize = MAX_RECORD_BYTES - 8 * 1024;
 const MAX_NAME_BYTES: usize = 128;
 
 /// May lines that cannot be read be shown?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quoting {
-    /// Yes.
-    Lines,
+#[derive(Clone, Copy)]
+pub(super) enum Quoting<'a> {
+    /// Yes, without the secrets that this takes out.
+    Lines(&'a dyn Fn(&str) -> String),
     /// No: the script writes secrets, and a line in the wrong form may be one.
     Nothing,
 }
@@ -56,7 +56,7 @@ pub(super) enum OutputProblem {
 }
 
 /// Reads the file. One that is gone holds nothing.
-pub(super) fn read(file: &Path, quoting: Quoting) -> Result<Written, OutputProblem> {
+pub(super) fn read(file: &Path, quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
     parse(&bytes_of(file)?, quoting)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn check_size(values: &Map<String, Value>) -> Result<(), OutputProble
     }
 }
 
-fn parse(bytes: &[u8], quoting: Quoting) -> Result<Written, OutputProblem> {
+fn parse(bytes: &[u8], quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
     let mut written = Written::new();
     let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().map(|(index, line)| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -162,7 +162,7 @@ fn parse(bytes: &[u8], quoting: Quoting) -> Result<Written, OutputProblem> {
     Ok(written)
 }
 
-fn checked_name(line: usize, name: &str, quoting: Quoting) -> Result<String, OutputProblem> {
+fn checked_name(line: usize, name: &str, quoting: Quoting<'_>) -> Result<String, OutputProblem> {
     let name = name.trim();
     let good = name.len() <= MAX_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -180,9 +180,10 @@ fn checked_name(line: usize, name: &str, quoting: Quoting) -> Result<String, Out
 }
 
 /// The beginning of a line, if it may be shown.
-fn shown(text: &str, quoting: Quoting) -> String {
+fn shown(text: &str, quoting: Quoting<'_>) -> String {
     match quoting {
-        Quoting::Lines => format!(": {}", text.chars().take(40).collect::<String>()),
+        // Whole first, then cut: half a secret would be found by nobody.
+        Quoting::Lines(redact) => format!(": {}", redact(text).chars().take(40).collect::<String>()),
         Quoting::Nothing => String::new(),
     }
 }
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> String {
-        match parse(text.as_bytes(), Quoting::Lines) {
+        match parse(text.as_bytes(), Quoting::Lines(&str::to_owned)) {
             Ok(written) => written
                 .iter()
                 .map(|(name, value)| format!("{name}={value:?};"))
@@ -225,12 +226,20 @@ mod tests {
         line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a.b
         line 1 of the output file begins the value of x, and "END" never ends it
         "#);
+        let redacted = parse(
+            b"0123456789012345678901234567890123hunter2 more",
+            Quoting::Lines(&|text| text.replace("hunter2 more", "***")),
+        );
+        let redacted = redacted.expect_err("bad").to_string();
+        assert!(redacted.contains("***") && !redacted.contains("hunter"), "{redacted}");
         let silent = parse(b"hunter2 hunter2", Quoting::Nothing)
             .expect_err("bad")
             .to_string();
         assert!(!silent.contains("hunter2"), "{silent}");
         assert_eq!(
-            parse(b"a=1\nb=\xff", Quoting::Lines).expect_err("bad").to_string(),
+            parse(b"a=1\nb=\xff", Quoting::Lines(&str::to_owned))
+                .expect_err("bad")
+                .to_string(),
             "line 2 of the output file is not UTF-8"
         );
     }
@@ -255,14 +264,23 @@ mod tests {
     fn links_pipes_and_floods_are_refused_and_a_missing_file_is_empty() {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("output");
-        assert!(read(&file, Quoting::Lines).expect("nothing").is_empty());
+        assert!(read(&file, Quoting::Lines(&str::to_owned)).expect("nothing").is_empty());
         std::os::unix::fs::symlink("/etc/passwd", &file).expect("link");
-        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::NotAFile)));
+        assert!(matches!(
+            read(&file, Quoting::Lines(&str::to_owned)),
+            Err(OutputProblem::NotAFile)
+        ));
         std::fs::remove_file(&file).expect("removed");
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("pipe");
-        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::NotAFile)));
+        assert!(matches!(
+            read(&file, Quoting::Lines(&str::to_owned)),
+            Err(OutputProblem::NotAFile)
+        ));
         std::fs::remove_file(&file).expect("removed");
         std::fs::write(&file, vec![b'x'; 300_000]).expect("written");
-        assert!(matches!(read(&file, Quoting::Lines), Err(OutputProblem::TooLarge)));
+        assert!(matches!(
+            read(&file, Quoting::Lines(&str::to_owned)),
+            Err(OutputProblem::TooLarge)
+        ));
     }
 }

@@ -109,9 +109,10 @@ impl Prepared {
             .current_dir(&self.working_folder)
     }
 
-    pub(super) fn outputs(&self, shell: &Shell) -> Result<Written, OutputProblem> {
+    /// What the script wrote. `redact` takes secrets out of what a problem quotes.
+    pub(super) fn outputs(&self, shell: &Shell, redact: &dyn Fn(&str) -> String) -> Result<Written, OutputProblem> {
         let quoting = if shell.secret_outputs.is_empty() {
-            Quoting::Lines
+            Quoting::Lines(redact)
         } else {
             Quoting::Nothing
         };

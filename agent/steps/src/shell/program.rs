@@ -88,10 +88,12 @@ impl ShellProgram {
             .map_err(|error| Failure::new("shell.badGrace", format!("grace {text:?} is no duration: {error}")))
     }
 
-    fn summary(&self) -> String {
-        let first = self
-            .shell
-            .run
+    /// For people. Secrets are taken out before it is cut: half of one would be found by nobody.
+    fn summary(&self, ctx: &StepContext) -> String {
+        let masked = ctx.masked(&self.shell);
+        let run = masked.get("run").and_then(Value::as_str).unwrap_or_default();
+        let run = ctx.host().log().redact(run);
+        let first = run
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -148,7 +150,7 @@ impl ShellProgram {
             return Err(error);
         }
         let written = prepared
-            .outputs(&self.shell)
+            .outputs(&self.shell, &|text| log.redact(text))
             .map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         let ran = self.keep(ctx, &log, written, secrets)?;
         Ok(ran)
@@ -168,15 +170,28 @@ impl ShellProgram {
             secret_outputs: Vec::new(),
         };
         let mut kept = secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in written {
-            if self.shell.secret_outputs.contains(&name) {
-                log.add_secret(value.as_bytes())
-                    .map_err(|refused| outputs_failure(ctx, &format!("secret output {name}: {refused}")))?;
-                ran.secret_outputs.push(name.clone());
-                kept.insert(name, value);
-            } else {
+        let (declared, others): (Vec<_>, Vec<_>) = written
+            .into_iter()
+            .partition(|(name, _)| self.shell.secret_outputs.contains(name));
+        for (name, value) in declared {
+            log.add_secret(value.as_bytes())
+                .map_err(|refused| outputs_failure(ctx, &format!("secret output {name}: {refused}")))?;
+            ran.secret_outputs.push(name.clone());
+            kept.insert(name, value);
+        }
+        for (name, value) in others {
+            // What holds a secret is one: recorded it would be another value, and a later attempt would go on with that.
+            if log.redact(&value) == value {
                 ran.outputs.insert(name, Value::String(value));
+                continue;
             }
+            ctx.narrate(format!(
+                "the output {name} holds a secret and is kept as one; it could be named in secretOutputs"
+            ));
+            log.add_secret(value.as_bytes())
+                .map_err(|refused| outputs_failure(ctx, &format!("output {name}, which holds a secret: {refused}")))?;
+            ran.secret_outputs.push(name.clone());
+            kept.insert(name, value);
         }
         outputs::check_size(&ran.outputs).map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         Ok(ran)
@@ -186,7 +201,7 @@ impl ShellProgram {
 #[async_trait]
 impl StepProgram for ShellProgram {
     async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
-        let effect = Effect::held(RUN, self.summary(), &ctx.masked(&self.shell), self.retry_safe());
+        let effect = Effect::held(RUN, self.summary(ctx), &ctx.masked(&self.shell), self.retry_safe());
         environment::check_step_variables(&self.shell.env)?;
         let prepared = OnceCell::new();
         // What can fail before anything runs should fail before the intent: then nothing has begun. A plain script
@@ -225,7 +240,7 @@ impl StepProgram for ShellProgram {
 
     async fn undo(&self, ctx: &StepContext) -> Result<Undone, StepError> {
         let say = |what: &str| {
-            let summary = self.summary();
+            let summary = self.summary(ctx);
             vec![format!(
                 "{what} ({summary}); what a script changed cannot be restored automatically"
             )]
