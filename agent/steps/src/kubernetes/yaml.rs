@@ -68,11 +68,19 @@ enum Open {
     },
 }
 
+/// What an anchor names, and what another copy of it costs.
+#[derive(Clone)]
+struct Anchored {
+    value: Value,
+    nodes: usize,
+    depth: usize,
+}
+
 struct Reader {
     number: usize,
     nodes: usize,
     stack: Vec<Open>,
-    anchors: HashMap<usize, (Value, usize)>,
+    anchors: HashMap<usize, Anchored>,
     documents: Vec<YamlDocument>,
 }
 
@@ -104,7 +112,7 @@ impl Reader {
                     return self.key(&text, style, at);
                 }
                 let value = scalar(&text, style, tag.as_deref()).map_err(|message| self.error(at, message))?;
-                self.value(value, anchor, 1, at)
+                self.value(value, anchor, at)
             }
             Event::SequenceStart(anchor, _) => self.open(
                 Open::List {
@@ -124,10 +132,12 @@ impl Reader {
             ),
             Event::SequenceEnd | Event::MappingEnd => self.close(at),
             Event::Alias(anchor) => {
-                let Some((value, nodes)) = self.anchors.get(&anchor).cloned() else {
+                let Some(anchored) = self.anchors.get(&anchor).cloned() else {
                     return Err(self.error(at, "an alias within its own anchor"));
                 };
-                self.value(value, 0, nodes, at)
+                self.fits(anchored.depth, at)?;
+                self.count(anchored.nodes, at)?;
+                self.place(anchored.value, at)
             }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
         }
@@ -159,10 +169,17 @@ impl Reader {
         if self.wants_key() {
             return Err(self.error(at, "a key must be text"));
         }
-        if self.stack.len() >= MAX_DEPTH {
+        self.fits(1, at)?;
+        self.stack.push(open);
+        Ok(())
+    }
+
+    /// Is there room for as many levels as these below what is open? Everything that walks a value, its own end
+    /// included, goes a call deeper for each.
+    fn fits(&self, depth: usize, at: Marker) -> Result<(), YamlError> {
+        if self.stack.len() + depth > MAX_DEPTH {
             return Err(self.error(at, format!("nested deeper than {MAX_DEPTH} levels")));
         }
-        self.stack.push(open);
         Ok(())
     }
 
@@ -182,7 +199,7 @@ impl Reader {
             }
             None => return Err(self.error(at, "an end without a beginning")),
         };
-        self.value(value, anchor, 1, at)
+        self.value(value, anchor, at)
     }
 
     /// `<<`: keys that are not there yet come from another mapping.
@@ -201,11 +218,20 @@ impl Reader {
         }
     }
 
-    fn value(&mut self, value: Value, anchor: usize, nodes: usize, at: Marker) -> Result<(), YamlError> {
-        self.count(nodes, at)?;
+    fn value(&mut self, value: Value, anchor: usize, at: Marker) -> Result<(), YamlError> {
+        self.count(1, at)?;
         if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), count_nodes(&value)));
+            let anchored = Anchored {
+                value: value.clone(),
+                nodes: count_nodes(&value),
+                depth: depth(&value),
+            };
+            self.anchors.insert(anchor, anchored);
         }
+        self.place(value, at)
+    }
+
+    fn place(&mut self, value: Value, at: Marker) -> Result<(), YamlError> {
         match self.stack.last_mut() {
             Some(Open::List { items, .. }) => items.push(value),
             Some(Open::Mapping {
@@ -243,6 +269,14 @@ fn count_nodes(value: &Value) -> usize {
         Value::Array(items) => items.iter().map(count_nodes).sum::<usize>() + 1,
         Value::Object(entries) => entries.values().map(count_nodes).sum::<usize>() + entries.len() + 1,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(entries) => 1 + entries.values().map(depth).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
 
@@ -380,6 +414,21 @@ mod tests {
                 .to_string()
                 .contains("nested deeper")
         );
+    }
+
+    #[test]
+    fn aliases_that_lie_in_each_other_are_refused_as_deep_as_brackets_are() {
+        // Each line puts the one before it a level deeper; the list around all is a level itself.
+        let tower = |levels: usize| {
+            let floors = (1..levels).map(|level| format!("- &a{level} [*a{}]\n", level - 1));
+            format!("- &a0 []\n{}", floors.collect::<String>())
+        };
+        assert_eq!(one(&tower(MAX_DEPTH - 1)).as_array().map(Vec::len), Some(MAX_DEPTH - 1));
+        for (levels, line) in [(MAX_DEPTH, MAX_DEPTH), (7_700, MAX_DEPTH)] {
+            let error = read_documents(&tower(levels)).expect_err("deep").to_string();
+            assert!(error.starts_with(&format!("document 1, line {line}, ")), "{error}");
+            assert!(error.ends_with("nested deeper than 64 levels"), "{error}");
+        }
     }
 
     #[test]

@@ -218,6 +218,18 @@ fn a_megabyte_of_nesting_aliases_or_errors_is_refused() {
 }
 
 #[test]
+fn an_expression_that_nests_by_the_thousand_is_an_error_with_its_place() {
+    let when = format!("{}true", "!".repeat(4_000));
+    let text = task(&format!(
+        "  steps:\n    - name: one\n      when: \"{when}\"\n      shell: {{ run: 'true' }}\n"
+    ));
+    let errors = read_text(&text, json!({})).expect_err("too deep");
+    let shown = errors.items.first().map(|error| error.one_line("task.yaml"));
+    let shown = shown.expect("one").replace(&"!".repeat(100), "!<100>");
+    insta::assert_snapshot!(shown, @"task.yaml:7:14: the expression `!<100>!!!!!!!!!!!!!!!!!!!!…` is nested deeper than 100 operators, filters and attributes");
+}
+
+#[test]
 fn the_committed_schema_is_current() {
     let committed = include_str!("../../../../docs/task.schema.json");
     assert!(

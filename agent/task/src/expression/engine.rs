@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 
+use super::depth::bounded;
 use super::reference::mentions;
 
 /// Longest expression.
@@ -96,6 +97,7 @@ pub(crate) fn check(source: &str) -> Result<(), ExpressionError> {
             format!("is longer than {MAX_EXPRESSION_BYTES} bytes"),
         ));
     }
+    shallow(source)?;
     if !mentions(source).products.is_empty() {
         return Err(ExpressionError::new(source, "uses '*', which expressions do not have"));
     }
@@ -110,6 +112,7 @@ pub(crate) fn evaluate(source: &str, names: Value, undefined: Undefined) -> Resu
     if source.len() > MAX_EXPRESSION_BYTES || source.contains('*') {
         check(source)?;
     }
+    shallow(source)?;
     let environment: &Environment<'static> = match undefined {
         Undefined::Refused => &STRICT,
         Undefined::Empty => &LENIENT,
@@ -121,6 +124,11 @@ pub(crate) fn evaluate(source: &str, names: Value, undefined: Undefined) -> Resu
     compiled
         .eval(names)
         .map_err(|error| ExpressionError::new(source, reason(&error)))
+}
+
+/// The engine works by recursion: what is too deep for it must not reach it.
+fn shallow(source: &str) -> Result<(), ExpressionError> {
+    bounded(source).map_err(|too_deep| ExpressionError::new(source, too_deep.to_string()))
 }
 
 /// `&&`, `||` and `!` as the engine spells them.
@@ -265,6 +273,67 @@ mod tests {
             let answer = evaluate(&format!("'1' | {name}"), Value::UNDEFINED, Undefined::Refused);
             assert!(format!("{answer:?}").contains("unknown"), "{name}: {answer:?}");
         }
+    }
+
+    /// All that can lie in itself: what is repeated before the middle, the middle, what is repeated behind it.
+    const TOWERS: [(&str, &str, &str); 35] = [
+        ("!", "true", ""),
+        ("not ", "true", ""),
+        ("-", "1", ""),
+        ("- -", "1", ""),
+        ("(", "1", ")"),
+        ("[", "", "]"),
+        ("{1:", "1", "}"),
+        ("!(", "true", ")"),
+        ("-(", "1", ")"),
+        ("x[", "1", "]"),
+        ("x[1:", "1", "]"),
+        ("x(", "1", ")"),
+        ("x|d(", "1", ")"),
+        ("x is eq(", "1", ")"),
+        ("", "labels", ".a"),
+        ("", "labels", "[0]"),
+        ("", "labels", "[:]"),
+        ("", "labels", "()"),
+        ("", "1", "|d"),
+        ("", "1", "|d(1)"),
+        ("", "1", " is odd"),
+        ("", "1", " is not odd"),
+        ("", "1", "+1"),
+        ("", "1", "~1"),
+        ("", "1", "/1"),
+        ("", "1", "==1"),
+        ("", "1", " in[]"),
+        ("", "1", "&&1"),
+        ("", "1", "||1"),
+        ("", "1", " and 1"),
+        ("", "1", " if 1"),
+        ("1 if 1 else ", "1", ""),
+        ("", "1", " if 1 else 1"),
+        ("((", "", ""),
+        ("-1+", "1", ""),
+    ];
+
+    #[test]
+    fn a_tower_is_refused_and_the_highest_that_is_not_fits_into_a_small_stack() {
+        let judged = || {
+            for (before, middle, after) in TOWERS {
+                let tower = |floors: usize| format!("{}{middle}{}", before.repeat(floors), after.repeat(floors));
+                let most = (MAX_EXPRESSION_BYTES - middle.len()) / (before.len() + after.len());
+                let highest = (1..most).take_while(|floors| bounded(&tower(*floors)).is_ok()).last();
+                // The engine may find other things wrong with it, and lives to say so.
+                let _ = evaluate(&tower(highest.expect("some")), Value::UNDEFINED, Undefined::Empty);
+                for refused in [tower(highest.expect("some") + 1), tower(most)] {
+                    let error = check(&refused).expect_err("too deep");
+                    assert!(error.reason.contains("deeper than"), "{error}");
+                    let again = evaluate(&refused, Value::UNDEFINED, Undefined::Empty);
+                    assert_eq!(again.expect_err("too deep"), error);
+                }
+            }
+        };
+        // A quarter of what a thread has, and in a test build, whose frames are several times as large.
+        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        small.spawn(judged).expect("spawned").join().expect("judged");
     }
 
     #[test]
