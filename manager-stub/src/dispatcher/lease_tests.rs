@@ -324,6 +324,42 @@ fn a_goodbye_ends_the_lease_at_once() {
 }
 
 #[test]
+fn a_task_that_costs_three_agents_in_a_row_waits_for_an_operator_before_it_costs_a_fourth() {
+    let mut bench = Bench::running();
+    for epoch in 1..3 {
+        assert_eq!(bench.state(), (TaskState::Running, epoch));
+        bench.goodbye();
+        bench.pass(Duration::from_secs(10));
+        assert_eq!(bench.state(), (TaskState::Queued, epoch));
+        bench.hello(Vec::new());
+        bench.write(v1::write_op::Op::Start(v1::StartOp {}));
+    }
+    // A restart of the manager is no loss, and forgets none.
+    bench.restart();
+    bench.pass(Duration::from_secs(120));
+    assert_eq!(bench.state(), (TaskState::Lost, 3));
+    bench.restart();
+    bench.hello(Vec::new());
+    for _ in 0..10 {
+        bench.pass(Duration::from_secs(60));
+        bench.heartbeat();
+    }
+    assert_eq!(bench.state(), (TaskState::Lost, 3), "nobody gets it by a timer");
+    let (reply, _) = oneshot::channel();
+    let resume = Change::Resolve {
+        resolve: crate::store::task::Resolve::Resume,
+        reason: "looked".into(),
+    };
+    bench.take(Inbound::Manage {
+        key: key(),
+        change: resume,
+        reply,
+    });
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.state(), (TaskState::Assigned, 4));
+}
+
+#[test]
 fn a_session_that_does_not_read_is_ended_and_its_lease_goes_on() {
     let mut bench = Bench::running();
     for _ in 0..2_000 {

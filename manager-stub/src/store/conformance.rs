@@ -202,7 +202,7 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 16] = [
+pub(super) const SUITE: [(&str, Test); 17] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -228,6 +228,10 @@ pub(super) const SUITE: [(&str, Test); 16] = [
     ),
     ("events have revisions without gaps and a growing sequence", event_order),
     ("a lost task is given away when nothing can be in flight", giving_away),
+    (
+        "a task that costs one agent after the other and gets no further waits for an operator",
+        losing_one_agent_after_the_other,
+    ),
     ("an operator's decision is carried out by the same rule", resolving),
     ("a retry begins an empty journal", retrying),
     ("leases are never shortened, and a wished drain is kept", leases),
@@ -575,6 +579,94 @@ fn giving_away(bench: &mut Bench) {
     assert_eq!(bench.write(&attempt, "i1", Write::Start), Verdict::StaleEpoch);
     bench.one(assign(&key, 1, "i2"));
     assert_eq!(bench.head(&key).epoch, 2);
+}
+
+fn losing_one_agent_after_the_other(bench: &mut Bench) {
+    let (key, mut attempt) = bench.running("t1", |_| {});
+    let intent = || record("s/a", v1::RecordKind::Intent, "");
+    let fact = |key: &str| record(key, v1::RecordKind::Fact, "1");
+    // What the attempt does before its agent is lost, and whether another agent gets the task afterwards.
+    let lives = [
+        (vec![], true),
+        // Something new counts from nothing again.
+        (vec![fact("s/f"), intent()], true),
+        (vec![], true),
+        // An intent that is written again, and a fact that is known, are nothing new.
+        (vec![fact("s/f"), intent()], true),
+        (vec![intent()], false),
+    ];
+    for (writes, goes_on) in lives {
+        for write in writes {
+            assert_eq!(bench.write(&attempt, "i1", write), Verdict::Ok);
+        }
+        lose(bench, &key, &attempt);
+        bench.reopen();
+        let lost = bench.head(&key);
+        let given = bench.change(&key, give_away(&attempt, T0));
+        if goes_on {
+            assert_eq!(given.expect("given away").state, TaskState::Queued);
+            attempt = start_again(bench, &key);
+        } else {
+            assert_eq!(given, Err(Missed::Held));
+            assert!(
+                lost.condition
+                    .starts_with("held: 3 agents were lost one after the other while they had this task"),
+                "{}",
+                lost.condition
+            );
+            assert!(
+                lost.condition.contains("`deputy resolve t1 resume|"),
+                "{}",
+                lost.condition
+            );
+        }
+    }
+    // Its process is back after all, and is lost once more: that is the same loss.
+    assert_eq!(bench.write(&attempt, "i1", intent()), Verdict::Ok);
+    assert_eq!(bench.head(&key).state, TaskState::Running);
+    lose(bench, &key, &attempt);
+    assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::Held));
+    assert!(bench.head(&key).condition.starts_with("held: 3 agents"));
+    // After an operator's decision it counts anew, and so it does after an agent that could hand it back.
+    let resume = Change::Resolve {
+        resolve: Resolve::Resume,
+        reason: "looked".into(),
+    };
+    bench.change(&key, resume).expect("resolved");
+    bench.change(&key, give_away(&attempt, T0)).expect("given away");
+    for hands_back in [false, false, true, false, false] {
+        attempt = start_again(bench, &key);
+        if hands_back {
+            let reason = "drains".into();
+            assert_eq!(bench.write(&attempt, "i1", Write::Release { reason }), Verdict::Ok);
+            bench.now = bench.now.after(Duration::from_secs(60));
+        } else {
+            lose(bench, &key, &attempt);
+            bench.change(&key, give_away(&attempt, T0)).expect("given away");
+        }
+    }
+    attempt = start_again(bench, &key);
+    lose(bench, &key, &attempt);
+    assert_eq!(bench.change(&key, give_away(&attempt, T0)), Err(Missed::Held));
+}
+
+/// The agent of the attempt is lost, and a minute later nothing of it can be in flight.
+fn lose(bench: &mut Bench, key: &TaskKey, attempt: &AttemptRef) {
+    let lose = Change::Lose {
+        epoch: attempt.epoch,
+        reason: "silent".into(),
+    };
+    bench.change(key, lose).expect("lost");
+    bench.now = bench.now.after(Duration::from_secs(60));
+}
+
+/// The next attempt, which runs on `i1`.
+fn start_again(bench: &mut Bench, key: &TaskKey) -> AttemptRef {
+    let epoch = bench.head(key).epoch;
+    bench.one(assign(key, epoch, "i1"));
+    let attempt = bench.head(key).attempt(key);
+    assert_eq!(bench.write(&attempt, "i1", Write::Start), Verdict::Ok);
+    attempt
 }
 
 fn resolving(bench: &mut Bench) {

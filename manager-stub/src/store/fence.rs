@@ -152,6 +152,7 @@ impl Hand<'_> {
                     return Verdict::StaleEpoch;
                 }
                 self.head.queued_at = self.now;
+                self.head.losses = 0;
                 self.head.deadline_at = self
                     .journal
                     .open()

@@ -42,6 +42,7 @@ pub struct Journal {
     entries: Vec<Entry>,
     bytes: usize,
     undo: bool,
+    grown_in: Epoch,
 }
 
 impl Journal {
@@ -74,6 +75,7 @@ impl Journal {
             Some(old) => *old = entry,
             None => {
                 self.bytes += encoded_bytes;
+                self.grown_in = record.epoch;
                 self.entries.push(entry);
             }
         }
@@ -95,6 +97,12 @@ impl Journal {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The attempt that last recorded something new; an intent that is written again is nothing new.
+    #[must_use]
+    pub fn grown_in(&self) -> Epoch {
+        self.grown_in
     }
 
     /// Has `Decision(undo)` been taken?

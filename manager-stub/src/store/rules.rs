@@ -19,6 +19,10 @@ use super::journal::Journal;
 use super::op::{Change, Missed};
 use super::task::{Resolve, TaskHead, TaskKey};
 
+/// After so many agents that were lost one after the other with a task that got no further, it is no
+/// coincidence any more: the next one is not risked without a person.
+const MAX_LOSSES: u32 = 3;
+
 /// A task at hand, with everything the rules may look at and change.
 #[derive(Debug)]
 pub struct Hand<'a> {
@@ -209,9 +213,25 @@ impl Hand<'_> {
         })
     }
 
+    /// Agents that were lost one after the other with this task, that of the newest attempt included, while nothing
+    /// new came into its journal.
+    fn losses(&self) -> u32 {
+        if self.journal.grown_in() == self.head.epoch {
+            0
+        } else {
+            self.head.losses.saturating_add(1)
+        }
+    }
+
     fn lost_condition(&self) -> String {
         let agent = self.head.agent.as_ref().map_or("its agent", AgentId::as_str);
         let resolve = format!("`deputy resolve {} resume|rollback|fail`", self.key.task);
+        let losses = self.losses();
+        if losses >= MAX_LOSSES {
+            return format!(
+                "held: {losses} agents were lost one after the other while they had this task, which got no further; see their logs, the last is {agent}'s; then {resolve}"
+            );
+        }
         match (self.on_agent_loss, self.held_by()) {
             (_, Some(why)) => format!("held: {why}; waiting for that process of {agent} or {resolve}"),
             (OnAgentLoss::Hold, None) => {
@@ -230,6 +250,10 @@ impl Hand<'_> {
 
     /// Policy, or what an operator decided before.
     fn give_away(&mut self) -> Result<(), Missed> {
+        let losses = self.losses();
+        if self.head.resolve.is_none() && losses >= MAX_LOSSES {
+            return Err(Missed::Held);
+        }
         let undo = match (self.head.resolve, self.held_by(), self.on_agent_loss) {
             (Some(Resolve::Resume), _, _) => false,
             (Some(Resolve::Rollback), _, _) => true,
@@ -239,6 +263,8 @@ impl Hand<'_> {
         };
         self.step(TaskEvent::GivenAway)?;
         let by_operator = self.head.resolve.take().is_some();
+        // A person who has looked has the count begin anew.
+        self.head.losses = if by_operator { 0 } else { losses };
         let reason = if by_operator {
             "an operator decided"
         } else {

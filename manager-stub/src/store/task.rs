@@ -132,6 +132,9 @@ pub struct TaskHead {
     pub resolve: Option<Resolve>,
     /// The encoded `deputy.v1.Result`; empty while the task lives.
     pub result: Bytes,
+    /// Attempts that ended with their agents, one after the other up to the newest but one, without
+    /// anything new in the journal.
+    pub losses: u32,
 }
 
 impl TaskHead {
@@ -153,6 +156,7 @@ impl TaskHead {
             deadline_at: StoreTime::ZERO,
             resolve: None,
             result: Bytes::new(),
+            losses: 0,
         }
     }
 

@@ -5,7 +5,11 @@ use rusqlite::Connection;
 use crate::store::contract::StoreError;
 
 /// Applied in order; the database remembers the number of the last one in `user_version`.
-const MIGRATIONS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_kept_wishes.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("0001_first.sql"),
+    include_str!("0002_kept_wishes.sql"),
+    include_str!("0003_losses.sql"),
+];
 
 /// Brings the database to the newest schema.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

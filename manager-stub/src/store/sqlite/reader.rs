@@ -125,7 +125,7 @@ impl Reads for SqliteReads {
             let mut tasks = Vec::new();
             while let Some(row) = found.next()? {
                 let mut spec = spec(row)?;
-                spec.document = rows::bytes(row, 25)?;
+                spec.document = rows::bytes(row, 26)?;
                 tasks.push(TaskRow {
                     spec,
                     head: rows::head(row, 11)?,

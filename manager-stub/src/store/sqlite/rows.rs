@@ -14,7 +14,7 @@ use crate::store::contract::StoreError;
 use crate::store::task::{Resolve, TaskHead};
 
 /// The columns of a head, in the order of [`head`], after `project, task`.
-pub(super) const HEAD: &str = "state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result";
+pub(super) const HEAD: &str = "state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result, losses";
 
 pub(super) fn state_code(state: TaskState) -> i64 {
     let code = match state {
@@ -87,6 +87,11 @@ pub(super) fn run(row: &Row<'_>, column: usize) -> Result<Run, StoreError> {
     Run::try_from(value).map_err(|_| corrupt("run", value))
 }
 
+fn count(row: &Row<'_>, column: usize) -> Result<u32, StoreError> {
+    let value: i64 = row.get(column)?;
+    u32::try_from(value).map_err(|_| corrupt("count", value))
+}
+
 pub(super) fn time(row: &Row<'_>, column: usize) -> Result<StoreTime, StoreError> {
     Ok(StoreTime::from_millis(row.get(column)?))
 }
@@ -141,5 +146,6 @@ pub(super) fn head(row: &Row<'_>, first: usize) -> Result<TaskHead, StoreError> 
             other => return Err(corrupt("resolution", other)),
         },
         result: bytes(row, first + 13)?,
+        losses: count(row, first + 14)?,
     })
 }

@@ -57,6 +57,25 @@ fn a_database_of_a_newer_manager_is_refused() {
 }
 
 #[test]
+fn a_database_of_an_older_manager_is_brought_up_with_the_tasks_it_holds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("deputy.db");
+    let mut store = SqliteStore::open(&path).expect("open");
+    let now = StoreTime::from_millis(1);
+    store.apply(now, vec![submit("r", spec("t"))]).expect("applied");
+    let before = store.reads().live().expect("read");
+    drop(store);
+    rusqlite::Connection::open(&path)
+        .expect("open")
+        .execute_batch(
+            "ALTER TABLE live DROP COLUMN losses; ALTER TABLE history DROP COLUMN losses; PRAGMA user_version = 2;",
+        )
+        .expect("as it was");
+    let store = SqliteStore::open(&path).expect("migrated");
+    assert_eq!(store.reads().live().expect("read"), before);
+}
+
+#[test]
 fn a_full_disk_refuses_the_batch_and_the_store_goes_on_when_there_is_space() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut store = SqliteStore::open(&folder.path().join("deputy.db")).expect("open");

@@ -7,7 +7,7 @@ use deputy_proto::v1;
 use deputy_task::attempt::{AttemptRef, Run};
 use deputy_task::id::{AgentId, InstanceId, Project, TaskId};
 use prost::Message;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{self, number};
 use super::writer::{Cached, Stored};
@@ -158,14 +158,14 @@ pub(super) fn records(connection: &Connection, key: &TaskKey, run: Run) -> Resul
     Ok(records)
 }
 
-const INSERT_LIVE: &str = "INSERT INTO live (project, task, state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-const INSERT_HISTORY: &str = "INSERT INTO history (project, task, state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+const INSERT_LIVE: &str = "INSERT INTO live (project, task, state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result, losses) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+const INSERT_HISTORY: &str = "INSERT INTO history (project, task, state, run, epoch, agent, instance, condition, cancel, revision, queued_at, started_at, finished_at, deadline_at, resolve, result, losses) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
 const UPDATE_LIVE: &str = "UPDATE live SET state = ?3, run = ?4, epoch = ?5, agent = ?6, instance = ?7, condition = ?8, cancel = ?9, revision = ?10, queued_at = ?11, started_at = ?12, \
-     finished_at = ?13, deadline_at = ?14, resolve = ?15, result = ?16 WHERE project = ?1 AND task = ?2";
+     finished_at = ?13, deadline_at = ?14, resolve = ?15, result = ?16, losses = ?17 WHERE project = ?1 AND task = ?2";
 const UPDATE_HISTORY: &str = "UPDATE history SET state = ?3, run = ?4, epoch = ?5, agent = ?6, instance = ?7, condition = ?8, cancel = ?9, revision = ?10, queued_at = ?11, started_at = ?12, \
-     finished_at = ?13, deadline_at = ?14, resolve = ?15, result = ?16 WHERE project = ?1 AND task = ?2";
+     finished_at = ?13, deadline_at = ?14, resolve = ?15, result = ?16, losses = ?17 WHERE project = ?1 AND task = ?2";
 
 /// Writes a head to where it belongs: `live` while the task lives, `history` when it has ended.
 pub(super) fn save_head(connection: &Connection, key: &TaskKey, cached: &mut Cached) -> Result<(), StoreError> {
@@ -195,7 +195,7 @@ pub(super) fn save_head(connection: &Connection, key: &TaskKey, cached: &mut Cac
         (_, Stored::Live | Stored::Nowhere) => INSERT_LIVE,
     };
     let head = &cached.head;
-    connection.prepare_cached(sql)?.execute((
+    connection.prepare_cached(sql)?.execute(params![
         row_key.0,
         row_key.1,
         rows::state_code(head.state),
@@ -212,7 +212,8 @@ pub(super) fn save_head(connection: &Connection, key: &TaskKey, cached: &mut Cac
         head.deadline_at.millis(),
         rows::resolve_code(head.resolve),
         head.result.as_ref(),
-    ))?;
+        head.losses,
+    ])?;
     cached.stored = place;
     Ok(())
 }
