@@ -142,7 +142,7 @@ impl StartupError {
             Self::Listen { .. } => "choose another address with --health-listen, or leave it away".into(),
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),
             Self::Credentials(failure) => failure.hint.clone(),
-            Self::Journal(_) => "take another --journal file, or remove this one to begin anew".into(),
+            Self::Journal(_) => "take another --journal file; to remove this one is to forget what was done".into(),
             Self::Undecided { again, .. } => {
                 format!("look at what it did and put it right; to run it again from its beginning: {again}")
             }

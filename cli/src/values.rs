@@ -1,7 +1,10 @@
 //! Values for `spec.inputs` and labels from the command line and from a file.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use deputy_task::document::source::MAX_DOCUMENT_BYTES;
 use deputy_task::document::{Inputs, read_values};
 use serde_json::Value;
 
@@ -39,16 +42,17 @@ pub(crate) fn pair<'a>(text: &'a str, option: &str) -> Result<(&'a str, &'a str)
 }
 
 /// The bytes of a file, or of standard input for `-`. A document of more than a mebibyte is
-/// refused by its reader, so no more than that and one byte are read from standard input.
+/// refused by its reader, so no more than that and one byte are read: a pipe or a device may have no end.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let failed =
         |error: std::io::Error| CliError::bad_input(format!("cannot read {}", path.display())).caused_by(&error);
+    let limit = u64::try_from(MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
     if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(deputy_task::document::source::MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX);
-        std::io::Read::read_to_end(&mut std::io::Read::take(std::io::stdin().lock(), limit + 1), &mut bytes)
-            .map_err(failed)?;
-        return Ok(bytes);
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
     }
-    std::fs::read(path).map_err(failed)
+    .map_err(failed)?;
+    Ok(bytes)
 }

@@ -93,6 +93,15 @@ async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
     assert!(said(&second).contains("resumed"), "{}", said(&second));
     assert_eq!(recipe::lines(&done).len(), 1, "the first step is not run again");
     assert_eq!(recipe::lines(&runs).len(), 2, "the second is");
+    let third = output(local(folder.path(), &file, &["--journal", "journal"])).await;
+    assert_eq!(third.status.code(), Some(0), "{}", said(&third));
+    assert!(said(&third).contains("this run ended at 2"), "{}", said(&third));
+    assert!(
+        said(&third).contains("nothing was run now; remove or rename journal to run the task again"),
+        "{}",
+        said(&third)
+    );
+    assert_eq!(recipe::lines(&runs).len(), 2, "and nothing was");
 }
 
 /// Guards that a script that may have run is never run again without being asked, and that the question stays open.

@@ -5,7 +5,8 @@
 //! { length u32 LE, CRC-32 u32 LE, JSON of one entry }*
 //! ```
 //!
-//! A torn last entry (the machine died while it was written) was never answered, so it is cut off.
+//! A torn last entry (the machine died while it was written) was never answered, so it is cut off; so are
+//! zeros behind the last whole entry, which a power loss leaves where a length was written and no content.
 //! A damaged entry before the last is an error: nothing after it can be believed.
 
 use std::fs::{File, OpenOptions};
@@ -13,7 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deputy_task::id::TaskId;
 use deputy_task::outcome::Completion;
@@ -48,7 +49,34 @@ pub(crate) enum Entry {
     /// A record, as it was acknowledged.
     Record(Record),
     /// The run has ended.
-    Ended(Box<Completion>),
+    Ended(Box<EndedRun>),
+}
+
+/// How and when a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EndedRun {
+    /// Unix milliseconds; 0 in files from before this was kept.
+    #[serde(default)]
+    pub(crate) at_ms: i64,
+    #[serde(flatten)]
+    pub(crate) completion: Completion,
+}
+
+impl EndedRun {
+    /// It ends now.
+    pub(crate) fn now(completion: Completion) -> Self {
+        Self {
+            at_ms: unix_ms(),
+            completion,
+        }
+    }
+}
+
+/// Unix milliseconds: for what survives the machine.
+pub(crate) fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A journal file cannot be used.
@@ -185,7 +213,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 fn read_entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), usize> {
     let mut entries = Vec::new();
     let mut offset = 0;
-    while let Some(header) = bytes.get(offset..offset + FRAME_HEADER_BYTES) {
+    while !is_blank(bytes, offset)
+        && let Some(header) = bytes.get(offset..offset + FRAME_HEADER_BYTES)
+    {
         let field = |at: usize| {
             let four = header
                 .get(at..at + 4)
@@ -201,11 +231,11 @@ fn read_entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), usize> {
         let Some(json) = bytes.get(from..from + length) else {
             break;
         };
-        let is_last = from + length == bytes.len();
+        let is_last = is_blank(bytes, from + length);
         let good = crc32fast::hash(json) == field(4);
         match serde_json::from_slice(json) {
             Ok(entry) if good => entries.push(entry),
-            // Length on disk, content not: the last write of a machine that died.
+            // Length on disk, content not or in part: the last write of a machine that died.
             _ if is_last => break,
             _ => return Err(offset),
         }
@@ -214,8 +244,14 @@ fn read_entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), usize> {
     Ok((entries, offset))
 }
 
+/// Is there nothing from here on, or nothing but zeros?
+fn is_blank(bytes: &[u8], from: usize) -> bool {
+    bytes.iter().skip(from).all(|byte| *byte == 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use deputy_task::outcome::{Outcome, World};
     use deputy_task::record::{EffectKey, RecordBody};
     use proptest::prelude::*;
 
@@ -289,6 +325,28 @@ mod tests {
         }
 
         #[test]
+        fn a_file_cut_anywhere_and_filled_with_zeros_is_a_prefix_and_goes_on(cut in 0usize..600, zeros in 1usize..9_000) {
+            let folder = tempfile::tempdir().expect("folder");
+            let path = folder.path().join("journal");
+            let mut entries = written(&path, 4);
+            let mut bytes = std::fs::read(&path).expect("read");
+            let cut = cut.clamp(MAGIC.len(), bytes.len());
+            let is_whole = cut == bytes.len();
+            bytes.truncate(cut);
+            bytes.resize(cut + zeros, 0);
+            std::fs::write(&path, &bytes).expect("torn");
+            let (mut journal, read) = JournalFile::open(&path).expect("open");
+            prop_assert_eq!(&read[..], &entries[..read.len()]);
+            prop_assert_eq!(read.len() == entries.len(), is_whole);
+            journal.add(&entry(9)).expect("add");
+            journal.sync().expect("sync");
+            drop(journal);
+            entries.truncate(read.len());
+            entries.push(entry(9));
+            prop_assert_eq!(JournalFile::open(&path).expect("open").1, entries);
+        }
+
+        #[test]
         fn a_flipped_bit_is_an_error_or_a_prefix_never_another_entry(at in 0usize..600, bit in 0u8..8) {
             let folder = tempfile::tempdir().expect("folder");
             let path = folder.path().join("journal");
@@ -301,6 +359,44 @@ mod tests {
                 prop_assert_eq!(&read[..], &entries[..read.len()]);
             }
         }
+    }
+
+    #[test]
+    fn zeros_with_an_entry_behind_them_are_damage() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("journal");
+        written(&path, 2);
+        let mut bytes = std::fs::read(&path).expect("read");
+        let end = bytes.len();
+        bytes.extend(vec![0; 16]);
+        bytes.extend_from_within(MAGIC.len()..end);
+        std::fs::write(&path, &bytes).expect("damage");
+        let damaged = JournalFile::open(&path).expect_err("damaged");
+        assert!(
+            matches!(damaged, JournalError::Damaged { offset, .. } if offset == end),
+            "{damaged}"
+        );
+        assert_eq!(std::fs::read(&path).expect("read"), bytes, "and nothing is cut");
+    }
+
+    #[test]
+    fn an_end_is_read_with_its_time_and_without() {
+        let completion = Completion {
+            outcome: Outcome::Succeeded,
+            world: World::Changed,
+            failure: None,
+            remains: Vec::new(),
+            repair: String::new(),
+            steps: Vec::new(),
+        };
+        let before = format!(r#"{{"ended":{}}}"#, serde_json::to_string(&completion).expect("JSON"));
+        let ended = |at_ms| {
+            let completion = completion.clone();
+            Entry::Ended(Box::new(EndedRun { at_ms, completion }))
+        };
+        assert_eq!(serde_json::from_str::<Entry>(&before).expect("read"), ended(0));
+        let now = serde_json::to_string(&ended(7)).expect("JSON");
+        assert_eq!(serde_json::from_str::<Entry>(&now).expect("read"), ended(7));
     }
 
     #[test]

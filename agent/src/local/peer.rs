@@ -12,7 +12,7 @@ use deputy_task::outcome::Completion;
 use deputy_task::record::Record;
 use tokio::sync::mpsc;
 
-use super::journal_file::{Entry, JournalError, JournalFile};
+use super::journal_file::{EndedRun, Entry, JournalError, JournalFile};
 use super::printer::Printer;
 
 /// Events taken, and synced, at once.
@@ -113,7 +113,7 @@ impl Peer {
     /// The result, once there is one, goes into the file.
     fn close(&mut self) -> Result<(), JournalError> {
         match (&mut self.file, self.journal.completion()) {
-            (Some(file), Some(completion)) => file.add(&Entry::Ended(Box::new(completion.clone()))),
+            (Some(file), Some(completion)) => file.add(&Entry::Ended(Box::new(EndedRun::now(completion.clone())))),
             (None, _) | (_, None) => Ok(()),
         }
     }

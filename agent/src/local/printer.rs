@@ -78,6 +78,20 @@ impl Printer {
         let _ = stdout.flush();
         let _ = write!(std::io::stderr().lock(), "{}", summary(completion));
     }
+
+    /// The result that was shown is that of an earlier start.
+    pub(crate) fn ended_before(&self, at_ms: i64, journal: &str) {
+        let _ = write!(std::io::stderr().lock(), "{}", ended_before(at_ms, journal));
+    }
+}
+
+/// What is said of a run that its journal says has ended.
+fn ended_before(at_ms: i64, journal: &str) -> String {
+    let at = jiff::Timestamp::from_millisecond(at_ms)
+        .ok()
+        .filter(|_| at_ms != 0)
+        .map_or_else(|| "before".to_owned(), |at| format!("at {at:.0}"));
+    format!("this run ended {at}; nothing was run now; remove or rename {journal} to run the task again\n")
 }
 
 /// Nobody is left to tell if the reader has gone away.
@@ -165,6 +179,15 @@ mod tests {
     use deputy_task::outcome::Failure;
 
     use super::*;
+
+    #[test]
+    fn of_a_run_that_had_ended_it_is_said_when_and_that_nothing_was_run() {
+        let said = [ended_before(1_790_000_000_999, "'my journal'"), ended_before(0, "j")];
+        insta::assert_snapshot!(said.concat(), @r"
+        this run ended at 2026-09-21T14:13:20Z; nothing was run now; remove or rename 'my journal' to run the task again
+        this run ended before; nothing was run now; remove or rename j to run the task again
+        ");
+    }
 
     #[test]
     fn the_summary_says_what_happened_what_remains_and_what_to_do() {

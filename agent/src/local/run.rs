@@ -1,10 +1,11 @@
 //! One task, here and now: read, pack, run, show, and an exit code.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
@@ -13,10 +14,10 @@ use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFol
 use deputy_logs::Logs;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
+use deputy_task::document::source::MAX_DOCUMENT_BYTES;
 use deputy_task::document::{Checked, Inputs, read, to_canonical};
 use deputy_task::id::{Project, TaskId};
 use deputy_task::message::{Assignment, Command};
-use deputy_task::outcome::Completion;
 use deputy_task::record::Record;
 use deputy_task::repair::{LocalCommand, Steering};
 use serde_json::Value;
@@ -27,7 +28,7 @@ use tokio::task::JoinSet;
 
 use super::decision;
 use super::invocation::{self, LocalRun};
-use super::journal_file::{Entry, JournalError, JournalFile};
+use super::journal_file::{EndedRun, Entry, JournalError, JournalFile, unix_ms};
 use super::pack::{Packed, pack};
 use super::peer::{Ended, Peer};
 use super::printer::Printer;
@@ -35,9 +36,6 @@ use crate::config::checked::{LogConfig, LogFormat};
 use crate::exit::{Exit, StartupError};
 use crate::telemetry;
 use crate::work_root::work_root;
-
-/// Largest document that is read.
-const MAX_DOCUMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long the executor may take to clean up after the last message.
 const CLEAN_UP: Duration = Duration::from_secs(10);
@@ -47,7 +45,7 @@ struct Begun {
     task: TaskId,
     age: Duration,
     records: Vec<Record>,
-    ended: Option<Box<Completion>>,
+    ended: Option<Box<EndedRun>>,
     file: Option<JournalFile>,
 }
 
@@ -63,12 +61,13 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
     let bundles = bundles(&asked.file, &checked)?;
     let mut journal = begin(asked.journal.as_deref(), &checked).map_err(broken)?;
     decide(&mut journal, asked.redo, &command)?;
-    let steering = Steering::Local(command);
     let printer = Arc::new(Printer::default());
-    if let Some(completion) = journal.ended {
-        printer.finish(&completion);
-        return Ok(Exit::of(completion.outcome, completion.world));
+    if let Some(ended) = journal.ended {
+        printer.finish(&ended.completion);
+        printer.ended_before(ended.at_ms, command.journal.as_deref().unwrap_or_default());
+        return Ok(Exit::of(ended.completion.outcome, ended.completion.world));
     }
+    let steering = Steering::Local(command);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -90,13 +89,12 @@ fn document(path: &Path, given: &BTreeMap<String, String>) -> Result<Checked, St
         path: path.into(),
         source,
     };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_DOCUMENT_BYTES {
-        return Err(unreadable(std::io::Error::other(format!(
-            "it has {size} bytes, which is no task document"
-        ))));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
+    // What a pipe or a device will give is not known before: one byte too many is enough for the reader to refuse it.
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
     let inputs: Inputs = given
         .iter()
         .map(|(name, text)| (name.clone(), Value::from(text.as_str())))
@@ -154,7 +152,7 @@ fn begin(path: Option<&Path>, checked: &Checked) -> Result<Begun, JournalError> 
     for entry in entries {
         match entry {
             Entry::Record(record) => begun.records.push(record),
-            Entry::Ended(completion) => begun.ended = Some(completion),
+            Entry::Ended(ended) => begun.ended = Some(ended),
             Entry::Begun { .. } => return Err(JournalError::NotAJournal(path.into())),
         }
     }
@@ -317,8 +315,16 @@ async fn any(term: &mut Signal, int: &mut Signal) {
     }
 }
 
-/// Unix milliseconds: for the age of a run, which survives the machine.
-fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_too_large_a_document() {
+        let refused = document(Path::new("/dev/zero"), &BTreeMap::new())
+            .err()
+            .expect("refused");
+        assert!(matches!(refused, StartupError::BadTask(_)), "{refused}");
+        assert!(refused.to_string().contains("the document is too large"), "{refused}");
+    }
 }

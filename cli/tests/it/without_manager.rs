@@ -133,6 +133,15 @@ fn programs_get_the_places_of_a_bad_document_with_the_error() {
 }
 
 #[test]
+fn a_file_without_an_end_is_too_large_a_document() {
+    for command in ["submit", "validate"] {
+        let text = transcript(&[command, "/dev/zero"]);
+        assert!(text.contains("error: the document is too large"), "{text}");
+        assert!(text.ends_with("exit code 2\n"), "{text}");
+    }
+}
+
+#[test]
 fn without_json_a_wrong_command_line_is_told_to_people() {
     let text = transcript(&["lst"]);
     assert!(text.starts_with("error: ") && text.ends_with("exit code 2\n"), "{text}");

@@ -87,10 +87,8 @@ impl<'a> SourceText<'a> {
     /// Decodes a document within its limits.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Box<Diagnostic>> {
         if bytes.len() > MAX_DOCUMENT_BYTES {
-            let message = format!(
-                "the document has {} bytes; at most {MAX_DOCUMENT_BYTES} (1 MiB) are read",
-                bytes.len()
-            );
+            // Who gave it may have read no further than one byte too many: how long it is, is not known here.
+            let message = format!("the document is too large: at most {MAX_DOCUMENT_BYTES} bytes (1 MiB) are read");
             return Err(Box::new(diagnostic_at(
                 None,
                 Finding::nowhere(message)

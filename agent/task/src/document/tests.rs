@@ -186,7 +186,7 @@ fn given_inputs_are_checked_against_their_declarations() {
 fn ten_megabytes_are_refused_at_once() {
     let error = read("big.yaml", &vec![b'a'; 10_000_000], &Inputs::new()).expect_err("too big");
     insta::assert_snapshot!(error, @r##"
-    error: the document has 10000000 bytes; at most 1048576 (1 MiB) are read
+    error: the document is too large: at most 1048576 bytes (1 MiB) are read
       --> big.yaml
       = hint: put large files into a folder and name it in `spec.sources` as a bundle
     "##);
