@@ -1,6 +1,8 @@
 //! Manifests as the user wrote them: read, checked, put in the order in which they are applied.
 //! Called by the step programs. It reads files of a source and nothing else; it never asks the cluster.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use deputy_task::document::step::Manifests;
@@ -83,13 +85,15 @@ fn files_of(path: &Path, shown: &str) -> Result<Vec<PathBuf>, Failure> {
 fn read_file(path: &Path, folder: &Path, all: &mut Vec<Manifest>) -> Result<(), Failure> {
     let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let shown = path.strip_prefix(&root).unwrap_or(path).display().to_string();
-    let size = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0);
-    if size > MAX_FILE_BYTES {
+    let mut bytes = Vec::new();
+    // A script of an earlier step may have put anything in its place, whose size says nothing.
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    let size = read.map_err(|error| bad(format!("{shown} cannot be read")).caused_by(&error))?;
+    if u64::try_from(size).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
         return Err(bad(format!(
-            "{shown} has {size} bytes; a manifest file may have {MAX_FILE_BYTES}"
+            "{shown} is too large: a manifest file may have {MAX_FILE_BYTES} bytes"
         )));
     }
-    let bytes = std::fs::read(path).map_err(|error| bad(format!("{shown} cannot be read")).caused_by(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         bad(format!(
             "{shown} is not UTF-8: the byte at {} cannot be read",
@@ -278,6 +282,13 @@ mod tests {
             object,
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "shop"}})
         );
+    }
+
+    #[test]
+    fn a_manifest_file_without_an_end_is_too_large() {
+        let refused = read_file(Path::new("/dev/zero"), Path::new("/dev"), &mut Vec::new());
+        let refused = refused.expect_err("refused").summary;
+        assert_eq!(refused, "zero is too large: a manifest file may have 8388608 bytes");
     }
 
     #[test]
