@@ -92,7 +92,7 @@ impl StartError {
             Self::Store(StoreError::TooNew { .. }) => "start the release that wrote this data folder, or a newer one",
             Self::Store(StoreError::File { .. }) => "choose with --data a folder that this user can write to",
             Self::Store(StoreError::OldSqlite(_)) => "build this release with the SQLite that it bundles",
-            Self::Store(StoreError::Corrupt { .. } | StoreError::Sqlite(_)) => {
+            Self::Store(StoreError::Corrupt { .. } | StoreError::Gone { .. } | StoreError::Sqlite(_)) => {
                 "look at the disk under the folder of --data, or choose another folder"
             }
             Self::Listen { .. } => "choose with --listen an address that nobody else uses; port 0 takes any free one",

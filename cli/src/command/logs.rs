@@ -8,7 +8,7 @@ use futures::StreamExt;
 use super::context::{Context, read_task};
 use crate::args::Logs;
 use crate::error::{CliError, Exit};
-use crate::follow::{Log, LogLines, Update, piece_json, resuming};
+use crate::follow::{Log, LogLines, Reading, Update, piece_json, resuming};
 use crate::screen::{JsonForm, stderr_colour, to_stderr};
 
 pub(crate) async fn logs(context: &mut Context, args: Logs) -> Result<Exit, CliError> {
@@ -26,7 +26,12 @@ pub(crate) async fn logs(context: &mut Context, args: Logs) -> Result<Exit, CliE
     let mut log = pin!(resuming(Log {
         manager: manager.clone(),
         task_id: task.task_id,
-        follow: args.follow
+        run: task.run,
+        reading: if args.follow {
+            Reading::ToTheEnd
+        } else {
+            Reading::WhatIsThere
+        },
     }));
     let colour = context.screen.colour;
     loop {

@@ -66,7 +66,12 @@ async fn watch_project(context: &mut Context, manager: &Manager) -> Result<Exit,
             Some(Update::Lost) => note(context, "the connection to the manager broke; waiting for it")?,
             Some(Update::Back) => note(context, "the manager is back")?,
             Some(Update::Failed(status)) => return Err(manager.failed("watch the project")(status)),
-            Some(Update::End) | None => return Ok(Exit::Succeeded),
+            Some(Update::End) | None => {
+                return Err(CliError::new(
+                    Exit::Unreachable,
+                    "the manager says nothing more about the project",
+                ));
+            }
         }
     }
 }

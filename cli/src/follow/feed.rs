@@ -1,10 +1,11 @@
 //! The two streams of the manager that can be resumed: events and log.
 
-use deputy_proto::v1::{TailLogsRequest, TailLogsResponse, WatchRequest, WatchResponse};
+use deputy_proto::v1::{GetRequest, LogState, TailLogsRequest, TailLogsResponse, WatchRequest, WatchResponse};
 use tonic::{Status, Streaming};
 
-use super::resume::Resumable;
+use super::resume::{Ended, Resumable};
 use crate::client::Manager;
+use crate::render::ended;
 
 /// Events of one task, or of the whole project for an empty id.
 pub(crate) struct Events {
@@ -14,6 +15,7 @@ pub(crate) struct Events {
 
 impl Resumable for Events {
     type Item = WatchResponse;
+    type Answers = Streaming<WatchResponse>;
 
     async fn open(&self, cursor: String) -> Result<Streaming<WatchResponse>, Status> {
         let request = WatchRequest {
@@ -31,24 +33,41 @@ impl Resumable for Events {
     fn cursor(item: &WatchResponse) -> &str {
         &item.cursor
     }
+
+    /// There is always a next event.
+    async fn ended(&mut self) -> Result<Ended, Status> {
+        Ok(Ended::Broken)
+    }
 }
 
 /// The log of one task.
 pub(crate) struct Log {
     pub(crate) manager: Manager,
     pub(crate) task_id: String,
-    pub(crate) follow: bool,
+    /// Its newest run, whose log it is.
+    pub(crate) run: u32,
+    pub(crate) reading: Reading,
+}
+
+/// How far a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// What the manager has now.
+    WhatIsThere,
+    /// Until the task has ended and its log is complete.
+    ToTheEnd,
 }
 
 impl Resumable for Log {
     type Item = TailLogsResponse;
+    type Answers = Streaming<TailLogsResponse>;
 
     async fn open(&self, cursor: String) -> Result<Streaming<TailLogsResponse>, Status> {
         let request = TailLogsRequest {
             project: self.manager.project.clone(),
             task_id: self.task_id.clone(),
             cursor,
-            follow: self.follow,
+            follow: self.reading == Reading::ToTheEnd,
         };
         self.manager
             .tasks()
@@ -59,5 +78,34 @@ impl Resumable for Log {
 
     fn cursor(item: &TailLogsResponse) -> &str {
         &item.cursor
+    }
+
+    /// A log that is followed has its end after that of the task.
+    async fn ended(&mut self) -> Result<Ended, Status> {
+        if self.reading == Reading::WhatIsThere {
+            return Ok(Ended::AllWasSaid);
+        }
+        let request = GetRequest {
+            project: self.manager.project.clone(),
+            task_id: self.task_id.clone(),
+            with_journal: false,
+            with_document: false,
+        };
+        let answer = self.manager.tasks().get(Manager::call(request)).await?.into_inner();
+        let Some(task) = answer.task else {
+            return Ok(Ended::Broken);
+        };
+        if task.run != self.run {
+            return Ok(Ended::AllWasSaid);
+        }
+        Ok(match (ended(&task), task.log_state()) {
+            (false, _) => Ended::Broken,
+            (true, LogState::Complete) => Ended::AllWasSaid,
+            // The manager has waited for the rest long enough; what it has is asked for once more.
+            (true, LogState::Unspecified | LogState::Streaming | LogState::Incomplete) => {
+                self.reading = Reading::WhatIsThere;
+                Ended::AskAgain
+            }
+        })
     }
 }

@@ -6,7 +6,7 @@ mod lines;
 mod feed;
 mod resume;
 
-pub(crate) use feed::{Events, Log};
+pub(crate) use feed::{Events, Log, Reading};
 pub(crate) use lines::{LogLines, piece_json};
 pub(crate) use resume::{Update, resuming};
 pub(crate) use task::{Show, follow};

@@ -8,7 +8,7 @@ use deputy_proto::v1::{GetRequest, StepProgress, StepStatus, TailLogsResponse, T
 use futures::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::feed::{Events, Log};
+use super::feed::{Events, Log, Reading};
 use super::lines::{LogLines, piece_json};
 use super::resume::{Update, resuming};
 use crate::client::Manager;
@@ -63,7 +63,8 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
     let log = resuming(Log {
         manager: manager.clone(),
         task_id: id,
-        follow: true,
+        run: view.run,
+        reading: Reading::ToTheEnd,
     })
     .map(Heard::Log);
     let log = if with_log {
@@ -113,11 +114,18 @@ pub(crate) async fn follow(manager: &Manager, screen: &mut Screen, first: Task, 
             Heard::Event(Update::Failed(status)) | Heard::Log(Update::Failed(status)) => {
                 return Err(manager.failed("follow the task")(status));
             }
-            // The stream of events of a task ends only when the manager stops; its end is then a break.
-            Heard::Event(Update::End) => {}
+            Heard::Event(Update::End) => return Err(no_more_events()),
         }
     }
     view.finish(manager).await
+}
+
+/// An end of the events is a break, and resumed: without them nobody would ever hear of the end of the task.
+fn no_more_events() -> CliError {
+    CliError::new(
+        Exit::Unreachable,
+        "the manager says nothing more about the task, which goes on",
+    )
 }
 
 /// The steps of a task's document, pending; empty if it cannot be read.

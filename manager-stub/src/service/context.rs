@@ -92,7 +92,15 @@ pub(super) fn project_of(project: &str) -> Result<Project, Status> {
 
 pub(super) fn store_failed(error: &StoreError) -> Status {
     tracing::error!(error = %error, "the store cannot be read");
-    Status::unavailable(error.to_string())
+    match error {
+        StoreError::Gone { .. } | StoreError::Corrupt { .. } => Status::data_loss(error.to_string()),
+        StoreError::Full
+        | StoreError::InUse(_)
+        | StoreError::TooNew { .. }
+        | StoreError::OldSqlite(_)
+        | StoreError::File { .. }
+        | StoreError::Sqlite(_) => Status::unavailable(error.to_string()),
+    }
 }
 
 /// The manager is ending.

@@ -10,6 +10,7 @@ mod tail;
 mod fleet;
 mod blob;
 mod view;
+mod last_word;
 mod context;
 mod uploads;
 

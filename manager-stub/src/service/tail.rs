@@ -1,6 +1,7 @@
 //! TailLogs: the committed log of a task's newest run, attempt by attempt, record by record.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,19 +9,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use deputy_proto::v1;
 use deputy_task::attempt::{Epoch, Run};
 use deputy_task::log_record::{LogRecord, LogStream, decode};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::context::{Answers, Context};
+use super::context::{Answers, Context, ending};
+use super::last_word::{Said, streamed};
 use crate::log_store::SegmentReader;
 use crate::store::contract::{LogStreamRow, Reads, StoreError};
 use crate::store::op::LogExtent;
 use crate::store::task::TaskKey;
 
-/// Answers that may wait for a reader.
-const WAITING: usize = 64;
 /// Bytes read at a time; more than the largest record.
 const READ_BYTES: u64 = 1024 * 1024;
 /// After the end of the task an incomplete log is waited for so long without new bytes.
@@ -44,7 +43,7 @@ struct Tail {
     /// Where to go on, by attempt.
     offsets: BTreeMap<Epoch, u64>,
     news: watch::Receiver<u64>,
-    answers: mpsc::Sender<Result<v1::TailLogsResponse, Status>>,
+    answers: Said<v1::TailLogsResponse>,
 }
 
 /// Serves one reader.
@@ -56,42 +55,25 @@ pub(super) async fn serve(
     let offsets = read_cursor(&request.cursor)?;
     let news = context.dispatcher.hub.task(&key);
     let row = context.task(&key).await?;
-    let (answers, receiver) = mpsc::channel(WAITING);
-    let tail = Tail {
-        context: context.clone(),
-        key,
-        run: row.head.run,
-        offsets,
-        news,
-        answers,
-    };
     let until = if request.follow { Until::TheEnd } else { Until::Now };
-    context.tracker.spawn(tail.run(until));
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    let serving = context.clone();
+    Ok(streamed((&context.tracker, &context.ending), |answers| async move {
+        let mut tail = Tail {
+            context: serving,
+            key,
+            run: row.head.run,
+            offsets,
+            news,
+            answers,
+        };
+        match until {
+            Until::Now => tail.all_new().await.map(drop),
+            Until::TheEnd => tail.follow().await,
+        }
+    }))
 }
 
 impl Tail {
-    async fn run(mut self, until: Until) {
-        let ending = self.context.ending.clone();
-        let closed = self.answers.clone();
-        tokio::select! {
-            outcome = self.read(until) => {
-                if let Err(status) = outcome {
-                    drop(closed.try_send(Err(status)));
-                }
-            }
-            () = closed.closed() => {}
-            () = ending.cancelled() => drop(closed.try_send(Err(Status::unavailable("the manager is shutting down")))),
-        }
-    }
-
-    async fn read(&mut self, until: Until) -> Result<(), Status> {
-        match until {
-            Until::Now => self.all_new().await.map(drop),
-            Until::TheEnd => self.follow().await,
-        }
-    }
-
     async fn follow(&mut self) -> Result<(), Status> {
         let mut quiet_since = Instant::now();
         loop {
@@ -112,8 +94,8 @@ impl Tail {
             } else {
                 Duration::from_secs(60)
             };
-            if matches!(tokio::time::timeout(wait, self.news.changed()).await, Ok(Err(_))) {
-                return Ok(());
+            if let Ok(news) = tokio::time::timeout(wait, self.news.changed()).await {
+                news.map_err(ending)?;
             }
         }
     }
@@ -193,15 +175,26 @@ fn read_bytes(
         }
         let piece = segments
             .read(segment, position + skip, usize::try_from(wanted).unwrap_or(0))
-            .map_err(|source| StoreError::File {
-                what: "read",
-                path: format!("log segment {segment}"),
-                source,
-            })?;
+            .map_err(|source| unreadable(segment, source))?;
         at += wanted;
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
+}
+
+/// A segment that is missing or too short does not come back by itself; whatever else is wrong may pass.
+fn unreadable(segment: u64, source: io::Error) -> StoreError {
+    let path = format!("log segment {segment}");
+    let gone = |what, path, source| StoreError::Gone { what, path, source };
+    match source.kind() {
+        io::ErrorKind::NotFound => gone("all", path, source),
+        io::ErrorKind::UnexpectedEof => gone("the end", path, source),
+        _ => StoreError::File {
+            what: "read",
+            path,
+            source,
+        },
+    }
 }
 
 fn to_wire(record: LogRecord<'_>, epoch: Epoch, cursor: String) -> v1::TailLogsResponse {

@@ -9,11 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use deputy_proto::v1;
 use deputy_task::id::Project;
 use prost::Message;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::Status;
 
-use super::context::{Answers, Context, project_of};
+use super::context::{Answers, Context, ending, project_of};
+use super::last_word::{Said, streamed};
 use super::view;
 use crate::dispatcher::Board;
 use crate::store::clock::StoreTime;
@@ -23,8 +23,6 @@ use crate::store::task::TaskKey;
 
 /// Events read from the store at a time.
 const PAGE: usize = 256;
-/// Answers that may wait for a watcher.
-const WAITING: usize = 64;
 
 struct Watcher {
     context: Context,
@@ -33,7 +31,7 @@ struct Watcher {
     generation: u64,
     after: Sequence,
     news: watch::Receiver<u64>,
-    answers: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    answers: Said<v1::WatchResponse>,
     shown: Vec<v1::StepProgress>,
 }
 
@@ -57,36 +55,23 @@ pub(super) async fn serve(context: &Context, request: v1::WatchRequest) -> Resul
         ("", None) => newest,
         (cursor, _) => read_cursor(cursor, generation)?,
     };
-    let (answers, receiver) = mpsc::channel(WAITING);
-    let watcher = Watcher {
-        context: context.clone(),
-        project,
-        task,
-        generation,
-        after,
-        news,
-        answers,
-        shown: Vec::new(),
-    };
-    context.tracker.spawn(watcher.run());
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    let serving = context.clone();
+    Ok(streamed((&context.tracker, &context.ending), |answers| async move {
+        let mut watcher = Watcher {
+            context: serving,
+            project,
+            task,
+            generation,
+            after,
+            news,
+            answers,
+            shown: Vec::new(),
+        };
+        watcher.follow().await
+    }))
 }
 
 impl Watcher {
-    async fn run(mut self) {
-        let ending = self.context.ending.clone();
-        let closed = self.answers.clone();
-        tokio::select! {
-            outcome = self.follow() => {
-                if let Err(status) = outcome {
-                    drop(self.answers.try_send(Err(status)));
-                }
-            }
-            () = closed.closed() => {}
-            () = ending.cancelled() => drop(closed.try_send(Err(Status::unavailable("the manager is shutting down")))),
-        }
-    }
-
     /// Ends only with an error or when nobody reads any more.
     async fn follow(&mut self) -> Result<(), Status> {
         loop {
@@ -105,9 +90,7 @@ impl Watcher {
                 }
             }
             self.progress().await?;
-            if self.news.changed().await.is_err() {
-                return Ok(());
-            }
+            self.news.changed().await.map_err(ending)?;
         }
     }
 

@@ -149,6 +149,17 @@ pub enum StoreError {
         /// What was found.
         value: String,
     },
+    /// What was committed is gone from disk. Reading it again does not bring it back.
+    #[error("{what} of {path} is gone from the manager's disk")]
+    Gone {
+        /// What of the file.
+        what: &'static str,
+        /// Which file.
+        path: String,
+        /// How that was seen.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file of the store cannot be used.
     #[error("cannot {what} {path}")]
     File {

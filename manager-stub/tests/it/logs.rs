@@ -214,3 +214,102 @@ async fn a_damaged_frame_ends_the_upload() {
         tonic::Code::DataLoss
     );
 }
+
+/// Records that together are more than has room on the way to a reader who does not read, in pieces as an agent
+/// sends them.
+fn long_log() -> Vec<Vec<u8>> {
+    let piece = |begin: i64| {
+        let mut bytes = Vec::new();
+        for at_ms in begin..begin + 20 {
+            encode_output(&mut bytes, LogStream::Stdout, "one", at_ms, &[b'x'; 20_000]);
+        }
+        bytes
+    };
+    (0..LONG / 20).map(|number| piece(number * 20)).collect()
+}
+
+/// Records in a long log.
+const LONG: i64 = 800;
+
+#[tokio::test]
+async fn a_follower_who_is_behind_when_the_manager_ends_is_told_that_there_is_more() {
+    let (mut world, agent, attempt) = running().await;
+    let mut upload = Upload::open(&world, &attempt).await;
+    let mut offset = 0;
+    for piece in long_log() {
+        upload.push(offset, &piece, None).await;
+        offset += piece.len();
+    }
+    let request = v1::TailLogsRequest {
+        task_id: attempt.task_id.clone(),
+        follow: true,
+        ..v1::TailLogsRequest::default()
+    };
+    let mut follower = world
+        .tasks()
+        .await
+        .tail_logs(request)
+        .await
+        .expect("a stream")
+        .into_inner();
+    drop((upload, agent));
+    // Until there is no room left on the way.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let mut pieces = 0;
+        loop {
+            match follower.message().await {
+                Ok(Some(_)) => pieces += 1,
+                Ok(None) => return (pieces, None),
+                Err(status) => return (pieces, Some(status)),
+            }
+        }
+    };
+    let ((), (pieces, last)) = tokio::join!(world.restart(), late);
+    assert!(pieces < LONG, "all of it was on its way");
+    assert_eq!(
+        last.expect("an end that is not in order").code(),
+        tonic::Code::Unavailable
+    );
+}
+
+/// A log of which nothing more comes, read from a data folder after `damage` was done to its segment.
+async fn read_damaged(damage: impl FnOnce(&std::path::Path)) -> tonic::Status {
+    let (world, _agent, attempt) = running().await;
+    let (bytes, _) = log();
+    Upload::open(&world, &attempt).await.push(0, &bytes, None).await;
+    damage(&world.folder.path().join("logs/segment-0000000001.log"));
+    let request = v1::TailLogsRequest {
+        task_id: attempt.task_id,
+        ..v1::TailLogsRequest::default()
+    };
+    let mut stream = world
+        .tasks()
+        .await
+        .tail_logs(request)
+        .await
+        .expect("a stream")
+        .into_inner();
+    stream.message().await.expect_err("damaged")
+}
+
+#[tokio::test]
+async fn a_log_whose_segment_is_missing_or_short_is_lost_and_that_is_said() {
+    let missing = read_damaged(|segment| std::fs::remove_file(segment).expect("removed")).await;
+    assert_eq!(missing.code(), tonic::Code::DataLoss);
+    assert_eq!(
+        missing.message(),
+        "all of log segment 1 is gone from the manager's disk"
+    );
+    let short = read_damaged(|segment| {
+        let file = std::fs::File::options().write(true).open(segment).expect("open");
+        file.set_len(3).expect("cut");
+    })
+    .await;
+    assert_eq!(short.code(), tonic::Code::DataLoss);
+    assert_eq!(
+        short.message(),
+        "the end of log segment 1 is gone from the manager's disk"
+    );
+}
