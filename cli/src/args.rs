@@ -9,8 +9,8 @@ const EXIT_CODES: &str = r#"Exit codes:
   0  succeeded                          4  cancelled, or out of time
   1  the deployment failed              5  rejected by policy, or by every agent
   2  a document or argument is wrong    6  expired in the queue
-  3  the manager cannot be reached      7  rollback failed, or the world is unknown
-  130 interrupted; the task goes on
+  3  the manager cannot be reached,     7  rollback failed, or the world is unknown
+     or cannot do it: its disk is full  130 interrupted; the task goes on
 
 Commands that follow a task end with its code; other commands end with 0, 2 or 3.
 

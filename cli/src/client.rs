@@ -26,8 +26,11 @@ const UPLOAD: Duration = Duration::from_secs(600);
 /// Largest answer: a task with its journal.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// How often Submit is sent again when the connection broke under it; it is idempotent.
+/// How often Submit is sent when the connection breaks under it, or the manager has no room; it is idempotent.
 const SUBMIT_TRIES: u32 = 4;
+
+/// How long after the first try the second is made; the next ones after twice as long each.
+const SUBMIT_WAIT: Duration = Duration::from_millis(250);
 
 /// A manager, connected.
 #[derive(Debug, Clone)]
@@ -83,21 +86,9 @@ impl Manager {
         move |status| CliError::from_status(&status, &url, &doing)
     }
 
-    /// Submits, and again with the same request id if the connection broke on the way.
+    /// Submits, and again with the same request id if the connection broke on the way or the manager has no room.
     pub(crate) async fn submit(&self, request: SubmitRequest) -> Result<SubmitResponse, CliError> {
-        let mut wait = Duration::from_millis(250);
-        for _ in 1..SUBMIT_TRIES {
-            match self.tasks().submit(Self::call(request.clone())).await {
-                Err(status) if is_transient(&status) => tokio::time::sleep(wait).await,
-                answer => {
-                    return answer
-                        .map(tonic::Response::into_inner)
-                        .map_err(self.failed("submit the task"));
-                }
-            }
-            wait *= 2;
-        }
-        let answer = self.tasks().submit(Self::call(request)).await;
+        let answer = submitted(async || self.tasks().submit(Self::call(request.clone())).await).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(self.failed("submit the task"))
@@ -130,6 +121,22 @@ impl Manager {
             size_bytes,
         })
     }
+}
+
+/// The answer to a call that may be made more than once, a bounded number of times. A full disk of the manager may
+/// have room again in a moment, when what was removed or rotated away has gone.
+async fn submitted<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    let mut wait = SUBMIT_WAIT;
+    for _ in 1..SUBMIT_TRIES {
+        match call().await {
+            Err(status) if is_transient(&status) || status.code() == Code::ResourceExhausted => {
+                tokio::time::sleep(wait).await;
+            }
+            answer => return answer,
+        }
+        wait *= 2;
+    }
+    call().await
 }
 
 /// Can the same call succeed later? What a restarting manager or a proxy before it answers.
@@ -182,7 +189,27 @@ const TUNNEL: &str = "until then, make a tunnel: ssh -L 7443:127.0.0.1:7443 HOST
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// How often a call is made whose first answers are these, and how the last one ends.
+    async fn tried(answers: Vec<Result<(), Status>>) -> (usize, Result<(), Code>) {
+        let calls = AtomicUsize::new(0);
+        let answer = submitted(async || answers[calls.fetch_add(1, Ordering::Relaxed)].clone()).await;
+        (calls.into_inner(), answer.map_err(|status| status.code()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_submission_is_tried_again_a_few_times_if_the_manager_is_gone_or_has_no_room() {
+        for status in [Status::unavailable("gone"), Status::resource_exhausted("full")] {
+            let code = status.code();
+            assert_eq!(tried(vec![Err(status.clone()), Ok(())]).await, (2, Ok(())));
+            assert_eq!(tried(vec![Err(status); 9]).await, (4, Err(code)));
+        }
+        let wrong = Err(Status::invalid_argument("wrong"));
+        assert_eq!(tried(vec![wrong, Ok(())]).await, (1, Err(Code::InvalidArgument)));
+    }
 
     #[test]
     fn only_addresses_on_this_machine_are_taken() {

@@ -20,7 +20,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The document, an argument or a name is wrong.
     BadInput = 2,
-    /// The manager cannot be reached, or could not answer.
+    /// The manager cannot be reached, or could not do it.
     Unreachable = 3,
     /// The task was cancelled or its time was over.
     Stopped = 4,
@@ -185,7 +185,8 @@ impl CliError {
             Code::InvalidArgument | Code::OutOfRange => refused(Class::Input),
             Code::NotFound => refused(Class::NotFound),
             Code::AlreadyExists | Code::FailedPrecondition | Code::PermissionDenied => refused(Class::Refused),
-            Code::ResourceExhausted => Self::bad_input(format!("cannot {doing}: {said}")).class(Class::Refused),
+            // Nothing is wrong with what was asked: the manager has no room for it.
+            Code::ResourceExhausted => Self::new(Exit::Unreachable, format!("the manager at {manager} cannot {doing} now: {said}")).class(Class::Manager),
             Code::Unimplemented => Self::new(Exit::Unreachable, format!("the manager at {manager} cannot {doing}: it does not know this call"))
                 .class(Class::Manager)
                 .hint("the command and the manager have different versions; compare `deputy --version` and `deputy-manager --version`"),
@@ -267,5 +268,16 @@ mod tests {
         assert_eq!(exit(TaskState::Cancelled, World::Unchanged), Exit::Stopped);
         assert_eq!(exit(TaskState::Rejected, World::Unchanged), Exit::Rejected);
         assert_eq!(exit(TaskState::Expired, World::Unchanged), Exit::Expired);
+    }
+
+    #[test]
+    fn a_manager_without_room_is_not_a_fault_of_what_was_asked() {
+        let full = Status::resource_exhausted("the manager's disk is full: nothing was stored");
+        let error = CliError::from_status(&full, "http://127.0.0.1:7443", "submit the task");
+        assert_eq!((error.exit, error.class), (Exit::Unreachable, Class::Manager));
+        assert_eq!(
+            error.message,
+            "the manager at http://127.0.0.1:7443 cannot submit the task now: the manager's disk is full: nothing was stored"
+        );
     }
 }
