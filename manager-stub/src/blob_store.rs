@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use deputy_task::id::Project;
 use sha2::{Digest, Sha256};
 
+use crate::data_folder;
+
 /// Largest blob.
 pub const MAX_BLOB_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -60,7 +62,7 @@ impl BlobStore {
     /// # Errors
     /// If the folder cannot be made, read or swept.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        data_folder::make(folder)?;
         for project in std::fs::read_dir(folder)? {
             let project = project?;
             if project.file_type()?.is_dir() {
@@ -88,7 +90,7 @@ impl BlobStore {
     pub fn begin(&self, project: &Project, sha256: &str) -> Result<BlobWriter, BlobError> {
         let target = self.path(project, sha256)?;
         let folder = target.parent().unwrap_or(&self.folder).to_owned();
-        std::fs::create_dir_all(&folder)?;
+        data_folder::make(&folder)?;
         let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
         Ok(BlobWriter {
             file,

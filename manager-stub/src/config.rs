@@ -29,7 +29,7 @@ pub(crate) struct RawConfig {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
-    /// The folder that holds everything the manager keeps
+    /// The folder that holds everything the manager keeps; this user's alone, closed to others if it is not
     #[arg(long, env = "DEPUTY_MANAGER_DATA", default_value = "deputy-data", value_name = "DIR")]
     data: PathBuf,
     /// How often agents send heartbeats

@@ -15,6 +15,7 @@ pub mod blob_store;
 pub mod dispatcher;
 pub mod scheduler;
 pub mod store;
+pub mod data_folder;
 pub mod vital;
 
 pub use program::main_impl;

@@ -81,10 +81,9 @@ async fn run(config: Config) -> ExitCode {
             complain(&explained(&error), error.hint());
             return ExitCode::from(match error {
                 StartError::NotLoopback(_) => EXIT_USAGE,
-                StartError::Data { .. }
-                | StartError::Store(_)
-                | StartError::Listen { .. }
-                | StartError::Reflection(_) => EXIT_START,
+                StartError::Data(_) | StartError::Store(_) | StartError::Listen { .. } | StartError::Reflection(_) => {
+                    EXIT_START
+                }
             });
         }
     };

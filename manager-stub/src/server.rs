@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 
 use crate::blob_store::BlobStore;
+use crate::data_folder::{self, DataFolderError};
 use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
@@ -56,14 +57,9 @@ pub enum StartError {
     /// Without TLS only this machine may connect. Listen on 127.0.0.1.
     #[error("refusing to listen on {0}: without TLS the manager listens on loopback only")]
     NotLoopback(SocketAddr),
-    /// The data folder cannot be used.
-    #[error("cannot use the data folder {path}: {source}")]
-    Data {
-        /// The folder.
-        path: String,
-        /// Why not.
-        source: std::io::Error,
-    },
+    /// The data folder cannot be used, or is somebody else's.
+    #[error(transparent)]
+    Data(#[from] DataFolderError),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Store(#[from] StoreError),
@@ -86,7 +82,10 @@ impl StartError {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::NotLoopback(_) => "give --listen an address of this machine only, for example 127.0.0.1:7443",
-            Self::Data { .. } => "choose with --data a folder that this user can write to",
+            Self::Data(DataFolderError::Foreign { .. } | DataFolderError::Shared { .. }) => {
+                "choose with --data a folder of this user alone; in a folder that others have or use, name one inside it: it is made"
+            }
+            Self::Data(DataFolderError::Io { .. }) => "choose with --data a folder that this user can write to",
             Self::Store(StoreError::InUse(_)) => "one data folder belongs to one manager; choose another with --data",
             Self::Store(StoreError::Full) => "free space under the folder of --data",
             Self::Store(StoreError::TooNew { .. }) => "start the release that wrote this data folder, or a newer one",
@@ -138,12 +137,8 @@ impl Manager {
         if !listen.ip().is_loopback() {
             return Err(StartError::NotLoopback(listen));
         }
-        let unusable = |source| StartError::Data {
-            path: data.display().to_string(),
-            source,
-        };
-        std::fs::create_dir_all(&data).map_err(unusable)?;
-        let store = SqliteStore::open(&data.join("deputy.db"))?;
+        data_folder::open(&data)?;
+        let store = SqliteStore::open(&data.join(data_folder::DATABASE))?;
         Self::over(Box::new(store), settings).await
     }
 
@@ -163,8 +158,8 @@ impl Manager {
         let address = listener
             .local_addr()
             .map_err(|source| StartError::Listen { listen, source })?;
-        let blobs = BlobStore::open(&data.join("blobs")).map_err(|source| StartError::Data {
-            path: data.display().to_string(),
+        let blobs = BlobStore::open(&data.join("blobs")).map_err(|source| DataFolderError::Io {
+            path: data.clone(),
             source,
         })?;
         let segments = data.join("logs");

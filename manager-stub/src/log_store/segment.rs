@@ -1,11 +1,13 @@
 //! Segment files: numbered, append-only, never changed once they are full.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+
+use crate::data_folder;
 
 /// A segment is closed when it is this large.
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
@@ -26,7 +28,7 @@ pub(super) struct SegmentWriter {
 impl SegmentWriter {
     /// Goes on behind `end`, the newest committed byte; what lies behind it is cut off.
     pub(super) fn open(folder: &Path, end: Option<(u64, u64)>) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        data_folder::make(folder)?;
         let (number, position) = end.unwrap_or((1, 0));
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
@@ -34,11 +36,7 @@ impl SegmentWriter {
                 std::fs::remove_file(&path)?;
             }
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path_of(folder, number))?;
+        let file = data_folder::writing().open(path_of(folder, number))?;
         let mut writer = Self {
             folder: folder.to_owned(),
             file,
@@ -64,10 +62,8 @@ impl SegmentWriter {
     /// Begins the next segment if this one is full.
     pub(super) fn roll(&mut self) -> io::Result<()> {
         if self.position >= SEGMENT_BYTES {
-            let file = OpenOptions::new()
-                .create(true)
+            let file = data_folder::writing()
                 .truncate(true)
-                .write(true)
                 .open(path_of(&self.folder, self.number + 1))?;
             File::open(&self.folder)?.sync_all()?;
             self.file = file;

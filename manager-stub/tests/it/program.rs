@@ -54,6 +54,21 @@ fn a_manager_that_cannot_start_ends_with_10_and_a_hint() {
 }
 
 #[test]
+fn a_data_folder_of_somebody_else_is_not_used() {
+    // Of root, and root's tests see theirs made somebody else's.
+    let given = tempfile::tempdir().expect("a folder");
+    let foreign = if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(given.path(), Some(65_534), None).expect("given away");
+        given.path()
+    } else {
+        Path::new("/usr")
+    };
+    let (code, said) = refused(&manager(foreign, &["--listen", "127.0.0.1:0"]));
+    assert_eq!(code, Some(10), "{said}");
+    assert!(said.contains("belongs to user") && said.contains("--data"), "{said}");
+}
+
+#[test]
 fn the_help_lists_the_exit_codes() {
     let data = tempfile::tempdir().expect("a folder");
     let help = manager(data.path(), &["--help"]);

@@ -1,11 +1,12 @@
 //! Opening the database: the lock against a second manager, the pragmas, and the connections.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::data_folder;
 use crate::store::contract::StoreError;
 
 /// SQLite 3.51.3: the first without the fault that could corrupt a WAL database at its reset.
@@ -19,16 +20,11 @@ const STATEMENTS: usize = 64;
 pub(super) fn lock(database: &Path) -> Result<File, StoreError> {
     let path = database.with_extension("lock");
     let shown = path.display().to_string();
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|source| StoreError::File {
-            what: "open",
-            path: shown.clone(),
-            source,
-        })?;
+    let file = data_folder::writing().open(&path).map_err(|source| StoreError::File {
+        what: "open",
+        path: shown.clone(),
+        source,
+    })?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(database.display().to_string())),
@@ -45,6 +41,15 @@ pub(super) fn writer(database: &Path) -> Result<Connection, StoreError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(StoreError::OldSqlite(rusqlite::version()));
     }
+    // SQLite gives what it puts beside a database the permissions of the database. Made before SQLite has it: closing
+    // a file takes away every lock that this process has on it.
+    data_folder::writing()
+        .open(database)
+        .map_err(|source| StoreError::File {
+            what: "open",
+            path: database.display().to_string(),
+            source,
+        })?;
     let connection = Connection::open(database)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
