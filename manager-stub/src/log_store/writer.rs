@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 
@@ -80,6 +80,9 @@ pub struct LogStore {
 }
 
 struct Group {
+    /// How many commits were known to have failed when it was put together: what it takes to be written already may
+    /// have been in one that failed since.
+    failures: u64,
     commit: oneshot::Receiver<Result<(), Refused>>,
     answers: Vec<(mpsc::Sender<PieceAnswer>, PieceAnswer)>,
 }
@@ -111,14 +114,15 @@ impl LogStore {
             .map_err(|source| failed("open the log segments in", source))?;
         let (pieces, waiting) = mpsc::channel(WAITING_PIECES);
         let (groups, committed) = std_mpsc::sync_channel(GROUPS_IN_FLIGHT);
-        let stale = Arc::new(AtomicBool::new(false));
+        let failures = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             segment,
             reads,
             dispatcher,
             streams: Streams::default(),
             groups,
-            stale: stale.clone(),
+            failures: failures.clone(),
+            known_failures: 0,
         };
         let start = |name: &'static str, run: Box<dyn FnOnce() + Send>| {
             let pulse = vitals.pulse(name);
@@ -131,7 +135,7 @@ impl LogStore {
                 .map_err(|source| failed("start a thread for", source))
         };
         let writer = start("log-writer", Box::new(move || writer.run(waiting)))?;
-        let answerer = start("log-answerer", Box::new(move || answer_all(&committed, &stale)))?;
+        let answerer = start("log-answerer", Box::new(move || answer_all(&committed, &failures)))?;
         Ok((Self { writer, answerer }, LogStoreHandle { pieces }))
     }
 
@@ -151,7 +155,10 @@ struct Writer {
     dispatcher: DispatcherHandle,
     streams: Streams,
     groups: std_mpsc::SyncSender<Group>,
-    stale: Arc<AtomicBool>,
+    /// Commits that failed, counted by the answerer.
+    failures: Arc<AtomicU64>,
+    /// Those after which the streams were read from the store again.
+    known_failures: u64,
 }
 
 impl Writer {
@@ -172,7 +179,9 @@ impl Writer {
 
     /// Writes one group and hands it over for its commit; false if the manager is ending.
     fn group(&mut self, pieces: Vec<LogPiece>) -> bool {
-        if self.stale.swap(false, Ordering::Relaxed) {
+        let failures = self.failures.load(Ordering::Acquire);
+        if failures != self.known_failures {
+            self.known_failures = failures;
             self.streams.clear();
         }
         if let Err(error) = self.segment.roll() {
@@ -250,7 +259,14 @@ impl Writer {
                 reply,
             })
             .is_ok()
-            && self.groups.send(Group { commit, answers }).is_ok()
+            && self
+                .groups
+                .send(Group {
+                    failures,
+                    commit,
+                    answers,
+                })
+                .is_ok()
     }
 
     fn fail(&self, answers: impl Iterator<Item = mpsc::Sender<PieceAnswer>>, reason: &str) -> bool {
@@ -279,13 +295,22 @@ fn merged(ops: Vec<Op>) -> Vec<Op> {
     merged
 }
 
-fn answer_all(groups: &std_mpsc::Receiver<Group>, stale: &AtomicBool) {
-    while let Ok(Group { commit, answers }) = groups.recv() {
-        let committed = commit
+/// Answers group by group. One whose own commit succeeded is not believed if one before it failed that it could not
+/// know of: it may have had nothing to commit, because it took the bytes of that one for written.
+fn answer_all(groups: &std_mpsc::Receiver<Group>, failures: &AtomicU64) {
+    while let Ok(Group {
+        failures: known,
+        commit,
+        answers,
+    }) = groups.recv()
+    {
+        let mut committed = commit
             .blocking_recv()
             .unwrap_or_else(|_| Err(Refused::StoreFailed("the manager is shutting down".into())));
         if committed.is_err() {
-            stale.store(true, Ordering::Relaxed);
+            failures.fetch_add(1, Ordering::Release);
+        } else if failures.load(Ordering::Relaxed) != known {
+            committed = Err(Refused::StoreFailed("what came before it was not committed".into()));
         }
         for (answer, said) in answers {
             let said = match (&committed, said) {
@@ -302,5 +327,110 @@ fn answer_all(groups: &std_mpsc::Receiver<Group>, stale: &AtomicBool) {
 fn say(answer: &mpsc::Sender<PieceAnswer>, said: PieceAnswer) {
     if let Err(error) = answer.try_send(said) {
         tracing::debug!(error = %error, "an acknowledgement was not delivered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dispatcher::Dispatcher;
+    use crate::dispatcher::timing::Timing;
+    use crate::store::clock::{KernelBootClock, StoreTime};
+    use crate::store::conformance::{assign, spec, submit};
+    use crate::store::contract::Store;
+    use crate::store::op::Applied;
+    use crate::store::sqlite::SqliteStore;
+
+    /// A store that has no room for the first log bytes: it says when they come, and fails when it is told to.
+    struct FirstFails {
+        store: SqliteStore,
+        first: Option<(oneshot::Sender<()>, std_mpsc::Receiver<()>)>,
+    }
+
+    impl Store for FirstFails {
+        fn apply(&mut self, now: StoreTime, batch: Vec<Op>) -> Result<Applied, StoreError> {
+            if batch.iter().any(|op| matches!(op, Op::AppendLog(_)))
+                && let Some((came, fail)) = self.first.take()
+            {
+                came.send(()).expect("awaited");
+                fail.recv().expect("told");
+                return Err(StoreError::Full);
+            }
+            self.store.apply(now, batch)
+        }
+
+        fn reads(&self) -> Arc<dyn Reads> {
+            self.store.reads()
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_was_committed_is_acknowledged_when_an_earlier_commit_failed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = SqliteStore::open(&folder.path().join("deputy.db")).expect("open");
+        let key = spec("t1").key;
+        store
+            .apply(
+                StoreTime::from_millis(1),
+                vec![submit("r", spec("t1")), assign(&key, 0, "i1")],
+            )
+            .expect("applied");
+        let reads = store.reads();
+        let ((came, comes), (fail, told)) = (oneshot::channel(), std_mpsc::channel());
+        let store = FirstFails {
+            store,
+            first: Some((came, told)),
+        };
+        let (vitals, _watch) = Vitals::watched();
+        let boot = Arc::new(KernelBootClock);
+        let (thread, dispatcher) =
+            Dispatcher::start(Box::new(store), boot, Timing::default(), vitals.pulse("dispatcher")).expect("started");
+        let (logs, handle) =
+            LogStore::start(&folder.path().join("logs"), reads.clone(), dispatcher.clone(), &vitals).expect("started");
+        let (answer, mut answers) = mpsc::channel(8);
+        let piece = || LogPiece {
+            attempt: AttemptRef {
+                project: key.project.clone(),
+                task: key.task.clone(),
+                run: 1,
+                epoch: 1,
+            },
+            offset: 0,
+            data: Bytes::from_static(b"abc"),
+            total_crc32: None,
+            answer: answer.clone(),
+        };
+        handle.push(piece()).await;
+        comes.await.expect("the first commit");
+        // Sent again while that is under way, it is known, and there is nothing to commit.
+        handle.push(piece()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        fail.send(()).expect("awaited");
+        let said = answers.recv().await.expect("an answer");
+        assert!(matches!(said, PieceAnswer::Failed(_)), "{said:?}");
+        let committed = || {
+            reads
+                .log_streams(&key)
+                .expect("read")
+                .first()
+                .map_or(0, |stream| stream.committed)
+        };
+        match answers.recv().await.expect("an answer") {
+            PieceAnswer::Failed(_) => assert_eq!(committed(), 0),
+            // It came so late that it was written anew.
+            PieceAnswer::Committed { offset, .. } => assert_eq!(committed(), offset),
+            refused @ PieceAnswer::Refused { .. } => panic!("{refused:?}"),
+        }
+        // And what is sent after that is taken.
+        handle.push(piece()).await;
+        let said = answers.recv().await.expect("an answer");
+        assert!(matches!(said, PieceAnswer::Committed { offset: 3, .. }), "{said:?}");
+        assert_eq!(committed(), 3);
+        drop(handle);
+        logs.join();
+        dispatcher.send(Inbound::Shutdown).await.expect("up");
+        thread.join();
     }
 }

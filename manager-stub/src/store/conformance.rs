@@ -128,7 +128,7 @@ fn agent_id(text: &str) -> AgentId {
     text.parse().expect("an agent id")
 }
 
-pub(super) fn spec(name: &str) -> TaskSpec {
+pub(crate) fn spec(name: &str) -> TaskSpec {
     TaskSpec {
         key: TaskKey {
             project: Project::default_project(),
@@ -151,7 +151,7 @@ pub(super) fn spec(name: &str) -> TaskSpec {
     }
 }
 
-pub(super) fn submit(request: &str, spec: TaskSpec) -> Op {
+pub(crate) fn submit(request: &str, spec: TaskSpec) -> Op {
     Op::Submit {
         request: request.into(),
         content: [1; 32],
@@ -159,7 +159,7 @@ pub(super) fn submit(request: &str, spec: TaskSpec) -> Op {
     }
 }
 
-pub(super) fn assign(key: &TaskKey, epoch: u64, instance: &str) -> Op {
+pub(crate) fn assign(key: &TaskKey, epoch: u64, instance: &str) -> Op {
     Op::Assign {
         key: key.clone(),
         epoch,

@@ -9,7 +9,7 @@
 //! the empty project.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod sqlite;
 
 pub mod contract;
