@@ -223,28 +223,25 @@ impl Hand<'_> {
         }
     }
 
+    /// What holds the task, or what becomes of it. It is stored, and says nothing about its process: whether that can
+    /// still come back changes while the task is lost, and is for `explain` to look up.
     fn lost_condition(&self) -> String {
-        let agent = self.head.agent.as_ref().map_or("its agent", AgentId::as_str);
         let resolve = format!("`deputy resolve {} resume|rollback|fail`", self.key.task);
+        let decides = format!("{resolve} decides");
         let losses = self.losses();
         if losses >= MAX_LOSSES {
+            let agent = self.head.agent.as_ref().map_or("its agent", AgentId::as_str);
             return format!(
                 "held: {losses} agents were lost one after the other while they had this task, which got no further; see their logs, the last is {agent}'s; then {resolve}"
             );
         }
         match (self.on_agent_loss, self.held_by()) {
-            (_, Some(why)) => format!("held: {why}; waiting for that process of {agent} or {resolve}"),
-            (OnAgentLoss::Hold, None) => {
-                format!("held: onAgentLoss is hold; waiting for that process of {agent} or {resolve}")
-            }
+            (_, Some(why)) => format!("held: {why}; {decides}"),
+            (OnAgentLoss::Hold, None) => format!("held: onAgentLoss is hold; {decides}"),
             (OnAgentLoss::Auto | OnAgentLoss::Resume, None) => {
-                format!("waiting for that process of {agent}; resumes elsewhere when nothing can be in flight any more")
+                "resumes elsewhere when nothing can be in flight any more".into()
             }
-            (OnAgentLoss::Rollback, None) => {
-                format!(
-                    "waiting for that process of {agent}; is rolled back elsewhere when nothing can be in flight any more"
-                )
-            }
+            (OnAgentLoss::Rollback, None) => "is rolled back elsewhere when nothing can be in flight any more".into(),
         }
     }
 
