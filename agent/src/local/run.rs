@@ -321,9 +321,7 @@ mod tests {
 
     #[test]
     fn a_file_without_an_end_is_too_large_a_document() {
-        let refused = document(Path::new("/dev/zero"), &BTreeMap::new())
-            .err()
-            .expect("refused");
+        let refused = document(Path::new("/dev/zero"), &BTreeMap::new()).expect_err("refused");
         assert!(matches!(refused, StartupError::BadTask(_)), "{refused}");
         assert!(refused.to_string().contains("the document is too large"), "{refused}");
     }
