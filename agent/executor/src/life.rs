@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use deputy_steps::failure::Halt;
 use deputy_steps::permit;
+use deputy_task::attempt::Epoch;
 use deputy_task::document::OnFailure;
 use deputy_task::message::{WriteOp, WriteVerdict};
 use deputy_task::outcome::{Completion, Failure, Outcome, World};
@@ -18,6 +19,9 @@ use crate::outbox::Granted;
 use crate::replay::Trace;
 use crate::slot::Slot;
 use crate::undo::{self, Left, Restored, UndoEnded, undo};
+
+/// The first attempt that a task is handed out as.
+const FIRST_EPOCH: Epoch = 1;
 
 /// The last message of an attempt.
 #[derive(Debug)]
@@ -70,6 +74,11 @@ async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {
         .outbox
         .post(&attempt.reference, WriteOp::Start, &attempt.switch, Granted::Start);
     if started.await.is_err() {
+        return LastWord::None;
+    }
+    // A task that was handed out before may have taken its agent down. Were this process to end before the manager
+    // knows that the task was started here, that loss would not be counted against the task.
+    if attempt.reference.epoch > FIRST_EPOCH && attempt.switch.started().await.is_err() {
         return LastWord::None;
     }
     let decided = attempt.replay().undo_reason().map(str::to_owned);

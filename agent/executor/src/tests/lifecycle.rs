@@ -406,6 +406,34 @@ async fn a_newer_attempt_of_the_same_task_begins_after_the_older_one_has_ended()
     assert_eq!(starts, [(1, false), (2, true)]);
 }
 
+/// What is said while the manager answers nothing.
+async fn said_unanswered(epoch: u64) -> Vec<Event> {
+    let bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1")])]), json!({}));
+    let (commands, inbox) = mpsc::channel(64);
+    let (outbox, mut events) = mpsc::channel(64);
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(bench.executor().run(inbox, outbox));
+    let assignment = Command::Assign(Box::new(bench.assignment(epoch)));
+    commands.send(assignment).await.expect("lives");
+    let mut said = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(5), events.recv()).await {
+        if !matches!(event, Event::FreeSlots(_)) {
+            said.push(event);
+        }
+    }
+    said
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_handed_out_before_is_not_begun_until_its_start_is_known() {
+    let is_start = |event: &Event| matches!(event, Event::Write { op: WriteOp::Start, .. });
+    let again = said_unanswered(2).await;
+    assert!(matches!(again.as_slice(), [start] if is_start(start)), "{again:?}");
+    // The first time, what it begins with is in the same commit.
+    let first = said_unanswered(1).await;
+    assert!(first.len() > 1 && is_start(&first[0]), "{first:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_newest_attempt_revokes_every_older_one_and_waits_for_all() {
     // Several times: the older ones are in no order.
