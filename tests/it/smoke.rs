@@ -1,9 +1,14 @@
 //! The flow, thin but whole: a task is queued, pulled, run, logged, reported.
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_tests::world::World;
+use rustix::process::Signal;
+
+use crate::recipe;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -82,4 +87,58 @@ async fn a_watched_task_is_told_to_programs_as_one_event_per_line_also_after_its
         let last = events.last().expect("an event");
         assert_eq!(last["task"]["result"]["state"], "succeeded", "{what}: {last:#}");
     }
+}
+
+/// Guards that a reader who is behind does not take the end of the manager for the end of the log.
+#[tokio::test]
+async fn a_log_that_is_followed_is_whole_after_a_restart_of_the_manager_in_order() {
+    let mut world = World::with_one_agent().await.expect("a world");
+    let run = "pad=$(printf %0400d 0); for i in $(seq 1 20000); do echo line-$i-$pad; done; sleep 8";
+    let task = world
+        .submit(&recipe::script("long", "", "", run))
+        .await
+        .expect("queued");
+    let printed = async || {
+        let logs = world.tasks.logs(&task).await;
+        logs.is_ok_and(|logs| logs.contains("line-20000-"))
+    };
+    world
+        .eventually("it has printed", SOON, printed)
+        .await
+        .expect("printed");
+    let mut command = world.deputy_command().expect("a command");
+    command.args(["logs", &task, "--follow", "--raw"]);
+    let mut follower = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    // Until no more has room on its way to somebody who does not read.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let manager = world.manager.child().expect("a manager");
+    manager.signal(Signal::TERM).expect("told");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut read = follower.stdout.take().expect("piped");
+    let followed = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        read.read_to_string(&mut text).map(|_| text)
+    });
+    manager.ended(SOON).await.expect("ended in order");
+    world.manager.start_again().await.expect("up again");
+    let text = followed.await.expect("joined").expect("text");
+    let output = follower.wait_with_output().expect("ended");
+    assert!(output.status.success(), "{output:?}\n{}", world.report());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the connection to the manager broke"), "{said}");
+    let lines: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.rsplit_once('-').map(|(line, _)| line))
+        .collect();
+    let expected: Vec<String> = (1..=20_000).map(|i| format!("line-{i}")).collect();
+    assert!(
+        lines == expected,
+        "{} lines, last {:?}\n{said}",
+        lines.len(),
+        lines.last()
+    );
 }
