@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
-use deputy_proto::v1::{Bundle, PutBundleRequest, SubmitRequest, SubmitResponse};
+use deputy_proto::v1::{Bundle, GetRequest, PutBundleRequest, SubmitRequest, SubmitResponse, Task};
 use deputy_proto::version::MAX_BLOB_FRAME_BYTES;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
@@ -64,6 +64,17 @@ impl Manager {
             project: project.to_owned(),
             channel,
         })
+    }
+
+    /// A task as it is now; none if the manager answers without one.
+    pub(crate) async fn task(&self, task_id: &str) -> Result<Option<Task>, Status> {
+        let request = GetRequest {
+            project: self.project.clone(),
+            task_id: task_id.to_owned(),
+            with_journal: false,
+            with_document: false,
+        };
+        Ok(self.tasks().get(Self::call(request)).await?.into_inner().task)
     }
 
     pub(crate) fn tasks(&self) -> TasksClient<Channel> {

@@ -52,12 +52,7 @@ async fn a_service_accounts_token_is_read_anew_and_begins_a_chain() {
 
     let (service, _) = recipe::service(&world, "refused").await;
     let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
-    let ended = world.ended(&task, SOON).await.expect("ended");
-    let failure = ended
-        .result
-        .clone()
-        .and_then(|result| result.failure)
-        .expect("a failure");
+    let (ended, failure) = recipe::failure(&world, &task, SOON).await;
     assert_eq!(
         (ended.state(), failure.class.as_str()),
         (v1::TaskState::Failed, "aws.webIdentity"),
@@ -118,12 +113,7 @@ async fn an_instances_profile_begins_a_chain_and_its_absence_is_explained() {
     world.agent(surroundings(environment)).await.expect("another agent");
     let (service, _) = recipe::service(&world, "nothing").await;
     let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
-    let ended = world.ended(&task, SOON).await.expect("ended");
-    let failure = ended
-        .result
-        .clone()
-        .and_then(|result| result.failure)
-        .expect("a failure");
+    let (_, failure) = recipe::failure(&world, &task, SOON).await;
     assert_eq!(failure.class, "aws.instanceIdentity", "{failure:#?}");
     assert!(failure.hint.contains("HttpPutResponseHopLimit"), "{failure:#?}");
 }

@@ -16,7 +16,10 @@ use crate::recipe;
 
 const SOON: Duration = Duration::from_secs(60);
 
-const MORE: &str = "  aws:\n    region: eu-west-1\n    assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\", externalId: deputy-demo } ]\n  onFailure: rollback\n";
+/// The identity, and an undo of what fails.
+fn more() -> String {
+    format!("{}  onFailure: rollback\n", recipe::AWS)
+}
 
 /// The settings of a namespace, as their other owner sees them.
 struct Settings {
@@ -65,7 +68,7 @@ fn failing(namespace: &str, go: &std::path::Path) -> String {
 "#,
         go.display()
     );
-    recipe::task(namespace, MORE, &steps)
+    recipe::task(namespace, &more(), &steps)
 }
 
 async fn world() -> World {
@@ -139,7 +142,7 @@ async fn a_deployment_that_was_scaled_meanwhile_is_rolled_back_with_its_new_size
                 spec: {{ containers: [ {{ name: app, image: "{image}" }} ] }}
 {check}"#
         );
-        recipe::task(&namespace, MORE, &steps)
+        recipe::task(&namespace, &more(), &steps)
     };
     let first = world.submit(&document("web:1", "")).await.expect("queued");
     world.succeeded(&first, SOON).await.expect("the first revision");
@@ -208,12 +211,7 @@ async fn what_a_co_owner_changes_before_an_apply_arrives_fails_it_and_nothing_is
     held.reached().await.expect("an apply");
     settings.helm_applies("helm-2").await;
     held.release();
-    let ended = world.ended(&task, SOON).await.expect("ended");
-    let failure = ended
-        .result
-        .clone()
-        .and_then(|result| result.failure)
-        .expect("a failure");
+    let (_, failure) = recipe::failure(&world, &task, SOON).await;
     assert!(
         failure.summary.contains("was changed by somebody else"),
         "{failure:#?}\n{}",

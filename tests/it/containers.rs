@@ -95,8 +95,8 @@ fn deploys(service: &str, script: &str, rolls_back: &str) -> String {
 "#,
         image = podman::IMAGE
     );
-    let more = "  aws:\n    region: eu-west-1\n    assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\", externalId: deputy-demo } ]\n  onFailure: rollback\n";
-    recipe::task(service, more, &step)
+    let more = format!("{}  onFailure: rollback\n", recipe::AWS);
+    recipe::task(service, &more, &step)
 }
 
 /// Guards that a container that ends at once fails its deployment with its exit code, whoever rolls back, and that

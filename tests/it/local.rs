@@ -63,6 +63,23 @@ async fn a_local_task_ends_0_1_or_2_and_shows_its_output() {
     assert!(!said(&bad).contains("panicked"), "{}", said(&bad));
 }
 
+/// Runs the file with a journal, and kills the run once its last step has written to `runs`.
+async fn killed_in_its_last_step(folder: &Path, file: &Path, runs: &Path) {
+    let mut command = local(folder, file, &["--journal", "journal"]);
+    let mut first = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let deadline = tokio::time::Instant::now() + SOON;
+    while recipe::lines(runs).is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the last step did not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.kill().expect("killed");
+    first.wait().expect("its end");
+}
+
 /// Guards that a journal file makes a killed run go on: what is done is not done again, what is retry-safe is.
 #[tokio::test]
 async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
@@ -75,19 +92,7 @@ async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
     );
     let file = folder.path().join("task.yaml");
     std::fs::write(&file, recipe::task("resumes", "", &steps)).expect("written");
-    let mut command = local(folder.path(), &file, &["--journal", "journal"]);
-    let mut first = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
-    let deadline = tokio::time::Instant::now() + SOON;
-    while recipe::lines(&runs).is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the second step did not begin");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    first.kill().expect("killed");
-    first.wait().expect("its end");
+    killed_in_its_last_step(folder.path(), &file, &runs).await;
     let second = output(local(folder.path(), &file, &["--journal", "journal"])).await;
     assert_eq!(second.status.code(), Some(0), "{}", said(&second));
     assert!(said(&second).contains("resumed"), "{}", said(&second));
@@ -115,19 +120,7 @@ async fn a_local_run_asks_before_it_runs_an_interrupted_script_again() {
     );
     let file = folder.path().join("task.yaml");
     std::fs::write(&file, recipe::task("asks", "  onFailure: rollback\n", &steps)).expect("written");
-    let mut command = local(folder.path(), &file, &["--journal", "journal"]);
-    let mut first = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
-    let deadline = tokio::time::Instant::now() + SOON;
-    while recipe::lines(&runs).is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the step did not begin");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    first.kill().expect("killed");
-    first.wait().expect("its end");
+    killed_in_its_last_step(folder.path(), &file, &runs).await;
     for _ in 0..2 {
         let open = output(local(folder.path(), &file, &["--journal", "journal"])).await;
         assert_eq!(open.status.code(), Some(7), "{}", said(&open));

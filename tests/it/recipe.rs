@@ -12,7 +12,7 @@ use deputy_tests::world::World;
 const SOON: Duration = Duration::from_secs(30);
 
 /// What tests of AWS steps begin with.
-const AWS: &str = r#"  aws:
+pub(crate) const AWS: &str = r#"  aws:
     region: eu-west-1
     assumeRole: [ { roleArn: "arn:aws:iam::222222222222:role/deployer", externalId: deputy-demo } ]
 "#;
@@ -131,6 +131,13 @@ pub(crate) async fn changes(world: &World, namespace: &str) -> Vec<String> {
         .collect();
     changes.sort();
     changes
+}
+
+/// Waits until the task has ended, and why it failed.
+pub(crate) async fn failure(world: &World, task: &str, within: Duration) -> (v1::Task, v1::Failure) {
+    let ended = world.ended(task, within).await.expect("ended");
+    let failure = ended.result.clone().and_then(|result| result.failure);
+    (ended, failure.expect("a failure"))
 }
 
 /// The lines of a file that scripts write; none while it is not there.

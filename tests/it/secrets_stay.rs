@@ -9,10 +9,9 @@ use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 use serde_json::Value;
 
-use crate::recipe;
+use crate::recipe::{self, AWS};
 
 const SOON: Duration = Duration::from_secs(60);
-const AWS: &str = "  aws:\n    region: eu-west-1\n    assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\", externalId: deputy-demo } ]\n";
 
 fn read(folder: &Path, name: &str) -> String {
     std::fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -252,12 +251,7 @@ async fn no_piece_of_a_secret_output_is_anywhere_wherever_a_text_is_cut() {
         used = used.display(),
     );
     let task = world.submit(&recipe::task("cut", "", &steps)).await.expect("queued");
-    let ended = world.ended(&task, SOON).await.expect("ended");
-    let failure = ended
-        .result
-        .clone()
-        .and_then(|result| result.failure)
-        .expect("a failure");
+    let (_, failure) = recipe::failure(&world, &task, SOON).await;
     assert_eq!(
         (failure.step.as_str(), failure.class.as_str()),
         ("wrong", "shell.outputs"),

@@ -57,7 +57,7 @@ const TROUBLES: [Trouble; 4] = [
 ];
 
 fn deployment(namespace: &str, image: &str, labels: &str, cpu: &str) -> String {
-    let aws = "  aws:\n    region: eu-west-1\n    assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\", externalId: deputy-demo } ]\n  onFailure: rollback\n";
+    let more = format!("{}  onFailure: rollback\n", recipe::AWS);
     let step = format!(
         r#"    - name: deploy
       timeout: 10m
@@ -77,7 +77,7 @@ fn deployment(namespace: &str, image: &str, labels: &str, cpu: &str) -> String {
                 spec: {{ containers: [ {{ name: app, image: "{image}", resources: {{ requests: {{ cpu: "{cpu}" }} }} }} ] }}
 "#
     );
-    recipe::task(namespace, aws, &step)
+    recipe::task(namespace, &more, &step)
 }
 
 /// Two pods and no more: a rolling update needs a third.

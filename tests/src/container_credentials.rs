@@ -12,16 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aws_credential_types::Credentials;
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
 
-use crate::background::{self, Background};
+use crate::background::Background;
 use crate::cloud::{Cloud, HOME};
+use crate::http_server::{self, Answer, reply};
 
 const TOKEN: &str = "token-of-the-container-credentials-endpoint";
 /// Longest session that the emulator gives.
@@ -48,8 +44,6 @@ pub(crate) struct Shared {
 impl ContainerCredentials {
     /// Serves sessions of `role` of that cloud. `learn` is told each new key and whose it is.
     pub async fn start(cloud: &Cloud, role: &str, learn: impl Fn(&str, &str) + Send + Sync + 'static) -> Result<Self> {
-        let listener = background::run(TcpListener::bind(("127.0.0.1", 0))).await??;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             sts: aws_sdk_sts::Client::new(&root_config(cloud, HOME)),
             role: role.into(),
@@ -57,7 +51,12 @@ impl ContainerCredentials {
             refusing: AtomicBool::new(false),
             asked: AtomicU32::new(0),
         });
-        let server = background::spawn(accept(listener, Arc::clone(&shared), Arc::new(learn)));
+        let (serving, learn): (_, Learn) = (Arc::clone(&shared), Arc::new(learn));
+        let (address, server) = http_server::start(move |request| {
+            let (shared, learn) = (Arc::clone(&serving), Arc::clone(&learn));
+            async move { answer(&request, &shared, &learn).await }
+        })
+        .await?;
         Ok(Self {
             address,
             shared,
@@ -144,27 +143,7 @@ pub fn config(cloud: &Cloud, endpoint: &str, credentials: Credentials) -> aws_co
 
 type Learn = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, learn: Learn) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
-                let (shared, learn) = (Arc::clone(&shared), Arc::clone(&learn));
-                let service = service_fn(move |request| {
-                    let (shared, learn) = (Arc::clone(&shared), Arc::clone(&learn));
-                    async move { Ok::<_, std::convert::Infallible>(answer(&request, &shared, &learn).await) }
-                });
-                connections.spawn(async move {
-                    let builder = hyper::server::conn::http1::Builder::new();
-                    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn answer(request: &Request<Incoming>, shared: &Shared, learn: &Learn) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Shared, learn: &Learn) -> Answer {
     shared.asked.fetch_add(1, Ordering::AcqRel);
     let authorized = request
         .headers()
@@ -220,13 +199,4 @@ pub(crate) async fn session(shared: &Shared, learn: &(dyn Fn(&str, &str) + Send 
         "Token": credentials.session_token(),
         "Expiration": expiration.fmt(aws_smithy_types::date_time::Format::DateTime)?,
     }))
-}
-
-pub(crate) fn reply(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert("content-type", http::HeaderValue::from_static("application/json"));
-    response
 }

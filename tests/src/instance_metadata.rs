@@ -6,16 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
 
-use crate::background::{self, Background};
-use crate::container_credentials::{ContainerCredentials, Shared, reply, session};
+use crate::background::Background;
+use crate::container_credentials::{ContainerCredentials, Shared, session};
+use crate::http_server::{self, Answer, reply};
 
 const TOKEN: &str = "token-of-the-instance-metadata-service";
 const PROFILE: &str = "/latest/meta-data/iam/security-credentials/";
@@ -30,9 +26,12 @@ pub struct InstanceMetadata {
 impl InstanceMetadata {
     /// Serves the same sessions as `credentials`.
     pub async fn start(credentials: &ContainerCredentials) -> Result<Self> {
-        let listener = background::run(TcpListener::bind(("127.0.0.1", 0))).await??;
-        let address = listener.local_addr()?;
-        let server = background::spawn(accept(listener, credentials.shared()));
+        let shared = credentials.shared();
+        let (address, server) = http_server::start(move |request| {
+            let shared = Arc::clone(&shared);
+            async move { answer(&request, &shared).await }
+        })
+        .await?;
         Ok(Self {
             address,
             _server: server,
@@ -52,27 +51,7 @@ impl InstanceMetadata {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
-                let shared = Arc::clone(&shared);
-                let service = service_fn(move |request| {
-                    let shared = Arc::clone(&shared);
-                    async move { Ok::<_, std::convert::Infallible>(answer(&request, &shared).await) }
-                });
-                connections.spawn(async move {
-                    let builder = hyper::server::conn::http1::Builder::new();
-                    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let path = request.uri().path();
     if request.method() == Method::PUT && path == "/latest/api/token" {

@@ -13,6 +13,7 @@ pub mod tasks;
 pub mod instance_metadata;
 pub mod container_credentials;
 pub mod service_account;
+mod http_server;
 pub mod kubernetes;
 
 pub mod cloud;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
@@ -23,6 +23,7 @@ use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
 use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
+use crate::session::session;
 use crate::web_identity::WebIdentity;
 
 /// Longest time for one renewal, all retries included.
@@ -265,14 +266,7 @@ fn assume<'a>(
             ));
         };
         tracing::info!(role.arn = %hop.role_arn, session = %hop.session_name, "role assumed");
-        let mut made = Credentials::builder()
-            .access_key_id(got.access_key_id)
-            .secret_access_key(got.secret_access_key)
-            .session_token(got.session_token)
-            .account_id(account_of(&hop.role_arn))
-            .provider_name("deputy");
-        made.set_expiry(SystemTime::try_from(got.expiration).ok());
-        Ok(made.build())
+        Ok(session(&hop.role_arn, got))
     })
 }
 
@@ -299,13 +293,10 @@ pub(crate) fn sts_client(config: &SdkConfig, credentials: Credentials) -> aws_sd
     aws_sdk_sts::Client::from_conf(config)
 }
 
-fn account_of(arn: &str) -> String {
-    arn.split(':').nth(4).unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::SystemTime;
 
     use super::*;
 

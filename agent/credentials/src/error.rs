@@ -113,17 +113,14 @@ impl CredentialsError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let failure = Failure::new(self.class(), self.to_string());
+        let refused = |hint: &str, raw: &String| {
+            let mut failure = failure.clone().hint(hint);
+            failure.detail.clone_from(raw);
+            failure
+        };
         match self {
-            Self::AssumeRoleDenied(refused) | Self::AssumeRoleFailed(refused) => {
-                let mut failure = failure.hint(&refused.hint);
-                failure.detail.clone_from(&refused.raw);
-                failure
-            }
-            Self::WebIdentity(refused) => {
-                let mut failure = failure.hint(&refused.hint);
-                failure.detail.clone_from(&refused.raw);
-                failure
-            }
+            Self::AssumeRoleDenied(hop) | Self::AssumeRoleFailed(hop) => refused(&hop.hint, &hop.raw),
+            Self::WebIdentity(token) => refused(&token.hint, &token.raw),
             Self::Instance { .. } => failure.hint(
                 "attach an instance profile; inside a container the instance's HttpPutResponseHopLimit must be 2 or more, \
                  or give the agent an identity of its own (ECS task role, IRSA, EKS Pod Identity)",

@@ -227,19 +227,13 @@ impl Agent {
                 ))
             }
             AmbientKind::Container => {
-                let config = ProviderConfig::empty()
-                    .with_http_client(http_client::for_metadata())
-                    .with_sleep_impl(TokioSleep::new());
                 let provider = aws_config::ecs::EcsCredentialsProvider::builder()
-                    .configure(&config)
+                    .configure(&metadata_config())
                     .build();
                 Origin::Container(Box::new(provider), self.ambient.description.clone())
             }
             AmbientKind::Instance => {
-                let config = ProviderConfig::empty()
-                    .with_http_client(http_client::for_metadata())
-                    .with_sleep_impl(TokioSleep::new());
-                let provider = ImdsCredentialsProvider::builder().configure(&config).build();
+                let provider = ImdsCredentialsProvider::builder().configure(&metadata_config()).build();
                 Origin::Instance(Box::new(provider), self.ambient.description.clone())
             }
             AmbientKind::WebIdentity => self.web_identity(),
@@ -311,6 +305,13 @@ impl Agent {
         }
         Ok(config.build())
     }
+}
+
+/// For asking a service on the machine itself.
+fn metadata_config() -> ProviderConfig {
+    ProviderConfig::empty()
+        .with_http_client(http_client::for_metadata())
+        .with_sleep_impl(TokioSleep::new())
 }
 
 /// A region of the role's partition, for an agent that was told none.

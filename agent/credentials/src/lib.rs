@@ -15,6 +15,7 @@ pub mod identity;
 mod chain;
 pub mod ambient;
 mod web_identity;
+mod session;
 mod denial;
 mod hop;
 mod refresh;

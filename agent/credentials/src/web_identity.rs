@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 use aws_types::SdkConfig;
@@ -14,6 +13,7 @@ use serde::Deserialize;
 use crate::denial::{Answer, answer_of};
 use crate::env::Env;
 use crate::error::{CredentialsError, RefusedToken};
+use crate::session::{account_of, session};
 
 const DEFAULT_SESSION_NAME: &str = "deputy-agent";
 
@@ -102,16 +102,7 @@ impl WebIdentity {
             return Err(self.refused(&token, &Answer::of_transport("STS answered without credentials")));
         };
         tracing::info!(role.arn = %self.role_arn, session = %self.session_name, "role assumed with the service account's token");
-        let mut made = Credentials::builder()
-            .access_key_id(got.access_key_id)
-            .secret_access_key(got.secret_access_key)
-            .session_token(got.session_token)
-            .provider_name("deputy");
-        if let Some(account) = self.role_arn.split(':').nth(4) {
-            made = made.account_id(account);
-        }
-        made.set_expiry(SystemTime::try_from(got.expiration).ok());
-        Ok(made.build())
+        Ok(session(&self.role_arn, got))
     }
 
     /// No answer of STS's at all.
@@ -153,7 +144,7 @@ impl WebIdentity {
 
     fn refused(&self, token: &str, answer: &Answer) -> CredentialsError {
         let Claims { iss, sub, aud } = claims(token);
-        let account = self.role_arn.split(':').nth(4).unwrap_or_default();
+        let account = account_of(&self.role_arn);
         let provider = iss.trim_start_matches("https://");
         let (cause, hint) = match answer.code.as_str() {
             "AccessDenied" | "AccessDeniedException" => (

@@ -120,13 +120,8 @@ async fn run_step(
     attempt.board.status(&step.name, StepStatus::Running);
     let ctx = context(attempt, step, Direction::Forward, hidden);
     let program = (attempt.shared.programs)(kind);
-    let outputs = drive(attempt, limits, program.run(&ctx)).await?;
+    let outputs = masked(attempt, drive(attempt, limits, program.run(&ctx)).await?);
     finish_step(attempt, step, &outputs, place).await?;
-    // Later steps get what is recorded, in this attempt and in every other.
-    let outputs = Outputs {
-        values: masked(attempt, &outputs),
-        ..outputs
-    };
     attempt.board.outputs(&step.name, outputs.values.clone());
     attempt.board.status(&step.name, StepStatus::Succeeded);
     arguments.ended(&step.name, outputs);
@@ -159,15 +154,11 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction,
 }
 
 async fn finish_step(attempt: &Attempt, step: &Step, outputs: &Outputs, place: Place) -> Result<(), Halt> {
-    for value in outputs.secrets.values() {
-        // Before anything can print it; too short a value cannot be told from ordinary text.
-        drop(attempt.log().add_secret(value.as_bytes()));
-    }
     if place == Place::Last {
         return Ok(());
     }
     let recorded = RecordedOutputs {
-        values: masked(attempt, outputs),
+        values: outputs.values.clone(),
         secrets: outputs.secrets.keys().cloned().collect(),
     };
     let value = serde_json::to_value(&recorded).unwrap_or_default();
@@ -192,10 +183,14 @@ async fn finish_step(attempt: &Attempt, step: &Step, outputs: &Outputs, place: P
     attempt.post_fact(record).await
 }
 
-fn masked(attempt: &Attempt, outputs: &Outputs) -> serde_json::Map<String, serde_json::Value> {
-    let mut values = outputs.values.clone();
-    values.values_mut().for_each(|value| attempt.mask_value(value));
-    values
+/// Outputs as they are recorded, and as later steps get them in this attempt and in every other.
+fn masked(attempt: &Attempt, mut outputs: Outputs) -> Outputs {
+    for value in outputs.secrets.values() {
+        // Before anything can print it; too short a value cannot be told from ordinary text.
+        drop(attempt.log().add_secret(value.as_bytes()));
+    }
+    outputs.values.values_mut().for_each(|value| attempt.mask_value(value));
+    outputs
 }
 
 /// Has the step ended in an attempt before this one?

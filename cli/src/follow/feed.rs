@@ -1,6 +1,6 @@
 //! The two streams of the manager that can be resumed: events and log.
 
-use deputy_proto::v1::{GetRequest, LogState, TailLogsRequest, TailLogsResponse, WatchRequest, WatchResponse};
+use deputy_proto::v1::{LogState, TailLogsRequest, TailLogsResponse, WatchRequest, WatchResponse};
 use tonic::{Status, Streaming};
 
 use super::resume::{Ended, Resumable};
@@ -85,14 +85,7 @@ impl Resumable for Log {
         if self.reading == Reading::WhatIsThere {
             return Ok(Ended::AllWasSaid);
         }
-        let request = GetRequest {
-            project: self.manager.project.clone(),
-            task_id: self.task_id.clone(),
-            with_journal: false,
-            with_document: false,
-        };
-        let answer = self.manager.tasks().get(Manager::call(request)).await?.into_inner();
-        let Some(task) = answer.task else {
+        let Some(task) = self.manager.task(&self.task_id).await? else {
             return Ok(Ended::Broken);
         };
         if task.run != self.run {

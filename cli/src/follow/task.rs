@@ -317,14 +317,8 @@ impl View<'_> {
                 "the manager said nothing about the task",
             ));
         };
-        let request = GetRequest {
-            project: manager.project.clone(),
-            task_id: task.task_id.clone(),
-            with_journal: false,
-            with_document: false,
-        };
-        if let Ok(answer) = manager.tasks().get(Manager::call(request)).await
-            && let Some(newest) = answer.into_inner().task.filter(|newest| newest.run == task.run)
+        if let Ok(Some(newest)) = manager.task(&task.task_id).await
+            && newest.run == task.run
         {
             task = self.completed(newest);
         }

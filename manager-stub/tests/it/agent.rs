@@ -75,6 +75,16 @@ impl World {
         TasksClient::new(self.channel().await)
     }
 
+    /// Why a task is where it is.
+    pub(crate) async fn explain(&self, task: &str) -> v1::ExplainResponse {
+        let request = v1::ExplainRequest {
+            task_id: task.into(),
+            ..v1::ExplainRequest::default()
+        };
+        let answer = self.tasks().await.explain(request).await;
+        answer.expect("explained").into_inner()
+    }
+
     pub(crate) async fn fleet(&self) -> FleetClient<Channel> {
         FleetClient::new(self.channel().await)
     }

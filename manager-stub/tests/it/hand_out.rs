@@ -186,17 +186,7 @@ async fn one_task_of_an_exclusive_key_runs_at_a_time() {
     let attempt = agent.assignment().await.attempt.expect("an attempt");
     assert_eq!(attempt.task_id, first);
     agent.start(&attempt).await;
-    let request = v1::ExplainRequest {
-        task_id: second.clone(),
-        ..v1::ExplainRequest::default()
-    };
-    let why = world
-        .tasks()
-        .await
-        .explain(request)
-        .await
-        .expect("explained")
-        .into_inner();
+    let why = world.explain(&second).await;
     assert_eq!(
         why.agents[0].reasons,
         [format!("task {first} holds the exclusive key k")]

@@ -175,17 +175,7 @@ async fn a_journal_that_no_agent_can_replay_waits_and_explain_says_so() {
         [Good; 3]
     );
     let _other = Agent::connect(&world, "a2", "i2").await;
-    let request = v1::ExplainRequest {
-        task_id: attempt.task_id.clone(),
-        ..v1::ExplainRequest::default()
-    };
-    let why = world
-        .tasks()
-        .await
-        .explain(request)
-        .await
-        .expect("explained")
-        .into_inner();
+    let why = world.explain(&attempt.task_id).await;
     let reasons = &why
         .agents
         .iter()

@@ -63,20 +63,25 @@ async fn running() -> (World, Agent, v1::AttemptRef) {
     (world, agent, attempt)
 }
 
-async fn tail(world: &World, task: &str, cursor: &str) -> Vec<v1::TailLogsResponse> {
+/// Follows a log from a cursor; the empty one is its beginning.
+async fn follow(world: &World, task: &str, cursor: &str) -> Streaming<v1::TailLogsResponse> {
     let request = v1::TailLogsRequest {
         task_id: task.into(),
         cursor: cursor.into(),
         follow: true,
         ..v1::TailLogsRequest::default()
     };
-    let mut stream = world
+    world
         .tasks()
         .await
         .tail_logs(request)
         .await
         .expect("a stream")
-        .into_inner();
+        .into_inner()
+}
+
+async fn tail(world: &World, task: &str, cursor: &str) -> Vec<v1::TailLogsResponse> {
+    let mut stream = follow(world, task, cursor).await;
     let mut pieces = Vec::new();
     while let Some(piece) = stream.message().await.expect("a piece") {
         pieces.push(piece);
@@ -144,18 +149,7 @@ async fn pieces_are_stored_once_however_often_they_are_sent() {
 async fn a_follower_sees_bytes_as_they_are_committed_and_ends_with_the_log() {
     let (world, mut agent, attempt) = running().await;
     let (bytes, middle) = log();
-    let request = v1::TailLogsRequest {
-        task_id: attempt.task_id.clone(),
-        follow: true,
-        ..v1::TailLogsRequest::default()
-    };
-    let mut follower = world
-        .tasks()
-        .await
-        .tail_logs(request)
-        .await
-        .expect("a stream")
-        .into_inner();
+    let mut follower = follow(&world, &attempt.task_id, "").await;
     let mut upload = Upload::open(&world, &attempt).await;
     upload.push(0, &bytes[..middle], None).await;
     assert_eq!(
@@ -240,18 +234,7 @@ async fn a_follower_who_is_behind_when_the_manager_ends_is_told_that_there_is_mo
         upload.push(offset, &piece, None).await;
         offset += piece.len();
     }
-    let request = v1::TailLogsRequest {
-        task_id: attempt.task_id.clone(),
-        follow: true,
-        ..v1::TailLogsRequest::default()
-    };
-    let mut follower = world
-        .tasks()
-        .await
-        .tail_logs(request)
-        .await
-        .expect("a stream")
-        .into_inner();
+    let mut follower = follow(&world, &attempt.task_id, "").await;
     drop((upload, agent));
     // Until there is no room left on the way.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;

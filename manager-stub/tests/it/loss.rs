@@ -245,17 +245,7 @@ async fn what_an_instance_does_not_hold_any_more_is_lost_at_once() {
 
 /// What `explain` says of the task first, and what it says to do next.
 async fn explained(world: &World, id: &str) -> (String, Vec<String>) {
-    let request = v1::ExplainRequest {
-        task_id: id.into(),
-        ..v1::ExplainRequest::default()
-    };
-    let answer = world
-        .tasks()
-        .await
-        .explain(request)
-        .await
-        .expect("explained")
-        .into_inner();
+    let answer = world.explain(id).await;
     (answer.summary, answer.next)
 }
 

@@ -127,17 +127,7 @@ async fn a_drain_is_wished_with_every_heartbeat_and_nothing_new_is_assigned() {
     let id = world.submit("").await;
     agent.heartbeat().await;
     assert!(matches!(agent.next().await, Some(Frame::Drain(_))));
-    let request = v1::ExplainRequest {
-        task_id: id,
-        ..v1::ExplainRequest::default()
-    };
-    let why = world
-        .tasks()
-        .await
-        .explain(request)
-        .await
-        .expect("explained")
-        .into_inner();
+    let why = world.explain(&id).await;
     assert_eq!(why.agents[0].reasons, ["it drains: upgrade"]);
 }
 

@@ -212,17 +212,7 @@ async fn a_waiting_task_is_explained_agent_by_agent() {
     let world = World::start(Timing::default()).await;
     let _agent = Agent::connect(&world, "a1", "i1").await;
     let id = world.submit("  selector: \"env == 'prod'\"\n").await;
-    let request = v1::ExplainRequest {
-        task_id: id,
-        ..v1::ExplainRequest::default()
-    };
-    let why = world
-        .tasks()
-        .await
-        .explain(request)
-        .await
-        .expect("explained")
-        .into_inner();
+    let why = world.explain(&id).await;
     assert_eq!(
         why.summary,
         "it waits: 1 agent is known, and for each: its labels do not match the selector env == 'prod': it has none"

@@ -65,16 +65,11 @@ impl Known {
 impl Applied {
     /// Of a live object.
     pub(crate) fn of(object: &Value) -> Self {
-        let Known {
-            uid,
-            resource_version,
-            generation,
-            ..
-        } = Known::of(object);
+        let text = |key| metadata(object, key).unwrap_or_default().to_owned();
         Self {
-            uid,
-            resource_version,
-            generation,
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            generation: generation(object),
             owners: owners(object),
         }
     }
@@ -148,7 +143,7 @@ fn strip(object: &mut Value) {
 }
 
 /// Who wishes which field. Not the number of replicas: scaling takes it from whoever had it.
-fn owners(object: &Value) -> String {
+pub(crate) fn owners(object: &Value) -> String {
     let replicas = ["f:spec", "f:replicas"];
     let mut entries: Vec<String> = fields::wishes(object)
         .filter_map(|entry| {

@@ -20,9 +20,11 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub(crate) fn is_wish(entry: &Value) -> bool {
     let text = |key| entry.get(key).and_then(Value::as_str).unwrap_or_default();
     let is_note = |path: &Path| path.starts_with(&["f:metadata".to_owned(), "f:finalizers".to_owned()]);
-    text("subresource").is_empty()
-        && text("manager") != CONTROLLER_MANAGER
-        && (paths(entry).is_empty() || !paths(entry).iter().all(is_note))
+    if !text("subresource").is_empty() || text("manager") == CONTROLLER_MANAGER {
+        return false;
+    }
+    let owned = paths(entry);
+    owned.is_empty() || !owned.iter().all(is_note)
 }
 
 /// All entries.

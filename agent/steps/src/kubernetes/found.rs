@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::failure::StepError;
 
-use super::before::Applied;
+use super::before::{Applied, owners};
 use super::fields::{self, changed_by_others};
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 
@@ -43,7 +43,7 @@ pub(crate) fn compare(live: &Value, earlier: Option<&Value>, applied: &Applied, 
     if let Some((who, path)) = changed_by_others(earlier.unwrap_or(&Value::Null), live) {
         return Found::Changed(format!("it was changed since by {who} ({})", fields::shown(&path)));
     }
-    if Applied::of(live).owners == applied.owners {
+    if owners(live) == applied.owners {
         Found::Ours
     } else {
         Found::Changed("it was changed since by somebody".into())

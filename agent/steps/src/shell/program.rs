@@ -173,11 +173,15 @@ impl ShellProgram {
         let (declared, others): (Vec<_>, Vec<_>) = written
             .into_iter()
             .partition(|(name, _)| self.shell.secret_outputs.contains(name));
-        for (name, value) in declared {
+        let mut keep_secret = |ran: &mut Ran, what: &str, (name, value): (String, String)| {
             log.add_secret(value.as_bytes())
-                .map_err(|refused| outputs_failure(ctx, &format!("secret output {name}: {refused}")))?;
+                .map_err(|refused| outputs_failure(ctx, &format!("{what}: {refused}")))?;
             ran.secret_outputs.push(name.clone());
             kept.insert(name, value);
+            Ok::<(), StepError>(())
+        };
+        for (name, value) in declared {
+            keep_secret(&mut ran, &format!("secret output {name}"), (name, value))?;
         }
         for (name, value) in others {
             // What holds a secret is one: recorded it would be another value, and a later attempt would go on with that.
@@ -188,10 +192,7 @@ impl ShellProgram {
             ctx.narrate(format!(
                 "the output {name} holds a secret and is kept as one; it could be named in secretOutputs"
             ));
-            log.add_secret(value.as_bytes())
-                .map_err(|refused| outputs_failure(ctx, &format!("output {name}, which holds a secret: {refused}")))?;
-            ran.secret_outputs.push(name.clone());
-            kept.insert(name, value);
+            keep_secret(&mut ran, &format!("output {name}, which holds a secret"), (name, value))?;
         }
         outputs::check_size(&ran.outputs).map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         Ok(ran)
