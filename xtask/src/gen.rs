@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// The protocol files, relative to `proto/`, in reading order.
-const PROTO_FILES: [&str; 4] = [
+const PROTO_FILES: [&str; 5] = [
     "deputy/v1/common.proto",
     "deputy/v1/agent.proto",
     "deputy/v1/tasks.proto",
     "deputy/v1/fleet.proto",
+    "deputy/v1/enrollment.proto",
 ];
 
 /// Writes the protocol's Rust code and descriptor set into `out` (normally `proto/src/gen`).

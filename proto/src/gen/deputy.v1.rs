@@ -3676,3 +3676,582 @@ pub mod fleet_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// ChallengeRequest asks for a nonce.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeRequest {}
+/// ChallengeResponse is what a proof must be bound to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeResponse {
+    /// 32 random bytes. Good for one proof, for two minutes, with this manager only.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// The manager's trust domain, for example `deputy.example.com`. An agent that was configured
+    /// with another one stops here.
+    #[prost(string, tag = "2")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// The manager's wall clock, Unix milliseconds: says how far the agent's clock is off.
+    #[prost(int64, tag = "3")]
+    pub server_time_ms: i64,
+}
+/// JoinRequest proves an identity.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRequest {
+    /// PKCS #10, DER. Only its public key is used; what it asks for by name is ignored.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
+    /// Who the agent wants to be.
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// From Challenge.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// Why it may.
+    #[prost(oneof = "join_request::Proof", tags = "4, 5, 6")]
+    pub proof: ::core::option::Option<join_request::Proof>,
+}
+/// Nested message and enum types in `JoinRequest`.
+pub mod join_request {
+    /// Why it may.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Proof {
+        /// A secret that an administrator made for this purpose.
+        #[prost(message, tag = "4")]
+        Token(super::TokenProof),
+        /// A signed GetCallerIdentity request.
+        #[prost(message, tag = "5")]
+        AwsIdentity(super::AwsIdentityProof),
+        /// A projected service-account token.
+        #[prost(message, tag = "6")]
+        Kubernetes(super::KubernetesProof),
+    }
+}
+/// TokenProof is a join token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenProof {
+    /// As `deputy fleet join-token create` printed it.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// AwsIdentityProof is the headers of a SigV4 header-signed POST of
+/// `Action=GetCallerIdentity&Version=2011-06-15` to `/`. The manager builds the request anew for a
+/// host of its own list and sends it; nothing that the agent wrote is used as a URL.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwsIdentityProof {
+    /// The STS host that was signed, for example `sts.eu-west-1.amazonaws.com`.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// `Authorization`. Signed headers are exactly: content-type, host, x-amz-date,
+    /// x-amz-security-token (if there is a session token), x-deputy-challenge (hex of the nonce),
+    /// x-deputy-csr-sha256 (hex of SHA-256 of the CSR), x-deputy-trust-domain.
+    #[prost(string, tag = "2")]
+    pub authorization: ::prost::alloc::string::String,
+    /// `X-Amz-Date`, for example `20261126T140000Z`.
+    #[prost(string, tag = "3")]
+    pub amz_date: ::prost::alloc::string::String,
+    /// `X-Amz-Security-Token`; empty for long-lived keys.
+    #[prost(string, tag = "4")]
+    pub security_token: ::prost::alloc::string::String,
+}
+/// KubernetesProof is a service-account token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KubernetesProof {
+    /// Projected with the audience `deputy/<trust-domain>`.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// IssuedCertificate is a client certificate of the manager's authority.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssuedCertificate {
+    /// Leaf first, DER.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "2")]
+    pub not_before_ms: i64,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub not_after_ms: i64,
+    /// Who the certificate says the agent is.
+    #[prost(string, tag = "4")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// The pool that the join rule put it in.
+    #[prost(string, tag = "5")]
+    pub pool: ::prost::alloc::string::String,
+    /// The rule that let it in.
+    #[prost(string, tag = "6")]
+    pub join_rule: ::prost::alloc::string::String,
+}
+/// JoinResponse is the certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinResponse {
+    /// The certificate.
+    #[prost(message, optional, tag = "1")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
+}
+/// RenewExpiredRequest proves that the old key is still at hand.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewExpiredRequest {
+    /// PKCS #10, DER, for the new key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
+    /// From Challenge.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// The expired leaf, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub expired_leaf: ::prost::bytes::Bytes,
+    /// ECDSA P-256 with SHA-256, ASN.1, by the old key over
+    /// `deputy renew-expired v1` NUL trust domain NUL nonce, SHA-256 of the CSR.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub signature: ::prost::bytes::Bytes,
+}
+/// RenewExpiredResponse is the certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewExpiredResponse {
+    /// The certificate.
+    #[prost(message, optional, tag = "1")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
+}
+/// Generated client implementations.
+pub mod enrollment_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Enrollment is what an agent without a certificate calls, over server-side TLS only. The agent
+    /// has pinned the manager's certificate authority before it says anything.
+    #[derive(Debug, Clone)]
+    pub struct EnrollmentClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> EnrollmentClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EnrollmentClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            EnrollmentClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Challenge answers a nonce that one proof may be bound to.
+        pub async fn challenge(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/Challenge",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Enrollment", "Challenge"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Join proves an identity and exchanges a certificate signing request for a certificate.
+        pub async fn join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/Join",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Enrollment", "Join"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
+        /// Refused for what was revoked, and when the certificate has been out of date for too long.
+        pub async fn renew_expired(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewExpiredRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewExpiredResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/RenewExpired",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Enrollment", "RenewExpired"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod enrollment_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with EnrollmentServer.
+    #[async_trait]
+    pub trait Enrollment: std::marker::Send + std::marker::Sync + 'static {
+        /// Challenge answers a nonce that one proof may be bound to.
+        async fn challenge(
+            &self,
+            request: tonic::Request<super::ChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeResponse>,
+            tonic::Status,
+        >;
+        /// Join proves an identity and exchanges a certificate signing request for a certificate.
+        async fn join(
+            &self,
+            request: tonic::Request<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
+        /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
+        /// Refused for what was revoked, and when the certificate has been out of date for too long.
+        async fn renew_expired(
+            &self,
+            request: tonic::Request<super::RenewExpiredRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewExpiredResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Enrollment is what an agent without a certificate calls, over server-side TLS only. The agent
+    /// has pinned the manager's certificate authority before it says anything.
+    #[derive(Debug)]
+    pub struct EnrollmentServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> EnrollmentServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for EnrollmentServer<T>
+    where
+        T: Enrollment,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/deputy.v1.Enrollment/Challenge" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChallengeSvc<T: Enrollment>(pub Arc<T>);
+                    impl<
+                        T: Enrollment,
+                    > tonic::server::UnaryService<super::ChallengeRequest>
+                    for ChallengeSvc<T> {
+                        type Response = super::ChallengeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChallengeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::challenge(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChallengeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Enrollment/Join" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinSvc<T: Enrollment>(pub Arc<T>);
+                    impl<T: Enrollment> tonic::server::UnaryService<super::JoinRequest>
+                    for JoinSvc<T> {
+                        type Response = super::JoinResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Enrollment/RenewExpired" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewExpiredSvc<T: Enrollment>(pub Arc<T>);
+                    impl<
+                        T: Enrollment,
+                    > tonic::server::UnaryService<super::RenewExpiredRequest>
+                    for RenewExpiredSvc<T> {
+                        type Response = super::RenewExpiredResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewExpiredRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::renew_expired(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewExpiredSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for EnrollmentServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "deputy.v1.Enrollment";
+    impl<T> tonic::server::NamedService for EnrollmentServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
