@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::checked::Config;
 use crate::config::key::{KEYS, Key, LABELS};
 use crate::config::raw::{File, RawConfig};
+use crate::doctor::{self, Form, Questions};
 use crate::exit::{Exit, StartupError, explain};
 use crate::local::LocalRun;
 use crate::{eks_token, local, run};
@@ -31,6 +32,7 @@ pub fn main_impl() -> ExitCode {
     };
     let done = match matches.subcommand() {
         Some(("run", matches)) => config(matches).and_then(run::run),
+        Some(("doctor", matches)) => config(matches).and_then(|config| doctor::examine(&config, &questions(matches))),
         Some(("task", matches)) => local::run(local_run(matches)),
         Some(("eks-token", matches)) => eks_token::print(text(matches, "cluster"), text(matches, "region")),
         _ => Ok(Exit::BadInput),
@@ -46,10 +48,18 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run_command())
         .subcommand(task_command())
+        .subcommand(doctor_command())
         .subcommand(eks_token_command())
 }
 
-fn run_command() -> Command {
+/// Every key of the configuration, and the file.
+fn config_args() -> impl Iterator<Item = Arg> {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .env("DEPUTY_CONFIG")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("A TOML file with the keys below, as in docs/configuration.md");
     let keys = KEYS.iter().map(|key| {
         let arg = Arg::new(key.name).value_name(key.value).help(help(key));
         if **key == LABELS {
@@ -58,17 +68,13 @@ fn run_command() -> Command {
             arg.long(key.flag())
         }
     });
+    std::iter::once(file).chain(keys)
+}
+
+fn run_command() -> Command {
     Command::new("run")
         .about("Serve a manager until SIGTERM")
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .env("DEPUTY_CONFIG")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("A TOML file with the keys below, as in docs/configuration.md"),
-        )
-        .args(keys)
+        .args(config_args())
         .after_help("Flags win over the environment, which wins over the file. Exit codes: 0 left in order, 2 bad configuration, 8 another process has this agent id, 9 left with work unfinished, 10 cannot start.")
 }
 
@@ -128,6 +134,46 @@ fn task_command() -> Command {
         .after_help("Exit codes: 0 succeeded, 1 failed, 2 bad input, 4 cancelled or timed out, 5 rejected, 7 rollback failed or world unknown, 10 cannot start.")
 }
 
+fn doctor_command() -> Command {
+    let repeated = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .action(ArgAction::Append)
+            .help(help)
+    };
+    Command::new("doctor")
+        .about("Look at everything that must be right for this agent to work, and say what to do about the rest")
+        .arg(repeated(
+            "role",
+            "ARN[#EXTERNAL-ID][,ARN…]",
+            "A role, or a chain of roles, that the agent should be able to assume; may be repeated",
+        ))
+        .arg(repeated(
+            "cluster",
+            "NAME",
+            "An EKS cluster that must be reachable and know the first --role, or the agent itself; may be repeated",
+        ))
+        .arg(
+            Arg::new("region")
+                .long("region")
+                .value_name("REGION")
+                .help("Where roles and clusters are looked at [default: AWS_REGION, or us-east-1]"),
+        )
+        .arg(
+            Arg::new("output")
+                .long("output")
+                .short('o')
+                .value_name("FORM")
+                .value_parser(["text", "json"])
+                .default_value("text")
+                .help("Text for people, or JSON for programs"),
+        )
+        .next_help_heading("What the agent is run with")
+        .args(config_args())
+        .after_help("Run it where the agent runs, with the agent's own environment and arguments: inside its container.\nNothing is changed, and no task is taken.\nExit codes: 0 the agent can work, 1 it cannot, 2 bad configuration.")
+}
+
 fn eks_token_command() -> Command {
     Command::new("eks-token")
         .about("Print a Kubernetes credential for an EKS cluster, as a client-go exec plugin")
@@ -185,6 +231,23 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
         redo: matches.get_one::<String>("redo").cloned(),
         work_folder: matches.get_one::<PathBuf>("work-folder").cloned(),
         log_filter: text(matches, "log-level").to_owned(),
+    }
+}
+
+fn questions(matches: &ArgMatches) -> Questions {
+    let all = |name: &str| {
+        let given = matches.get_many::<String>(name).unwrap_or_default();
+        given.cloned().collect()
+    };
+    Questions {
+        form: if text(matches, "output") == "json" {
+            Form::Json
+        } else {
+            Form::Text
+        },
+        roles: all("role"),
+        clusters: all("cluster"),
+        region: matches.get_one::<String>("region").cloned(),
     }
 }
 

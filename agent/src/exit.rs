@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Success,
     /// A local task failed.
     TaskFailed,
+    /// The examination found something that stops the agent from working.
+    Unfit,
     /// The configuration, the task file or an input is wrong.
     BadInput,
     /// A local task was cancelled or timed out.
@@ -41,7 +43,7 @@ impl Exit {
     pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Success => 0,
-            Self::TaskFailed => 1,
+            Self::TaskFailed | Self::Unfit => 1,
             Self::BadInput => 2,
             Self::Interrupted => 4,
             Self::Rejected => 5,

@@ -5,7 +5,8 @@
 //!                                  ├─ session     (a thread of its own)
 //!                                  ├─ log upload, blobs, tools, health
 //!                                  └─ drain       (SIGTERM: the order of leaving)
-//!     └ task (local) ─ executor and a journal in memory or in a file
+//!     ├ task (local) ─ executor and a journal in memory or in a file
+//!     └ doctor ─ machine, tools, identity, roles, clusters
 //! ```
 //!
 //! Only the supervisor and the local run spawn, and both await what they spawned.
@@ -14,6 +15,7 @@
 mod cli;
 mod run;
 mod local;
+mod doctor;
 mod eks_token;
 mod supervisor;
 mod drain;

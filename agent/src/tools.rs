@@ -58,6 +58,11 @@ const KNOWN: [Known; 8] = [
     },
 ];
 
+/// The programs that are looked for.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|known| known.name)
+}
+
 /// What is on `path`, without running anything.
 pub(crate) fn find(path: &OsStr) -> Vec<Tool> {
     let found = KNOWN.iter().filter_map(|known| {

@@ -9,6 +9,7 @@ mod wall_clock;
 
 mod bad_input;
 mod denials;
+mod doctor;
 mod local;
 mod secrets_stay;
 mod unhealthy;

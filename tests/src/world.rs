@@ -77,6 +77,20 @@ pub struct CommandOutput {
     pub stderr: String,
 }
 
+impl CommandOutput {
+    async fn of(mut command: Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await?
+            .with_context(|| format!("running {name}"))?;
+        Ok(Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
 impl Builder {
     /// With this emulated cloud; without it agents have no AWS identity.
     #[must_use]
@@ -285,14 +299,23 @@ impl World {
     pub async fn deputy(&self, arguments: &[&str]) -> Result<CommandOutput> {
         let mut command = self.deputy_command()?;
         command.args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output())
-            .await?
-            .context("running deputy")?;
-        Ok(CommandOutput {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        CommandOutput::of(command).await
+    }
+
+    /// Runs `deputy-agent doctor` in the surroundings of this world's agents.
+    pub async fn doctor(&self, arguments: &[&str]) -> Result<CommandOutput> {
+        let mut command = Command::new(&self.binaries.agent);
+        command
+            .env_clear()
+            .env("HOME", &self.folder)
+            .env("TMPDIR", &self.folder)
+            .envs(self.agent_environment());
+        command
+            .args(["doctor", "--manager", &format!("http://{}", self.manager.address()?)])
+            .arg("--work-folder")
+            .arg(self.folder.join("doctor-work"));
+        command.args(arguments).current_dir(&self.folder);
+        CommandOutput::of(command).await
     }
 
     /// `deputy` with the environment that names this manager, for a caller that wants to run it itself.
@@ -352,6 +375,12 @@ impl World {
     #[must_use]
     pub fn unique(&self, stem: &str) -> String {
         format!("{stem}-{}", self.name)
+    }
+
+    /// The program of the agents.
+    #[must_use]
+    pub fn agent_program(&self) -> &Path {
+        &self.binaries.agent
     }
 
     /// The world's folder.

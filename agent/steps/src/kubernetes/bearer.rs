@@ -9,7 +9,8 @@ use deputy_credentials::exec_plugin::{ExecPluginError, PluginTokens};
 use http::HeaderValue;
 use tokio::sync::Mutex;
 
-use crate::context::Host;
+/// Makes a value known to a redactor before it can be printed.
+pub(crate) type Hide = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// Why there is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,7 @@ pub(crate) enum BearerError {
 #[derive(Clone)]
 pub(crate) struct Bearer {
     tokens: Arc<PluginTokens>,
-    host: Arc<dyn Host>,
+    hide: Hide,
     /// The last header and the token in it, which the redactor knows.
     last: Arc<Mutex<Option<(String, HeaderValue)>>>,
 }
@@ -38,11 +39,11 @@ impl fmt::Debug for Bearer {
 }
 
 impl Bearer {
-    /// Tokens from `tokens`, made known to the redactor of `host`.
-    pub(crate) fn new(tokens: PluginTokens, host: Arc<dyn Host>) -> Self {
+    /// Tokens from `tokens`, each given to `hide` before it is used.
+    pub(crate) fn new(tokens: PluginTokens, hide: Hide) -> Self {
         Self {
             tokens: Arc::new(tokens),
-            host,
+            hide,
             last: Arc::default(),
         }
     }
@@ -56,7 +57,7 @@ impl Bearer {
         {
             return Ok(header.clone());
         }
-        self.host.add_secret(token.as_bytes());
+        (self.hide)(token.as_bytes());
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BearerError::Unprintable)?;
         header.set_sensitive(true);
         *last = Some((token, header.clone()));

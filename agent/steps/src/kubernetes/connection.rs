@@ -2,10 +2,12 @@
 //! the kubeconfig's server and certificate authority, a token from its exec plugin. Called by the
 //! step programs. Everything of it is gone when it is dropped; no secret is ever in a file.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deputy_credentials::authenticator::ToolLookup;
+use deputy_credentials::TaskIdentity;
+use deputy_credentials::authenticator::{TokenProgram, ToolLookup};
 use deputy_credentials::cluster::{EksCluster, describe_cluster};
 use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::{ExecPlugin, PluginTokens};
@@ -20,7 +22,7 @@ use crate::context::StepContext;
 use crate::failure::StepError;
 
 use super::api::{Api, Place};
-use super::bearer::Bearer;
+use super::bearer::{Bearer, Hide};
 use super::explain::{Doing, explain};
 use super::guard;
 
@@ -36,6 +38,22 @@ pub(crate) struct Connection {
     _endpoint: EndpointHandle,
 }
 
+/// What a connection is made of.
+pub(crate) struct Dial<'a> {
+    /// Who connects.
+    pub(crate) identity: TaskIdentity,
+    /// To which cluster.
+    pub(crate) cluster: &'a EksCluster,
+    /// What makes the tokens.
+    pub(crate) program: &'a TokenProgram,
+    /// Where the kubeconfig is written for as long as the connection is open.
+    pub(crate) folder: &'a Path,
+    /// The kubeconfig's namespace.
+    pub(crate) namespace: Option<&'a str>,
+    /// Told every secret before it is used.
+    pub(crate) hide: Hide,
+}
+
 impl Connection {
     /// Opens one, and says in the log who the cluster says we are.
     pub(crate) async fn open(ctx: &StepContext, cluster: &str, namespace: Option<&str>) -> Result<Self, StepError> {
@@ -43,10 +61,27 @@ impl Connection {
         let found = describe_cluster(&identity, cluster).await?;
         let program = ToolLookup::from_process().token_program().await;
         ctx.narrate(program.narration());
-        let plugin = ExecPlugin::new(&program, &found);
         let host = Arc::clone(ctx.host());
-        let hide = move |secret: &[u8]| host.add_secret(secret);
-        let endpoint = EndpointHandle::open(identity, hide).await.map_err(|error| {
+        let connection = Self::dial(Dial {
+            identity,
+            cluster: &found,
+            program: &program,
+            folder: &ctx.workspace().await?,
+            namespace,
+            hide: Arc::new(move |secret| host.add_secret(secret)),
+        })
+        .await?;
+        connection.introduce(ctx, &found).await?;
+        Ok(connection)
+    }
+
+    /// Makes everything that a connection needs; nothing is asked of the cluster yet.
+    pub(crate) async fn dial(dial: Dial<'_>) -> Result<Self, Failure> {
+        let Dial { cluster, hide, .. } = dial;
+        let plugin = ExecPlugin::new(dial.program, cluster);
+        let hidden = Arc::clone(&hide);
+        let endpoint = EndpointHandle::open(dial.identity, move |secret: &[u8]| hidden(secret)).await;
+        let endpoint = endpoint.map_err(|error| {
             Failure::new(
                 "agent.credentialEndpoint",
                 "the task's credential endpoint could not be opened",
@@ -54,33 +89,27 @@ impl Connection {
             .caused_by(&error)
         })?;
         for secret in endpoint.secrets() {
-            ctx.host().add_secret(secret.as_bytes());
+            hide(secret.as_bytes());
         }
-        let folder = ctx.workspace().await?;
-        let kubeconfig = Kubeconfig::create(&folder, &found, &plugin, namespace).map_err(|error| {
+        let kubeconfig = Kubeconfig::create(dial.folder, cluster, &plugin, dial.namespace).map_err(|error| {
             Failure::new("agent.kubeconfig", "the temporary kubeconfig could not be written").caused_by(&error)
         })?;
         let client = client(&kubeconfig).await.map_err(|problem| {
             Failure::new(
                 "kubernetes.kubeconfig",
-                format!("cluster {cluster} cannot be used as EKS describes it: {problem}"),
+                format!("cluster {} cannot be used as EKS describes it: {problem}", cluster.name),
             )
         })?;
-        let bearer = Bearer::new(
-            PluginTokens::new(plugin, endpoint.env()),
-            std::sync::Arc::clone(ctx.host()),
-        );
+        let bearer = Bearer::new(PluginTokens::new(plugin, endpoint.env()), hide);
         let place = Place {
-            cluster: found.name.clone(),
-            server: found.endpoint.clone(),
+            cluster: cluster.name.clone(),
+            server: cluster.endpoint.clone(),
         };
-        let connection = Self {
+        Ok(Self {
             api: Api::new(client, bearer, place),
             _kubeconfig: kubeconfig,
             _endpoint: endpoint,
-        };
-        connection.introduce(ctx, &found).await?;
-        Ok(connection)
+        })
     }
 
     async fn introduce(&self, ctx: &StepContext, cluster: &EksCluster) -> Result<(), StepError> {

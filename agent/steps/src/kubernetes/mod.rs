@@ -6,6 +6,7 @@
 
 pub mod kubernetes_apply;
 pub mod kubernetes_rolling_deploy;
+pub mod introduction;
 
 mod undo;
 mod restore;

@@ -1,0 +1,84 @@
+//! The order of the examination: what everything else stands on comes first.
+
+use std::time::Duration;
+
+use deputy_credentials::Identities;
+use deputy_credentials::env::Env;
+
+use super::identity::{self, Chain};
+use super::report::{Finding, Form, Report, Verdict};
+use super::{cluster, machine, tools};
+use crate::config::checked::Config;
+use crate::exit::{Exit, StartupError};
+
+/// Asked of AWS where the agent was told no region.
+const ANY_REGION: &str = "us-east-1";
+
+/// A network that swallows everything still lets the examination end.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// What to look at beside the agent itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Questions {
+    /// How the answer is shown.
+    pub(crate) form: Form,
+    /// Role chains, each as `ARN[#EXTERNAL-ID][,ARN…]`.
+    pub(crate) roles: Vec<String>,
+    /// Names of EKS clusters; looked at as the first role, or as the agent itself.
+    pub(crate) clusters: Vec<String>,
+    /// Where roles and clusters are looked at; default: the agent's own region.
+    pub(crate) region: Option<String>,
+}
+
+/// Looks at everything. 0: the agent can work.
+pub(crate) fn examine(config: &Config, questions: &Questions) -> Result<Exit, StartupError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartupError::Threads)?;
+    let mut report = Report::new(questions.form);
+    runtime.block_on(async {
+        if tokio::time::timeout(LONGEST, all(config, questions, &mut report))
+            .await
+            .is_err()
+        {
+            report.add(unfinished());
+        }
+    });
+    report.close();
+    Ok(if report.can_work() { Exit::Success } else { Exit::Unfit })
+}
+
+fn unfinished() -> Finding {
+    let what = format!(
+        "was given up after {} s; what is not listed was not looked at",
+        LONGEST.as_secs()
+    );
+    Finding::new("examination", "time", Verdict::Bad, what)
+        .hint("something on the network swallows connections: look at the last line before this one")
+}
+
+async fn all(config: &Config, questions: &Questions, report: &mut Report) {
+    report.extend(machine::findings(config));
+    let path = config
+        .tools_path
+        .clone()
+        .or_else(|| std::env::var_os("PATH"))
+        .unwrap_or_default();
+    report.extend(tools::findings(&path).await);
+
+    let identities = Identities::new(Env::from_process());
+    let own_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
+    let region = questions.region.clone().or(own_region);
+    let region = region.as_deref().unwrap_or(ANY_REGION);
+    report.extend(identity::ambient(&identities, region).await);
+    let chains: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();
+    report.extend(identity::roles(&identities, region, &chains).await);
+    let asked = identity::identity_of(&identities, region, chains.first());
+    match tempfile::tempdir() {
+        Ok(folder) => report.extend(cluster::findings(asked, &questions.clusters, folder.path()).await),
+        Err(error) => report.add(cluster::no_folder(&error)),
+    }
+}

@@ -1,0 +1,211 @@
+//! What the machine or container gives the agent: folders, disk, memory, processes, open files.
+
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::report::{Finding, Verdict};
+use crate::config::checked::Config;
+use crate::exit::StartupError;
+use crate::work_root::work_root;
+
+const AREA: &str = "machine";
+
+/// Each task's children and the agent's own connections need some.
+const FEW_OPEN_FILES: u64 = 1024;
+
+/// The agent itself needs about 20 MiB; a `kubectl` or `helm` beside it needs 100.
+const LITTLE_MEMORY: u64 = 192 << 20;
+
+/// A shell step with a pipeline needs a handful, the AWS CLI some threads.
+const FEW_PROCESSES: u64 = 128;
+
+/// Less room than this for workspaces is soon used up.
+const LITTLE_DISK: u64 = 256 << 20;
+
+/// Everything about the machine.
+pub(crate) fn findings(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![user(), work_folder(config)];
+    findings.extend(config.state_folder.as_deref().map(state_folder));
+    findings.push(open_files());
+    findings.push(memory(limit_of_group("memory.max")));
+    findings.push(processes(limit_of_group("pids.max")));
+    findings
+}
+
+fn user() -> Finding {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Finding::new(AREA, "user", Verdict::Warning, "runs as root")
+            .hint("nothing that the agent does needs root: run it as a user of its own, for example 65532");
+    }
+    Finding::good(AREA, "user", format!("user {}", user.as_raw()))
+}
+
+fn work_folder(config: &Config) -> Finding {
+    let check = "work folder";
+    let root = match work_root(config.work_folder.as_deref()) {
+        Ok(root) => root,
+        Err(error) => return unusable(check, &error),
+    };
+    if let Err(error) = tempfile::tempfile_in(&root) {
+        return Finding::new(
+            AREA,
+            check,
+            Verdict::Bad,
+            format!("cannot write to {}: {error}", root.display()),
+        )
+        .hint("choose with --work-folder a folder on a disk with room that this user can write to");
+    }
+    let shown = root.display();
+    match free_bytes(&root) {
+        None => Finding::good(AREA, check, format!("{shown} is this user's alone")),
+        Some(free) if free < LITTLE_DISK => Finding::new(
+            AREA,
+            check,
+            Verdict::Warning,
+            format!("{shown} has {} free", size(free)),
+        )
+        .hint("workspaces, bundles and logs that wait for the manager lie there: give it a larger disk"),
+        Some(free) if free < config.spool_limit_bytes => Finding::new(
+            AREA,
+            check,
+            Verdict::Warning,
+            format!(
+                "{shown} has {} free, and spool_limit is {}",
+                size(free),
+                size(config.spool_limit_bytes)
+            ),
+        )
+        .hint("lower spool_limit, or give it a larger disk: a full disk makes gaps in logs"),
+        Some(free) => Finding::good(
+            AREA,
+            check,
+            format!("{shown} is this user's alone, {} free", size(free)),
+        ),
+    }
+}
+
+fn state_folder(folder: &Path) -> Finding {
+    let check = "state folder";
+    match deputy_executor::private_folder(folder) {
+        Ok(()) => Finding::good(AREA, check, format!("{} is this user's alone", folder.display())),
+        Err(error) => Finding::new(AREA, check, Verdict::Bad, error.to_string())
+            .hint("choose with --state-folder a folder that belongs to this user and that nobody else can write to"),
+    }
+}
+
+fn unusable(check: &str, error: &StartupError) -> Finding {
+    let told = error.explained();
+    let mut lines = told.lines().map(|line| line.trim().trim_start_matches("error: "));
+    let summary = lines.next().unwrap_or_default().to_owned();
+    let (hints, causes): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("hint: "));
+    let mut finding = Finding::new(AREA, check, Verdict::Bad, summary)
+        .hint(hints.first().map_or("", |hint| hint.trim_start_matches("hint: ")));
+    finding.detail = causes.join("\n");
+    finding
+}
+
+fn open_files() -> Finding {
+    let check = "open files";
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FEW_OPEN_FILES => {
+            Finding::new(AREA, check, Verdict::Warning, format!("at most {limit}")).hint(format!(
+                "raise the limit to {FEW_OPEN_FILES} or more (docker: --ulimit nofile=65536; ECS: ulimits)"
+            ))
+        }
+        Some(limit) => Finding::good(AREA, check, format!("up to {limit}")),
+        None => Finding::good(AREA, check, "no limit"),
+    }
+}
+
+fn memory(limit: Option<u64>) -> Finding {
+    let check = "memory";
+    match limit {
+        Some(limit) if limit < LITTLE_MEMORY => Finding::new(
+            AREA,
+            check,
+            Verdict::Warning,
+            format!("the container may use {}", size(limit)),
+        )
+        .hint("kubectl or helm alone may need 100 MiB: give the container 256 MiB or more"),
+        Some(limit) => Finding::good(AREA, check, format!("the container may use {}", size(limit))),
+        None => Finding::good(AREA, check, "no limit of its own"),
+    }
+}
+
+fn processes(limit: Option<u64>) -> Finding {
+    let check = "processes";
+    match limit {
+        Some(limit) if limit < FEW_PROCESSES => {
+            Finding::new(AREA, check, Verdict::Warning, format!("at most {limit} at a time"))
+                .hint("scripts start children of their own: raise the limit (docker: --pids-limit)")
+        }
+        Some(limit) => Finding::good(AREA, check, format!("up to {limit} at a time")),
+        None => Finding::good(AREA, check, "no limit of its own"),
+    }
+}
+
+/// A limit of this process's control group (version 2, as seen inside a container); none if there is no such limit.
+fn limit_of_group(file: &str) -> Option<u64> {
+    std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(file))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// In the largest unit that leaves a whole number of at least two digits.
+fn size(bytes: u64) -> String {
+    let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes / unit >= 10);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        |(unit, name)| format!("{} {name}", bytes / unit),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_is_a_warning_and_none_is_no_limit() {
+        assert_eq!(memory(None).verdict, Verdict::Good);
+        assert_eq!(memory(Some(96 << 20)).verdict, Verdict::Warning);
+        assert_eq!(memory(Some(512 << 20)).summary, "the container may use 512 MiB");
+        assert_eq!(processes(Some(32)).verdict, Verdict::Warning);
+        assert_eq!(processes(Some(1000)).verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (9_999, "9999 bytes"),
+            (20_480, "20 KiB"),
+            (5 << 30, "5120 MiB"),
+            (77 << 30, "77 GiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_told_as_the_agent_would_tell_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        let error = work_root(Some(&file)).expect_err("no folder");
+        let finding = unusable("work folder", &error);
+        assert_eq!(finding.verdict, Verdict::Bad);
+        assert!(finding.summary.starts_with("cannot use "), "{finding:?}");
+        assert!(finding.detail.starts_with("caused by: "), "{finding:?}");
+        assert!(finding.hint.starts_with("choose a folder"), "{finding:?}");
+    }
+}

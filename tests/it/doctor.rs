@@ -1,0 +1,92 @@
+//! `deputy-agent doctor`: what works is told with proof, what does not with what to do.
+
+use deputy_tests::cloud::Cloud;
+use deputy_tests::world::World;
+use serde_json::Value;
+
+async fn world() -> World {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    World::builder().cloud(&cloud).start().await.expect("a world")
+}
+
+/// The finding about `check`.
+fn finding<'a>(report: &'a Value, check: &str) -> &'a Value {
+    let findings = report["findings"].as_array().expect("findings");
+    let found = findings.iter().find(|finding| finding["check"] == check);
+    found.unwrap_or_else(|| panic!("no finding about {check} in {report:#}"))
+}
+
+/// Guards the whole examination of an agent that can work: identity, role with external id, cluster, exit code.
+#[tokio::test]
+async fn an_agent_that_can_work_is_told_so_with_proof() {
+    let world = world().await;
+    let cluster = world.kubernetes().await.expect("a cluster");
+    let scenery = world.cloud().expect("a cloud").scenery();
+    let role = format!("{}#{}", scenery.deployer_role, scenery.external_id);
+    let seen = world
+        .doctor(&["--role", &role, "--cluster", &cluster.name])
+        .await
+        .expect("run");
+    assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
+    for part in [
+        "assumed-role/deputy-agent/ecs-task",
+        "can be assumed: ",
+        "assumed-role/deployer/deputy-doctor",
+        "answers at 127.0.0.1:",
+        "knows this identity as ",
+        "aws-iam-authenticator",
+        "this agent can work",
+    ] {
+        assert!(seen.stdout.contains(part), "{part} is not in\n{}", seen.stdout);
+    }
+    assert!(
+        !seen.stdout.contains(&scenery.external_id),
+        "an external id is told to nobody"
+    );
+    let left = std::fs::read_dir(world.folder()).expect("listed").flatten();
+    let mut left = left.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    assert!(
+        !left.any(|name| name.starts_with(".tmp")),
+        "the kubeconfig's folder is gone"
+    );
+}
+
+/// Guards the exit code, and that each refusal says whose it is and what to do.
+#[tokio::test]
+async fn what_stops_an_agent_is_told_with_what_to_do() {
+    let world = world().await;
+    let scenery = world.cloud().expect("a cloud").scenery();
+    // Its trust policy asks for the external id.
+    let arguments = [
+        "--output",
+        "json",
+        "--role",
+        &scenery.deployer_role,
+        "--cluster",
+        "nowhere",
+    ];
+    let seen = world.doctor(&arguments).await.expect("run");
+    assert_eq!(seen.code, Some(1), "{}{}", seen.stdout, seen.stderr);
+    let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
+    assert_eq!(report["canWork"], false);
+    assert_eq!(finding(&report, "caller")["verdict"], "good");
+    let role = finding(&report, &scenery.deployer_role);
+    assert_eq!(role["verdict"], "bad", "{role:#}");
+    assert!(
+        role["hint"].as_str().unwrap_or_default().contains("externalId"),
+        "{role:#}"
+    );
+    assert_eq!(finding(&report, "nowhere")["verdict"], "bad");
+}
+
+/// Guards an agent without a cloud: no AWS identity is a warning, since scripts run without one.
+#[tokio::test]
+async fn an_agent_without_aws_can_work_and_is_warned() {
+    let world = World::builder().start().await.expect("a world");
+    let seen = world.doctor(&["-o", "json"]).await.expect("run");
+    assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
+    let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
+    assert_eq!(finding(&report, "source")["verdict"], "warning");
+    let bad = world.doctor(&["--slots", "0"]).await.expect("run");
+    assert_eq!(bad.code, Some(2), "{}{}", bad.stdout, bad.stderr);
+}
