@@ -2,6 +2,8 @@
 
 mod bench;
 mod demo;
+mod fuzz;
+mod leaks;
 mod sweep;
 
 mod test;
@@ -45,6 +47,10 @@ enum What {
     Demo(demo::Options),
     /// Kill the agent at every point of a step and see the world come out the same
     Sweep(sweep::Options),
+    /// Run every step over canaries and look for them in everything that leaves or is written
+    Leaks,
+    /// Feed what comes from strangers to the code that reads it, within bounds
+    Fuzz(fuzz::Options),
     /// The figures: dispatch, throughput, logs, footprint
     Bench(bench::Options),
 }
@@ -102,6 +108,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         What::Demo(options) => demo::run(&root, &options),
         What::Sweep(options) => sweep::run(&root, &options),
+        What::Leaks => leaks::run(&root),
+        What::Fuzz(options) => fuzz::run(&root, &options),
         What::Bench(options) => bench::run(&root, &options),
     }
 }

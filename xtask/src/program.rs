@@ -95,7 +95,8 @@ fn cargo_build(root: &Path, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn target(root: &Path) -> Result<PathBuf> {
+/// Where cargo builds.
+pub(crate) fn target(root: &Path) -> Result<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     let output = cargo
         .current_dir(root)

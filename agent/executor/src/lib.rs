@@ -11,6 +11,8 @@
 
 #[cfg(test)]
 mod tests;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod executor;
 mod life;
 mod undo;

@@ -7,6 +7,8 @@
 //!
 //! The modules are in reading order; a module names only modules below it.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod session;
 mod conversation;
 mod core;

@@ -11,7 +11,7 @@ use super::summary::Summary;
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
 use crate::tools::recipe::Half;
-use crate::{sweep, tidy};
+use crate::{fuzz, sweep, tidy};
 
 /// Integration tests wait more than they compute.
 const TEST_THREADS: &str = "4";
@@ -23,8 +23,19 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// Whether the fuzz targets run too: they are compiled apart, with coverage, which takes minutes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fuzzing {
+    None,
+    Bounded,
+}
+
 /// Runs it.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    everything(root, options, Fuzzing::None)
+}
+
+fn everything(root: &Path, options: &Options, fuzzing: Fuzzing) -> Result<ExitCode> {
     let since = Instant::now();
     println!("tools");
     ensure::ensure(root, &[Half::Aws, Half::Kubernetes])?;
@@ -60,6 +71,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     if options.filter.is_none() {
         println!("sweep");
         summary.add(sweep::short(root)?);
+    }
+    if fuzzing == Fuzzing::Bounded {
+        println!("fuzz");
+        summary.add(fuzz::short(root)?);
     }
     println!();
     for failure in &failures {
@@ -125,7 +140,7 @@ fn print_line(name: &str, summary: Summary, time: &str) {
     }
 }
 
-/// What CI runs: the same.
+/// What CI runs: the same, and a bounded run of every fuzz target.
 pub(crate) fn ci(root: &Path) -> Result<ExitCode> {
-    run(root, &Options { filter: None })
+    everything(root, &Options { filter: None }, Fuzzing::Bounded)
 }

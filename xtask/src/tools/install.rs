@@ -63,6 +63,7 @@ impl Install<'_> {
                     self.go_install(&folder, package)?
                 }
             }
+            Recipe::CargoInstall => self.cargo_install(&folder)?,
             Recipe::KwokStages { module } => self.kwok_stages(&folder, module)?,
         };
         std::fs::write(folder.join(MARKER), hash)?;
@@ -103,6 +104,16 @@ impl Install<'_> {
             .arg(format!("{package}@v{}", self.tool.version))
             .env("GOBIN", folder.join("bin"));
         self.command(&mut go)?;
+        Ok("built")
+    }
+
+    fn cargo_install(&self, folder: &Path) -> Result<&'static str> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["install", "--locked", "--root"])
+            .arg(folder)
+            .arg(format!("{}@{}", self.tool.name, self.tool.version));
+        self.command(&mut cargo)?;
         Ok("built")
     }
 

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// Which part of the demonstration a tool belongs to.
+/// What a tool is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Half {
     /// The emulated AWS and the Python programs: seconds.
     Aws,
     /// A real Kubernetes: minutes on the first run.
     Kubernetes,
+    /// What `cargo xtask fuzz` needs.
+    Fuzzing,
 }
 
 /// One tool.
@@ -53,6 +55,8 @@ pub(crate) enum Recipe {
         /// A program of this version on PATH is used as it is.
         on_path: OnPath,
     },
+    /// `cargo install` of the tool's own name and version.
+    CargoInstall,
     /// The stages that kwok ships in its module, as one file.
     KwokStages {
         /// The module they are in.
@@ -165,6 +169,12 @@ pub(crate) const TOOLS: &[Tool] = &[
             module: "sigs.k8s.io/kwok@v0.8.0",
         },
     },
+    Tool {
+        name: "cargo-fuzz",
+        version: "0.13.2",
+        half: Half::Fuzzing,
+        recipe: Recipe::CargoInstall,
+    },
 ];
 
 impl Tool {
@@ -180,7 +190,7 @@ impl Tool {
         let files: Vec<PathBuf> = match self.recipe {
             Recipe::PythonEnvironment { .. } => vec![root.join("tests/testbed/requirements.txt")],
             Recipe::GoBuild { module, .. } => vec![root.join(module).join("go.mod"), root.join(module).join("go.sum")],
-            Recipe::GoInstall { .. } | Recipe::KwokStages { .. } => Vec::new(),
+            Recipe::GoInstall { .. } | Recipe::CargoInstall | Recipe::KwokStages { .. } => Vec::new(),
         };
         for file in files {
             hash.update(std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
@@ -195,7 +205,7 @@ impl Tool {
                 .iter()
                 .map(|program| ((*program).to_owned(), Path::new("bin").join(program)))
                 .collect(),
-            Recipe::GoBuild { .. } | Recipe::GoInstall { .. } => {
+            Recipe::GoBuild { .. } | Recipe::GoInstall { .. } | Recipe::CargoInstall => {
                 vec![(self.name.to_owned(), Path::new("bin").join(self.name))]
             }
             Recipe::KwokStages { .. } => vec![(self.name.to_owned(), PathBuf::from("stages.yaml"))],
