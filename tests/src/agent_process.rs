@@ -25,6 +25,8 @@ pub struct AgentOptions {
     pub environment: Vec<(String, String)>,
     /// More arguments.
     pub flags: Vec<String>,
+    /// A program and its arguments that run the agent, for example `strace`.
+    pub before: Vec<OsString>,
 }
 
 /// An agent. Killed when it is dropped.
@@ -139,8 +141,14 @@ impl AgentProcess {
 
 fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
     let options = &start.options;
-    let mut command = Command::new(&start.program);
+    let mut words = options
+        .before
+        .iter()
+        .map(OsString::as_os_str)
+        .chain([start.program.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
     command
+        .args(words)
         .env_clear()
         .env("RUST_BACKTRACE", "1")
         .env("HOME", &start.folder)

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use crate::background::Background;
 use crate::cloud::{Cloud, HOME};
 use crate::http_server::{self, Answer, reply};
+use crate::leaks::canary::Canaries;
 
 const TOKEN: &str = "token-of-the-container-credentials-endpoint";
 /// Longest session that the emulator gives.
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     claimed_seconds: AtomicU32,
     refusing: AtomicBool,
     asked: AtomicU32,
+    canaries: Canaries,
 }
 
 impl ContainerCredentials {
@@ -50,6 +52,7 @@ impl ContainerCredentials {
             claimed_seconds: AtomicU32::new(0),
             refusing: AtomicBool::new(false),
             asked: AtomicU32::new(0),
+            canaries: Canaries::default(),
         });
         let (serving, learn): (_, Learn) = (Arc::clone(&shared), Arc::new(learn));
         let (address, server) = http_server::start(move |request| {
@@ -106,6 +109,15 @@ impl ContainerCredentials {
     /// From now on the endpoint answers 500.
     pub fn refuse(&self) {
         self.shared.refusing.store(true, Ordering::Release);
+    }
+
+    /// Every secret that it has given out, and the token that it asks for.
+    #[must_use]
+    pub fn secrets(&self) -> Canaries {
+        self.shared
+            .canaries
+            .learn("the token of the credential endpoint", TOKEN);
+        self.shared.canaries.clone()
     }
 
     /// How often it was asked.
@@ -182,6 +194,10 @@ pub(crate) async fn session(shared: &Shared, learn: &(dyn Fn(&str, &str) + Send 
         .await
         .context("AssumeRole for the agent")?;
     let credentials = answer.credentials().context("credentials")?;
+    let keys = [credentials.secret_access_key(), credentials.session_token()];
+    for secret in keys {
+        shared.canaries.learn("a key of the agent's own session", secret);
+    }
     if let Some(user) = answer.assumed_role_user() {
         learn(credentials.access_key_id(), user.arn());
     }

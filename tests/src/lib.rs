@@ -19,6 +19,8 @@ pub mod kubernetes;
 pub mod cloud;
 pub mod podman;
 
+pub mod leaks;
+
 pub mod link;
 pub mod proxy;
 

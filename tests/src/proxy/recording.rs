@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::classify::Asked;
+use crate::leaks::canary::Canaries;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -133,8 +134,8 @@ impl Recording {
         self.callers.insert(access_key, caller);
     }
 
-    /// Learns who the keys of an `AssumeRole…` answer belong to.
-    pub(super) fn learn_from(&mut self, operation: &str, answer: &[u8]) {
+    /// Learns who the keys of an `AssumeRole…` answer belong to, and what of it is secret.
+    pub(super) fn learn_from(&mut self, operation: &str, answer: &[u8], canaries: &Canaries) {
         if !operation.starts_with("AssumeRole") {
             return;
         }
@@ -142,6 +143,12 @@ impl Recording {
         let (key, user) = (element(&text, "AccessKeyId"), element(&text, "AssumedRoleUser"));
         if let (Some(key), Some(arn)) = (key, user.and_then(|user| element(user, "Arn"))) {
             self.learn(key.to_owned(), arn.to_owned());
+            for secret in ["SecretAccessKey", "SessionToken"] {
+                canaries.learn(
+                    &format!("{secret} of {arn}"),
+                    element(&text, secret).unwrap_or_default(),
+                );
+            }
         }
     }
 

@@ -25,6 +25,7 @@ use super::lag::{Change, Lag};
 use super::recording::{Call, Recording};
 use super::rule::{Action, Canned, Fate, Handle, Matcher, Rule};
 use crate::background::{self, Background};
+use crate::leaks::canary::Canaries;
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -46,6 +47,8 @@ struct Shared {
     lag: Mutex<Lag>,
     /// Texts replaced in replies: where an answer names a server that has a proxy of its own.
     replacements: Mutex<Vec<(String, String)>>,
+    /// Told every secret that goes through.
+    canaries: Canaries,
 }
 
 struct Tls {
@@ -87,6 +90,7 @@ impl Proxy {
             rules: Mutex::default(),
             lag: Mutex::default(),
             replacements: Mutex::default(),
+            canaries: Canaries::default(),
         });
         let server = background::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self {
@@ -94,6 +98,12 @@ impl Proxy {
             address,
             _server: server,
         })
+    }
+
+    /// Every secret that has gone through: keys of sessions in replies, bearer tokens in requests.
+    #[must_use]
+    pub fn secrets(&self) -> Canaries {
+        self.shared.canaries.clone()
     }
 
     /// Where it listens.
@@ -263,6 +273,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
         return plain(StatusCode::BAD_REQUEST, "the body broke off");
     };
+    if let Some(token) = bearer(&parts.headers) {
+        shared.canaries.learn("a bearer token", token);
+    }
     let asked = shared.dialect.classify(&parts, &body);
     let target = format!("{} {}", parts.method, parts.uri);
     let at = shared.started.elapsed();
@@ -330,6 +343,10 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
     reply
 }
 
+fn bearer(headers: &http::HeaderMap) -> Option<&str> {
+    headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
 /// Watches stream on; everything else is read whole, learnt from, and changed where the test says so.
 async fn finish(
     reply: Result<Response<Incoming>>,
@@ -343,7 +360,7 @@ async fn finish(
     let mut bytes = answer.collect().await?.to_bytes();
     let made = {
         let mut recording = lock(&shared.recording);
-        recording.learn_from(&asked.operation, &bytes);
+        recording.learn_from(&asked.operation, &bytes, &shared.canaries);
         recording
             .calls()
             .get(index)

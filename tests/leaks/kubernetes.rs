@@ -1,0 +1,88 @@
+//! `kubernetesApply` and `kubernetesRollingDeploy` over a namespace whose Secret, ConfigMap and Deployment have
+//! canaries in them, which the task replaces.
+
+use anyhow::Result;
+use async_trait::async_trait;
+use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::world::World;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::scenario::{AWS, Scenario};
+
+/// A namespaced step kind.
+pub(crate) enum Kubernetes {
+    Apply,
+    RollingDeploy,
+}
+
+fn deployment(image: &str, password: &str) -> Value {
+    let environment = json!([{ "name": "PASSWORD", "value": password }]);
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "checkout" },
+        "spec": {
+            "replicas": 2,
+            "selector": { "matchLabels": { "app": "checkout" } },
+            "template": {
+                "metadata": { "labels": { "app": "checkout" } },
+                "spec": { "containers": [ { "name": "app", "image": image, "env": environment } ] },
+            },
+        },
+    })
+}
+
+#[async_trait]
+impl Scenario for Kubernetes {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Apply => "kubernetesApply",
+            Self::RollingDeploy => "kubernetesRollingDeploy",
+        }
+    }
+
+    async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String> {
+        let namespace = world.namespace(&format!("leaks-{:04x}", rand::random::<u16>())).await?;
+        let client = world.kubernetes().await?.admin().await?;
+        let before = PatchParams::apply("before");
+        let config = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" },
+            "data": { "colour": canaries.make("a live ConfigMap"), "kept": canaries.make("a live ConfigMap, not touched") },
+        });
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access" },
+            "stringData": { "password": canaries.make("a live Secret"), "kept": canaries.make("a live Secret, not touched") },
+        });
+        let live = deployment("checkout:1", &canaries.make("the environment of a live Deployment"));
+        Api::<ConfigMap>::namespaced(client.clone(), &namespace)
+            .patch("settings", &before, &Patch::Apply(config))
+            .await?;
+        Api::<Secret>::namespaced(client.clone(), &namespace)
+            .patch("access", &before, &Patch::Apply(secret))
+            .await?;
+        Api::<Deployment>::namespaced(client, &namespace)
+            .patch("checkout", &before, &Patch::Apply(live))
+            .await?;
+        Ok(namespace)
+    }
+
+    fn spec(&self, target: &str) -> String {
+        let deployment = deployment("checkout:2", "changed");
+        format!(
+            r#"{AWS}  steps:
+    - name: deploy
+      {}:
+        cluster: prod
+        namespace: {target}
+        forceConflicts: true
+        manifests:
+          - {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: settings }}, data: {{ colour: green }} }}
+          - {{ apiVersion: v1, kind: Secret, metadata: {{ name: access }}, stringData: {{ password: "changed-by-the-task" }} }}
+          - {deployment}
+"#,
+            self.kind()
+        )
+    }
+}

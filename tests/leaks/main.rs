@@ -1,0 +1,35 @@
+//! `cargo xtask leaks`: runs every kind of step forward and back in a world whose every secret is a canary, and looks
+//! for the canaries, in every form, in every byte that reached the manager, in every file, and in every program that
+//! was started. Then plants a leak of each kind and fails if one of them is not found.
+//!
+//! A kind of step that has no scenario here fails the run. The places where a secret may be are in `documented`,
+//! and in docs/threat-model.md.
+
+mod run;
+mod scenario;
+mod shell;
+mod ecs;
+mod kubernetes;
+mod planted;
+mod documented;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<ExitCode> {
+    if let Some(argument) = std::env::args().nth(1) {
+        bail!("{argument:?} is not an option; there is none");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let found = runtime.block_on(run::everything())?;
+    println!("{found}");
+    Ok(if found.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,161 @@
+//! A leak of each kind, planted: the search that found nothing is shown to find them.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use deputy_proto::v1;
+use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::leaks::scan::{Extent, Scanner};
+use deputy_tests::leaks::strace::{self, Trace};
+use deputy_tests::world::World;
+
+use crate::run::in_trace;
+
+/// How the search for planted leaks went.
+#[derive(Debug, Default)]
+pub(crate) struct Planted {
+    pub(crate) found: usize,
+    /// What was planted and not found.
+    pub(crate) missed: Vec<String>,
+}
+
+impl Planted {
+    fn judge(&mut self, what: String, is_found: bool) {
+        if is_found {
+            self.found += 1;
+        } else {
+            self.missed.push(what);
+        }
+    }
+}
+
+/// Plants them all.
+pub(crate) async fn all() -> Result<Planted> {
+    let mut planted = Planted::default();
+    to_the_manager(&mut planted).await?;
+    in_files(&mut planted)?;
+    in_programs(&mut planted)?;
+    Ok(planted)
+}
+
+type Encode = fn(&str) -> Result<Vec<u8>>;
+
+/// The forms in which a value could leave.
+const FORMS: [(&str, Encode); 10] = [
+    ("raw", |value| Ok(value.into())),
+    ("base64", |value| Ok(STANDARD.encode(value).into())),
+    ("base64, shifted by one", |value| {
+        Ok(STANDARD.encode(format!("x{value}.")).into())
+    }),
+    ("base64, shifted by two", |value| {
+        Ok(STANDARD.encode(format!("xy{value}.")).into())
+    }),
+    ("url-safe base64", |value| Ok(URL_SAFE.encode(value).into())),
+    ("hex", |value| Ok(hex::encode(value).into())),
+    ("URL", |value| Ok(percent(value.as_bytes()).into())),
+    ("JSON", |value| {
+        Ok(serde_json::json!({ "value": value }).to_string().into())
+    }),
+    ("gzip", gzip),
+    ("zstd", |value| Ok(zstd::encode_all(value.as_bytes(), 1)?)),
+];
+
+fn gzip(value: &str) -> Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    flate2::read::GzEncoder::new(value.as_bytes(), flate2::Compression::fast()).read_to_end(&mut packed)?;
+    Ok(packed)
+}
+
+fn percent(bytes: &[u8]) -> String {
+    let one = |byte: &u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => char::from(*byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    bytes.iter().map(one).collect()
+}
+
+/// In the messages that a manager receives, once in each form, and in their metadata.
+async fn to_the_manager(planted: &mut Planted) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let requests = folder.path().display().to_string();
+    let world = World::builder()
+        .manager(move |options| options.environment.push(("DEPUTY_TEST_WITNESS".into(), requests)))
+        .start()
+        .await?;
+    let canaries = Canaries::default();
+    for (form, encode) in FORMS {
+        let request = v1::PutBundleRequest {
+            project: "default".into(),
+            sha256: String::new(),
+            data: encode(&canaries.make(form))?.into(),
+        };
+        // Refused for its digest; it has been received by then.
+        let refused = world.tasks.client().put_bundle(futures::stream::iter([request])).await;
+        ensure!(refused.is_err(), "a bundle without a digest was taken");
+    }
+    let mut request = tonic::Request::new(v1::GetRequest::default());
+    let value = canaries.make_plain("its metadata").parse()?;
+    request.metadata_mut().insert("x-planted", value);
+    drop(world.tasks.client().get(request).await);
+    judge_each(planted, "a request to the manager", &canaries, folder.path())
+}
+
+/// In files, and in a file's name.
+fn in_files(planted: &mut Planted) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let canaries = Canaries::default();
+    for (index, (form, encode)) in FORMS.into_iter().enumerate() {
+        std::fs::write(folder.path().join(index.to_string()), encode(&canaries.make(form))?)?;
+    }
+    std::fs::write(folder.path().join(canaries.make_plain("its name")), "")?;
+    judge_each(planted, "a file", &canaries, folder.path())
+}
+
+/// Every canary must be found below the folder.
+fn judge_each(planted: &mut Planted, what: &str, canaries: &Canaries, folder: &Path) -> Result<()> {
+    let hits = Scanner::new(canaries.all())?.scan_folder(folder, &mut Extent::default())?;
+    for canary in canaries.all() {
+        let is_found = hits.iter().any(|hit| hit.canary == canary.name);
+        planted.judge(format!("{what}, {}", canary.name), is_found);
+    }
+    Ok(())
+}
+
+/// In a program's arguments, its environment, the name of a file that it opens, and what it writes.
+fn in_programs(planted: &mut Planted) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let trace = folder.path().join("trace");
+    let (argument, variable, opened, written) = (
+        Canaries::default(),
+        Canaries::default(),
+        Canaries::default(),
+        Canaries::default(),
+    );
+    let script = format!(
+        "/bin/echo \"$0\" > /dev/null; cat {} 2> /dev/null; printf %s \"$WRITTEN\" > out",
+        opened.make_plain("a planted name")
+    );
+    let status = Command::new("strace")
+        .args(strace::arguments(&trace))
+        .args(["/bin/sh", "-c", &script, &argument.make("a planted argument")])
+        .env("PLANTED", variable.make("a planted variable"))
+        .env("WRITTEN", written.make("a planted text"))
+        .current_dir(folder.path())
+        .status()?;
+    ensure!(status.success(), "the planted program failed: {status}");
+    let seen = Trace::read(&trace)?;
+    for (what, canaries, place) in [
+        ("an argument", argument, ", arguments"),
+        ("a variable", variable, ", environment"),
+        ("a file that is opened", opened, "openat of "),
+        ("a file that is written", written, "write to "),
+    ] {
+        let hits = in_trace(&Scanner::new(canaries.all())?, &seen, Path::new("/nowhere"));
+        planted.judge(what.to_owned(), hits.iter().any(|hit| hit.place.contains(place)));
+    }
+    Ok(())
+}

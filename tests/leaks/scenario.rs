@@ -1,0 +1,126 @@
+//! What a kind of step is shown with: something that is there before and holds canaries, and a task over it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use deputy_proto::v1;
+use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::world::World;
+
+use crate::{ecs, kubernetes, shell};
+
+/// A task of this suite, with its waits.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// Whether the task succeeds, or its last step fails and everything before is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Forward,
+    Back,
+}
+
+/// One kind of step.
+#[async_trait]
+pub(crate) trait Scenario: Send + Sync {
+    /// As in the task document.
+    fn kind(&self) -> &'static str;
+    /// Makes what is there before the task, with canaries in it, and gives the target's name.
+    async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String>;
+    /// The task over that target: the spec from `aws` on, without `onFailure`. Its steps end with one of this kind.
+    fn spec(&self, target: &str) -> String;
+}
+
+/// A scenario for every kind of step.
+pub(crate) fn all() -> Vec<Box<dyn Scenario>> {
+    vec![
+        Box::new(shell::Shell),
+        Box::new(ecs::RollingDeploy),
+        Box::new(kubernetes::Kubernetes::Apply),
+        Box::new(kubernetes::Kubernetes::RollingDeploy),
+        Box::new(Noop),
+    ]
+}
+
+/// Fails if the agent offers a kind of step that nobody looks at.
+pub(crate) async fn are_complete(world: &World) -> Result<()> {
+    let request = v1::FleetListRequest::default();
+    let fleet = world.tasks.fleet().list(request).await?.into_inner();
+    let offered = fleet.agents.iter().filter_map(|agent| agent.capabilities.as_ref());
+    let offered: std::collections::BTreeSet<&str> = offered
+        .flat_map(|capabilities| capabilities.steps.iter().map(|step| step.kind.as_str()))
+        .collect();
+    if offered.is_empty() {
+        bail!("no agent offers anything");
+    }
+    let scenarios = all();
+    let missing: Vec<&str> = offered
+        .into_iter()
+        .filter(|kind| !scenarios.iter().any(|scenario| scenario.kind() == *kind))
+        .collect();
+    if !missing.is_empty() {
+        bail!(
+            "no leak scenario for {}; hint: add it to tests/leaks/scenario.rs",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Runs a scenario to its end, and asks for everything that a user can ask of the task.
+pub(crate) async fn play(scenario: &dyn Scenario, way: Way, world: &World, canaries: &Canaries) -> Result<()> {
+    let kind = scenario.kind();
+    let target = scenario
+        .prepare(world, canaries)
+        .await
+        .with_context(|| kind.to_owned())?;
+    let (wanted, ending) = match way {
+        Way::Forward => (v1::TaskState::Succeeded, ""),
+        Way::Back => (
+            v1::TaskState::Failed,
+            "    - name: fails\n      shell: { run: exit 1, retrySafe: true }\n",
+        ),
+    };
+    let document = format!(
+        "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: {target} }}\nspec:\n  onFailure: rollback\n{}{ending}",
+        scenario.spec(&target)
+    );
+    let task = world.submit(&document).await?;
+    world
+        .wait_state(&task, wanted, WITHIN)
+        .await
+        .with_context(|| format!("{kind}, {way:?}"))?;
+    world.logs(&task).await?;
+    for arguments in [
+        ["get", &task, "--output", "json"],
+        ["explain", &task, "--output", "json"],
+        ["logs", &task, "--output", "text"],
+    ] {
+        world.deputy(&arguments).await?;
+    }
+    Ok(())
+}
+
+/// The lines that take the deployer's role.
+pub(crate) const AWS: &str = r#"  aws:
+    region: eu-west-1
+    assumeRole: [ { roleArn: "arn:aws:iam::222222222222:role/deployer", externalId: deputy-demo } ]
+"#;
+
+/// A step without any surroundings.
+struct Noop;
+
+#[async_trait]
+impl Scenario for Noop {
+    fn kind(&self) -> &'static str {
+        "noopEffect"
+    }
+
+    async fn prepare(&self, world: &World, _: &Canaries) -> Result<String> {
+        Ok(world.unique("noop"))
+    }
+
+    fn spec(&self, _: &str) -> String {
+        "  steps:\n    - name: nothing\n      noopEffect: {}\n".into()
+    }
+}

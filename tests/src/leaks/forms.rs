@@ -1,0 +1,86 @@
+//! The forms in which a program could print, send or store a value.
+
+use std::fmt::Write as _;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// A form, and the bytes that it consists of.
+pub(crate) type Form = (&'static str, Vec<u8>);
+
+/// Every form of a value, each once.
+pub(crate) fn forms(value: &[u8]) -> Vec<Form> {
+    let mut forms: Vec<Form> = vec![("raw", value.to_vec())];
+    for shift in 0..3 {
+        forms.push(("base64", in_the_middle(&STANDARD_NO_PAD, value, shift)));
+        forms.push(("url-safe base64", in_the_middle(&URL_SAFE_NO_PAD, value, shift)));
+    }
+    let hex = hex::encode(value);
+    forms.push(("upper-case hex", hex.to_uppercase().into_bytes()));
+    forms.push(("hex", hex.into_bytes()));
+    for (name, upper) in [("URL", true), ("URL in lower case", false)] {
+        for kept in ["-._~", "-._~/", "-._~!*'()", ""] {
+            forms.push((name, percent(value, kept, upper, "%20")));
+            forms.push((name, percent(value, kept, upper, "+")));
+        }
+    }
+    forms.push(("URL, every byte", every_byte(value, "%")));
+    forms.push(("hex escapes", every_byte(value, "\\x")));
+    if let Ok(text) = std::str::from_utf8(value) {
+        let once = json(text);
+        forms.push(("JSON in JSON", json(&once).into_bytes()));
+        forms.push(("JSON with escaped slashes", once.replace('/', "\\/").into_bytes()));
+        forms.push(("JSON", once.into_bytes()));
+        let unicode = text.chars().fold(String::new(), |mut all, one| {
+            if one.is_ascii_alphanumeric() {
+                all.push(one);
+            } else {
+                let _ = write!(all, "\\u{:04x}", u32::from(one));
+            }
+            all
+        });
+        forms.push(("JSON with \\u", unicode.into_bytes()));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    forms.retain(|(_, bytes)| bytes.len() >= super::canary::SHORTEST && seen.insert(bytes.clone()));
+    forms
+}
+
+/// The characters of base64 that do not depend on what stands before and after the value.
+fn in_the_middle(engine: &impl Engine, value: &[u8], shift: usize) -> Vec<u8> {
+    let mut shifted = vec![0; shift];
+    shifted.extend_from_slice(value);
+    let whole = shifted.len() / 3 * 3;
+    let encoded = engine.encode(&shifted[..whole]);
+    let begin = if shift == 0 { 0 } else { 4 };
+    encoded.as_bytes().get(begin..).unwrap_or_default().to_vec()
+}
+
+fn percent(value: &[u8], kept: &str, upper: bool, blank: &str) -> Vec<u8> {
+    let mut out = String::new();
+    for &byte in value {
+        if byte.is_ascii_alphanumeric() || kept.as_bytes().contains(&byte) {
+            out.push(char::from(byte));
+        } else if byte == b' ' {
+            out.push_str(blank);
+        } else if upper {
+            let _ = write!(out, "%{byte:02X}");
+        } else {
+            let _ = write!(out, "%{byte:02x}");
+        }
+    }
+    out.into_bytes()
+}
+
+fn every_byte(value: &[u8], before: &str) -> Vec<u8> {
+    let mut out = String::new();
+    for byte in value {
+        let _ = write!(out, "{before}{byte:02x}");
+    }
+    out.into_bytes()
+}
+
+fn json(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}

@@ -1,0 +1,214 @@
+//! The search: every form of every canary, in bytes and in what is compressed within them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use anyhow::{Context, Result};
+
+use super::canary::Canary;
+use super::forms::forms;
+
+/// As much of one compressed stream is unpacked.
+const UNPACKED: u64 = 64 << 20;
+
+/// Compressed within compressed, and no deeper.
+const DEEPEST: u32 = 3;
+
+const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// Looks for canaries.
+#[derive(Debug)]
+pub struct Scanner {
+    canaries: Vec<Canary>,
+    search: AhoCorasick,
+    /// Canary and form of each pattern.
+    patterns: Vec<(usize, &'static str)>,
+    packed: AhoCorasick,
+}
+
+/// A canary where it must not be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hit {
+    /// The canary's name.
+    pub canary: String,
+    /// The form it has.
+    pub form: String,
+    /// Where it was found: a file, a request, a call.
+    pub place: String,
+}
+
+/// What was looked through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Files, requests or calls.
+    pub places: u64,
+    /// Their bytes, before anything was unpacked.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as {} in {}", self.canary, self.form, self.place)
+    }
+}
+
+impl Scanner {
+    /// For these canaries.
+    pub fn new(canaries: Vec<Canary>) -> Result<Self> {
+        let mut bytes = Vec::new();
+        let mut patterns = Vec::new();
+        for (index, canary) in canaries.iter().enumerate() {
+            for (form, pattern) in forms(&canary.value) {
+                bytes.push(pattern);
+                patterns.push((index, form));
+            }
+        }
+        Ok(Self {
+            canaries,
+            search: AhoCorasick::builder().match_kind(MatchKind::Standard).build(&bytes)?,
+            patterns,
+            packed: AhoCorasick::new([GZIP, ZSTD])?,
+        })
+    }
+
+    /// Everything that is found in these bytes, each canary in each form once.
+    #[must_use]
+    pub fn scan(&self, place: &str, bytes: &[u8]) -> BTreeSet<Hit> {
+        let mut hits = BTreeSet::new();
+        self.look(place, bytes, 0, &mut hits);
+        hits
+    }
+
+    /// Looks through every file below a folder.
+    pub fn scan_folder(&self, folder: &Path, extent: &mut Extent) -> Result<BTreeSet<Hit>> {
+        let mut hits = BTreeSet::new();
+        let mut open = vec![folder.to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                // Names carry values too.
+                let name = entry.path().display().to_string();
+                hits.append(&mut self.scan(&format!("the name {name}"), name.as_bytes()));
+                if kind.is_dir() {
+                    open.push(entry.path());
+                } else if kind.is_file() {
+                    let bytes = std::fs::read(entry.path()).with_context(|| name.clone())?;
+                    extent.places += 1;
+                    extent.bytes += u64::try_from(bytes.len())?;
+                    hits.append(&mut self.scan(&name, &bytes));
+                }
+            }
+        }
+        Ok(hits)
+    }
+
+    fn look(&self, place: &str, bytes: &[u8], depth: u32, hits: &mut BTreeSet<Hit>) {
+        for found in self.search.find_overlapping_iter(bytes) {
+            let (canary, form) = self.patterns[found.pattern().as_usize()];
+            hits.insert(Hit {
+                canary: self.canaries[canary].name.clone(),
+                form: form.to_owned(),
+                place: place.to_owned(),
+            });
+        }
+        if depth == DEEPEST {
+            return;
+        }
+        for found in self.packed.find_iter(bytes) {
+            let rest = &bytes[found.start()..];
+            let (name, unpacked) = if found.pattern().as_usize() == 0 {
+                ("gzip", unpack(flate2::read::GzDecoder::new(rest)))
+            } else {
+                (
+                    "zstd",
+                    zstd::stream::read::Decoder::new(rest).map(unpack).unwrap_or_default(),
+                )
+            };
+            if !unpacked.is_empty() {
+                self.look(&format!("{name} in {place}"), &unpacked, depth + 1, hits);
+            }
+        }
+    }
+}
+
+/// As much as can be unpacked: what is cut off or was no archive ends it early.
+fn unpack(packed: impl Read) -> Vec<u8> {
+    let mut unpacked = Vec::new();
+    drop(packed.take(UNPACKED).read_to_end(&mut unpacked));
+    unpacked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    use super::*;
+    use crate::leaks::canary::Canaries;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        writer.write_all(bytes).expect("packed");
+        writer.finish().expect("packed")
+    }
+
+    #[test]
+    fn a_canary_is_found_in_every_form_and_nowhere_else() {
+        let canaries = Canaries::default();
+        let value = canaries.make("password");
+        let other = canaries.make_plain("token");
+        let scanner = Scanner::new(canaries.all()).expect("a scanner");
+        let json = serde_json::json!({ "a": value }).to_string();
+        let twice = serde_json::json!({ "b": json }).to_string();
+        let shifted = |lead: &str| STANDARD.encode(format!("{lead}{value}tail"));
+        for (what, planted) in [
+            ("raw", value.clone().into_bytes()),
+            ("base64 0", shifted("").into_bytes()),
+            ("base64 1", shifted("x").into_bytes()),
+            ("base64 2", shifted("xy").into_bytes()),
+            ("url-safe", URL_SAFE.encode(format!("ab{value}")).into_bytes()),
+            ("hex", hex::encode(&value).into_bytes()),
+            ("upper hex", hex::encode_upper(&value).into_bytes()),
+            ("json", json.clone().into_bytes()),
+            ("json in json", twice.into_bytes()),
+            ("gzip", gzip(json.as_bytes())),
+            ("zstd", zstd::encode_all(value.as_bytes(), 1).expect("packed")),
+            (
+                "gzip in zstd",
+                zstd::encode_all(gzip(value.as_bytes()).as_slice(), 1).expect("packed"),
+            ),
+        ] {
+            let mut bytes = b"before ".to_vec();
+            bytes.extend_from_slice(&planted);
+            bytes.extend_from_slice(b" after");
+            let hits = scanner.scan(what, &bytes);
+            assert!(hits.iter().any(|hit| hit.canary == "password"), "{what}: {hits:?}");
+            assert!(!hits.iter().any(|hit| hit.canary == "token"), "{what}: {hits:?}");
+        }
+        let innocent = format!("canary {} {}", &value[..11], &other[..11]);
+        assert_eq!(scanner.scan("nothing", innocent.as_bytes()), BTreeSet::new());
+    }
+
+    #[test]
+    fn files_are_looked_through_with_their_names() {
+        let canaries = Canaries::default();
+        let name = canaries.make_plain("a file's name");
+        let content = canaries.make("a file's content");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("deep")).expect("a folder");
+        std::fs::write(folder.path().join("deep").join(name), content).expect("a file");
+        let scanner = Scanner::new(canaries.all()).expect("a scanner");
+        let mut extent = Extent::default();
+        let hits = scanner.scan_folder(folder.path(), &mut extent).expect("looked through");
+        let names: BTreeSet<&str> = hits.iter().map(|hit| hit.canary.as_str()).collect();
+        assert_eq!(names, BTreeSet::from(["a file's content", "a file's name"]));
+        assert_eq!(extent.places, 1);
+    }
+}
