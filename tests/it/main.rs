@@ -10,6 +10,8 @@ mod wall_clock;
 mod bad_input;
 mod denials;
 mod doctor;
+mod sessions;
+mod throttling;
 mod local;
 mod secrets_stay;
 mod unhealthy;

@@ -104,6 +104,16 @@ impl Cloud {
 
     /// A new one of the caller's own.
     pub async fn start(tasks: EcsTasks) -> Result<Arc<Self>> {
+        Self::started(tasks, None).await
+    }
+
+    /// A new one of the caller's own, whose role sessions and EKS tokens end after this many seconds, whatever was
+    /// asked for.
+    pub async fn with_sessions_of(seconds: u32) -> Result<Arc<Self>> {
+        Self::started(EcsTasks::Pretended, Some(seconds)).await
+    }
+
+    async fn started(tasks: EcsTasks, session_seconds: Option<u32>) -> Result<Arc<Self>> {
         let tools = Tools::load()?;
         // Removed by the cloud itself: a shared one outlives every destructor of this process.
         let folder = tempfile::Builder::new().prefix("deputy-cloud-").tempdir()?.keep();
@@ -116,6 +126,9 @@ impl Cloud {
         command.arg("--manifest").arg(tools.manifest());
         if tasks == EcsTasks::Containers {
             command.arg("--containers");
+        }
+        if let Some(seconds) = session_seconds {
+            command.arg("--session-seconds").arg(seconds.to_string());
         }
         if keep {
             command.arg("--keep");

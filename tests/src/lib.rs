@@ -16,6 +16,7 @@ pub mod service_account;
 mod http_server;
 pub mod kubernetes;
 
+pub mod microburst;
 pub mod cloud;
 pub mod podman;
 

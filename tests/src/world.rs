@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deputy_proto::v1;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::agent_process::{AgentOptions, AgentProcess, Start};
@@ -18,6 +19,7 @@ use crate::cloud::{AWAY, Cloud, Cluster};
 use crate::container_credentials::{ContainerCredentials, root_config};
 use crate::link::Link;
 use crate::manager_process::{ManagerOptions, ManagerProcess};
+use crate::microburst::Microburst;
 use crate::programs::{Binaries, Tools};
 use crate::proxy::relay::Proxy;
 use crate::tasks::Tasks;
@@ -31,6 +33,7 @@ pub struct Builder {
     cloud: Option<Arc<Cloud>>,
     manager: ManagerOptions,
     kubernetes: Kubernetes,
+    faults: Option<Value>,
     binaries: Option<Binaries>,
 }
 
@@ -64,6 +67,7 @@ struct Aws {
     proxy: Arc<Proxy>,
     kubernetes_proxy: Option<Proxy>,
     credentials: ContainerCredentials,
+    microburst: Option<Microburst>,
 }
 
 /// What a run of `deputy` gave.
@@ -113,6 +117,13 @@ impl Builder {
         self
     }
 
+    /// Agents reach AWS through microburst, which injects by these rules; the recording proxy stands before it.
+    #[must_use]
+    pub fn faults(mut self, rules: Value) -> Self {
+        self.faults = Some(rules);
+        self
+    }
+
     /// Other programs than those built beside this one.
     #[must_use]
     pub fn binaries(mut self, binaries: Binaries) -> Self {
@@ -132,7 +143,7 @@ impl Builder {
         };
         let binaries = self.binaries.map_or_else(Binaries::beside_this, Ok)?;
         let aws = match self.cloud {
-            Some(cloud) => Some(Aws::before(cloud, self.kubernetes).await?),
+            Some(cloud) => Some(Aws::before(cloud, self.kubernetes, self.faults.as_ref(), &folder).await?),
             None => None,
         };
         let manager = ManagerProcess::start(&binaries, &folder.join("manager"), self.manager).await?;
@@ -152,8 +163,15 @@ impl Builder {
 }
 
 impl Aws {
-    async fn before(cloud: Arc<Cloud>, kubernetes: Kubernetes) -> Result<Self> {
-        let proxy = Arc::new(Proxy::before_aws(cloud.address()?).await?);
+    async fn before(cloud: Arc<Cloud>, kubernetes: Kubernetes, faults: Option<&Value>, folder: &Path) -> Result<Self> {
+        let microburst = match faults {
+            Some(rules) => Some(Microburst::before(cloud.address()?, rules, folder).await?),
+            None => None,
+        };
+        let upstream = microburst
+            .as_ref()
+            .map_or_else(|| cloud.address(), |it| Ok(it.address()))?;
+        let proxy = Arc::new(Proxy::before_aws(upstream).await?);
         let kubernetes_proxy = match kubernetes {
             Kubernetes::Direct => None,
             Kubernetes::BehindProxy => {
@@ -173,6 +191,7 @@ impl Aws {
             proxy,
             kubernetes_proxy,
             credentials,
+            microburst,
         })
     }
 }
@@ -342,6 +361,14 @@ impl World {
             .kubernetes_proxy
             .as_ref()
             .context("this world was built without a proxy before Kubernetes")
+    }
+
+    /// What injects faults. Only with [`Builder::faults`].
+    pub fn microburst(&self) -> Result<&Microburst> {
+        self.aws()?
+            .microburst
+            .as_ref()
+            .context("this world was built without faults")
     }
 
     /// The cloud.

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import containers
 import ports
 import process
+import sessions
 
 
 def arguments():
@@ -30,6 +31,7 @@ def arguments():
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="everything is kept below it")
     parser.add_argument("--manifest", type=pathlib.Path, required=True, help="where programs are (cargo xtask tools)")
     parser.add_argument("--containers", action="store_true", help="ECS tasks are containers, through podman")
+    parser.add_argument("--session-seconds", type=int, help="role sessions and EKS tokens end after this, whatever is asked for")
     parser.add_argument("--keep", action="store_true", help="leave the folder with all logs")
     return parser.parse_args()
 
@@ -128,6 +130,8 @@ def main():
     port = ports.free()
     configure(options, port, podman and podman.socket)
     clusters = put_clusters_behind_eks(options, manifest)
+    if options.session_seconds:
+        sessions.cut_short(options.session_seconds)
     leave = leaver(options, clusters, podman)
     try:
         if podman:

@@ -16,17 +16,17 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_sts::error::SdkError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::types::Tag;
-use aws_types::SdkConfig;
 use tokio::sync::Mutex;
 
 use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
+use crate::pace::Paced;
 use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
 use crate::session::session;
 use crate::web_identity::WebIdentity;
 
-/// Longest time for one renewal, all retries included.
+/// Longest time for one renewal, without the waits between its retries.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time for asking who the caller is, while explaining a denial.
 const WHO_TIMEOUT: Duration = Duration::from_secs(4);
@@ -40,11 +40,11 @@ pub(crate) enum Origin {
     /// The container credential endpoint, described.
     Container(Box<EcsCredentialsProvider>, String),
     /// A service account's token. The config names region and HTTP client.
-    WebIdentity(Box<WebIdentity>, Box<SdkConfig>),
+    WebIdentity(Box<WebIdentity>, Box<Paced>),
     /// The metadata of the EC2 instance, described.
     Instance(Box<ImdsCredentialsProvider>, String),
     /// AssumeRole with the credentials of another link. The config names region and HTTP client.
-    Role(Arc<Link>, Box<Hop>, Box<SdkConfig>),
+    Role(Arc<Link>, Box<Hop>, Box<Paced>),
     /// There is none.
     Nothing(CredentialsError),
     /// What a test answers.
@@ -137,7 +137,7 @@ impl Link {
         self.set(Cached {
             credentials: credentials.clone(),
             renew: expires.map(|expires| Due::at(renew_at(expires), now)),
-            over: expires.map(|expires| Due::at(last_use(expires), now)),
+            over: expires.map(|expires| Due::at(last_use(now.wall, expires), now)),
         });
     }
 
@@ -146,9 +146,14 @@ impl Link {
     }
 
     async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
-        tokio::time::timeout(RENEWAL_TIMEOUT, self.fetch())
+        let waits = match &self.origin {
+            Origin::WebIdentity(_, config) | Origin::Role(_, _, config) => config.pace.backoff().longest_in_all(),
+            _ => Duration::ZERO,
+        };
+        let limit = RENEWAL_TIMEOUT + waits;
+        tokio::time::timeout(limit, self.fetch())
             .await
-            .unwrap_or_else(|_| Err(self.failed(format!("no answer within {} s", RENEWAL_TIMEOUT.as_secs()))))
+            .unwrap_or_else(|_| Err(self.failed(format!("no answer within {} s", limit.as_secs()))))
     }
 
     async fn fetch(&self) -> Result<Credentials, CredentialsError> {
@@ -227,7 +232,7 @@ impl ProvideCredentials for LinkProvider {
 fn assume<'a>(
     parent: &'a Arc<Link>,
     hop: &'a Hop,
-    config: &'a SdkConfig,
+    config: &'a Paced,
 ) -> Pin<Box<dyn Future<Output = Result<Credentials, CredentialsError>> + Send + 'a>> {
     Box::pin(async move {
         let caller = parent.credentials().await?;
@@ -286,8 +291,9 @@ async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRol
 }
 
 /// A client with these credentials and no others.
-pub(crate) fn sts_client(config: &SdkConfig, credentials: Credentials) -> aws_sdk_sts::Client {
-    let config = aws_sdk_sts::config::Builder::from(config)
+pub(crate) fn sts_client(config: &Paced, credentials: Credentials) -> aws_sdk_sts::Client {
+    let config = aws_sdk_sts::config::Builder::from(&config.sdk)
+        .interceptor(config.pace.clone())
         .credentials_provider(credentials)
         .build();
     aws_sdk_sts::Client::from_conf(config)
@@ -366,12 +372,12 @@ mod tests {
     async fn credentials_that_are_over_are_not_handed_out() {
         let (link, _) = link(|number| {
             if number == 1 {
-                Ok(made(1, Duration::from_secs(5)))
+                Ok(made(1, Duration::ZERO))
             } else {
                 Err(unreachable())
             }
         });
-        link.keep(&made(0, Duration::from_secs(5)));
+        link.keep(&made(0, Duration::ZERO));
         link.set(due(link.read().expect("kept")));
         link.credentials().await.expect("renewed");
         link.set(due(link.read().expect("kept")));

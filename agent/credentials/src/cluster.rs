@@ -37,7 +37,8 @@ pub async fn describe_cluster(identity: &TaskIdentity, name: &str) -> Result<Eks
     let config = identity
         .sdk_config()
         .map_err(|error: CredentialsError| error.failure())?;
-    let answer = aws_sdk_eks::Client::new(&config)
+    let config = aws_sdk_eks::config::Builder::from(&config).interceptor(identity.pace());
+    let answer = aws_sdk_eks::Client::from_conf(config.build())
         .describe_cluster()
         .name(name)
         .send()

@@ -132,12 +132,16 @@ pub fn eks_token(
         .body(())
         .map_err(|error| failed(&error))?;
     instructions.apply_to_request_http1x(&mut signed);
+    // A session that ends takes its token along.
+    let end = credentials
+        .expiry()
+        .map_or(now + TOKEN_LIFE, |session| session.min(now + TOKEN_LIFE));
     let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(signed.uri().to_string()));
     Ok(ExecCredential {
         api_version: EXEC_API_VERSION.into(),
         kind: "ExecCredential".into(),
         status: ExecCredentialStatus {
-            expiration_timestamp: Some(timestamp::rfc3339(now + TOKEN_LIFE)),
+            expiration_timestamp: Some(timestamp::rfc3339(end)),
             token,
         },
     })
@@ -175,6 +179,22 @@ mod tests {
         let other = eks_token(&credentials, "test", "eu-west-1", now).expect("signed");
         assert_ne!(decoded(&other.status.token), url, "the cluster's name is signed");
         assert!(!format!("{made:?}").contains("k8s-aws"), "Debug shows no token");
+    }
+
+    #[test]
+    fn a_token_ends_with_the_session_that_signed_it() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let credentials = |life: u64| {
+            let end = Some(now + Duration::from_secs(life));
+            Credentials::new("AKID", "SECRET", Some("token".into()), end, "test")
+        };
+        let ends = |life| {
+            eks_token(&credentials(life), "prod", "eu-west-1", now)
+                .expect("signed")
+                .expires()
+        };
+        assert_eq!(ends(60), Some(now + Duration::from_secs(60)));
+        assert_eq!(ends(3_600), Some(now + TOKEN_LIFE));
     }
 
     #[test]

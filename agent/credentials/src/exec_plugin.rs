@@ -1,20 +1,23 @@
 //! A credential plugin of client-go, and running it ourselves. It sees the task's credential endpoint
 //! and a region, and nothing of this process's environment: the agent's own identity cannot leak in.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 
 use crate::authenticator::TokenProgram;
 use crate::cluster::EksCluster;
 use crate::eks_token::ExecCredential;
+use crate::identity::TaskIdentity;
 use crate::refresh::{Due, Now};
 
 /// Making a token takes milliseconds; the rest is for a credential renewal behind it.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
-/// A token is not used in its last minute.
+/// A token is not used in its last minute; a short-lived one not in its last quarter.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 /// Life of a token whose plugin does not say.
 const UNTOLD_LIFE: Duration = Duration::from_secs(5 * 60);
@@ -47,6 +50,8 @@ pub struct ExecPluginError {
 pub struct PluginTokens {
     plugin: ExecPlugin,
     credentials: Vec<(String, String)>,
+    /// Whose session signs the tokens.
+    signer: Option<TaskIdentity>,
     kept: Mutex<Option<(ExecCredential, Due)>>,
 }
 
@@ -124,11 +129,26 @@ impl PluginTokens {
         Self {
             plugin,
             credentials,
+            signer: None,
             kept: Mutex::new(None),
         }
     }
 
-    /// A token that is good for a minute at least. Concurrent callers wait for one run.
+    /// The tokens are signed by sessions of this identity: none is used longer than its session, whatever the plugin
+    /// says of it (aws-iam-authenticator always says 14 minutes).
+    #[must_use]
+    pub fn signed_by(mut self, identity: TaskIdentity) -> Self {
+        self.signer = Some(identity);
+        self
+    }
+
+    /// When the session ends that a token of now would be signed with.
+    fn session_end(&self) -> Pin<Box<dyn Future<Output = Option<SystemTime>> + Send + '_>> {
+        // Without credentials the plugin says so itself.
+        Box::pin(async { self.signer.as_ref()?.credentials().await.ok()?.expiry() })
+    }
+
+    /// A token that is good for a moment at least. Concurrent callers wait for one run.
     ///
     /// # Errors
     /// As [`ExecPlugin::run`].
@@ -139,13 +159,11 @@ impl PluginTokens {
         {
             return Ok(credential.status.token.clone());
         }
+        let session_end = self.session_end().await;
         let fresh = self.plugin.run(&self.credentials).await?;
         let now = Now::read();
-        let until = fresh
-            .expires()
-            .unwrap_or(now.wall + UNTOLD_LIFE)
-            .checked_sub(TOKEN_MARGIN)
-            .unwrap_or(now.wall);
+        let told = fresh.expires().unwrap_or(now.wall + UNTOLD_LIFE);
+        let until = use_until(session_end.map_or(told, |end| end.min(told)), now.wall);
         let token = fresh.status.token.clone();
         *kept = Some((fresh, Due::at(until, now)));
         Ok(token)
@@ -155,6 +173,12 @@ impl PluginTokens {
     pub async fn forget(&self) {
         *self.kept.lock().await = None;
     }
+}
+
+/// A token that ends at `end` is used until then.
+fn use_until(end: SystemTime, now: SystemTime) -> SystemTime {
+    let left = end.duration_since(now).unwrap_or(Duration::ZERO);
+    end.checked_sub((left / 4).min(TOKEN_MARGIN)).unwrap_or(now)
 }
 
 #[cfg(test)]
@@ -219,6 +243,30 @@ mod tests {
             babble,
             "/bin/sh gave no token for the cluster: what it printed is not an ExecCredential"
         );
+    }
+
+    #[test]
+    fn a_short_lived_token_is_used_for_most_of_its_life() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let used = |life: u64| use_until(now + Duration::from_secs(life), now).duration_since(now).ok();
+        assert_eq!(used(14 * 60), Some(Duration::from_secs(13 * 60)));
+        assert_eq!(used(60), Some(Duration::from_secs(45)));
+        assert_eq!(used(0), Some(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_before_its_token_ends_the_token() {
+        let folder = tempfile::tempdir().expect("folder");
+        let count = folder.path().join("runs");
+        let print = format!(
+            r#"echo x >> {}; printf '{{"apiVersion":"a","kind":"b","status":{{"token":"t","expirationTimestamp":"2099-01-01T00:00:00Z"}}}}'"#,
+            count.display()
+        );
+        let over = TaskIdentity::of_session_that_ends(SystemTime::now() - Duration::from_secs(1));
+        let tokens = PluginTokens::new(script(&print), vec![]).signed_by(over);
+        tokens.token().await.expect("first");
+        tokens.token().await.expect("second");
+        assert_eq!(std::fs::read_to_string(&count).expect("runs").lines().count(), 2);
     }
 
     #[tokio::test]

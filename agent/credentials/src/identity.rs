@@ -19,6 +19,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use deputy_task::document::RoleHop;
 
 use crate::ambient::{Ambient, AmbientKind};
+use crate::backoff::Backoff;
 use crate::chain::{Link, LinkProvider, Origin, sts_client};
 use crate::denial::answer_of;
 use crate::env::Env;
@@ -26,14 +27,15 @@ use crate::error::CredentialsError;
 use crate::hop::{Caller as HopCaller, Hop};
 use crate::http_client;
 use crate::machine::Machine;
+use crate::pace::{Pace, Paced, Tell};
+use crate::rate::{LONGEST_TURN, Rates};
 use crate::web_identity::WebIdentity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// One try of one call.
+/// One try of one call, without the wait for its turn.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
-/// One call with all its tries.
+/// One call with all its tries, without the waits between them.
 const CALL_TIMEOUT: Duration = Duration::from_secs(18);
-const ATTEMPTS: u32 = 3;
 
 /// One per agent. Cheap to clone; builds its HTTP client on first use.
 #[derive(Clone)]
@@ -49,6 +51,7 @@ pub struct TaskIdentity {
     region: Region,
     link: Arc<Link>,
     role: Option<Arc<str>>,
+    pace: Pace,
 }
 
 /// Who AWS says the identity is.
@@ -67,9 +70,11 @@ struct Agent {
     ambient_link: OnceLock<Arc<Link>>,
     /// Links in use, by region and hops from the first on; a link nobody holds any more is dropped.
     links: Mutex<BTreeMap<ChainKey, Weak<Link>>>,
+    /// How fast AWS may be called.
+    rates: Arc<Rates>,
 }
 
-type ChainKey = (String, Vec<Hop>);
+type ChainKey = (String, Vec<Hop>, Backoff);
 
 impl Identities {
     /// Detects the ambient identity; touches no network. Keys, endpoints and certificates come from `env`; a
@@ -84,6 +89,7 @@ impl Identities {
                 http: OnceLock::new(),
                 ambient_link: OnceLock::new(),
                 links: Mutex::new(BTreeMap::new()),
+                rates: Arc::default(),
             }),
         }
     }
@@ -105,6 +111,20 @@ impl Identities {
         hops: &[RoleHop],
         default_session_name: &str,
     ) -> Result<TaskIdentity, CredentialsError> {
+        self.for_task_with(region, hops, default_session_name, Backoff::default())
+    }
+
+    /// The same, with the document's own backoff.
+    ///
+    /// # Errors
+    /// As [`for_task`](Self::for_task).
+    pub fn for_task_with(
+        &self,
+        region: &str,
+        hops: &[RoleHop],
+        default_session_name: &str,
+        backoff: Backoff,
+    ) -> Result<TaskIdentity, CredentialsError> {
         let agent = &self.agent;
         let mut link = agent.ambient_link();
         let mut taken = Vec::new();
@@ -115,14 +135,16 @@ impl Identities {
                 HopCaller::Keys
             };
             taken.push(Hop::check(hop, index + 1, hops.len(), caller, default_session_name)?);
-            link = agent.link(region, &taken, link)?;
+            link = agent.link(region, &taken, backoff, link)?;
         }
-        let role = hops.last().map(|hop| hop.role_arn.as_str().into());
+        let role: Option<Arc<str>> = hops.last().map(|hop| hop.role_arn.as_str().into());
+        let account = account_that_calls(&taken);
         Ok(TaskIdentity {
             agent: Arc::clone(agent),
             region: Region::new(region.to_owned()),
             link,
             role,
+            pace: Pace::new(backoff, Arc::clone(&agent.rates), account, region.to_owned()),
         })
     }
 }
@@ -148,6 +170,20 @@ impl TaskIdentity {
         self.role.as_deref()
     }
 
+    /// The same identity, telling `tell` when AWS throttles its clients.
+    #[must_use]
+    pub fn telling(mut self, tell: Tell) -> Self {
+        self.pace = self.pace.telling(tell);
+        self
+    }
+
+    /// Goes into every client that is made from [`sdk_config`](Self::sdk_config), as an interceptor: the waits of the
+    /// document's backoff.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        self.pace.clone()
+    }
+
     /// Credentials that are good for at least some seconds more; renewed when it is time.
     ///
     /// # Errors
@@ -161,7 +197,11 @@ impl TaskIdentity {
     /// # Errors
     /// If there are no credentials, or STS does not answer.
     pub async fn caller(&self) -> Result<Caller, CredentialsError> {
-        let sts = sts_client(&self.agent.base_config(self.region.clone())?, self.credentials().await?);
+        let config = Paced {
+            sdk: self.agent.base_config(&self.pace)?,
+            pace: self.pace.clone(),
+        };
+        let sts = sts_client(&config, self.credentials().await?);
         let who = sts.get_caller_identity().send().await.map_err(|error| {
             let answer = answer_of(&error);
             CredentialsError::CallerUnknown {
@@ -175,7 +215,8 @@ impl TaskIdentity {
     }
 
     /// What every AWS client of this task is made from: region, credentials that renew themselves,
-    /// the agent's one HTTP client, endpoints of the environment, bounded retries and time-outs.
+    /// the agent's one HTTP client, endpoints of the environment, bounded retries and time-outs. A client also gets
+    /// [`pace`](Self::pace).
     ///
     /// # Errors
     /// If `AWS_CA_BUNDLE` cannot be used.
@@ -183,10 +224,23 @@ impl TaskIdentity {
         let provider = SharedCredentialsProvider::new(LinkProvider(Arc::clone(&self.link)));
         Ok(self
             .agent
-            .base_config(self.region.clone())?
+            .base_config(&self.pace)?
             .into_builder()
             .credentials_provider(provider)
             .build())
+    }
+}
+
+#[cfg(test)]
+impl TaskIdentity {
+    /// With one session that nobody renews.
+    pub(crate) fn of_session_that_ends(end: std::time::SystemTime) -> Self {
+        let mut identity = Identities::new(Env::default())
+            .for_task("eu-west-1", &[], "deputy")
+            .unwrap_or_else(|error| panic!("{error}"));
+        let keys = Credentials::new("AKID", "secret", Some("token".into()), Some(end), "test");
+        identity.link = Arc::new(Link::new(Origin::Keys(keys)));
+        identity
     }
 }
 
@@ -258,18 +312,26 @@ impl Agent {
             .iter()
             .find_map(|name| self.env.get(name));
         let region = region.unwrap_or_else(|| region_of_partition(identity.role_arn()));
-        match self.base_config(Region::new(region.to_owned())) {
+        match self.paced(Backoff::default(), String::new(), region) {
             Ok(config) => Origin::WebIdentity(Box::new(identity), Box::new(config)),
             Err(error) => Origin::Nothing(error),
         }
     }
 
-    fn link(&self, region: &str, hops: &[Hop], parent: Arc<Link>) -> Result<Arc<Link>, CredentialsError> {
-        let Some(hop) = hops.last() else { return Ok(parent) };
-        let config = self.base_config(Region::new(region.to_owned()))?;
+    fn link(
+        &self,
+        region: &str,
+        hops: &[Hop],
+        backoff: Backoff,
+        parent: Arc<Link>,
+    ) -> Result<Arc<Link>, CredentialsError> {
+        let Some((hop, before)) = hops.split_last() else {
+            return Ok(parent);
+        };
+        let config = self.paced(backoff, account_that_calls(before), region)?;
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|_, link| link.strong_count() > 0);
-        let key = (region.to_owned(), hops.to_vec());
+        let key = (region.to_owned(), hops.to_vec(), backoff);
         if let Some(link) = links.get(&key).and_then(Weak::upgrade) {
             return Ok(link);
         }
@@ -278,19 +340,27 @@ impl Agent {
         Ok(link)
     }
 
+    /// For the calls that make a session: they are shared by tasks, and told in no task's log.
+    fn paced(&self, backoff: Backoff, account: String, region: &str) -> Result<Paced, CredentialsError> {
+        let pace = Pace::new(backoff, Arc::clone(&self.rates), account, region.to_owned());
+        let sdk = self.base_config(&pace)?;
+        Ok(Paced { sdk, pace })
+    }
+
     /// Everything but credentials.
-    fn base_config(&self, region: Region) -> Result<SdkConfig, CredentialsError> {
+    fn base_config(&self, pace: &Pace) -> Result<SdkConfig, CredentialsError> {
+        let backoff = pace.backoff();
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(CALL_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT + LONGEST_TURN)
+            .operation_timeout(CALL_TIMEOUT + backoff.longest_in_all())
             .build();
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(region)
-            .http_client(self.http()?)
+            .region(Region::new(pace.region().to_owned()))
+            .http_client(pace.taking_turns(self.http()?))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
             .timeout_config(timeouts)
             // Our links are the cache: they renew earlier than the SDK's would.
             .identity_cache(IdentityCache::no_cache())
@@ -305,6 +375,14 @@ impl Agent {
         }
         Ok(config.build())
     }
+}
+
+/// Which account the calls after these hops are counted for; empty: the agent's own.
+fn account_that_calls(hops: &[Hop]) -> String {
+    hops.last()
+        .and_then(|hop| hop.role_arn.split(':').nth(4))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// For asking a service on the machine itself.

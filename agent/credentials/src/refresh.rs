@@ -9,8 +9,8 @@ use tokio::time::Instant;
 const MAX_MARGIN: Duration = Duration::from_secs(10 * 60);
 
 /// Credentials this close to their end are not handed out any more: a request signed with them could
-/// arrive too late.
-pub(crate) const MIN_LEFT: Duration = Duration::from_secs(20);
+/// arrive too late. Less for a life of less than 160 seconds.
+const MIN_LEFT: Duration = Duration::from_secs(20);
 
 /// When credentials that were issued at `issued` and end at `expires` should be renewed: a quarter of
 /// their life before the end, at most ten minutes. Never before `now`; a life of nothing means now.
@@ -27,9 +27,13 @@ pub(crate) fn jittered(at: SystemTime, now: SystemTime, dice: f64) -> SystemTime
     at.checked_sub(ahead.mul_f64(0.1 * dice.clamp(0.0, 1.0))).unwrap_or(now)
 }
 
-/// The last moment at which credentials that end at `expires` are handed out.
-pub(crate) fn last_use(expires: SystemTime) -> SystemTime {
-    expires.checked_sub(MIN_LEFT).unwrap_or(SystemTime::UNIX_EPOCH)
+/// The last moment at which credentials are handed out: later than [`refresh_at`], so that a renewal has time while
+/// the present ones are still good.
+pub(crate) fn last_use(issued: SystemTime, expires: SystemTime) -> SystemTime {
+    let life = expires.duration_since(issued).unwrap_or(Duration::ZERO);
+    expires
+        .checked_sub((life / 8).min(MIN_LEFT))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Now, on both clocks.
@@ -129,6 +133,20 @@ mod tests {
             Due::at(at(900), now(1_000, 0)).has_come(now(500, 0)),
             "over from the start"
         );
-        assert_eq!(last_use(at(1_020)), at(1_000));
+    }
+
+    #[test]
+    fn the_last_use_is_after_the_point_of_renewal_however_short_the_life() {
+        assert_eq!(last_use(at(1_000), at(4_600)), at(4_580), "1 h");
+        assert_eq!(last_use(at(1_000), at(1_080)), at(1_070), "80 s");
+        assert_eq!(last_use(at(4_600), at(1_000)), at(1_000), "a clock step");
+        for life in [1, 15, 60, 160, 900, 3_600] {
+            let (issued, expires) = (at(1_000), at(1_000 + life));
+            assert!(
+                refresh_at(issued, expires, issued) < last_use(issued, expires),
+                "{life} s"
+            );
+            assert!(last_use(issued, expires) < expires, "{life} s");
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use aws_credential_types::Credentials;
-use aws_types::SdkConfig;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use crate::denial::{Answer, answer_of};
 use crate::env::Env;
 use crate::error::{CredentialsError, RefusedToken};
+use crate::pace::Paced;
 use crate::session::{account_of, session};
 
 const DEFAULT_SESSION_NAME: &str = "deputy-agent";
@@ -87,9 +87,12 @@ impl WebIdentity {
     ///
     /// # Errors
     /// With the token's own claims beside what AWS said of them; never with the token.
-    pub(crate) async fn assume(&self, config: &SdkConfig) -> Result<Credentials, CredentialsError> {
+    pub(crate) async fn assume(&self, config: &Paced) -> Result<Credentials, CredentialsError> {
         let token = self.token().map_err(|cause| self.no_token(cause))?;
-        let sts = aws_sdk_sts::Client::new(config);
+        let sts = {
+            let config = aws_sdk_sts::config::Builder::from(&config.sdk).interceptor(config.pace.clone());
+            aws_sdk_sts::Client::from_conf(config.build())
+        };
         let answer = sts
             .assume_role_with_web_identity()
             .role_arn(&self.role_arn)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use deputy_credentials::TaskIdentity;
+use deputy_credentials::backoff::Backoff;
 use deputy_logs::AttemptLog;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::program::StepProgram;
@@ -259,11 +260,9 @@ impl Attempt {
                 .hint("add spec.aws with a region, and the roles to assume")
             })?;
             let session = session_name(&self.reference);
-            let identity = self
-                .shared
-                .environment
-                .identities
-                .for_task(&aws.region, &aws.assume_role, &session);
+            let backoff = aws.backoff.as_ref().map_or_else(Backoff::default, Backoff::of);
+            let identities = &self.shared.environment.identities;
+            let identity = identities.for_task_with(&aws.region, &aws.assume_role, &session, backoff);
             identity.map_err(|error| StepError::from(Failure::from(error)))
         });
         Ok(taken.await?.clone())

@@ -241,7 +241,9 @@ impl Host for StepHost {
     }
 
     async fn identity(&self) -> Result<TaskIdentity, StepError> {
-        self.attempt.identity().await
+        let log = self.log();
+        let identity = self.attempt.identity().await?;
+        Ok(identity.telling(Arc::new(move |line| log.narrate(line))))
     }
 
     fn log(&self) -> LogWriter {

@@ -176,6 +176,11 @@ impl Proxy {
         lock(&self.shared.replacements).push((from.into(), to.into()));
     }
 
+    /// From now on nothing is replaced any more.
+    pub fn replace_no_more(&self) {
+        lock(&self.shared.replacements).clear();
+    }
+
     /// The request is not forwarded until the handle is released; if its caller is gone by then, never.
     pub fn hold(&self, matcher: Matcher) -> Handle {
         self.rule(matcher, Action::Hold)

@@ -72,7 +72,7 @@ impl Install<'_> {
 
     fn python(&self, folder: &Path) -> Result<&'static str> {
         let python = prerequisite::python()?;
-        let requirements = self.root.join("tests/testbed/requirements.txt");
+        let requirements = self.root.join(self.tool.requirements());
         self.command(Command::new(python).args(["-m", "venv"]).arg(folder))?;
         let pip = folder.join("bin/python");
         self.command(

@@ -32,7 +32,7 @@ pub(crate) struct Tool {
 /// How a tool is had.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Recipe {
-    /// A Python environment with everything in `tests/testbed/requirements.txt`.
+    /// A Python environment with everything in the tool's file of requirements.
     PythonEnvironment {
         /// Programs in its `bin` that the manifest names.
         programs: &'static [&'static str],
@@ -117,6 +117,14 @@ pub(crate) const TOOLS: &[Tool] = &[
         },
     },
     Tool {
+        name: "microburst",
+        version: "0.10.0",
+        half: Half::Aws,
+        recipe: Recipe::PythonEnvironment {
+            programs: &["microburst"],
+        },
+    },
+    Tool {
         name: "aws-iam-authenticator",
         version: "0.6.13",
         half: Half::Kubernetes,
@@ -188,7 +196,7 @@ impl Tool {
         let mut hash = Sha256::new();
         hash.update(format!("{} {} {:?}", self.name, self.version, self.recipe));
         let files: Vec<PathBuf> = match self.recipe {
-            Recipe::PythonEnvironment { .. } => vec![root.join("tests/testbed/requirements.txt")],
+            Recipe::PythonEnvironment { .. } => vec![root.join(self.requirements())],
             Recipe::GoBuild { module, .. } => vec![root.join(module).join("go.mod"), root.join(module).join("go.sum")],
             Recipe::GoInstall { .. } | Recipe::CargoInstall | Recipe::KwokStages { .. } => Vec::new(),
         };
@@ -196,6 +204,14 @@ impl Tool {
             hash.update(std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
         }
         Ok(hex::encode(hash.finalize()))
+    }
+
+    /// What a Python environment holds.
+    pub(crate) fn requirements(&self) -> &'static str {
+        match self.name {
+            "microburst" => "tests/testbed/microburst.txt",
+            _ => "tests/testbed/requirements.txt",
+        }
     }
 
     /// The programs (or files) that the manifest names, each with its place inside the folder.

@@ -32,7 +32,8 @@ impl Ecs {
         let config = identity
             .sdk_config()
             .map_err(|error| StepError::from(error.failure()))?;
-        let client = Client::from_conf(Builder::from(&config).interceptor(Guard).build());
+        let config = Builder::from(&config).interceptor(Guard).interceptor(identity.pace());
+        let client = Client::from_conf(config.build());
         Ok(Self {
             client,
             identity,

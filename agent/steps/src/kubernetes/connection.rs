@@ -80,7 +80,7 @@ impl Connection {
         let Dial { cluster, hide, .. } = dial;
         let plugin = ExecPlugin::new(dial.program, cluster);
         let hidden = Arc::clone(&hide);
-        let endpoint = EndpointHandle::open(dial.identity, move |secret: &[u8]| hidden(secret)).await;
+        let endpoint = EndpointHandle::open(dial.identity.clone(), move |secret: &[u8]| hidden(secret)).await;
         let endpoint = endpoint.map_err(|error| {
             Failure::new(
                 "agent.credentialEndpoint",
@@ -100,7 +100,8 @@ impl Connection {
                 format!("cluster {} cannot be used as EKS describes it: {problem}", cluster.name),
             )
         })?;
-        let bearer = Bearer::new(PluginTokens::new(plugin, endpoint.env()), hide);
+        let tokens = PluginTokens::new(plugin, endpoint.env()).signed_by(dial.identity);
+        let bearer = Bearer::new(tokens, hide);
         let place = Place {
             cluster: cluster.name.clone(),
             server: cluster.endpoint.clone(),

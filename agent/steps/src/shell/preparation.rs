@@ -194,6 +194,8 @@ async fn open_endpoint(
     for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
         environment.insert(name.into(), identity.region().into());
     }
+    let retries = identity.pace().environment();
+    environment.extend(retries.map(|(name, value)| (name.into(), value.into())));
     environment::bypass_proxies_for_loopback(environment);
     Ok(endpoint)
 }

@@ -16,9 +16,11 @@ pub mod checked;
 mod evaluated;
 pub mod duration;
 pub mod model;
+pub mod backoff;
 pub mod step;
 
 pub use aws::{EcsDocument, ecs_spelling};
+pub use backoff::{BackoffSpec, Delays};
 pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::backoff::BackoffSpec;
 use super::step::Step;
 
 /// A task document of `deputy.dev/v1`.
@@ -119,6 +120,10 @@ pub struct AwsSpec {
     /// Roles to assume one after the other; empty means the agent's own identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assume_role: Vec<RoleHop>,
+    /// How AWS calls that were throttled, or not answered, are made again. Default: `fullJitter` with a base of
+    /// 500 ms and 5 retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<BackoffSpec>,
 }
 
 /// One hop of a role chain.

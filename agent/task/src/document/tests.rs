@@ -309,3 +309,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_backoff_is_one_strategy_with_numbers_that_can_be_waited_for() {
+    let with = |backoff: &str| {
+        task(&format!(
+            "  aws:\n    region: eu-west-1\n    backoff: {backoff}\n{ONE_STEP}"
+        ))
+    };
+    let good = read_text(&with("{ equalJitter: { baseDelayMs: 100, maxRetries: 7 } }"), json!({})).expect("good");
+    let aws = good.checked.document.spec.aws.expect("aws");
+    let delays = aws
+        .backoff
+        .and_then(|backoff| backoff.equal_jitter)
+        .expect("equal jitter");
+    assert_eq!(
+        (delays.base_delay_ms, delays.max_delay_ms, delays.max_retries),
+        (100, 20_000, 7)
+    );
+    let bad = [
+        "{}",
+        "{ fixedDelay: { baseDelayMs: 1 }, fullJitter: { baseDelayMs: 1 } }",
+        "{ fullJiter: { baseDelayMs: 1 } }",
+        "{ fullJitter: { baseDelayMs: 0, maxDelayMs: 60000, maxRetries: 21 } }",
+        "{ fullJitter: { baseDelayMs: 500, maxDelayMs: 100 } }",
+        "{ fixedDelay: { baseDelayMs: 1.5, delay: 3 } }",
+        "{ fixedDelay: { maxRetries: many } }",
+    ];
+    let told: Vec<String> = bad
+        .iter()
+        .map(|backoff| read_text(&with(backoff), json!({})).expect_err("bad").to_string())
+        .collect();
+    insta::assert_snapshot!(told.join("\n----\n"));
+}

@@ -191,6 +191,9 @@ impl<'a> Check<'a> {
         {
             self.findings.push(Finding::error(region.span, message).hint(hint));
         }
+        if let Some(backoff) = aws.get("backoff") {
+            self.backoff(backoff);
+        }
         for (index, hop) in aws
             .get("assumeRole")
             .map(Node::items)

@@ -3,6 +3,7 @@
 //! Called by [`super::read`].
 
 mod frame;
+mod backoff;
 mod steps;
 mod expressions;
 mod whole;

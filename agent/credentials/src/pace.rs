@@ -1,0 +1,384 @@
+//! The pace of one client's calls: how long is waited before a call is made again, and that a throttled one is
+//! told. Put into every AWS client as an interceptor, beside the client's HTTP client, which takes turns.
+//!
+//! The SDK decides whether a call may be made again; the wait is put into its configuration after each try. Its own
+//! retry quota, which would end retries of one task because of another's, is not used: the document bounds them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::retry::RetryConfig;
+use aws_types::{SdkConfig, SigningName};
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::rate::{Lane, Rates};
+use crate::throttling::is_throttling;
+use crate::turn::TakingTurns;
+
+/// What clients that make sessions are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Paced {
+    pub(crate) sdk: SdkConfig,
+    pub(crate) pace: Pace,
+}
+
+/// Words for the people who follow a task.
+pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// A burst of throttling is told once in this time, for each operation.
+const QUIET: Duration = Duration::from_secs(30);
+/// Operations of which it is remembered when they were told. A task uses a handful.
+const MOST_TOLD: usize = 64;
+
+/// Goes into every client of one identity. Cheap to clone.
+#[derive(Clone)]
+pub struct Pace {
+    backoff: Backoff,
+    rates: Arc<Rates>,
+    account: String,
+    region: String,
+    partition: RetryPartition,
+    told: Arc<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    tell: Option<Tell>,
+    operations: Mutex<BTreeMap<String, Burst>>,
+}
+
+struct Burst {
+    told: Instant,
+    untold: u32,
+}
+
+impl Pace {
+    pub(crate) fn new(backoff: Backoff, rates: Arc<Rates>, account: String, region: String) -> Self {
+        let partition = RetryPartition::custom("deputy").token_bucket(TokenBucket::unlimited());
+        Self {
+            backoff,
+            rates,
+            account,
+            region,
+            partition: partition.build(),
+            told: Arc::default(),
+        }
+    }
+
+    /// The same, telling `tell` about throttling.
+    pub(crate) fn telling(mut self, tell: Tell) -> Self {
+        self.told = Arc::new(Told {
+            tell: Some(tell),
+            operations: Mutex::default(),
+        });
+        self
+    }
+
+    /// For children: as near as the environment of the AWS SDKs comes to it. They wait with full jitter, whatever
+    /// the document says.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [
+            ("AWS_RETRY_MODE", "standard".into()),
+            ("AWS_MAX_ATTEMPTS", self.backoff.tries().to_string()),
+        ]
+    }
+
+    pub(crate) const fn backoff(&self) -> Backoff {
+        self.backoff
+    }
+
+    pub(crate) fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// An HTTP client that sends when it is this account's turn.
+    pub(crate) fn taking_turns(&self, inner: SharedHttpClient) -> TakingTurns {
+        TakingTurns {
+            inner,
+            rates: Arc::clone(&self.rates),
+            account: self.account.clone(),
+            region: self.region.clone(),
+        }
+    }
+
+    fn throttled(&self, cfg: &ConfigBag, tried: u32, wait: Option<Duration>) {
+        let service = cfg.load::<SigningName>().map_or("aws", |name| name.as_ref());
+        let operation = cfg.load::<Metadata>().map_or("a call", |call| call.name());
+        let lane = Lane {
+            account: self.account.clone(),
+            region: self.region.clone(),
+            service: service.to_owned(),
+        };
+        let now = Instant::now();
+        self.rates.throttled(&lane, now);
+        let action = format!("{service}:{operation}");
+        tracing::debug!(%action, account = %self.account, tried, "AWS throttles");
+        if let Some(wait) = wait {
+            let next = (tried + 1, self.backoff.tries());
+            self.told.say(&action, wait, next, now);
+        }
+    }
+}
+
+impl Told {
+    fn say(&self, action: &str, wait: Duration, (attempt, of): (u32, u32), now: Instant) {
+        let Some(tell) = &self.tell else { return };
+        let untold = {
+            let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(burst) = operations.get_mut(action)
+                && now.saturating_duration_since(burst.told) < QUIET
+            {
+                burst.untold = burst.untold.saturating_add(1);
+                return;
+            }
+            if operations.len() >= MOST_TOLD {
+                operations.clear();
+            }
+            let burst = Burst { told: now, untold: 0 };
+            operations.insert(action.to_owned(), burst).map_or(0, |old| old.untold)
+        };
+        let mut line = format!(
+            "AWS throttles {action}; waiting {:.1} s (attempt {attempt} of {of})",
+            wait.as_secs_f64()
+        );
+        if untold > 0 {
+            line.push_str(&format!(", {untold} more times since this was last said"));
+        }
+        tell(&line);
+    }
+}
+
+impl Intercept for Pace {
+    fn name(&self) -> &'static str {
+        "DeputyPace"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        cfg.interceptor_state().store_put(self.partition.clone());
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(Err(_)) = context.output_or_error() else {
+            return Ok(());
+        };
+        let tried = cfg.load::<RequestAttempts>().map_or(1, RequestAttempts::attempts);
+        let wished = context.response().and_then(wished).unwrap_or_default();
+        let wait = self
+            .backoff
+            .wait(tried, rand::random())
+            .max(wished.min(self.backoff.longest()));
+        let is_last = tried >= self.backoff.tries();
+        if context.response().is_some_and(is_throttling) {
+            self.throttled(cfg, tried, (!is_last).then_some(wait));
+        }
+        // Without a die of its own the SDK waits exactly this long.
+        cfg.interceptor_state().store_put(
+            RetryConfig::standard()
+                .with_max_attempts(self.backoff.tries())
+                .with_initial_backoff(wait)
+                .with_max_backoff(wait)
+                .with_use_static_exponential_base(true),
+        );
+        Ok(())
+    }
+}
+
+/// How long the service asks to be left alone, in milliseconds.
+fn wished(response: &HttpResponse) -> Option<Duration> {
+    let millis: u64 = response.headers().get("x-amz-retry-after")?.trim().parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+impl fmt::Debug for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pace({:?})", self.backoff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_sdk_sts::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
+    use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::http::StatusCode;
+    use aws_smithy_types::body::SdkBody;
+    use deputy_task::document::{BackoffSpec, Delays};
+
+    use super::*;
+
+    /// Keeps how long it was asked to sleep, and does not.
+    #[derive(Debug, Clone, Default)]
+    struct Asleep(Arc<Mutex<Vec<u64>>>);
+
+    impl AsyncSleep for Asleep {
+        fn sleep(&self, duration: Duration) -> Sleep {
+            // The time-outs of a call are sleeps too, of many seconds.
+            if duration < Duration::from_secs(7) {
+                let millis = u64::try_from(duration.as_millis()).expect("short");
+                self.0.lock().expect("whole").push(millis);
+                Sleep::new(std::future::ready(()))
+            } else {
+                Sleep::new(std::future::pending())
+            }
+        }
+    }
+
+    /// Answers every request alike.
+    #[derive(Debug, Clone)]
+    struct Always(u16, &'static str, Option<&'static str>);
+
+    impl HttpConnector for Always {
+        fn call(&self, _request: HttpRequest) -> HttpConnectorFuture {
+            let mut response =
+                HttpResponse::new(StatusCode::try_from(self.0).expect("a status"), SdkBody::from(self.1));
+            if let Some(wish) = self.2 {
+                response.headers_mut().insert("x-amz-retry-after", wish);
+            }
+            HttpConnectorFuture::ready(Ok(response))
+        }
+    }
+
+    const THROTTLED: &str =
+        "<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>";
+
+    /// The waits between the tries of one call that is always answered so, in milliseconds; and what was told.
+    async fn waits(spec: BackoffSpec, answer: Always) -> (Vec<u64>, Vec<String>) {
+        let (asleep, lines) = (Asleep::default(), Arc::new(Mutex::new(Vec::new())));
+        let heard = Arc::clone(&lines);
+        let backoff = Backoff::of(&spec);
+        let pace = Pace::new(backoff, Arc::default(), String::new(), "eu-west-1".into()).telling(Arc::new(
+            move |line: &str| heard.lock().expect("whole").push(line.to_owned()),
+        ));
+        let connector = SharedHttpConnector::new(answer);
+        let config = aws_sdk_sts::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .http_client(http_client_fn(move |_, _| connector.clone()))
+            .sleep_impl(asleep.clone())
+            // It sleeps too.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
+            .interceptor(pace);
+        let sent = aws_sdk_sts::Client::from_conf(config.build())
+            .get_caller_identity()
+            .send()
+            .await;
+        sent.expect_err("never answered well");
+        let waits = asleep.0.lock().expect("whole").clone();
+        let lines = lines.lock().expect("whole").clone();
+        (waits, lines)
+    }
+
+    const DELAYS: Delays = Delays {
+        base_delay_ms: 100,
+        max_delay_ms: 400,
+        max_retries: 4,
+    };
+
+    #[tokio::test]
+    async fn the_sdk_waits_as_the_document_says_and_no_longer() {
+        let fixed = || BackoffSpec {
+            fixed_delay: Some(DELAYS),
+            ..BackoffSpec::default()
+        };
+        let (waited, told) = waits(fixed(), Always(400, THROTTLED, None)).await;
+        assert_eq!(waited, [100; 4]);
+        assert_eq!(
+            told,
+            ["AWS throttles sts:GetCallerIdentity; waiting 0.1 s (attempt 2 of 5)"]
+        );
+        let (waited, told) = waits(fixed(), Always(500, "<x/>", None)).await;
+        assert_eq!((waited, told.len()), (vec![100; 4], 0), "no answer is no throttling");
+        let (waited, _) = waits(fixed(), Always(403, "<x/>", None)).await;
+        assert_eq!(waited, [0; 0], "a refusal is final");
+        let (waited, _) = waits(fixed(), Always(400, THROTTLED, Some("250"))).await;
+        assert_eq!(waited, [250; 4], "the service asks for more");
+        let (waited, _) = waits(fixed(), Always(400, THROTTLED, Some("90000"))).await;
+        assert_eq!(waited, [400; 4], "and gets no more than the document's longest");
+        let equal = BackoffSpec {
+            equal_jitter: Some(DELAYS),
+            ..BackoffSpec::default()
+        };
+        let (waited, _) = waits(equal, Always(400, THROTTLED, None)).await;
+        let within = [(50, 100), (100, 200), (200, 400), (200, 400)];
+        assert!(
+            waited.len() == 4
+                && waited
+                    .iter()
+                    .zip(within)
+                    .all(|(wait, (least, most))| (least..=most).contains(wait)),
+            "{waited:?}"
+        );
+        let full = BackoffSpec {
+            full_jitter: Some(DELAYS),
+            ..BackoffSpec::default()
+        };
+        let (waited, _) = waits(full, Always(400, THROTTLED, None)).await;
+        assert!(
+            waited.len() == 4
+                && waited
+                    .iter()
+                    .zip([100, 200, 400, 400])
+                    .all(|(wait, most)| *wait <= most),
+            "{waited:?}"
+        );
+    }
+
+    #[test]
+    fn a_burst_is_told_once_and_its_size_with_the_next() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&lines);
+        let told = Told {
+            tell: Some(Arc::new(move |line: &str| {
+                heard.lock().expect("whole").push(line.to_owned())
+            })),
+            operations: Mutex::default(),
+        };
+        let begun = Instant::now();
+        let wait = Duration::from_millis(1_234);
+        for second in [0, 1, 2, 31] {
+            told.say(
+                "ecs:DescribeServices",
+                wait,
+                (2, 6),
+                begun + Duration::from_secs(second),
+            );
+        }
+        told.say("ecs:UpdateService", wait, (3, 6), begun);
+        insta::assert_snapshot!(lines.lock().expect("whole").join("\n"), @r"
+        AWS throttles ecs:DescribeServices; waiting 1.2 s (attempt 2 of 6)
+        AWS throttles ecs:DescribeServices; waiting 1.2 s (attempt 2 of 6), 2 more times since this was last said
+        AWS throttles ecs:UpdateService; waiting 1.2 s (attempt 3 of 6)
+        ");
+    }
+}
