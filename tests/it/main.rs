@@ -10,6 +10,7 @@ mod wall_clock;
 mod bad_input;
 mod denials;
 mod doctor;
+mod denials_replayed;
 mod sessions;
 mod throttling;
 mod local;

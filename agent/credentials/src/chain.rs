@@ -126,6 +126,26 @@ impl Link {
         }
     }
 
+    /// How the agent came to have these credentials: its own identity, and each role assumed from it.
+    pub(crate) fn lineage(&self) -> String {
+        match &self.origin {
+            Origin::Keys(_) => "the agent's own keys".into(),
+            #[cfg(test)]
+            Origin::Script(_) => "a script".into(),
+            Origin::Container(_, ambient) | Origin::Instance(_, ambient) => {
+                format!("the agent's own identity ({ambient})")
+            }
+            Origin::WebIdentity(identity, _) => format!("its service account's role {}", identity.role_arn()),
+            Origin::Role(parent, hop, _) => format!(
+                "{}, then {} (session {})",
+                parent.lineage(),
+                hop.role_arn,
+                hop.session_name
+            ),
+            Origin::Nothing(_) => "no identity".into(),
+        }
+    }
+
     fn read(&self) -> Option<Cached> {
         self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -193,7 +213,7 @@ impl Link {
             },
             Origin::Instance(_, _) => CredentialsError::Instance { cause },
             Origin::WebIdentity(identity, _) => identity.unreachable(cause),
-            Origin::Role(_, hop, _) => explain(hop, "", &Answer::of_transport(cause)),
+            Origin::Role(_, hop, _) => explain(hop, ("", ""), &Answer::of_transport(cause)),
         }
     }
 }
@@ -261,12 +281,12 @@ fn assume<'a>(
             .await;
         let got = match answer {
             Ok(output) => output.credentials,
-            Err(error) => return Err(denied(&sts, hop, &error).await),
+            Err(error) => return Err(denied(&sts, hop, &parent.lineage(), &error).await),
         };
         let Some(got) = got else {
             return Err(explain(
                 hop,
-                "",
+                ("", ""),
                 &Answer::of_transport("STS answered without credentials"),
             ));
         };
@@ -275,10 +295,15 @@ fn assume<'a>(
     })
 }
 
-async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRoleError>) -> CredentialsError {
+async fn denied(
+    sts: &aws_sdk_sts::Client,
+    hop: &Hop,
+    chain: &str,
+    error: &SdkError<AssumeRoleError>,
+) -> CredentialsError {
     let answer = answer_of(error);
     if !answer.is_denial() {
-        return explain(hop, "", &answer);
+        return explain(hop, ("", chain), &answer);
     }
     let caller = match answer.caller() {
         Some(arn) => arn.to_owned(),
@@ -287,7 +312,7 @@ async fn denied(sts: &aws_sdk_sts::Client, hop: &Hop, error: &SdkError<AssumeRol
             Ok(Err(_)) | Err(_) => "the caller".into(),
         },
     };
-    explain(hop, &caller, &answer)
+    explain(hop, (&caller, chain), &answer)
 }
 
 /// A client with these credentials and no others.

@@ -8,6 +8,7 @@ use deputy_task::outcome::Failure;
 
 use crate::error::{CredentialsError, chain_of};
 use crate::identity::TaskIdentity;
+use crate::refusal::{Refusal, denied, is_denial};
 
 /// An EKS cluster that can be talked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,11 +102,11 @@ fn refused(identity: &TaskIdentity, name: &str, error: &SdkError<DescribeCluster
     let message = answer.err().message().unwrap_or("no message");
     let mut failure = match code {
         "ResourceNotFoundException" => unknown(name, region),
-        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => Failure::new(
-            "eks.accessDenied",
-            format!("{who} may not look up the EKS cluster {name} in {region} (eks:DescribeCluster)"),
-        )
-        .hint(format!("allow eks:DescribeCluster on the cluster {name} for {who}")),
+        code if is_denial(code) => {
+            let asked = ("eks:DescribeCluster", &*format!("the EKS cluster {name} in {region}"));
+            let told = denied(&Refusal::read(message), who, &identity.lineage(), asked);
+            Failure::new("eks.accessDenied", told.summary).hint(told.hint)
+        }
         _ => Failure::new(
             "eks.describeCluster",
             format!("the EKS cluster {name} in {region} could not be looked up: {message}"),

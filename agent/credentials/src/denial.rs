@@ -7,6 +7,7 @@ use aws_sdk_sts::operation::RequestId;
 
 use crate::error::{CredentialsError, RefusedHop, chain_of};
 use crate::hop::Hop;
+use crate::refusal::{Policy, Refusal, is_denial};
 
 /// What STS, or the way to it, answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +44,7 @@ impl Answer {
     }
 
     pub(crate) fn is_denial(&self) -> bool {
-        matches!(
-            self.code.as_str(),
-            "AccessDenied" | "AccessDeniedException" | "UnauthorizedAccess"
-        )
+        is_denial(&self.code)
     }
 
     /// AWS's denials begin with `User: <arn> is not authorized …`.
@@ -72,14 +70,16 @@ where
     }
 }
 
-/// Explains why `hop` could not be taken by `caller` (an ARN, or words where it is not known).
-pub(crate) fn explain(hop: &Hop, caller: &str, answer: &Answer) -> CredentialsError {
+/// Explains why `hop` could not be taken by `caller` (an ARN, or words where it is not known), which the agent became
+/// by `chain`.
+pub(crate) fn explain(hop: &Hop, (caller, chain): (&str, &str), answer: &Answer) -> CredentialsError {
     let refused = |(cause, hint): (String, String)| {
         Box::new(RefusedHop {
             hop: hop.number,
             hops: hop.of,
             role: hop.role_arn.clone(),
             caller: caller.to_owned(),
+            chain: chain.to_owned(),
             cause,
             hint,
             raw: answer.raw(),
@@ -101,33 +101,18 @@ fn denial(hop: &Hop, caller: &str, message: &str) -> (String, String) {
     } else {
         "sts:AssumeRole"
     };
-    if message.contains("explicit deny") {
-        return (
-            format!("a policy explicitly denies {action} on the role"),
-            format!(
-                "find the explicit deny for {action} in the policies of {caller}, its boundary, or a service control policy"
-            ),
-        );
-    }
-    if message.contains("no identity-based policy allows") {
-        return (
-            format!("no policy of the caller allows {action} on the role"),
-            format!("attach a policy to {caller} that allows {action} on {role}"),
-        );
-    }
-    if message.contains("permissions boundary") {
-        return (
-            format!("the caller's permissions boundary does not allow {action}"),
-            format!("allow {action} on {role} in the permissions boundary of {caller}"),
-        );
-    }
-    if message.contains("service control policy") {
-        return (
-            format!("a service control policy does not allow {action}"),
-            format!(
-                "allow {action} on {role} for the account of {caller} in its organization's service control policies"
-            ),
-        );
+    let refusal = Refusal::read(message);
+    if refusal.policy != Policy::Untold || refusal.explicit {
+        let kind = match refusal.policy {
+            Policy::Trust => "trust policy",
+            Policy::Identity => "caller's permission",
+            _ => "",
+        };
+        let cause = match kind {
+            "" => refusal.verdict(),
+            kind => format!("{kind}: {}", refusal.verdict()),
+        };
+        return (cause, refusal.change(caller, action, role));
     }
     let id = match &hop.external_id {
         Some(_) => "the sts:ExternalId that it asks for equals the document's externalId",
@@ -222,7 +207,7 @@ mod tests {
             request_id: "r-1".into(),
         };
         let caller = answer.caller().unwrap_or(AGENT).to_owned();
-        let failure = explain(hop, &caller, &answer).failure();
+        let failure = explain(hop, (&caller, "environment keys"), &answer).failure();
         format!(
             "{}\n  {}\n  hint: {}\n  detail: {}",
             failure.class, failure.summary, failure.hint, failure.detail

@@ -39,7 +39,7 @@ pub enum CredentialsError {
         problem: String,
     },
     /// AWS refused to let the caller assume the role.
-    #[error("{} may not assume {} (hop {} of {}): {}", .0.caller, .0.role, .0.hop, .0.hops, .0.cause)]
+    #[error("{}, from {},\nmay not assume {} (hop {} of {}): {}", .0.caller, .0.chain, .0.role, .0.hop, .0.hops, .0.cause)]
     AssumeRoleDenied(Box<RefusedHop>),
     /// Assuming the role failed for another reason.
     #[error("{} could not be assumed (hop {} of {}): {}", .0.role, .0.hop, .0.hops, .0.cause)]
@@ -71,6 +71,8 @@ pub struct RefusedHop {
     pub role: String,
     /// Who asked; empty where it does not matter.
     pub caller: String,
+    /// How the agent came to be the caller: from its own identity on.
+    pub chain: String,
     /// The likely cause, in words.
     pub cause: String,
     /// What to change; may be empty.

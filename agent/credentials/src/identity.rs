@@ -17,6 +17,8 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use deputy_task::document::RoleHop;
+use deputy_task::outcome::Failure;
+use serde_json::Value;
 
 use crate::ambient::{Ambient, AmbientKind};
 use crate::backoff::Backoff;
@@ -29,6 +31,7 @@ use crate::http_client;
 use crate::machine::Machine;
 use crate::pace::{Pace, Paced, Tell};
 use crate::rate::{LONGEST_TURN, Rates};
+use crate::refusal::{Refusal, denied, encoded};
 use crate::web_identity::WebIdentity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -62,6 +65,9 @@ pub struct Caller {
     /// Twelve digits.
     pub account: String,
 }
+
+/// Longest time for having a message decoded, while explaining a denial.
+const DECODE_TIMEOUT: Duration = Duration::from_secs(4);
 
 struct Agent {
     env: Env,
@@ -182,6 +188,51 @@ impl TaskIdentity {
     #[must_use]
     pub fn pace(&self) -> Pace {
         self.pace.clone()
+    }
+
+    /// How the agent comes to be this identity: its own identity, and each role that it assumes.
+    #[must_use]
+    pub fn lineage(&self) -> String {
+        self.link.lineage()
+    }
+
+    /// `failure`, better explained where AWS gave its reason in a message that only `sts:DecodeAuthorizationMessage`
+    /// reads, and this identity may ask for that.
+    pub async fn decoded(&self, failure: Failure) -> Failure {
+        let Some(message) = encoded(&failure.detail).map(str::to_owned) else {
+            return failure;
+        };
+        let read = tokio::time::timeout(DECODE_TIMEOUT, self.decode(&message)).await;
+        match read.unwrap_or_else(|_| Err(format!("no answer within {} s", DECODE_TIMEOUT.as_secs()))) {
+            Ok(decoded) => {
+                let refusal = Refusal::decoded(&decoded, &Refusal::read(&failure.detail));
+                let who = self.role_arn().unwrap_or("the agent's own identity").to_owned();
+                let mut better = denied(&refusal, &who, &self.lineage(), ("", "the resource"));
+                better.step.clone_from(&failure.step);
+                better.detail = format!("{}\ndecoded: {decoded}", failure.detail);
+                better
+            }
+            Err(why) => Failure {
+                detail: format!(
+                    "{}\nthe encoded message was not decoded ({why}): allow sts:DecodeAuthorizationMessage to be told more",
+                    failure.detail
+                ),
+                ..failure
+            },
+        }
+    }
+
+    async fn decode(&self, message: &str) -> Result<Value, String> {
+        let words = |error: CredentialsError| error.to_string();
+        let config = Paced {
+            sdk: self.agent.base_config(&self.pace).map_err(words)?,
+            pace: self.pace.clone(),
+        };
+        let sts = sts_client(&config, self.credentials().await.map_err(words)?);
+        let answer = sts.decode_authorization_message().encoded_message(message).send().await;
+        let answer = answer.map_err(|error| answer_of(&error).raw())?;
+        serde_json::from_str(answer.decoded_message().unwrap_or_default())
+            .map_err(|_| "the answer is no JSON".to_owned())
     }
 
     /// Credentials that are good for at least some seconds more; renewed when it is time.

@@ -18,6 +18,7 @@ mod web_identity;
 mod session;
 mod denial;
 mod hop;
+pub mod refusal;
 mod refresh;
 pub mod pace;
 mod turn;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use deputy_credentials::refusal::encoded;
 use deputy_steps::context::{Outputs, StepContext};
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::registry;
@@ -82,6 +83,7 @@ pub(crate) async fn forward(attempt: &Arc<Attempt>, arguments: &mut Arguments) -
         match run_step(attempt, arguments, step, (limits, place)).await {
             Ok(()) => {}
             Err(error) => {
+                let error = decoded(attempt, error).await;
                 let ended = of_error(attempt, error, &step.name);
                 let status = match &ended {
                     Ended::Failed(Ending {
@@ -218,6 +220,17 @@ fn step_budget(step: &Step) -> Option<Budget> {
         .as_deref()
         .and_then(|text| duration::parse(text).ok())
         .map(Budget::new)
+}
+
+/// AWS gives some of its reasons in a message that the task's identity may be able to have decoded.
+async fn decoded(attempt: &Attempt, error: StepError) -> StepError {
+    match error {
+        StepError::Failed(failure) if encoded(&failure.detail).is_some() => match attempt.identity().await {
+            Ok(identity) => StepError::Failed(Box::new(identity.decoded(*failure).await)),
+            Err(_) => StepError::Failed(failure),
+        },
+        error => error,
+    }
 }
 
 fn of_error(attempt: &Attempt, error: StepError, step: &str) -> Ended {

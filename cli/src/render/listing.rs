@@ -22,7 +22,8 @@ pub(crate) fn listing(tasks: &[Task], colour: Colour) -> Vec<String> {
                 .result
                 .as_ref()
                 .and_then(|result| result.failure.as_ref())
-                .map(|failure| safe(&failure.summary))
+                // Who was denied comes first, and what in the last line.
+                .map(|failure| safe(failure.summary.lines().last().unwrap_or_default()))
                 .unwrap_or_default(),
         };
         let took = match (task.started_at_ms, ended(task)) {

@@ -137,6 +137,16 @@ impl Canned {
         Self::json_error(400, "ThrottlingException", "Rate exceeded")
     }
 
+    /// An answer of an AWS query service.
+    #[must_use]
+    pub fn xml(status: u16, body: String) -> Self {
+        Self {
+            status,
+            headers: vec![("content-type".into(), "text/xml".into())],
+            body: body.into(),
+        }
+    }
+
     /// An error of an AWS JSON service.
     #[must_use]
     pub fn json_error(status: u16, code: &str, message: &str) -> Self {

@@ -8,6 +8,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::error::CredentialsError;
+use deputy_credentials::refusal::{Refusal, denied, is_denial};
 use deputy_task::outcome::Failure;
 
 use crate::aws::guard::Pass;
@@ -98,7 +99,7 @@ impl Asked<'_> {
 
     fn refusal(&self, code: &str, message: &str) -> Failure {
         match code {
-            "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => self.denial(message),
+            denial if is_denial(denial) => self.denial(message),
             "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" => Failure::new(
                 "aws.throttled",
                 format!("AWS throttled {} on {}: {message}", self.action, self.on),
@@ -128,56 +129,9 @@ impl Asked<'_> {
     }
 
     fn denial(&self, message: &str) -> Failure {
-        let named = |after: &str| {
-            Some(
-                message
-                    .split_once(after)?
-                    .1
-                    .split_whitespace()
-                    .next()?
-                    .trim_end_matches([',', '.'])
-                    .to_owned(),
-            )
-        };
         let role = self.identity.role_arn().unwrap_or("the agent's own identity");
-        let caller = named("User: ")
-            .filter(|arn| arn.starts_with("arn:"))
-            .unwrap_or_else(|| role.to_owned());
-        let action = named("perform: ").unwrap_or_else(|| self.action.to_owned());
-        let resource = named("on resource: ")
-            .map(|resource| format!(" on {resource}"))
-            .unwrap_or_default();
-        let (kind, change) = if message.contains("explicit deny") {
-            (
-                "a policy explicitly denies it",
-                format!("find the explicit deny for {action} in the policies that apply to {role}"),
-            )
-        } else if message.contains("permissions boundary") {
-            (
-                "its permissions boundary does not allow it",
-                format!("allow {action}{resource} in the permissions boundary of {role}"),
-            )
-        } else if message.contains("service control policy") {
-            (
-                "a service control policy does not allow it",
-                format!("allow {action} in the organization's service control policies"),
-            )
-        } else if message.contains("resource-based policy") {
-            (
-                "the resource's own policy does not allow it",
-                format!("allow {action} for {role} in the policy of the resource"),
-            )
-        } else {
-            (
-                "no policy of it allows that",
-                format!("attach a policy to {role} that allows {action}{resource}"),
-            )
-        };
-        Failure::new(
-            "aws.accessDenied",
-            format!("{caller} may not {action} on {}: {kind}", self.on),
-        )
-        .hint(change)
+        let asked = (self.action, self.on);
+        denied(&Refusal::read(message), role, &self.identity.lineage(), asked)
     }
 }
 

@@ -1,0 +1,117 @@
+//! Every form of denial that AWS documents, in its own words.
+//!
+//! Unless a case names another page, the wording is that of the examples in the IAM User Guide, "Troubleshoot access
+//! denied error messages" (<https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html>), with
+//! our own action, user and resource.
+
+use serde_json::json;
+
+use super::*;
+
+const WHO: &str = "arn:aws:iam::222222222222:role/deployer";
+const USER: &str =
+    "User: arn:aws:sts::222222222222:assumed-role/deployer/deputy-1 is not authorized to perform: ecs:UpdateService";
+const ON: &str = "on resource: arn:aws:ecs:eu-west-1:222222222222:service/prod/checkout-api";
+
+fn cases() -> Vec<(&'static str, String, Policy, bool)> {
+    let no = |kind: &str| format!("{USER} {ON} because no {kind} allows the ecs:UpdateService action");
+    let deny = |kind: &str| format!("{USER} {ON} with an explicit deny in {kind}");
+    vec![
+        ("identity, implicit", no("identity-based policy"), Policy::Identity, false),
+        ("identity, explicit", deny("an identity-based policy"), Policy::Identity, true),
+        (
+            "identity, explicit, named",
+            deny("an identity-based policy: arn:aws:iam::222222222222:policy/no-updates"),
+            Policy::Identity,
+            true,
+        ),
+        ("resource, implicit", no("resource-based policy"), Policy::Resource, false),
+        ("resource, explicit", deny("a resource-based policy"), Policy::Resource, true),
+        ("boundary, implicit", no("permissions boundary"), Policy::Boundary, false),
+        ("boundary, explicit", deny("a permissions boundary"), Policy::Boundary, true),
+        ("session, implicit", no("session policy"), Policy::Session, false),
+        ("session, explicit", deny("a session policy"), Policy::Session, true),
+        ("service control, implicit", no("service control policy"), Policy::ServiceControl, false),
+        ("service control, explicit", deny("a service control policy"), Policy::ServiceControl, true),
+        ("resource control, implicit", no("resource control policy"), Policy::ResourceControl, false),
+        ("resource control, explicit", deny("a resource control policy"), Policy::ResourceControl, true),
+        ("VPC endpoint, implicit", no("VPC endpoint policy"), Policy::VpcEndpoint, false),
+        ("VPC endpoint, explicit", deny("a VPC endpoint policy"), Policy::VpcEndpoint, true),
+        (
+            "trust, implicit",
+            "User: arn:aws:sts::000000000000:assumed-role/deputy-agent/x is not authorized to perform: sts:AssumeRole \
+             on resource: arn:aws:iam::222222222222:role/deployer because no role trust policy allows the sts:AssumeRole action"
+                .into(),
+            Policy::Trust,
+            false,
+        ),
+        (
+            "trust, explicit",
+            "User: arn:aws:sts::000000000000:assumed-role/deputy-agent/x is not authorized to perform: sts:AssumeRole \
+             on resource: arn:aws:iam::222222222222:role/deployer with an explicit deny in the role trust policy"
+                .into(),
+            Policy::Trust,
+            true,
+        ),
+        ("untold", format!("{USER} {ON}"), Policy::Untold, false),
+        // re:Post, "How do I troubleshoot explicit deny error messages": https://repost.aws/knowledge-center/iam-explicit-deny-errors
+        ("untold, explicit", format!("{USER} {ON} with an explicit deny"), Policy::Untold, true),
+        // Amazon S3 User Guide: https://docs.aws.amazon.com/AmazonS3/latest/userguide/troubleshoot-403-errors.html
+        ("bare", "Access Denied".into(), Policy::Untold, false),
+        // Amazon EC2 User Guide: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-iam.html
+        (
+            "encoded",
+            "You are not authorized to perform this operation. Encoded authorization failure message: wXVwEXAMPLEwXVwEXAMPLE-denied-by-a-session-policy"
+                .into(),
+            Policy::Untold,
+            false,
+        ),
+        // The resource's name is no reason.
+        (
+            "a name that sounds like a reason",
+            format!("{USER} on resource: arn:aws:s3:::session-policy because no identity-based policy allows the action"),
+            Policy::Identity,
+            false,
+        ),
+    ]
+}
+
+#[test]
+fn every_documented_form_is_recognized() {
+    for (name, message, policy, explicit) in cases() {
+        let refusal = Refusal::read(&message);
+        assert_eq!(
+            (refusal.policy, refusal.explicit),
+            (policy, explicit),
+            "{name}: {message}"
+        );
+    }
+}
+
+#[test]
+fn every_form_has_a_verdict_and_something_to_change() {
+    let told: Vec<String> = cases()
+        .iter()
+        .map(|(name, message, ..)| {
+            let refusal = Refusal::read(message);
+            let change = refusal.change(WHO, "ecs:UpdateService", "the service checkout-api");
+            format!("{name}\n  {}\n  {change}", refusal.verdict())
+        })
+        .collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn a_decoded_message_fills_in_what_was_not_told() {
+    let message = "You are not authorized to perform this operation. Encoded authorization failure message: wXVwEXAMPLEwXVwEXAMPLE (request 1)";
+    assert_eq!(encoded(message), Some("wXVwEXAMPLEwXVwEXAMPLE"));
+    assert_eq!(encoded("Access Denied"), None);
+    // The shape of the decoded message: AWS STS API Reference, DecodeAuthorizationMessage.
+    let decoded = json!({
+        "allowed": false, "explicitDeny": true, "matchedStatements": { "items": [] }, "failures": { "items": [] },
+        "context": { "principal": { "id": "AROAEXAMPLE:deputy-1", "arn": "arn:aws:sts::222222222222:assumed-role/deployer/deputy-1" },
+            "action": "ec2:RunInstances", "resource": "arn:aws:ec2:eu-west-1:222222222222:instance/*", "conditions": { "items": [] } } });
+    let refusal = Refusal::decoded(&decoded, &Refusal::read(message));
+    assert_eq!(refusal.action.as_deref(), Some("ec2:RunInstances"));
+    assert!(refusal.explicit && refusal.caller.is_some() && refusal.resource.is_some());
+}
