@@ -11,6 +11,7 @@ use deputy_steps::registry;
 use deputy_task::capability::Capabilities;
 use tokio::sync::watch;
 
+use crate::children::Children;
 use crate::config::checked::Config;
 use crate::tools;
 
@@ -18,7 +19,7 @@ use crate::tools;
 const REFRESH: Duration = Duration::from_secs(15);
 
 /// Everything that is known without running anything.
-pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities) -> Capabilities {
+pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities, children: &Children) -> Capabilities {
     let ambient = identities.ambient();
     Capabilities {
         slots: config.slots,
@@ -35,6 +36,7 @@ pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities) -
         warnings: Some(ambient.warning.clone())
             .filter(|warning| !warning.is_empty())
             .into_iter()
+            .chain(children.warnings.iter().cloned())
             .collect(),
     }
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::checked::Config;
-use crate::config::key::{KEYS, Key, LABELS};
+use crate::config::checked::{self, Config, Mode};
+use crate::config::key::{self, KEYS, Key, LABELS};
 use crate::config::raw::{File, RawConfig};
 use crate::doctor::{self, Form, Questions};
 use crate::exit::{Exit, StartupError, explain};
@@ -122,7 +122,25 @@ fn task_command() -> Command {
                 .value_name("FOLDER")
                 .value_parser(clap::value_parser!(PathBuf))
                 .env("DEPUTY_WORK_FOLDER")
-                .help("Workspaces are made in it [default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp]"),
+                .help("Workspaces are made in it [default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /var/tmp (in $TMPDIR if that is set)]"),
+        )
+        .arg(
+            Arg::new("confinement")
+                .long("confinement")
+                .value_name("MODE")
+                .env(key::CONFINEMENT.env())
+                .default_value("auto")
+                .value_parser(checked::confinement)
+                .help("Keep what steps run away from this process, its credentials and other runs: auto, required or off"),
+        )
+        .arg(
+            Arg::new("writable-folders")
+                .long("writable-folders")
+                .value_name("FOLDER,…")
+                .env(key::WRITABLE_FOLDERS.env())
+                .default_value("")
+                .value_parser(|text: &str| checked::folders(text).map(Folders))
+                .help("Where confined steps may write besides the task's folder and temporary folders"),
         )
         .arg(
             Arg::new("log-level")
@@ -208,7 +226,11 @@ fn config(matches: &ArgMatches) -> Result<Config, StartupError> {
     };
     // A value that is not UTF-8 is no value of any key; its replacement characters fail the check.
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    Config::check(&RawConfig::collect(&flags, &env, file.as_ref())).map_err(StartupError::Config)
+    let checked = Config::check(&RawConfig::collect(&flags, &env, file.as_ref())).map_err(StartupError::Config)?;
+    Ok(Config {
+        file: path.cloned(),
+        ..checked
+    })
 }
 
 fn read(path: &Path) -> Result<String, StartupError> {
@@ -230,6 +252,11 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
         journal: matches.get_one::<PathBuf>("journal").cloned(),
         redo: matches.get_one::<String>("redo").cloned(),
         work_folder: matches.get_one::<PathBuf>("work-folder").cloned(),
+        confinement: matches.get_one::<Mode>("confinement").copied().unwrap_or(Mode::Auto),
+        writable_folders: matches
+            .get_one::<Folders>("writable-folders")
+            .map(|Folders(all)| all.clone())
+            .unwrap_or_default(),
         log_filter: text(matches, "log-level").to_owned(),
     }
 }
@@ -250,6 +277,10 @@ fn questions(matches: &ArgMatches) -> Questions {
         region: matches.get_one::<String>("region").cloned(),
     }
 }
+
+/// One argument that is a list.
+#[derive(Debug, Clone)]
+struct Folders(Vec<PathBuf>);
 
 fn own((name, value): (&str, &str)) -> (String, String) {
     (name.to_owned(), value.to_owned())

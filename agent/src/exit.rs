@@ -95,6 +95,10 @@ pub(crate) enum StartupError {
     },
     #[error("cannot start the agent's threads")]
     Threads(#[source] std::io::Error),
+    #[error("cannot close this process to others of its user")]
+    Unprotected(#[source] std::io::Error),
+    #[error("confinement is required, and this kernel has no Landlock or does not let the agent use it")]
+    NoLandlock,
     #[error("{}", .0.summary)]
     Credentials(Box<Failure>),
     #[error("{0}")]
@@ -120,9 +124,13 @@ impl StartupError {
         match self {
             Self::Config(_) | Self::Unreadable { .. } | Self::BadTask(_) | Self::NothingToRedo { .. } => Exit::BadInput,
             Self::Undecided { .. } => Exit::WorldUnknown,
-            Self::Folder { .. } | Self::Listen { .. } | Self::Threads(_) | Self::Credentials(_) | Self::Journal(_) => {
-                Exit::CannotStart
-            }
+            Self::Folder { .. }
+            | Self::Listen { .. }
+            | Self::Threads(_)
+            | Self::Unprotected(_)
+            | Self::NoLandlock
+            | Self::Credentials(_)
+            | Self::Journal(_) => Exit::CannotStart,
             Self::Broken(_) => Exit::Broken,
             Self::Session(SessionError::Superseded(_) | SessionError::IdInUse(_)) => Exit::IdInUse,
         }
@@ -143,6 +151,8 @@ impl StartupError {
             }
             Self::Listen { .. } => "choose another address with --health-listen, or leave it away".into(),
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),
+            Self::Unprotected(_) => "a seccomp filter that refuses prctl(PR_SET_DUMPABLE) is the likely reason".into(),
+            Self::NoLandlock => "run the agent on Linux 5.13 or newer with `landlock` among its security modules and in no seccomp filter that refuses it, or set confinement to auto".into(),
             Self::Credentials(failure) => failure.hint.clone(),
             Self::Journal(_) => "take another --journal file; to remove this one is to forget what was done".into(),
             Self::Undecided { again, .. } => {

@@ -25,6 +25,7 @@ mod health;
 mod agent_id;
 mod telemetry;
 mod work_root;
+mod children;
 mod exit;
 mod config;
 

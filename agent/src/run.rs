@@ -10,6 +10,7 @@ use deputy_logs::{Spool, SpoolConfig};
 use deputy_task::id::InstanceId;
 
 use crate::agent_id::agent_id;
+use crate::children::children;
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::supervisor::{Parts, supervise};
@@ -29,8 +30,12 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         return Err(with_path(path.clone()));
     }
     telemetry::install(&config.log);
+    let env = Env::from_process();
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
+    let places = [Some(root.clone()), config.state_folder.clone(), config.file.clone()];
+    let hidden = places.into_iter().flatten().collect();
+    let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
     let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
         what: "the work folder",
         path: root.clone(),
@@ -49,12 +54,18 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         path: root.clone(),
         source: Box::new(source),
     })?;
+    let identities = Identities::new(env);
+    let ambient = identities.ambient();
+    if !ambient.warning.is_empty() {
+        tracing::warn!("{}", ambient.warning);
+    }
     let parts = Parts {
         agent_id,
         instance_id: InstanceId::generate(),
         work,
         spool,
-        identities: Identities::new(Env::from_process()),
+        identities,
+        children,
         path: std::env::var_os("PATH").unwrap_or_default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

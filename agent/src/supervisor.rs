@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::capabilities;
+use crate::children::Children;
 use crate::config::checked::Config;
 use crate::drain::{Schedule, Staged, at_most, stage};
 use crate::exit::{Exit, StartupError};
@@ -50,6 +51,7 @@ pub(crate) struct Parts {
     pub(crate) work: WorkFolder,
     pub(crate) spool: Spool,
     pub(crate) identities: Identities,
+    pub(crate) children: Children,
     pub(crate) path: OsString,
 }
 
@@ -153,7 +155,12 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     let (readiness, readiness_in) = watch::channel(Readiness::Serving);
     let (finish, finish_in) = watch::channel(Finish::Never);
     let (state, link) = watch::channel(LinkState::Connecting);
-    let (offers, capabilities) = watch::channel(capabilities::at_start(&config, &parts.path, &parts.identities));
+    let (offers, capabilities) = watch::channel(capabilities::at_start(
+        &config,
+        &parts.path,
+        &parts.identities,
+        &parts.children,
+    ));
     info!(
         agent_id = %parts.agent_id, instance_id = %parts.instance_id, manager = %config.manager,
         slots = config.slots, ambient = %parts.identities.ambient(), version = env!("CARGO_PKG_VERSION"), "agent starts"
@@ -170,6 +177,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         work: parts.work,
         logs: Logs::spooled(parts.spool.clone()),
         identities: parts.identities,
+        confinement: parts.children.confinement,
         agent: AgentFacts {
             id: parts.agent_id.to_string(),
             labels: config.labels,
@@ -204,6 +212,9 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         "capability report",
         capabilities::keep_current(offers, parts.path, parts.spool.clone()),
     );
+    if deputy_process::orphans::inherits() {
+        background.spawn("orphan reaper", deputy_process::orphans::reap());
+    }
     let supervisor = Supervisor {
         schedule: Schedule::new(config.drain_timeout, config.grace),
         executor,

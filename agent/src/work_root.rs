@@ -15,11 +15,7 @@ pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> 
         Some(folder) => folder.to_owned(),
         None => {
             let user = rustix::process::geteuid().as_raw();
-            own(
-                std::env::var_os("XDG_RUNTIME_DIR").as_deref(),
-                &std::env::temp_dir(),
-                user,
-            )
+            own(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), &temporary(), user)
         }
     };
     private_folder(&root).map_err(|source| StartupError::Folder {
@@ -28,6 +24,17 @@ pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> 
         source: Box::new(source),
     })?;
     Ok(root)
+}
+
+/// `$TMPDIR`, else /var/tmp: what is hidden in /tmp would take it from scripts. /tmp where that cannot be written.
+fn temporary() -> PathBuf {
+    let writable = |folder: &Path| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok();
+    let var = Path::new("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && writable(var) {
+        var.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// `$XDG_RUNTIME_DIR/deputy-agent` where the session has such a folder, else one with the user's number.

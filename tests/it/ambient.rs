@@ -102,6 +102,9 @@ async fn an_instances_profile_begins_a_chain_and_its_absence_is_explained() {
         .expect("an agent");
     let fleet = deploys(&world, "instance").await;
     assert!(fleet.contains("EC2 instance profile (IMDSv2)"), "{fleet}");
+    // Steps reach it as well, and nothing here can keep them from it.
+    let warned = "steps can take the agent's own role from the instance's metadata service";
+    assert!(fleet.contains(warned), "{fleet}");
 
     world.agents[0].kill().expect("killed");
     drop(metadata);

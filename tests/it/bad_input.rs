@@ -233,7 +233,7 @@ async fn with_a_full_spool_a_chatty_task_ends_and_its_log_tells_of_the_gap() {
         .await
         .expect("a world");
     let test = "bad_input::with_a_full_spool_a_chatty_task_ends_and_its_log_tells_of_the_gap";
-    let Some(disk) = SmallDisk::at(&world.folder().join("agent-1/work"), 2, test) else {
+    let Some(disk) = SmallDisk::at(&world.agent_folder("agent-1").join("work"), 2, test) else {
         return;
     };
     world.agent(AgentOptions::default()).await.expect("an agent");

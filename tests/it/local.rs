@@ -1,6 +1,6 @@
 //! `deputy-agent task`: a document without a manager.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -20,6 +20,13 @@ fn local(folder: &Path, file: &Path, more: &[&str]) -> Command {
         .args(more)
         .current_dir(folder);
     command
+}
+
+/// Where scripts may write: beside them, the work folder and the journal are hidden.
+fn scripts(folder: &Path) -> PathBuf {
+    let scripts = folder.join("scripts");
+    std::fs::create_dir_all(&scripts).expect("a folder");
+    scripts
 }
 
 async fn output(mut command: Command) -> Output {
@@ -84,7 +91,7 @@ async fn killed_in_its_last_step(folder: &Path, file: &Path, runs: &Path) {
 #[tokio::test]
 async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (done, runs) = (folder.path().join("done"), folder.path().join("runs"));
+    let (done, runs) = (scripts(folder.path()).join("done"), scripts(folder.path()).join("runs"));
     let steps = format!(
         "    - name: first\n      shell: {{ run: \"echo once >> {}\" }}\n    - name: second\n      shell:\n        retrySafe: true\n        run: |\n          echo run >> {runs}\n          if [ $(wc -l < {runs}) -lt 2 ]; then sleep 300; fi\n          echo resumed\n",
         done.display(),
@@ -113,7 +120,7 @@ async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
 #[tokio::test]
 async fn a_local_run_asks_before_it_runs_an_interrupted_script_again() {
     let folder = tempfile::tempdir().expect("a folder");
-    let runs = folder.path().join("runs");
+    let runs = scripts(folder.path()).join("runs");
     let steps = format!(
         "    - name: second\n      shell:\n        run: |\n          echo run >> {runs}\n          if [ $(wc -l < {runs}) -lt 2 ]; then sleep 300; fi\n          echo resumed\n",
         runs = runs.display(),

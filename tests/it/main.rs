@@ -13,6 +13,7 @@ mod doctor;
 mod denials_replayed;
 mod sessions;
 mod throttling;
+mod hostile_child;
 mod local;
 mod secrets_stay;
 mod unhealthy;

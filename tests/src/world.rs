@@ -58,6 +58,7 @@ pub struct World {
     binaries: Binaries,
     name: String,
     folder: PathBuf,
+    root: PathBuf,
     _kept: Option<TempDir>,
 }
 
@@ -134,7 +135,9 @@ impl Builder {
     /// Starts the manager, without agents.
     pub async fn start(self) -> Result<World> {
         let kept = tempfile::Builder::new().prefix("deputy-world-").tempdir()?;
-        let folder = kept.path().to_owned();
+        let root = kept.path().to_owned();
+        let folder = root.join("shared");
+        std::fs::create_dir(&folder)?;
         let kept = if std::env::var_os("DEPUTY_KEEP").is_some() {
             let _ = kept.keep();
             None
@@ -146,7 +149,7 @@ impl Builder {
             Some(cloud) => Some(Aws::before(cloud, self.kubernetes, self.faults.as_ref(), &folder).await?),
             None => None,
         };
-        let manager = ManagerProcess::start(&binaries, &folder.join("manager"), self.manager).await?;
+        let manager = ManagerProcess::start(&binaries, &root.join("manager"), self.manager).await?;
         let tasks = Tasks::of(manager.address()?)?;
         let name = format!("{:08x}", rand::random::<u32>());
         Ok(World {
@@ -157,6 +160,7 @@ impl Builder {
             binaries,
             name,
             folder,
+            root,
             _kept: kept,
         })
     }
@@ -224,7 +228,7 @@ impl World {
             .clone()
             .unwrap_or_else(|| format!("agent-{}", self.agents.len() + 1));
         let link = Link::to(self.manager.address()?).await?;
-        let mut start = Start::new(&self.binaries, &self.folder.join(&id), options);
+        let mut start = Start::new(&self.binaries, &self.agent_folder(&id), options);
         start.environment = self.agent_environment();
         self.agents.push(AgentProcess::start(&id, link, start)?);
         self.joined(&id).await?;
@@ -410,7 +414,14 @@ impl World {
         &self.binaries.agent
     }
 
-    /// The world's folder.
+
+    /// The folder of the agent with this id: its working directory, its home, its log.
+    #[must_use]
+    pub fn agent_folder(&self, id: &str) -> PathBuf {
+        self.root.join("agents").join(id)
+    }
+
+    /// The folder that the test and the scripts of its tasks share.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -476,6 +487,6 @@ impl Drop for World {
         for agent in &mut self.agents {
             let _ = agent.kill();
         }
-        crate::child::kill_below(&self.folder);
+        crate::child::kill_below(&self.root);
     }
 }

@@ -92,7 +92,11 @@ impl Ambient {
             ),
             None if env.is_true("AWS_EC2_METADATA_DISABLED") => Self::new(AmbientKind::None, "none"),
             None if machine == Machine::Ec2 || env.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some() => {
-                Self::session(AmbientKind::Instance, "EC2 instance profile (IMDSv2)")
+                let warning = "steps can take the agent's own role from the instance's metadata service, which is open to every process here; give the agent its role in another way (a web identity, an ECS task role), or keep that role to `sts:AssumeRole`";
+                Self {
+                    warning: warning.to_owned(),
+                    ..Self::session(AmbientKind::Instance, "EC2 instance profile (IMDSv2)")
+                }
             }
             None => Self::new(AmbientKind::None, "none"),
         }
@@ -207,7 +211,8 @@ mod tests {
                 (*kind, *description),
                 "{env:?}"
             );
-            assert_eq!(found.warning.is_empty(), *kind != AmbientKind::Unsupported, "{env:?}");
+            let silent = !matches!(kind, AmbientKind::Unsupported | AmbientKind::Instance);
+            assert_eq!(found.warning.is_empty(), silent, "{env:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -176,7 +176,7 @@ async fn answer(stream: TcpStream, guard: Arc<Guard>) {
 
 async fn respond(guard: &Guard, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let refused = |status, why: &str| reply(status, &json!({"code": "Refused", "message": why}));
-    if let Err((status, why)) = admit(guard, request.method(), request.uri().path(), request.headers()) {
+    if let Err((status, why)) = admit(guard, request.method(), request.uri(), request.headers()) {
         return refused(status, why);
     }
     match guard.identity.credentials().await {
@@ -195,8 +195,8 @@ async fn respond(guard: &Guard, request: &Request<Incoming>) -> Response<Full<By
 }
 
 /// The token is asked first, so that nobody without it learns anything.
-fn admit(guard: &Guard, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
-    let given = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+fn admit(guard: &Guard, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    let given = only(headers, &AUTHORIZATION).unwrap_or_default();
     if !same(given, guard.token.as_bytes()) {
         return Err((
             StatusCode::UNAUTHORIZED,
@@ -204,19 +204,26 @@ fn admit(guard: &Guard, method: &Method, path: &str, headers: &HeaderMap) -> Res
         ));
     }
     // A name that resolves to loopback is how a web page would get here.
-    if headers
-        .get(HOST)
-        .is_none_or(|host| host.as_bytes() != guard.host.as_bytes())
-    {
+    let elsewhere = uri.authority().is_some_and(|named| named.as_str() != guard.host);
+    if elsewhere || only(headers, &HOST) != Some(guard.host.as_bytes()) {
         return Err((StatusCode::FORBIDDEN, "the Host header does not name this endpoint"));
     }
     if method != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "only GET"));
     }
-    if path != PATH {
+    if uri.path() != PATH || uri.query().is_some() {
         return Err((StatusCode::NOT_FOUND, "no such path"));
     }
     Ok(())
+}
+
+/// The value of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        (None | Some(_), _) => None,
+    }
 }
 
 /// Takes the same time wherever the first difference is.
@@ -301,13 +308,23 @@ mod tests {
             (get(PATH, "rebound.example:80", &token), "403"),
             (get("/other", &host, &token), "404"),
             (get(PATH, &host, &token).replacen("GET", "POST", 1), "405"),
+            (get(PATH, &host, &token).replacen("GET", "OPTIONS", 1), "405"),
+            // In other places than the header; twice; for somebody else, in any of the ways to say so.
+            (get(&format!("{PATH}?token={token}"), &host, ""), "401"),
+            (get(&format!("{PATH}?x=1"), &host, &token), "404"),
+            (get(PATH, &host, &format!("{token}\r\nAuthorization: {token}")), "401"),
+            (get(PATH, &format!("{host}\r\nHost: rebound.example"), &token), "403"),
+            (get(PATH, &format!("localhost:{}", address.port()), &token), "403"),
+            (get(&format!("http://rebound.example{PATH}"), &host, &token), "403"),
         ];
         for (request, status) in refused {
             let answer = ask(address, request).await;
             assert!(
                 answer.starts_with(&format!("HTTP/1.1 {status}")) && !answer.contains("SECRET"),
-                "{answer}"
+                "{status}: {answer}"
             );
+            // No page of another origin is ever allowed to read an answer.
+            assert!(!answer.to_ascii_lowercase().contains("access-control"), "{answer}");
         }
         endpoint.close().await;
         if TcpStream::connect(address).await.is_ok() {
@@ -318,6 +335,21 @@ mod tests {
                 "it dies with its handle"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_without_end_is_not_listened_to() {
+        let endpoint = open().await;
+        let (address, token) = (endpoint.address, endpoint.token.to_string());
+        let long = get(PATH, &address.to_string(), &token)
+            .replace("Connection", &format!("X: {}\r\nConnection", "x".repeat(64 * 1024)));
+        // Closed while we still write, or answered with a refusal.
+        let mut stream = TcpStream::connect(address).await.expect("connect");
+        let mut answer = Vec::new();
+        drop(stream.write_all(long.as_bytes()).await);
+        drop(stream.read_to_end(&mut answer).await);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_logs::Logs;
+use deputy_process::Confinement;
 use deputy_task::repair::Steering;
 
 use crate::workspace::WorkFolder;
@@ -75,6 +76,9 @@ pub struct Environment {
     pub identities: Identities,
     /// Who we are.
     pub agent: AgentFacts,
+    /// Around the children of every task; `None` where they are not confined: tasks of different tenants then wait
+    /// for each other.
+    pub confinement: Option<Confinement>,
     /// Who can be asked to go on with a task that has ended.
     pub steering: Steering,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use deputy_steps::registry;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
+use deputy_task::document::{Document, RoleHop};
 use deputy_task::message::{Assignment, Command, Event, WriteOp};
 use deputy_task::outcome::StopReason;
 use tokio::sync::{mpsc, watch};
@@ -163,10 +164,29 @@ impl Running {
         let foreign = assignment.journal.iter().find(|record| {
             !record.step_kind.is_empty() && !registry::replays(&record.step_kind, record.program_version)
         });
+        self.alone(assignment)?;
         match foreign {
             Some(record) => Err(format!(
                 "its journal was written by version {} of {}, which this agent cannot replay",
                 record.program_version, record.step_kind
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Children that are not confined can read each other's memory, credentials and files: those that run at the same
+    /// time must be of one tenant.
+    fn alone(&self, assignment: &Assignment) -> Result<(), String> {
+        if self.shared.environment.confinement.is_some() {
+            return Ok(());
+        }
+        let tenant = (&assignment.attempt.project, roles(&assignment.document));
+        let other = self.attempts.values().map(|live| &live.attempt);
+        let other = other.filter(|other| (&other.reference.project, roles(&other.document)) != tenant);
+        match other.map(|other| &other.reference).next() {
+            Some(other) => Err(format!(
+                "the agent cannot confine children, so tasks of different projects or role chains do not run beside each other, and task {} runs",
+                other.task
             )),
             None => Ok(()),
         }
@@ -245,6 +265,11 @@ impl Running {
             tracing::error!("attempts did not end in their grace and are dropped");
         }
     }
+}
+
+/// The chain that makes the identity of a task's children; none for a task without AWS.
+fn roles(document: &Document) -> Option<&[RoleHop]> {
+    document.spec.aws.as_ref().map(|aws| aws.assume_role.as_slice())
 }
 
 fn panic_text(error: JoinError) -> String {

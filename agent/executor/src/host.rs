@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
+use deputy_process::Domain;
 use deputy_steps::context::{Begun, Host, refused};
 use deputy_steps::effect::{Effect, EffectClass, Recorded, RetrySafe};
 use deputy_steps::failpoint::{self, Point};
@@ -238,6 +239,13 @@ impl Host for StepHost {
 
     async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
         self.attempt.source(name).await
+    }
+
+    async fn domain(&self) -> Result<Option<Domain>, StepError> {
+        match &self.attempt.shared.environment.confinement {
+            Some(confinement) => Ok(Some(confinement.around(&self.attempt.workspace().await?))),
+            None => Ok(None),
+        }
     }
 
     async fn identity(&self) -> Result<TaskIdentity, StepError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::child::Child;
+use crate::confinement::Domain;
 use crate::output::OutputPipes;
 use crate::{descendants, guardian, memory};
 
@@ -16,6 +17,7 @@ pub struct ChildCommand {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
+    domain: Option<Domain>,
 }
 
 /// The program could not be started. `source` tells the cases apart: not found, not executable,
@@ -39,6 +41,7 @@ impl ChildCommand {
             args: Vec::new(),
             env: Vec::new(),
             folder: None,
+            domain: None,
         }
     }
 
@@ -78,6 +81,13 @@ impl ChildCommand {
         self
     }
 
+    /// Inside this domain, it and all that it starts; without one it can do what the agent's user can.
+    #[must_use]
+    pub fn confined(mut self, domain: Option<Domain>) -> Self {
+        self.domain = domain;
+        self
+    }
+
     /// What will be run.
     #[must_use]
     pub fn program(&self) -> &OsStr {
@@ -113,7 +123,16 @@ impl ChildCommand {
         }
         guardian::ensure_started();
         let oom_kills = memory::oom_kills();
-        let leader = command.spawn()?;
+        let leader = match &self.domain {
+            None => command.spawn()?,
+            Some(domain) => {
+                let runtime = tokio::runtime::Handle::current();
+                domain.start(move || {
+                    let _entered = runtime.enter();
+                    command.spawn()
+                })?
+            }
+        };
         Child::started(leader, output, mark, oom_kills)
     }
 }

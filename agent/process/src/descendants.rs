@@ -11,6 +11,8 @@ use std::sync::{Arc, LazyLock};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use crate::stat::{Stat, processes};
+
 /// Every child and its descendants have it.
 pub(crate) const MARK_VARIABLE: &str = "DEPUTY_PROCESS";
 
@@ -38,8 +40,8 @@ impl Mark {
 pub(crate) fn kill(mark: &Mark, group: u32) -> usize {
     let variable = format!("{MARK_VARIABLE}={}", mark.as_str());
     let mut found = 0;
-    for Living { pid, group: of } in living() {
-        if of == group {
+    for (pid, of) in living() {
+        if of.group == group {
             found += 1;
             continue;
         }
@@ -62,43 +64,10 @@ pub(crate) fn kill(mark: &Mark, group: u32) -> usize {
 
 /// Is a process of the group alive?
 pub(crate) fn group_lives(group: u32) -> bool {
-    living().any(|one| one.group == group)
+    living().any(|(_, one)| one.group == group)
 }
 
-/// A process that is no zombie: a dead one that nobody has reaped yet is not alive, though it can be signalled.
-struct Living {
-    pid: Pid,
-    group: u32,
-}
-
-fn living() -> impl Iterator<Item = Living> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
-    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    ids.filter_map(Pid::from_raw).filter_map(|pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let group = group_of(&stat)?;
-        Some(Living { pid, group })
-    })
-}
-
-/// The process group in a line of `/proc/PID/stat`; none for a zombie. proc_pid_stat(5): pid, (comm), state, ppid,
-/// pgrp; the name may itself have blanks and brackets.
-fn group_of(stat: &str) -> Option<u32> {
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    let group = fields.nth(1)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(group)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zombies_are_not_alive_and_names_may_be_nasty() {
-        assert_eq!(group_of("12 (sleep) S 1 77 77 0 -1"), Some(77));
-        assert_eq!(group_of("12 (a) R (b) S 1 78 77 0 -1"), Some(78));
-        assert_eq!(group_of("12 (sleep) Z 1 77 77 0 -1"), None);
-        assert_eq!(group_of(""), None);
-    }
+/// A dead process that nobody has reaped yet is not alive, though it can be signalled.
+fn living() -> impl Iterator<Item = (Pid, Stat)> {
+    processes().filter(|(_, stat)| !stat.dead)
 }

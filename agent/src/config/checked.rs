@@ -21,6 +21,8 @@ const MAX_SLOTS: u32 = 4096;
 /// What `deputy-agent run` needs to know.
 #[derive(Debug)]
 pub(crate) struct Config {
+    /// Where some of it stands.
+    pub(crate) file: Option<PathBuf>,
     pub(crate) manager: ManagerUrl,
     /// None: generated.
     pub(crate) agent_id: Option<AgentId>,
@@ -35,10 +37,23 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
     /// None: `PATH`.
     pub(crate) tools_path: Option<OsString>,
+    pub(crate) confinement: Mode,
+    pub(crate) writable_folders: Vec<PathBuf>,
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) log: LogConfig,
     pub(crate) connect_timeout: Duration,
     pub(crate) backoff: Backoff,
+}
+
+/// Are children kept inside Landlock domains?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Where the kernel can.
+    Auto,
+    /// Or the agent does not start.
+    Required,
+    /// The operator trusts every task with everything the agent has.
+    Off,
 }
 
 /// The agent's own log.
@@ -150,6 +165,8 @@ impl Config {
             );
         }
         let tools_path = reader.read(&key::TOOLS_PATH, |text| Ok(OsString::from(text)));
+        let confinement = reader.read(&key::CONFINEMENT, confinement);
+        let writable_folders = reader.read(&key::WRITABLE_FOLDERS, folders);
         let health_listen = reader.read(&key::HEALTH_LISTEN, |text| {
             text.parse()
                 .map_err(|_| format!("{text:?} is not an address and a port; write for example 127.0.0.1:8080"))
@@ -158,6 +175,7 @@ impl Config {
         let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
         let backoff = backoff(reader);
         Some(Self {
+            file: None,
             manager: manager?,
             agent_id,
             labels: labels?,
@@ -169,6 +187,8 @@ impl Config {
             grace: grace?,
             drain_timeout: drain_timeout?,
             tools_path,
+            confinement: confinement?,
+            writable_folders: writable_folders?,
             health_listen,
             log: log?,
             connect_timeout: connect_timeout?,
@@ -200,6 +220,27 @@ fn folder(text: &str) -> Result<PathBuf, String> {
         return Err("is empty".into());
     }
     std::path::absolute(text).map_err(|error| format!("{text:?} is not a folder: {error}"))
+}
+
+/// Also of `deputy-agent task`.
+pub(crate) fn confinement(text: &str) -> Result<Mode, String> {
+    match text {
+        "auto" => Ok(Mode::Auto),
+        "required" => Ok(Mode::Required),
+        "off" => Ok(Mode::Off),
+        other => Err(format!("{other:?} is none of auto, required and off")),
+    }
+}
+
+/// Also of `deputy-agent task`.
+pub(crate) fn folders(text: &str) -> Result<Vec<PathBuf>, String> {
+    let all = text.split(',').map(str::trim).filter(|folder| !folder.is_empty());
+    all.map(|folder| {
+        let path = PathBuf::from(folder);
+        let problem = || format!("{folder:?} is not an absolute path");
+        path.is_absolute().then_some(path).ok_or_else(problem)
+    })
+    .collect()
 }
 
 fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {

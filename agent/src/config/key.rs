@@ -53,7 +53,7 @@ pub(crate) const WORK_FOLDER: Key = Key {
     name: "work_folder",
     value: "FOLDER",
     default: None,
-    help: "Workspaces and the log spool are made in it. Default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /tmp. It must belong to the agent's user, and nobody else may be able to write to it; of a shared volume (a Kubernetes emptyDir), name a folder inside it. Several agents of that user may share it.",
+    help: "Workspaces and the log spool are made in it. Default: deputy-agent in $XDG_RUNTIME_DIR, or deputy-agent-<user number> in /var/tmp (in $TMPDIR if that is set). It must belong to the agent's user, and nobody else may be able to write to it; of a shared volume (a Kubernetes emptyDir), name a folder inside it. Several agents of that user may share it.",
 };
 pub(crate) const STATE_FOLDER: Key = Key {
     name: "state_folder",
@@ -90,6 +90,18 @@ pub(crate) const TOOLS_PATH: Key = Key {
     value: "PATH",
     default: None,
     help: "Where bash, git, kubectl and so on are looked for, in the form of PATH. Default: PATH.",
+};
+pub(crate) const CONFINEMENT: Key = Key {
+    name: "confinement",
+    value: "MODE",
+    default: Some("auto"),
+    help: "Keep what steps run away from the agent, its tokens and other tasks: auto (where the kernel has Landlock, with a warning where it has not), required (do not start without), or off. Unconfined, tasks of different projects or role chains do not run beside each other.",
+};
+pub(crate) const WRITABLE_FOLDERS: Key = Key {
+    name: "writable_folders",
+    value: "FOLDER,…",
+    default: Some(""),
+    help: "Where confined children may write besides their task's folder and /tmp, /var/tmp and /dev/shm: caches that tasks share. Whatever one task leaves there, others can take for their own.",
 };
 pub(crate) const HEALTH_LISTEN: Key = Key {
     name: "health_listen",
@@ -129,7 +141,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 17] = [
+pub(crate) const KEYS: [&Key; 19] = [
     &MANAGER,
     &AGENT_ID,
     &LABELS,
@@ -141,6 +153,8 @@ pub(crate) const KEYS: [&Key; 17] = [
     &GRACE,
     &DRAIN_TIMEOUT,
     &TOOLS_PATH,
+    &CONFINEMENT,
+    &WRITABLE_FOLDERS,
     &HEALTH_LISTEN,
     &LOG_LEVEL,
     &LOG_FORMAT,

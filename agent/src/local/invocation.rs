@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use deputy_task::repair::LocalCommand;
 
+use crate::config::checked::Mode;
+
 /// What `deputy-agent task` was asked for.
 #[derive(Debug)]
 pub(crate) struct LocalRun {
@@ -16,6 +18,8 @@ pub(crate) struct LocalRun {
     pub(crate) redo: Option<String>,
     /// None: the user's own.
     pub(crate) work_folder: Option<PathBuf>,
+    pub(crate) confinement: Mode,
+    pub(crate) writable_folders: Vec<PathBuf>,
     pub(crate) log_filter: String,
 }
 
@@ -27,6 +31,19 @@ pub(crate) fn command(run: &LocalRun) -> LocalCommand {
     }
     if let Some(folder) = &run.work_folder {
         start.push_str(&format!(" --work-folder {}", path(folder)));
+    }
+    match run.confinement {
+        Mode::Auto => {}
+        Mode::Required => start.push_str(" --confinement required"),
+        Mode::Off => start.push_str(" --confinement off"),
+    }
+    if !run.writable_folders.is_empty() {
+        let all: Vec<_> = run
+            .writable_folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect();
+        start.push_str(&format!(" --writable-folders {}", word(&all.join(","))));
     }
     LocalCommand {
         start,
@@ -70,10 +87,12 @@ mod tests {
             journal: Some("my journal".into()),
             redo: None,
             work_folder: Some("/var/tmp/mine".into()),
+            confinement: Mode::Off,
+            writable_folders: vec!["/cache".into(), "/my data".into()],
             log_filter: "warn".into(),
         };
         let command = command(&run);
-        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine");
+        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine --confinement off --writable-folders '/cache,/my data'");
         assert_eq!(command.journal.as_deref(), Some("'my journal'"));
     }
 }

@@ -12,6 +12,7 @@ use deputy_credentials::env::Env;
 use deputy_executor::local::MemoryJournal;
 use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
 use deputy_logs::Logs;
+use deputy_process::Confinement;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::document::source::MAX_DOCUMENT_BYTES;
@@ -32,6 +33,7 @@ use super::journal_file::{EndedRun, Entry, JournalError, JournalFile, unix_ms};
 use super::pack::{Packed, pack};
 use super::peer::{Ended, Peer};
 use super::printer::Printer;
+use crate::children::children;
 use crate::config::checked::{LogConfig, LogFormat};
 use crate::exit::{Exit, StartupError};
 use crate::telemetry;
@@ -56,6 +58,16 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         format: LogFormat::Text,
     });
     let root = work_root(asked.work_folder.as_deref())?.join("local");
+    let hidden = [Some(root.clone()), asked.journal.clone()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let kept = children(
+        asked.confinement,
+        hidden,
+        asked.writable_folders.clone(),
+        &Env::from_process(),
+    )?;
     let command = invocation::command(&asked);
     let checked = document(&asked.file, &asked.inputs)?;
     let bundles = bundles(&asked.file, &checked)?;
@@ -67,19 +79,13 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         printer.ended_before(ended.at_ms, command.journal.as_deref().unwrap_or_default());
         return Ok(Exit::of(ended.completion.outcome, ended.completion.world));
     }
-    let steering = Steering::Local(command);
+    let environment = environment(&root, &printer, kept.confinement, Steering::Local(command))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let runtime = runtime.map_err(StartupError::Threads)?;
-    let exit = runtime.block_on(drive(
-        checked,
-        bundles,
-        journal,
-        environment(&root, &printer, steering)?,
-        printer,
-    ));
+    let exit = runtime.block_on(drive(checked, bundles, journal, environment, printer));
     runtime.shutdown_background();
     exit
 }
@@ -276,7 +282,12 @@ async fn drive(
     }
 }
 
-fn environment(root: &Path, printer: &Arc<Printer>, steering: Steering) -> Result<Environment, StartupError> {
+fn environment(
+    root: &Path,
+    printer: &Arc<Printer>,
+    confinement: Option<Confinement>,
+    steering: Steering,
+) -> Result<Environment, StartupError> {
     let work = WorkFolder::open(root).map_err(|source| StartupError::Folder {
         what: "the folder of local runs",
         path: root.to_owned(),
@@ -292,6 +303,7 @@ fn environment(root: &Path, printer: &Arc<Printer>, steering: Steering) -> Resul
             labels: BTreeMap::new(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
+        confinement,
         steering,
     })
 }

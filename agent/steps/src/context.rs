@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
+use deputy_process::Domain;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::outcome::Failure;
@@ -80,6 +81,10 @@ pub trait Host: Send + Sync + 'static {
     async fn workspace(&self) -> Result<PathBuf, StepError>;
     /// The folder of a source, fetched and unpacked on first use.
     async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError>;
+    /// The domain for programs that the task brought, around its folder; `None` where children are not confined.
+    async fn domain(&self) -> Result<Option<Domain>, StepError> {
+        Ok(None)
+    }
     /// The task's AWS identity, taken on first use.
     async fn identity(&self) -> Result<TaskIdentity, StepError>;
     /// The log of this attempt, for this step; opened on first use.

@@ -24,7 +24,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-session", &["deputy-task", "deputy-proto", "deputy-logs"]),
     (
         "deputy-executor",
-        &["deputy-task", "deputy-steps", "deputy-credentials", "deputy-logs"],
+        &[
+            "deputy-task",
+            "deputy-process",
+            "deputy-steps",
+            "deputy-credentials",
+            "deputy-logs",
+        ],
     ),
     (
         "deputy-agent",

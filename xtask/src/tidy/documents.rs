@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::sources::Source;
 
 /// Documents that others rely on.
-const NEEDED: [&str; 11] = [
+const NEEDED: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ const NEEDED: [&str; 11] = [
     "docs/failure-modes.md",
     "docs/performance.md",
     "docs/test-cloud.md",
+    "docs/threat-model.md",
     "docs/adr",
 ];
 
@@ -52,6 +53,9 @@ pub(crate) fn check(root: &Path, sources: &[Source]) -> Result<Vec<Problem>> {
         }
         if *name == "docs/failure-modes.md" {
             problems.extend(named_tests(name, &text, sources));
+        }
+        if *name == "docs/threat-model.md" {
+            problems.extend(named_threats(name, &text, sources));
         }
     }
     Ok(problems)
@@ -107,12 +111,46 @@ fn named_files(root: &Path, name: &str, text: &str) -> Vec<Problem> {
         .collect()
 }
 
-fn named_tests(name: &str, text: &str, sources: &[Source]) -> Vec<Problem> {
-    let functions: BTreeSet<&str> = sources
+fn functions(sources: &[Source]) -> BTreeSet<&str> {
+    sources
         .iter()
         .flat_map(|source| source.text.split("fn ").skip(1))
         .filter_map(|rest| rest.split(['(', '<']).next())
-        .collect();
+        .collect()
+}
+
+/// What an attacker tries is shown by a test, is said to be open, or is said not to be prevented.
+fn named_threats(name: &str, text: &str, sources: &[Source]) -> Vec<Problem> {
+    let functions = functions(sources);
+    let is_test = |word: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.chars().all(plain) && word.matches('_').count() >= 3
+    };
+    let gone = quoted(text)
+        .into_iter()
+        .filter(|(_, word)| is_test(word) && !functions.contains(word))
+        .map(|(line, test)| {
+            let what = format!("names the test {test}, which does not exist");
+            problem(name, line, what, "name it as it is now")
+        });
+    let mut tries = false;
+    let unshown = text.lines().enumerate().filter(|(_, line)| {
+        if line.starts_with("| it tries to") || !line.starts_with('|') {
+            tries = line.starts_with('|');
+            return false;
+        }
+        let admitted = line.contains("*open") || line.contains("not prevented");
+        tries && !line.starts_with("|---") && !admitted && !quoted(line).iter().any(|(_, word)| is_test(word))
+    });
+    let unshown = unshown.map(|(index, _)| {
+        let what = "a claim without a test that shows it".into();
+        problem(name, index + 1, what, "name the test, or say that it is *open*")
+    });
+    gone.chain(unshown).collect()
+}
+
+fn named_tests(name: &str, text: &str, sources: &[Source]) -> Vec<Problem> {
+    let functions = functions(sources);
     let rows = text
         .lines()
         .enumerate()
@@ -163,6 +201,16 @@ mod tests {
         let found = named_tests("x.md", text, &[]);
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!((found[0].line, found[1].line), (3, 4));
+    }
+
+    #[test]
+    fn a_threat_is_shown_or_admitted() {
+        let text = "| | asset |\n|---|---|\n| A1 | keys |\n\n| it tries to | outcome | shown by |\n|---|---|---|\n                    | a | refused | `it_is_gone_away` |\n| b | refused | |\n| c | *open:* so | |\n";
+        let lines: Vec<_> = named_threats("x.md", text, &[])
+            .iter()
+            .map(|found| found.line)
+            .collect();
+        assert_eq!(lines, [7, 8]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
 use deputy_logs::Logs;
+use deputy_process::Confinement;
 use deputy_steps::permit;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
@@ -57,6 +58,8 @@ pub(super) struct Bench {
     pub(super) bundle: Vec<u8>,
     pub(super) log: Arc<Mutex<String>>,
     script: Arc<Script>,
+    /// Around children; none of the tests' own makes a difference.
+    pub(super) confinement: Option<Confinement>,
     pub(super) root: tempfile::TempDir,
 }
 
@@ -87,6 +90,7 @@ impl Bench {
             bundle: Vec::new(),
             log: Arc::default(),
             script: Arc::new(script),
+            confinement: Some(Confinement::new(Vec::new(), Vec::new())),
             root: tempfile::tempdir().expect("root"),
         }
     }
@@ -100,6 +104,7 @@ impl Bench {
     pub(super) fn executor(&self) -> Executor {
         let log = Arc::clone(&self.log);
         let environment = Environment {
+            confinement: self.confinement.clone(),
             work: WorkFolder::open(self.root.path()).expect("work folder"),
             logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),

@@ -206,6 +206,46 @@ async fn more_than_the_slots_is_refused_and_a_repeated_assignment_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tenants_whose_children_are_not_confined_wait_for_each_other() {
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Hang])]), json!({}));
+    bench.config.slots = 8;
+    let task = |name: &str, project: &str, role: Option<&str>| {
+        let mut assignment = bench.assignment(1);
+        assignment.attempt.task = name.parse().expect("id");
+        assignment.attempt.project = project.parse().expect("id");
+        let mut document = assignment.document.as_ref().clone();
+        let aws = role.map(|role| json!({ "region": "eu-west-1", "assumeRole": [{ "roleArn": role }] }));
+        document.spec.aws = aws.map(|aws| serde_json::from_value(aws).expect("aws"));
+        assignment.document = document.into();
+        assignment
+    };
+    let role = "arn:aws:iam::222222222222:role/deployer";
+    let all = || {
+        vec![
+            task("t1", "shop", Some(role)),
+            task("t2", "shop", Some(role)),
+            task("t3", "shop", Some("arn:aws:iam::222222222222:role/reader")),
+            task("t4", "shop", None),
+            task("t5", "bank", Some(role)),
+        ]
+    };
+    assert_eq!(refusals(&bench, all(), None).await, [""; 0]);
+    let assignments = all();
+    bench.confinement = None;
+    let refused = refusals(&bench, assignments, None).await;
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    let told = refused
+        .iter()
+        .all(|reason| reason.starts_with("the agent cannot confine children") && reason.contains("task t1 runs"));
+    // Of two that run, either may be named.
+    let told = told
+        || refused
+            .iter()
+            .all(|reason| reason.contains("task t1 runs") || reason.contains("task t2 runs"));
+    assert!(told, "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_journal_of_an_unknown_program_version_is_refused() {
     let mut bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1")])]), json!({}));
     bench.run().await.expect("complete");

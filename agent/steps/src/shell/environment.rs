@@ -166,6 +166,15 @@ mod tests {
     }
 
     #[test]
+    fn loopback_joins_what_already_goes_past_the_proxy() {
+        let mut environment = allowed([("NO_PROXY".into(), ".corp.example".into())]);
+        bypass_proxies_for_loopback(&mut environment);
+        let told = |name: &str| environment.get(&OsString::from(name)).cloned().unwrap_or_default();
+        assert_eq!(told("NO_PROXY"), ".corp.example,127.0.0.1,localhost");
+        assert_eq!(told("no_proxy"), "127.0.0.1,localhost");
+    }
+
+    #[test]
     fn passwords_of_proxies_are_found() {
         let environment = allowed([
             ("HTTPS_PROXY".into(), "http://user:p%40ss@proxy:3128".into()),

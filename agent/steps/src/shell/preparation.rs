@@ -14,7 +14,7 @@ use deputy_credentials::cluster::describe_cluster;
 use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::ExecPlugin;
 use deputy_credentials::kubeconfig::Kubeconfig;
-use deputy_process::ChildCommand;
+use deputy_process::{ChildCommand, Domain};
 use deputy_task::document::step::{Shell, ShellProgram as Interpreter};
 use deputy_task::outcome::Failure;
 use tempfile::TempDir;
@@ -35,6 +35,7 @@ pub(super) struct Prepared {
     folder: TempDir,
     working_folder: PathBuf,
     environment: Environment,
+    domain: Option<Domain>,
     endpoint: Option<EndpointHandle>,
     _kubeconfig: Option<Kubeconfig>,
 }
@@ -49,6 +50,7 @@ impl Prepared {
         let interpreter = find(shell.shell, &environment)?;
         let source = source_folder(ctx, shell).await?;
         let workspace = ctx.workspace().await?;
+        let domain = ctx.host().domain().await?;
         let folder = step_folder(&workspace, &ctx.step, &shell.run).map_err(|error| no_folder(&ctx.step, &error))?;
         let identity = identity(ctx).await?;
         let endpoint = match &identity {
@@ -62,6 +64,8 @@ impl Prepared {
         if let Some(kubeconfig) = &kubeconfig {
             environment.insert("KUBECONFIG".into(), kubeconfig.path().into());
         }
+        // The agent's own role, where a machine has one, is nothing for scripts. It keeps honest programs only.
+        environment.insert("AWS_EC2_METADATA_DISABLED".into(), "true".into());
         environment.insert("HOME".into(), workspace.clone().into());
         environment.insert("TMPDIR".into(), workspace.into());
         environment.extend(shell.env.iter().map(|(name, value)| (name.into(), value.into())));
@@ -75,6 +79,7 @@ impl Prepared {
             folder,
             working_folder,
             environment,
+            domain,
             endpoint,
             _kubeconfig: kubeconfig,
         })
@@ -107,6 +112,7 @@ impl Prepared {
             .arg(script_file(self.folder.path()))
             .envs(self.environment.clone())
             .current_dir(&self.working_folder)
+            .confined(self.domain.clone())
     }
 
     /// What the script wrote. `redact` takes secrets out of what a problem quotes.

@@ -1,0 +1,182 @@
+//! A step that wants more than its task was given: the agent's memory and tokens, other tasks' folders and credentials.
+//!
+//! `docs/threat-model.md` names what is not refused, and this test for what is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::world::World;
+
+use crate::recipe;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Keys of the agent's own, as good as any: nothing asks AWS here.
+const KEY: &str = "AKIAHOSTILECANARY000";
+const SECRET: &str = "agentsecretcanary/0123456789abcdefghijkl";
+
+/// The agent's own identity for both tasks, so that each gets an endpoint.
+const OWN: &str = "  aws: { region: eu-west-1 }\n";
+
+/// Has something to steal, says where, and waits.
+fn victim(shared: &Path) -> String {
+    let run = r#"cd SHARED
+echo "victim's canary" > "$HOME/kubeconfig"
+export VICTIM=canary
+echo "$HOME" > victim.home
+echo "$AWS_CONTAINER_CREDENTIALS_FULL_URI" > victim.endpoint
+echo $$ > victim.pid
+until [ -e go ]; do sleep 0.1; done"#;
+    recipe::script("victim", OWN, "", &run.replace("SHARED", &shared.display().to_string()))
+}
+
+/// One line for each try: `refused NAME` or `GOT NAME`. Nothing here does harm if it goes through.
+const TRIES: &str = r#"cd @SHARED@
+victim=$(cat victim.pid); home=$(cat victim.home); theirs=$(cat victim.endpoint)
+guardian=$(grep -l deputy-guardian /proc/[0-9]*/cmdline | cut -d / -f 3 | head -1)
+own=$AWS_CONTAINER_CREDENTIALS_FULL_URI; token=$AWS_CONTAINER_AUTHORIZATION_TOKEN
+try() { name=$1; shift; if "$@" > /dev/null 2>&1 < /dev/null; then echo "GOT $name"; else echo "refused $name"; fi; }
+answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "$@")" = 200 ]; }
+traces() { python3 - "$1" <<'END'
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+SEIZE = 0x4206
+sys.exit(0 if libc.ptrace(SEIZE, int(sys.argv[1]), None, None) == 0 else 1)
+END
+}
+copies() { python3 - "$1" <<'END'
+import ctypes, sys
+class Piece(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(8)
+here, there = Piece(ctypes.addressof(buffer), 8), Piece(0x1000, 8)
+libc.process_vm_readv(int(sys.argv[1]), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+EFAULT = 14
+sys.exit(0 if ctypes.get_errno() == EFAULT else 1)
+END
+}
+for process in agent victim guardian; do
+  id=${!process:-@AGENT@}; [ $process = agent ] && id=@AGENT@
+  [ -d /proc/$id ] && echo "alive $process"
+  try $process.environment cat /proc/$id/environ
+  try $process.thread cat /proc/$id/task/$id/environ
+  try $process.maps cat /proc/$id/maps
+  try $process.memory sh -c ": < /proc/$id/mem"
+  try $process.files ls -L /proc/$id/fd/0
+  try $process.folder ls /proc/$id/cwd/
+  try $process.root ls -L /proc/$id/root
+  try $process.trace traces $id
+  try $process.copy copies $id
+  try $process.signal kill -s 0 $id
+  try $process.end kill -s CONT $id
+done
+try state.list ls @STATE@
+try state.read cat @STATE@/agent-id
+try state.write cp /dev/null @STATE@/agent-id
+try token.read cat @TOKEN@
+try token.link sh -c "ln -s @TOKEN@ l && cat l"
+try config.read cat @CONFIG@
+try work.list ls "$(dirname "$home")"
+try spool.list ls "$(dirname "$HOME")/../../spool"
+try workspace.list ls "$home"
+try workspace.read cat "$home/kubeconfig"
+try workspace.write sh -c "echo x >> $home/kubeconfig"
+try workspace.new touch "$home/new"
+try workspace.remove rm -r "$home"
+try workspace.move mv "$home" "$HOME/mine"
+try workspace.mount unshare -rm mount --bind "$home" "$HOME"
+try agent.program sh -c ": >> @PROGRAM@"
+try own.folder touch "$HOME/mine"
+try own.endpoint answers -H "Authorization: $token" "$own"
+try endpoint.other answers -H "Authorization: $token" "$theirs"
+try endpoint.guess answers -H "Authorization: $(head -c 32 /dev/zero | od -An -tx1 | tr -d ' \n')" "$theirs"
+try endpoint.without answers "$own"
+try endpoint.query answers "$own?Authorization=$token"
+try endpoint.rebound answers -H "Host: evil.example" -H "Authorization: $token" "$own"
+try endpoint.resolved answers --resolve "evil.example:${own##*:}" -H "Authorization: $token" "http://evil.example:$(echo "$own" | cut -d : -f 3 | cut -d / -f 1)/v1/credentials"
+[ -n "$(env | grep -e AKIA -e DEPUTY_CONFIG)" ] && echo "GOT own.environment"
+echo "metadata disabled: $AWS_EC2_METADATA_DISABLED"
+echo tried"#;
+
+/// Guards every row of the threat model that says "refused" of a hostile step.
+#[tokio::test]
+async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
+    let mut world = World::builder().start().await.expect("a world");
+    let places = world.agent_folder("agent-1");
+    std::fs::create_dir_all(places.join("state")).expect("a folder");
+    std::fs::write(places.join("state/agent-id"), "agent-1").expect("written");
+    let (token, config) = (places.join("token"), places.join("agent.toml"));
+    std::fs::write(&token, "agent's web identity canary").expect("written");
+    std::fs::write(&config, "# canary\nslots = 4\n").expect("written");
+    let place = |path: &Path| path.display().to_string();
+    let options = AgentOptions::default()
+        .env("AWS_ACCESS_KEY_ID", KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", &place(&token))
+        .env("DEPUTY_CONFIG", &place(&config))
+        .flag("--state-folder", &place(&places.join("state")))
+        .flag("--confinement", "required");
+    world.agent(options).await.expect("an agent");
+
+    let victim = world.submit(&victim(world.folder())).await.expect("queued");
+    let waits = async || world.folder().join("victim.pid").exists();
+    world.eventually("the victim waits", SOON, waits).await.expect("waits");
+    let agent = world.agents[0].child.pid();
+    let program = std::fs::read_link(format!("/proc/{agent}/exe")).expect("the agent's program");
+    let tries = TRIES
+        .replace("@SHARED@", &place(world.folder()))
+        .replace("@STATE@", &place(&places.join("state")))
+        .replace("@TOKEN@", &place(&token))
+        .replace("@CONFIG@", &place(&config))
+        .replace("@PROGRAM@", &place(&program))
+        .replace("@AGENT@", &agent.to_string());
+    let hostile = world
+        .submit(&recipe::script("hostile", OWN, "", &tries))
+        .await
+        .expect("queued");
+    world.succeeded(&hostile, SOON).await.expect("its tries");
+    std::fs::write(world.folder().join("go"), "").expect("written");
+    world.succeeded(&victim, SOON).await.expect("unharmed");
+
+    let log = world.logs(&hostile).await.expect("its log");
+    let told: BTreeMap<_, _> = log
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(how, what)| (what, how))
+        .collect();
+    let got: Vec<_> = told
+        .iter()
+        .filter(|(_, how)| **how == "GOT")
+        .map(|(what, _)| *what)
+        .collect();
+    // What is its own it has: the tries do try.
+    assert_eq!(got, ["own.endpoint", "own.folder"], "{log}");
+    for process in ["agent", "victim", "guardian"] {
+        assert_eq!(told.get(process), Some(&"alive"), "{log}");
+    }
+    assert_eq!(told.values().filter(|how| **how == "refused").count(), 33 + 22, "{log}");
+    assert!(
+        log.contains("metadata disabled: true") && log.contains("tried"),
+        "{log}"
+    );
+    assert!(!log.contains("canary") && !log.contains(KEY), "{log}");
+}
+
+/// Guards what is said where children are not confined.
+#[tokio::test]
+async fn an_agent_whose_children_are_not_confined_says_so_in_the_fleet() {
+    let mut world = World::builder().start().await.expect("a world");
+    world
+        .agent(AgentOptions::default().flag("--confinement", "off"))
+        .await
+        .expect("an agent");
+    let fleet = world
+        .deputy(&["fleet", "list", "--output", "json"])
+        .await
+        .expect("listed");
+    let warned = "children are not confined: confinement is off; a step can read what the agent's user can";
+    assert!(fleet.stdout.contains(warned), "{}", fleet.stdout);
+}
