@@ -10,6 +10,7 @@ mod program;
 mod config;
 pub mod server;
 pub mod service;
+pub mod join;
 pub mod log_store;
 pub mod blob_store;
 pub mod dispatcher;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 /// The protocol files, relative to `proto/`, in reading order.
 const PROTO_FILES: [&str; 5] = [
     "deputy/v1/common.proto",
+    "deputy/v1/enrollment.proto",
     "deputy/v1/agent.proto",
     "deputy/v1/tasks.proto",
     "deputy/v1/fleet.proto",

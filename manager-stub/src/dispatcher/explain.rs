@@ -130,6 +130,7 @@ impl Core {
                 lease_remaining_ms: remaining,
                 last_seen_ms: member.seen_at.millis(),
                 spool_bytes: member.spool_bytes,
+                ..v1::AgentInfo::default()
             },
             notes,
         }

@@ -73,4 +73,76 @@ impl Fleet for FleetService {
             agent: Some(self.line(&agent_id).await?.info),
         }))
     }
+
+    async fn revoke(&self, _: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        Err(Status::unimplemented("Revoke is reserved"))
+    }
+
+    async fn ban(&self, _: Request<v1::BanRequest>) -> Result<Response<v1::BanResponse>, Status> {
+        Err(Status::unimplemented("Ban is reserved"))
+    }
+
+    async fn unban(&self, _: Request<v1::UnbanRequest>) -> Result<Response<v1::UnbanResponse>, Status> {
+        Err(Status::unimplemented("Unban is reserved"))
+    }
+
+    async fn create_join_rule(
+        &self,
+        _: Request<v1::CreateJoinRuleRequest>,
+    ) -> Result<Response<v1::CreateJoinRuleResponse>, Status> {
+        Err(Status::unimplemented("CreateJoinRule is reserved"))
+    }
+
+    async fn list_join_rules(
+        &self,
+        _: Request<v1::ListJoinRulesRequest>,
+    ) -> Result<Response<v1::ListJoinRulesResponse>, Status> {
+        Err(Status::unimplemented("ListJoinRules is reserved"))
+    }
+
+    async fn remove_join_rule(
+        &self,
+        _: Request<v1::RemoveJoinRuleRequest>,
+    ) -> Result<Response<v1::RemoveJoinRuleResponse>, Status> {
+        Err(Status::unimplemented("RemoveJoinRule is reserved"))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        Err(Status::unimplemented("CreateJoinToken is reserved"))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        _: Request<v1::ListJoinTokensRequest>,
+    ) -> Result<Response<v1::ListJoinTokensResponse>, Status> {
+        Err(Status::unimplemented("ListJoinTokens is reserved"))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        _: Request<v1::RevokeJoinTokenRequest>,
+    ) -> Result<Response<v1::RevokeJoinTokenResponse>, Status> {
+        Err(Status::unimplemented("RevokeJoinToken is reserved"))
+    }
+
+    async fn create_token(
+        &self,
+        _: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        Err(Status::unimplemented("CreateToken is reserved"))
+    }
+
+    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
+        Err(Status::unimplemented("ListTokens is reserved"))
+    }
+
+    async fn revoke_token(
+        &self,
+        _: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        Err(Status::unimplemented("RevokeToken is reserved"))
+    }
 }

@@ -373,6 +373,585 @@ impl StepStatus {
         }
     }
 }
+/// ChallengeRequest asks for a nonce.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeRequest {}
+/// ChallengeResponse is what a proof must be bound to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChallengeResponse {
+    /// 32 random bytes. Good for one proof, for two minutes, with this manager only.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// The manager's trust domain, for example `deputy.example.com`. An agent that was configured
+    /// with another one stops here.
+    #[prost(string, tag = "2")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// The manager's wall clock, Unix milliseconds: says how far the agent's clock is off.
+    #[prost(int64, tag = "3")]
+    pub server_time_ms: i64,
+}
+/// JoinRequest proves an identity.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRequest {
+    /// PKCS #10, DER. Only its public key is used; what it asks for by name is ignored.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
+    /// Who the agent wants to be.
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// From Challenge.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// Why it may.
+    #[prost(oneof = "join_request::Proof", tags = "4, 5, 6")]
+    pub proof: ::core::option::Option<join_request::Proof>,
+}
+/// Nested message and enum types in `JoinRequest`.
+pub mod join_request {
+    /// Why it may.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Proof {
+        /// A secret that an administrator made for this purpose.
+        #[prost(message, tag = "4")]
+        Token(super::TokenProof),
+        /// A signed GetCallerIdentity request.
+        #[prost(message, tag = "5")]
+        AwsIdentity(super::AwsIdentityProof),
+        /// A projected service-account token.
+        #[prost(message, tag = "6")]
+        Kubernetes(super::KubernetesProof),
+    }
+}
+/// TokenProof is a join token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenProof {
+    /// As `deputy fleet join-token create` printed it.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// AwsIdentityProof is the headers of a SigV4 header-signed POST of
+/// `Action=GetCallerIdentity&Version=2011-06-15` to `/`. The manager builds the request anew for a
+/// host of its own list and sends it; nothing that the agent wrote is used as a URL.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwsIdentityProof {
+    /// The STS host that was signed, for example `sts.eu-west-1.amazonaws.com`.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// `Authorization`. Signed headers are exactly: content-type, host, x-amz-date,
+    /// x-amz-security-token (if there is a session token), x-deputy-challenge (hex of the nonce),
+    /// x-deputy-csr-sha256 (hex of SHA-256 of the CSR), x-deputy-trust-domain.
+    #[prost(string, tag = "2")]
+    pub authorization: ::prost::alloc::string::String,
+    /// `X-Amz-Date`, for example `20261126T140000Z`.
+    #[prost(string, tag = "3")]
+    pub amz_date: ::prost::alloc::string::String,
+    /// `X-Amz-Security-Token`; empty for long-lived keys.
+    #[prost(string, tag = "4")]
+    pub security_token: ::prost::alloc::string::String,
+}
+/// KubernetesProof is a service-account token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KubernetesProof {
+    /// Projected with the audience `deputy/<trust-domain>`.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// IssuedCertificate is a client certificate of the manager's authority.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssuedCertificate {
+    /// Leaf first, DER.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "2")]
+    pub not_before_ms: i64,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub not_after_ms: i64,
+    /// Who the certificate says the agent is.
+    #[prost(string, tag = "4")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// The pool that the join rule put it in.
+    #[prost(string, tag = "5")]
+    pub pool: ::prost::alloc::string::String,
+    /// The rule that let it in.
+    #[prost(string, tag = "6")]
+    pub join_rule: ::prost::alloc::string::String,
+}
+/// JoinResponse is the certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinResponse {
+    /// The certificate.
+    #[prost(message, optional, tag = "1")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
+}
+/// RenewExpiredRequest proves that the old key is still at hand.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewExpiredRequest {
+    /// PKCS #10, DER, for the new key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
+    /// From Challenge.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// The expired leaf, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub expired_leaf: ::prost::bytes::Bytes,
+    /// ECDSA P-256 with SHA-256, ASN.1, by the old key over
+    /// `deputy renew-expired v1` NUL trust domain NUL nonce, SHA-256 of the CSR.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub signature: ::prost::bytes::Bytes,
+}
+/// RenewExpiredResponse is the certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewExpiredResponse {
+    /// The certificate.
+    #[prost(message, optional, tag = "1")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
+}
+/// Generated client implementations.
+pub mod enrollment_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Enrollment is what an agent without a certificate calls, over server-side TLS only. The agent
+    /// has pinned the manager's certificate authority before it says anything.
+    #[derive(Debug, Clone)]
+    pub struct EnrollmentClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> EnrollmentClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EnrollmentClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            EnrollmentClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Challenge answers a nonce that one proof may be bound to.
+        pub async fn challenge(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/Challenge",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Enrollment", "Challenge"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Join proves an identity and exchanges a certificate signing request for a certificate.
+        pub async fn join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/Join",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Enrollment", "Join"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
+        /// Refused for what was revoked, and when the certificate has been out of date for too long.
+        pub async fn renew_expired(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewExpiredRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewExpiredResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/RenewExpired",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Enrollment", "RenewExpired"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod enrollment_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with EnrollmentServer.
+    #[async_trait]
+    pub trait Enrollment: std::marker::Send + std::marker::Sync + 'static {
+        /// Challenge answers a nonce that one proof may be bound to.
+        async fn challenge(
+            &self,
+            request: tonic::Request<super::ChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChallengeResponse>,
+            tonic::Status,
+        >;
+        /// Join proves an identity and exchanges a certificate signing request for a certificate.
+        async fn join(
+            &self,
+            request: tonic::Request<super::JoinRequest>,
+        ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
+        /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
+        /// Refused for what was revoked, and when the certificate has been out of date for too long.
+        async fn renew_expired(
+            &self,
+            request: tonic::Request<super::RenewExpiredRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewExpiredResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Enrollment is what an agent without a certificate calls, over server-side TLS only. The agent
+    /// has pinned the manager's certificate authority before it says anything.
+    #[derive(Debug)]
+    pub struct EnrollmentServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> EnrollmentServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for EnrollmentServer<T>
+    where
+        T: Enrollment,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/deputy.v1.Enrollment/Challenge" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChallengeSvc<T: Enrollment>(pub Arc<T>);
+                    impl<
+                        T: Enrollment,
+                    > tonic::server::UnaryService<super::ChallengeRequest>
+                    for ChallengeSvc<T> {
+                        type Response = super::ChallengeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChallengeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::challenge(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChallengeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Enrollment/Join" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinSvc<T: Enrollment>(pub Arc<T>);
+                    impl<T: Enrollment> tonic::server::UnaryService<super::JoinRequest>
+                    for JoinSvc<T> {
+                        type Response = super::JoinResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Enrollment/RenewExpired" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewExpiredSvc<T: Enrollment>(pub Arc<T>);
+                    impl<
+                        T: Enrollment,
+                    > tonic::server::UnaryService<super::RenewExpiredRequest>
+                    for RenewExpiredSvc<T> {
+                        type Response = super::RenewExpiredResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewExpiredRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::renew_expired(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewExpiredSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for EnrollmentServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "deputy.v1.Enrollment";
+    impl<T> tonic::server::NamedService for EnrollmentServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// SessionRequest is one frame from agent to manager.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SessionRequest {
@@ -905,19 +1484,19 @@ pub struct MintTokenResponse {
     #[prost(int64, tag = "2")]
     pub expires_at_ms: i64,
 }
-/// RenewCertificateRequest is reserved.
+/// RenewCertificateRequest asks for the next certificate.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewCertificateRequest {
-    /// PKCS #10, DER.
+    /// PKCS #10, DER. Only its public key is used.
     #[prost(bytes = "bytes", tag = "1")]
     pub csr: ::prost::bytes::Bytes,
 }
-/// RenewCertificateResponse is reserved.
+/// RenewCertificateResponse is the next certificate.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewCertificateResponse {
-    /// Leaf first, DER.
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The certificate.
+    #[prost(message, optional, tag = "2")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
 }
 /// WriteCode is the result of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1222,7 +1801,8 @@ pub mod agent_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Agent", "MintToken"));
             self.inner.unary(req, path, codec).await
         }
-        /// RenewCertificate is reserved for client certificates. Answers UNIMPLEMENTED until then.
+        /// RenewCertificate exchanges a certificate signing request for a new client certificate, over a
+        /// connection with a valid one. Both are accepted until the new one is used; then the old one is not.
         pub async fn renew_certificate(
             &mut self,
             request: impl tonic::IntoRequest<super::RenewCertificateRequest>,
@@ -1318,7 +1898,8 @@ pub mod agent_server {
             tonic::Response<super::MintTokenResponse>,
             tonic::Status,
         >;
-        /// RenewCertificate is reserved for client certificates. Answers UNIMPLEMENTED until then.
+        /// RenewCertificate exchanges a certificate signing request for a new client certificate, over a
+        /// connection with a valid one. Both are accepted until the new one is used; then the old one is not.
         async fn renew_certificate(
             &self,
             request: tonic::Request<super::RenewCertificateRequest>,
@@ -3157,6 +3738,15 @@ pub struct AgentInfo {
     /// Bytes of log not yet uploaded.
     #[prost(uint64, tag = "10")]
     pub spool_bytes: u64,
+    /// The pool that its join rule put it in; empty without TLS.
+    #[prost(string, tag = "11")]
+    pub pool: ::prost::alloc::string::String,
+    /// The rule that let it in; empty without TLS.
+    #[prost(string, tag = "12")]
+    pub join_rule: ::prost::alloc::string::String,
+    /// When the newest certificate ends, Unix milliseconds; 0 without TLS.
+    #[prost(int64, tag = "13")]
+    pub certificate_ends_ms: i64,
 }
 /// FleetListRequest asks for the agents.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3206,6 +3796,293 @@ pub struct DrainResponse {
     #[prost(message, optional, tag = "1")]
     pub agent: ::core::option::Option<AgentInfo>,
 }
+/// RevokeRequest ends an agent's certificates.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeRequest {
+    /// The agent.
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// For people; the agent is told.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// RevokeResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeResponse {
+    /// Certificates that were valid and are no longer.
+    #[prost(uint32, tag = "1")]
+    pub certificates: u32,
+}
+/// BanRequest keeps an agent out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BanRequest {
+    /// The agent.
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// For people; the agent is told.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// BanResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BanResponse {
+    /// Certificates that were valid and are no longer.
+    #[prost(uint32, tag = "1")]
+    pub certificates: u32,
+}
+/// UnbanRequest lets an agent in again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnbanRequest {
+    /// The agent.
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+/// UnbanResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnbanResponse {}
+/// JoinRule says who may join by which proof, and what they become.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinRule {
+    /// 1 to 63 of `a-z 0-9 -`; unique.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The pool that agents of this rule are in.
+    #[prost(string, tag = "2")]
+    pub pool: ::prost::alloc::string::String,
+    /// Unix milliseconds; set by the manager.
+    #[prost(int64, tag = "6")]
+    pub created_at_ms: i64,
+    /// Who made it; set by the manager.
+    #[prost(string, tag = "7")]
+    pub created_by: ::prost::alloc::string::String,
+    /// By which proof.
+    #[prost(oneof = "join_rule::Proof", tags = "3, 4, 5")]
+    pub proof: ::core::option::Option<join_rule::Proof>,
+}
+/// Nested message and enum types in `JoinRule`.
+pub mod join_rule {
+    /// By which proof.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Proof {
+        /// Join tokens of this rule.
+        #[prost(message, tag = "3")]
+        Token(super::TokenRule),
+        /// Signed AWS identities.
+        #[prost(message, tag = "4")]
+        AwsIdentity(super::AwsIdentityRule),
+        /// Service-account tokens.
+        #[prost(message, tag = "5")]
+        Kubernetes(super::KubernetesRule),
+    }
+}
+/// TokenRule lets in who has a join token of the rule.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenRule {}
+/// AwsIdentityRule lets in a role.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwsIdentityRule {
+    /// The 12 digits of the account, matched exactly.
+    #[prost(string, tag = "1")]
+    pub account: ::prost::alloc::string::String,
+    /// The role's name, without a path, matched exactly. The session's name is ignored.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+/// KubernetesRule lets in a service account.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KubernetesRule {
+    /// `iss` of the token, matched exactly.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// The issuer's keys, a JSON Web Key Set.
+    #[prost(string, tag = "2")]
+    pub jwks: ::prost::alloc::string::String,
+    /// The service account's namespace, matched exactly.
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The service account's name, matched exactly.
+    #[prost(string, tag = "4")]
+    pub service_account: ::prost::alloc::string::String,
+}
+/// CreateJoinRuleRequest makes a rule.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinRuleRequest {
+    /// The rule.
+    #[prost(message, optional, tag = "1")]
+    pub rule: ::core::option::Option<JoinRule>,
+}
+/// CreateJoinRuleResponse is the rule as it was stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinRuleResponse {
+    /// The rule.
+    #[prost(message, optional, tag = "1")]
+    pub rule: ::core::option::Option<JoinRule>,
+}
+/// ListJoinRulesRequest asks for the rules.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListJoinRulesRequest {}
+/// ListJoinRulesResponse is the rules.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListJoinRulesResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<JoinRule>,
+}
+/// RemoveJoinRuleRequest removes a rule, and its join tokens with it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveJoinRuleRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// RemoveJoinRuleResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveJoinRuleResponse {}
+/// JoinTokenInfo is what is known of a join token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinTokenInfo {
+    /// Names it; no secret.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The rule it is for.
+    #[prost(string, tag = "2")]
+    pub rule: ::prost::alloc::string::String,
+    /// Joins that it is good for in all.
+    #[prost(uint32, tag = "3")]
+    pub max_uses: u32,
+    /// Joins so far.
+    #[prost(uint32, tag = "4")]
+    pub uses: u32,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "5")]
+    pub created_at_ms: i64,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "6")]
+    pub expires_at_ms: i64,
+    /// Was it revoked?
+    #[prost(bool, tag = "7")]
+    pub revoked: bool,
+    /// Who made it.
+    #[prost(string, tag = "8")]
+    pub created_by: ::prost::alloc::string::String,
+}
+/// CreateJoinTokenRequest makes a join token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinTokenRequest {
+    /// A token rule.
+    #[prost(string, tag = "1")]
+    pub rule: ::prost::alloc::string::String,
+    /// Joins that it is good for; 0 means 1.
+    #[prost(uint32, tag = "2")]
+    pub uses: u32,
+    /// How long it is good; 0 means one hour.
+    #[prost(int64, tag = "3")]
+    pub life_ms: i64,
+}
+/// CreateJoinTokenResponse is the token, this once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinTokenResponse {
+    /// What is known of it.
+    #[prost(message, optional, tag = "1")]
+    pub info: ::core::option::Option<JoinTokenInfo>,
+    /// The secret. The manager keeps a hash.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+}
+/// ListJoinTokensRequest asks for the join tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListJoinTokensRequest {}
+/// ListJoinTokensResponse is the join tokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListJoinTokensResponse {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<JoinTokenInfo>,
+}
+/// RevokeJoinTokenRequest ends a join token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeJoinTokenRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// RevokeJoinTokenResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeJoinTokenResponse {}
+/// TokenInfo is what is known of a bearer token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenInfo {
+    /// Names it; no secret.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Whom it stands for: the submitter of the tasks that it submits.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// What it is good for.
+    #[prost(enumeration = "Scope", repeated, tag = "3")]
+    pub scopes: ::prost::alloc::vec::Vec<i32>,
+    /// Where; empty means in every project.
+    #[prost(string, repeated, tag = "4")]
+    pub projects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "5")]
+    pub created_at_ms: i64,
+    /// Unix milliseconds; 0 means never.
+    #[prost(int64, tag = "6")]
+    pub expires_at_ms: i64,
+    /// Was it revoked?
+    #[prost(bool, tag = "7")]
+    pub revoked: bool,
+    /// Who made it.
+    #[prost(string, tag = "8")]
+    pub created_by: ::prost::alloc::string::String,
+}
+/// CreateTokenRequest makes a bearer token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateTokenRequest {
+    /// Whom it stands for.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What it is good for; at least one.
+    #[prost(enumeration = "Scope", repeated, tag = "2")]
+    pub scopes: ::prost::alloc::vec::Vec<i32>,
+    /// Where; empty means in every project.
+    #[prost(string, repeated, tag = "3")]
+    pub projects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long it is good; 0 means for ever.
+    #[prost(int64, tag = "4")]
+    pub life_ms: i64,
+}
+/// CreateTokenResponse is the token, this once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateTokenResponse {
+    /// What is known of it.
+    #[prost(message, optional, tag = "1")]
+    pub info: ::core::option::Option<TokenInfo>,
+    /// The secret. The manager keeps a hash.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+}
+/// ListTokensRequest asks for the bearer tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTokensRequest {}
+/// ListTokensResponse is the bearer tokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTokensResponse {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<TokenInfo>,
+}
+/// RevokeTokenRequest ends a bearer token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// RevokeTokenResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenResponse {}
 /// AgentStatus is how an agent stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3243,6 +4120,43 @@ impl AgentStatus {
             "AGENT_STATUS_DRAINING" => Some(Self::Draining),
             "AGENT_STATUS_DISCONNECTED" => Some(Self::Disconnected),
             "AGENT_STATUS_GONE" => Some(Self::Gone),
+            _ => None,
+        }
+    }
+}
+/// Scope is what a bearer token is good for. Each contains no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Scope {
+    /// Never sent.
+    Unspecified = 0,
+    /// Look at tasks, their logs and events.
+    Read = 1,
+    /// Submit, cancel, retry and resolve tasks.
+    Submit = 2,
+    /// Everything of Fleet. Not bound to a project.
+    Administer = 3,
+}
+impl Scope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SCOPE_UNSPECIFIED",
+            Self::Read => "SCOPE_READ",
+            Self::Submit => "SCOPE_SUBMIT",
+            Self::Administer => "SCOPE_ADMINISTER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SCOPE_READ" => Some(Self::Read),
+            "SCOPE_SUBMIT" => Some(Self::Submit),
+            "SCOPE_ADMINISTER" => Some(Self::Administer),
             _ => None,
         }
     }
@@ -3391,6 +4305,288 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Drain"));
             self.inner.unary(req, path, codec).await
         }
+        /// Revoke ends an agent's sessions and certificates now. It may join again by a rule.
+        pub async fn revoke(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/deputy.v1.Fleet/Revoke");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Revoke"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ban is Revoke, and the agent may not join again until Unban.
+        pub async fn ban(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BanRequest>,
+        ) -> std::result::Result<tonic::Response<super::BanResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/deputy.v1.Fleet/Ban");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Ban"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Unban lets a banned agent join again.
+        pub async fn unban(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnbanRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnbanResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/deputy.v1.Fleet/Unban");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Unban"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateJoinRule says who may join which pool by which proof.
+        pub async fn create_join_rule(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateJoinRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinRuleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/CreateJoinRule",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "CreateJoinRule"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListJoinRules reads the rules.
+        pub async fn list_join_rules(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListJoinRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinRulesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/ListJoinRules",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "ListJoinRules"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RemoveJoinRule removes a rule. What joined by it stays until its certificates are revoked.
+        pub async fn remove_join_rule(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveJoinRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveJoinRuleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/RemoveJoinRule",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "RemoveJoinRule"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateJoinToken makes a secret for a token rule. It is shown once.
+        pub async fn create_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/CreateJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "CreateJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListJoinTokens reads what is known of the join tokens, without the secrets.
+        pub async fn list_join_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListJoinTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/ListJoinTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "ListJoinTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RevokeJoinToken ends a join token.
+        pub async fn revoke_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeJoinTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/RevokeJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "RevokeJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateToken makes a bearer token for a user or a pipeline. It is shown once.
+        pub async fn create_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/CreateToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "CreateToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListTokens reads what is known of the bearer tokens, without the secrets.
+        pub async fn list_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/ListTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "ListTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RevokeToken ends a bearer token.
+        pub async fn revoke_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Fleet/RevokeToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Fleet", "RevokeToken"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3427,6 +4623,93 @@ pub mod fleet_server {
             &self,
             request: tonic::Request<super::DrainRequest>,
         ) -> std::result::Result<tonic::Response<super::DrainResponse>, tonic::Status>;
+        /// Revoke ends an agent's sessions and certificates now. It may join again by a rule.
+        async fn revoke(
+            &self,
+            request: tonic::Request<super::RevokeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevokeResponse>, tonic::Status>;
+        /// Ban is Revoke, and the agent may not join again until Unban.
+        async fn ban(
+            &self,
+            request: tonic::Request<super::BanRequest>,
+        ) -> std::result::Result<tonic::Response<super::BanResponse>, tonic::Status>;
+        /// Unban lets a banned agent join again.
+        async fn unban(
+            &self,
+            request: tonic::Request<super::UnbanRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnbanResponse>, tonic::Status>;
+        /// CreateJoinRule says who may join which pool by which proof.
+        async fn create_join_rule(
+            &self,
+            request: tonic::Request<super::CreateJoinRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinRuleResponse>,
+            tonic::Status,
+        >;
+        /// ListJoinRules reads the rules.
+        async fn list_join_rules(
+            &self,
+            request: tonic::Request<super::ListJoinRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinRulesResponse>,
+            tonic::Status,
+        >;
+        /// RemoveJoinRule removes a rule. What joined by it stays until its certificates are revoked.
+        async fn remove_join_rule(
+            &self,
+            request: tonic::Request<super::RemoveJoinRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveJoinRuleResponse>,
+            tonic::Status,
+        >;
+        /// CreateJoinToken makes a secret for a token rule. It is shown once.
+        async fn create_join_token(
+            &self,
+            request: tonic::Request<super::CreateJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinTokenResponse>,
+            tonic::Status,
+        >;
+        /// ListJoinTokens reads what is known of the join tokens, without the secrets.
+        async fn list_join_tokens(
+            &self,
+            request: tonic::Request<super::ListJoinTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinTokensResponse>,
+            tonic::Status,
+        >;
+        /// RevokeJoinToken ends a join token.
+        async fn revoke_join_token(
+            &self,
+            request: tonic::Request<super::RevokeJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeJoinTokenResponse>,
+            tonic::Status,
+        >;
+        /// CreateToken makes a bearer token for a user or a pipeline. It is shown once.
+        async fn create_token(
+            &self,
+            request: tonic::Request<super::CreateTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTokenResponse>,
+            tonic::Status,
+        >;
+        /// ListTokens reads what is known of the bearer tokens, without the secrets.
+        async fn list_tokens(
+            &self,
+            request: tonic::Request<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        >;
+        /// RevokeToken ends a bearer token.
+        async fn revoke_token(
+            &self,
+            request: tonic::Request<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        >;
     }
     /// Fleet is what administrators call.
     #[derive(Debug)]
@@ -3621,6 +4904,534 @@ pub mod fleet_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/Revoke" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::RevokeRequest>
+                    for RevokeSvc<T> {
+                        type Response = super::RevokeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::revoke(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/Ban" => {
+                    #[allow(non_camel_case_types)]
+                    struct BanSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::BanRequest>
+                    for BanSvc<T> {
+                        type Response = super::BanResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::ban(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/Unban" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnbanSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::UnbanRequest>
+                    for UnbanSvc<T> {
+                        type Response = super::UnbanResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnbanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::unban(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnbanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/CreateJoinRule" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateJoinRuleSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::CreateJoinRuleRequest>
+                    for CreateJoinRuleSvc<T> {
+                        type Response = super::CreateJoinRuleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateJoinRuleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::create_join_rule(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateJoinRuleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/ListJoinRules" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListJoinRulesSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::ListJoinRulesRequest>
+                    for ListJoinRulesSvc<T> {
+                        type Response = super::ListJoinRulesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListJoinRulesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::list_join_rules(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListJoinRulesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/RemoveJoinRule" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveJoinRuleSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::RemoveJoinRuleRequest>
+                    for RemoveJoinRuleSvc<T> {
+                        type Response = super::RemoveJoinRuleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveJoinRuleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::remove_join_rule(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveJoinRuleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/CreateJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateJoinTokenSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::CreateJoinTokenRequest>
+                    for CreateJoinTokenSvc<T> {
+                        type Response = super::CreateJoinTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::create_join_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/ListJoinTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListJoinTokensSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::ListJoinTokensRequest>
+                    for ListJoinTokensSvc<T> {
+                        type Response = super::ListJoinTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListJoinTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::list_join_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListJoinTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/RevokeJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeJoinTokenSvc<T: Fleet>(pub Arc<T>);
+                    impl<
+                        T: Fleet,
+                    > tonic::server::UnaryService<super::RevokeJoinTokenRequest>
+                    for RevokeJoinTokenSvc<T> {
+                        type Response = super::RevokeJoinTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::revoke_join_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/CreateToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateTokenSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::CreateTokenRequest>
+                    for CreateTokenSvc<T> {
+                        type Response = super::CreateTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::create_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/ListTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTokensSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::ListTokensRequest>
+                    for ListTokensSvc<T> {
+                        type Response = super::ListTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::list_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/RevokeToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeTokenSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::RevokeTokenRequest>
+                    for RevokeTokenSvc<T> {
+                        type Response = super::RevokeTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::revoke_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeTokenSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
