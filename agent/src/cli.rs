@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use deputy_dial::proxy::ProxyRule;
+
 use crate::config::checked::{self, Config, Mode};
 use crate::config::key::{self, KEYS, Key, LABELS};
-use crate::config::raw::{File, RawConfig};
+use crate::config::raw::{File, Mistake, RawConfig};
 use crate::doctor::{self, Form, Questions};
 use crate::exit::{Exit, StartupError, explain};
 use crate::local::LocalRun;
@@ -226,10 +228,24 @@ fn config(matches: &ArgMatches) -> Result<Config, StartupError> {
     };
     // A value that is not UTF-8 is no value of any key; its replacement characters fail the check.
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let checked = Config::check(&RawConfig::collect(&flags, &env, file.as_ref())).map_err(StartupError::Config)?;
-    Ok(Config {
-        file: path.cloned(),
-        ..checked
+    let mut config = Config::check(&RawConfig::collect(&flags, &env, file.as_ref())).map_err(StartupError::Config)?;
+    config.proxy = proxy(&env)?;
+    config.file = path.cloned();
+    Ok(config)
+}
+
+/// What container platforms and people set for every program.
+fn proxy(env: &dyn Fn(&str) -> Option<String>) -> Result<ProxyRule, StartupError> {
+    let either = |upper: &str| {
+        let lower = upper.to_ascii_lowercase();
+        let set = |name: &str| env(name).filter(|text| !text.is_empty());
+        set(upper).or_else(|| set(&lower)).unwrap_or_default()
+    };
+    ProxyRule::new(&either("HTTPS_PROXY"), &either("NO_PROXY")).map_err(|bad| {
+        StartupError::Config(vec![Mistake {
+            place: "HTTPS_PROXY".into(),
+            problem: bad.to_string(),
+        }])
     })
 }
 

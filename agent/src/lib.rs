@@ -22,6 +22,8 @@ mod drain;
 mod capabilities;
 mod tools;
 mod health;
+mod join;
+mod identity_file;
 mod agent_id;
 mod telemetry;
 mod work_root;

@@ -13,6 +13,8 @@ use crate::agent_id::agent_id;
 use crate::children::children;
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
+use crate::identity_file::IdentityFile;
+use crate::join::membership;
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
 use crate::work_root::work_root;
@@ -59,8 +61,18 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     if !ambient.warning.is_empty() {
         tracing::warn!("{}", ambient.warning);
     }
+    let kept = config.state_folder.as_deref().map(IdentityFile::in_folder).transpose();
+    let kept = kept.map_err(|source| StartupError::Folder {
+        what: "the state folder",
+        path: config.state_folder.clone().unwrap_or_default(),
+        source: Box::new(source),
+    })?;
+    let identity = kept.as_ref().and_then(|kept| kept.load(agent_id.as_str()));
+    let membership = membership(&config, &agent_id, identity)?;
     let parts = Parts {
         agent_id,
+        membership,
+        kept,
         instance_id: InstanceId::generate(),
         work,
         spool,

@@ -12,6 +12,7 @@ use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFol
 use deputy_logs::{Logs, Spool};
 use deputy_session::bulk::{self, Finish};
 use deputy_session::config::SessionConfig;
+use deputy_session::membership::Membership;
 use deputy_session::session::{LinkState, Session, SessionError, SessionPorts, Stage};
 use deputy_task::boot_time::BootTime;
 use deputy_task::id::{AgentId, InstanceId};
@@ -30,6 +31,7 @@ use crate::config::checked::Config;
 use crate::drain::{Schedule, Staged, at_most, stage};
 use crate::exit::{Exit, StartupError};
 use crate::health::{self, Health, Readiness};
+use crate::identity_file::IdentityFile;
 
 /// Events and commands between executor and session. Enough that neither waits for the other's
 /// scheduling under load; what does not fit waits at its sender.
@@ -47,6 +49,9 @@ const STOP_REVOKED: Duration = Duration::from_secs(15);
 /// What was made before the runtime.
 pub(crate) struct Parts {
     pub(crate) agent_id: AgentId,
+    pub(crate) membership: Membership,
+    /// Where its certificate is kept; none: in memory only.
+    pub(crate) kept: Option<IdentityFile>,
     pub(crate) instance_id: InstanceId,
     pub(crate) work: WorkFolder,
     pub(crate) spool: Spool,
@@ -167,6 +172,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     );
     let session_config = SessionConfig {
         manager: config.manager,
+        membership: parts.membership.clone(),
         agent_id: parts.agent_id.clone(),
         instance_id: parts.instance_id,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -204,6 +210,9 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         finish_in,
     ));
     let mut background = Background::default();
+    if let Some(kept) = parts.kept {
+        background.spawn("keeper of the certificate", kept.keep(parts.membership.identity()));
+    }
     background.spawn(
         "bundle fetcher",
         bulk::fetch_blobs(session_config, blobs_in, commands.clone()),

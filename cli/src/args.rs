@@ -1,6 +1,7 @@
 //! The command line: every command with its arguments and the text that teaches it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -42,13 +43,43 @@ pub(crate) struct Global {
     #[arg(
         long,
         env = "DEPUTY_MANAGER",
-        default_value = "http://127.0.0.1:7443",
+        default_value = "https://127.0.0.1:7443",
         global = true,
         help_heading = "Everywhere",
         value_name = "URL",
         hide_env_values = true
     )]
     pub(crate) manager: String,
+    /// The authorities to check the manager with, PEM: ca.pem of its data folder
+    #[arg(
+        long,
+        env = "DEPUTY_CA_FILE",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Instead of --ca-file: the SHA-256 of the authority's certificate, as the manager says it at its start
+    #[arg(
+        long,
+        env = "DEPUTY_CA_SHA256",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "HEX",
+        hide_env_values = true
+    )]
+    pub(crate) ca_sha256: Option<String>,
+    /// A file with the token that says who you are; DEPUTY_TOKEN has the token itself
+    #[arg(
+        long,
+        env = "DEPUTY_TOKEN_FILE",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) token_file: Option<PathBuf>,
     /// The project (tenant) to work in
     #[arg(
         long,
@@ -100,7 +131,7 @@ pub(crate) enum Command {
     Resolve(Resolve),
     /// Say why a task is where it is, per agent
     Explain(Explain),
-    /// Look at agents, and drain them
+    /// Look at agents, say who may join and who may call, drain and revoke
     #[command(subcommand)]
     Fleet(Fleet),
     /// Print the JSON Schema of task documents
@@ -287,7 +318,7 @@ pub(crate) struct Explain {
 #[derive(Debug, Subcommand)]
 #[command(
     disable_help_subcommand = true,
-    after_help = "Examples:\n  deputy fleet list\n  deputy fleet explain agent-1\n  deputy fleet drain agent-1 --reason 'host maintenance'"
+    after_help = "Examples:\n  deputy fleet list\n  deputy fleet explain agent-1\n  deputy fleet drain agent-1 --reason 'host maintenance'\n  deputy fleet join-rule create eu --pool eu --token\n  deputy fleet join-token create eu --uses 3 > token\n  deputy fleet token create ci --scope submit --scope read --for-project shop > token"
 )]
 pub(crate) enum Fleet {
     /// List agents
@@ -309,4 +340,153 @@ pub(crate) enum Fleet {
         #[arg(long, default_value = "", value_name = "TEXT")]
         reason: String,
     },
+    /// End an agent's session and certificates now; it may join again
+    Revoke {
+        /// The agent id
+        agent: String,
+        /// Why; the agent is told
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+    },
+    /// The same, and it may not join again
+    Ban {
+        /// The agent id
+        agent: String,
+        /// Why; the agent is told
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Let a banned agent join again
+    Unban {
+        /// The agent id
+        agent: String,
+    },
+    /// Who may join, by which proof, into which pool
+    #[command(subcommand)]
+    JoinRule(JoinRule),
+    /// Secrets that agents join with
+    #[command(subcommand)]
+    JoinToken(JoinToken),
+    /// Tokens of people and pipelines
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+#[command(
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  deputy fleet join-rule create eu --pool eu --token\n  deputy fleet join-rule create prod --pool prod --aws-account 222222222222 --aws-role deputy-agent\n  deputy fleet join-rule create eks --pool eks --issuer https://oidc.example.com/1 --jwks keys.json --namespace deputy --service-account agent"
+)]
+pub(crate) enum JoinRule {
+    /// Let agents join by one kind of proof
+    Create(Box<NewJoinRule>),
+    /// List the rules
+    List,
+    /// Remove a rule and its join tokens; agents that joined by it stay
+    Remove {
+        /// The rule
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewJoinRule {
+    /// A name for it
+    pub(crate) name: String,
+    /// The pool that its agents are in
+    #[arg(long, value_name = "POOL")]
+    pub(crate) pool: String,
+    /// By join tokens
+    #[arg(long, conflicts_with_all = ["aws_account", "issuer"], required_unless_present_any = ["aws_account", "issuer"])]
+    pub(crate) token: bool,
+    /// By AWS identity: the account
+    #[arg(long, value_name = "ACCOUNT", requires = "aws_role", conflicts_with = "issuer")]
+    pub(crate) aws_account: Option<String>,
+    /// The role's name, without its path
+    #[arg(long, value_name = "ROLE", requires = "aws_account")]
+    pub(crate) aws_role: Option<String>,
+    /// By Kubernetes service account: the issuer of its tokens
+    #[arg(long, value_name = "URL", requires_all = ["jwks", "namespace", "service_account"])]
+    pub(crate) issuer: Option<String>,
+    /// The issuer's keys, a JSON Web Key Set
+    #[arg(long, value_name = "FILE", requires = "issuer")]
+    pub(crate) jwks: Option<PathBuf>,
+    /// The service account's namespace
+    #[arg(long, value_name = "NAMESPACE", requires = "issuer")]
+    pub(crate) namespace: Option<String>,
+    /// The service account's name
+    #[arg(long, value_name = "NAME", requires = "issuer")]
+    pub(crate) service_account: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  deputy fleet join-token create eu > token            one agent, within an hour\n  deputy fleet join-token create eu --uses 20 --life 24h > token\n  deputy fleet join-token revoke 0123456789abcdef"
+)]
+pub(crate) enum JoinToken {
+    /// Make a join token and print it, this once
+    Create {
+        /// A rule for tokens
+        rule: String,
+        /// Joins that it is good for
+        #[arg(long, default_value_t = 1, value_name = "COUNT")]
+        uses: u32,
+        /// How long it is good
+        #[arg(long, default_value = "1h", value_parser = life, value_name = "DURATION")]
+        life: Duration,
+    },
+    /// List the join tokens, without their secrets
+    List,
+    /// End a join token
+    Revoke {
+        /// Its id, as in the list
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  deputy fleet token create ci --scope submit --scope read --for-project shop --life 2160h > token\n  deputy fleet token list\n  deputy fleet token revoke 0123456789abcdef"
+)]
+pub(crate) enum Token {
+    /// Make a token for a person or a pipeline and print it, this once
+    Create {
+        /// Whom it stands for: the submitter of what it submits
+        name: String,
+        /// What it is good for; may be given several times
+        #[arg(long, required = true, value_name = "SCOPE")]
+        scope: Vec<Scope>,
+        /// Only for this project; may be given several times. None: for every project
+        #[arg(long = "for-project", value_name = "NAME")]
+        for_project: Vec<String>,
+        /// How long it is good; none: until it is revoked
+        #[arg(long, value_parser = life, value_name = "DURATION")]
+        life: Option<Duration>,
+    },
+    /// List the tokens, without their secrets
+    List,
+    /// End a token
+    Revoke {
+        /// Its id, as in the list
+        id: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scope {
+    /// Look at tasks, their logs and events
+    Read,
+    /// Submit, cancel, retry and resolve tasks
+    Submit,
+    /// Everything of `deputy fleet`
+    Administer,
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    match deputy_task::document::duration::parse(text).map_err(|error| error.to_string())? {
+        Duration::ZERO => Err(format!("{text:?} must be longer than nothing")),
+        life => Ok(life),
+    }
 }

@@ -1,18 +1,26 @@
 //! The connection to the manager: its address, its deadlines, and calls whose errors are words.
 
-use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use deputy_dial::authority::Authority;
+use deputy_dial::dialer::{DialError, Dialer};
+use deputy_dial::proxy::ProxyRule;
+use deputy_dial::url::{BadManagerUrl, ManagerUrl, Transport};
 use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
 use deputy_proto::v1::{Bundle, GetRequest, PutBundleRequest, SubmitRequest, SubmitResponse, Task};
 use deputy_proto::version::MAX_BLOB_FRAME_BYTES;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
 use crate::bundle::Packed;
-use crate::error::CliError;
+use crate::error::{CliError, TOKEN};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -37,20 +45,146 @@ const SUBMIT_WAIT: Duration = Duration::from_millis(250);
 pub(crate) struct Manager {
     pub(crate) url: String,
     pub(crate) project: String,
-    channel: Channel,
+    link: Link,
+}
+
+/// The connection, with the token on every call.
+pub(crate) type Link = InterceptedService<Channel, Bearer>;
+
+/// Who the user is: puts his token on every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Bearer(…)"
+        } else {
+            "Bearer(none)"
+        })
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Bearer {
+    fn of(access: &Access) -> Result<Self, CliError> {
+        let text = match (&access.token, &access.token_file) {
+            (_, Some(path)) => {
+                let text = std::fs::read_to_string(path);
+                text.map_err(|error| unreadable(path, "the token", &error))?
+            }
+            (Some(token), None) => token.clone(),
+            (None, None) => return Ok(Self(None)),
+        };
+        let header = MetadataValue::try_from(format!("Bearer {}", text.trim()));
+        let mut header =
+            header.map_err(|_| CliError::bad_input("the token has characters that no token has").hint(TOKEN))?;
+        header.set_sensitive(true);
+        Ok(Self(Some(header)))
+    }
+}
+
+/// How the manager is reached, as the user said it.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    pub(crate) url: String,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) ca_sha256: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
+    /// DEPUTY_TOKEN.
+    pub(crate) token: Option<String>,
+    /// HTTPS_PROXY.
+    pub(crate) https_proxy: String,
+    /// NO_PROXY.
+    pub(crate) no_proxy: String,
+}
+
+impl Access {
+    fn dialer(&self) -> Result<Dialer, CliError> {
+        let url = checked(&self.url)?;
+        let proxy = ProxyRule::new(&self.https_proxy, &self.no_proxy)
+            .map_err(|error| CliError::bad_input("HTTPS_PROXY cannot be used").caused_by(&error))?;
+        let tls = match url.transport() {
+            Transport::Clear => None,
+            Transport::Tls => {
+                let config = self.authority()?.client_config(None);
+                let config = config.map_err(|error| CliError::bad_input("TLS cannot be set up").caused_by(&error))?;
+                Some(Arc::new(config))
+            }
+        };
+        Ok(Dialer::new(url, Arc::new(proxy), tls, CONNECT))
+    }
+
+    fn authority(&self) -> Result<Authority, CliError> {
+        match (&self.ca_file, &self.ca_sha256) {
+            (Some(path), _) => {
+                let pem = std::fs::read(path).map_err(|error| unreadable(path, "the manager's authority", &error))?;
+                Authority::from_pem(&pem).map_err(|error| {
+                    CliError::bad_input(format!("{} cannot be used as the manager's authority", path.display()))
+                        .caused_by(&error)
+                })
+            }
+            (None, Some(pin)) => Authority::from_pin(pin)
+                .map_err(|error| CliError::bad_input("--ca-sha256 cannot be used").caused_by(&error)),
+            (None, None) => Err(CliError::bad_input(format!(
+                "there is no authority to check the manager at {} with",
+                self.url
+            ))
+            .hint("give its ca.pem with --ca-file or DEPUTY_CA_FILE; the manager writes it into its data folder")),
+        }
+    }
+}
+
+fn unreadable(path: &Path, what: &str, error: &std::io::Error) -> CliError {
+    CliError::bad_input(format!("cannot read {} for {what}", path.display())).caused_by(error)
 }
 
 impl Manager {
     /// Connects, so that an address where nothing listens is told at once.
-    pub(crate) async fn connect(url: &str, project: &str) -> Result<Self, CliError> {
-        let uri = checked(url)?;
-        let endpoint = Endpoint::from(uri)
+    pub(crate) async fn connect(access: &Access, project: &str) -> Result<Self, CliError> {
+        let url = &access.url;
+        let (dialer, bearer) = (access.dialer()?, Bearer::of(access)?);
+        // The first connection is made here, so that its errors keep their words.
+        let failed = |error: DialError| {
+            CliError::new(
+                crate::error::Exit::Unreachable,
+                format!("cannot reach the manager at {url}"),
+            )
+            .caused_by(&error)
+            .hint(match error {
+                DialError::Tls { .. } => {
+                    "look at --ca-file and at the address; `openssl s_client` shows what answers there"
+                }
+                DialError::Proxy { .. } => "HTTPS_PROXY names the proxy, NO_PROXY what is reached without it",
+                _ => "is it running? its address is given with --manager or DEPUTY_MANAGER",
+            })
+        };
+        let first = dialer.clone().dial_for_hyper().await.map_err(failed)?;
+        let first = Arc::new(std::sync::Mutex::new(Some(first)));
+        let connector = tower::service_fn(move |_: Uri| {
+            let (first, dialer) = (Arc::clone(&first), dialer.clone());
+            async move {
+                let taken = first.lock().ok().and_then(|mut first| first.take());
+                match taken {
+                    Some(first) => Ok(first),
+                    None => dialer.dial_for_hyper().await,
+                }
+            }
+        });
+        let endpoint = Endpoint::from_static("https://manager")
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| {
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
             let unreachable = CliError::new(
                 crate::error::Exit::Unreachable,
                 format!("cannot reach the manager at {url}"),
@@ -62,7 +196,7 @@ impl Manager {
         Ok(Self {
             url: url.to_owned(),
             project: project.to_owned(),
-            channel,
+            link: InterceptedService::new(channel, bearer),
         })
     }
 
@@ -77,12 +211,12 @@ impl Manager {
         Ok(self.tasks().get(Self::call(request)).await?.into_inner().task)
     }
 
-    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn tasks(&self) -> TasksClient<Link> {
+        TasksClient::new(self.link.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn fleet(&self) -> FleetClient<Channel> {
-        FleetClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn fleet(&self) -> FleetClient<Link> {
+        FleetClient::new(self.link.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// A request with the deadline of a single call.
@@ -174,29 +308,14 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     }
 }
 
-/// An address that tasks may be sent to: this version has no TLS, so only this machine.
-fn checked(url: &str) -> Result<Uri, CliError> {
-    let bad = |what: &str| CliError::bad_input(format!("the manager's address {url} {what}"));
-    let uri: Uri = url.parse().map_err(|error| {
-        bad("is not a URL")
+/// An address that tasks may be sent to: over TLS, or in the clear on this machine.
+fn checked(url: &str) -> Result<ManagerUrl, CliError> {
+    url.parse().map_err(|error: BadManagerUrl| {
+        CliError::bad_input(format!("the manager's address {url} cannot be used"))
             .caused_by(&error)
-            .hint("for example http://127.0.0.1:7443")
-    })?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(bad("asks for TLS, which this version does not have").hint(TUNNEL)),
-        _ => return Err(bad("does not begin with http://").hint("for example http://127.0.0.1:7443")),
-    }
-    let host = uri.host().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if !here {
-        return Err(bad("is not on this machine, and without TLS nothing is sent over a network").hint(TUNNEL));
-    }
-    Ok(uri)
+            .hint("for example https://manager.example.com:7443")
+    })
 }
-
-const TUNNEL: &str = "until then, make a tunnel: ssh -L 7443:127.0.0.1:7443 HOST, and leave the address as it is";
 
 #[cfg(test)]
 mod tests {
@@ -223,18 +342,18 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_on_this_machine_are_taken() {
+    fn in_the_clear_only_addresses_on_this_machine_are_taken() {
         for good in [
             "http://127.0.0.1:7443",
             "http://localhost:1",
             "http://[::1]:7443",
             "http://127.8.8.8:1/",
+            "https://manager.example.com",
         ] {
             assert!(checked(good).is_ok(), "{good}");
         }
         for bad in [
             "http://10.0.0.1:7443",
-            "https://127.0.0.1:7443",
             "http://localhost.example.com:1",
             "127.0.0.1:7443",
             "",

@@ -107,6 +107,10 @@ impl Class {
     }
 }
 
+/// Where a token comes from.
+pub(crate) const TOKEN: &str =
+    "give a token with DEPUTY_TOKEN or --token-file; the first one is in the manager's data folder, in admin-token";
+
 /// What ends a command early.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -196,7 +200,8 @@ impl CliError {
             Code::DeadlineExceeded | Code::Cancelled => {
                 Self::new(Exit::Unreachable, format!("the manager at {manager} did not answer in time to {doing}")).hint("try again; if it stays so, look at the manager's log")
             }
-            Code::Ok | Code::Unknown | Code::Aborted | Code::Internal | Code::DataLoss | Code::Unauthenticated => {
+            Code::Unauthenticated => refused(Class::Refused).hint(TOKEN),
+            Code::Ok | Code::Unknown | Code::Aborted | Code::Internal | Code::DataLoss => {
                 Self::new(Exit::Unreachable, format!("the manager at {manager} could not {doing}: {said}"))
                     .class(Class::Manager)
                     .caused_by(status)

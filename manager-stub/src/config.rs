@@ -9,9 +9,10 @@ use clap::Parser;
 use deputy_task::document::duration;
 
 use crate::dispatcher::timing::Timing;
-use crate::server::Settings;
+use crate::server::{DEFAULT_TRUST_DOMAIN, SecuritySettings, Settings, Transport};
 use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
+use crate::trust::server_tls::CertificateSource;
 
 /// Queues deployment tasks, gives them to agents, and keeps their journals.
 #[derive(Debug, Clone, Parser)]
@@ -21,7 +22,7 @@ use crate::store::clock::KernelBootClock;
     after_help = "Flags win over the environment. Exit codes: 0 ended in order, 2 bad arguments, 10 cannot start, 11 a fault of Deputy."
 )]
 pub(crate) struct RawConfig {
-    /// Where to listen; loopback only, as long as there is no TLS. Port 0 takes any free one
+    /// Where to listen. Port 0 takes any free one
     #[arg(
         long,
         env = "DEPUTY_MANAGER_LISTEN",
@@ -47,6 +48,30 @@ pub(crate) struct RawConfig {
     /// How long a killed child may take to be gone
     #[arg(long, env = "DEPUTY_MANAGER_KILL_GRACE", default_value = "10s", value_parser = any, value_name = "DURATION")]
     kill_grace: Duration,
+    /// A name or address that the manager is dialled by, for its certificate; may be given several times. localhost,
+    /// 127.0.0.1 and ::1 are always in it
+    #[arg(
+        long = "tls-name",
+        env = "DEPUTY_MANAGER_TLS_NAME",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    tls_names: Vec<String>,
+    /// A certificate of your own instead, PEM, with what signed it; may be replaced while the manager runs
+    #[arg(long, env = "DEPUTY_MANAGER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, env = "DEPUTY_MANAGER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// What agents' certificates speak of: spiffe://DOMAIN/…
+    #[arg(long, env = "DEPUTY_MANAGER_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN, value_name = "DOMAIN")]
+    trust_domain: String,
+    /// How long an agent's certificate lives; it is renewed at two thirds of that
+    #[arg(long, env = "DEPUTY_MANAGER_CERTIFICATE_LIFE", default_value = "24h", value_parser = positive, value_name = "DURATION")]
+    certificate_life: Duration,
+    /// No TLS, and nobody is asked who he is. Only for a manager that only this machine can reach
+    #[arg(long, env = "DEPUTY_MANAGER_INSECURE_LOOPBACK", conflicts_with_all = ["tls_names", "tls_cert"])]
+    insecure_loopback: bool,
     /// How log lines are written
     #[arg(
         long,
@@ -96,6 +121,12 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What can be the host of a SPIFFE id.
+fn is_trust_domain(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(good)
+}
+
 impl RawConfig {
     /// Checks what single values cannot tell.
     pub(crate) fn check(self) -> Result<Config, String> {
@@ -112,12 +143,28 @@ impl RawConfig {
             start_deadline: self.start_deadline,
             kill_grace: self.kill_grace,
         };
+        if !is_trust_domain(&self.trust_domain) {
+            return Err(format!(
+                "--trust-domain {:?} is none: 1 to 255 of a-z, 0-9, '.' and '-'",
+                self.trust_domain
+            ));
+        }
+        let transport = match (self.insecure_loopback, self.tls_cert, self.tls_key) {
+            (true, ..) => Transport::InsecureLoopback,
+            (false, Some(chain), Some(key)) => Transport::Tls(CertificateSource::Files { chain, key }),
+            (false, ..) => Transport::Tls(CertificateSource::Own(self.tls_names)),
+        };
         let settings = Settings {
             listen: self.listen,
             data: self.data,
             timing,
             uploads: UploadLimits::default(),
             boot: Arc::new(KernelBootClock),
+            security: SecuritySettings {
+                transport,
+                trust_domain: self.trust_domain,
+                certificate_life: self.certificate_life,
+            },
         };
         Ok(Config {
             settings,

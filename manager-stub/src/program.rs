@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat, RawConfig};
-use crate::server::{Manager, StartError};
+use crate::server::{Manager, StartError, Transport};
 use crate::vital::Death;
 
 /// Bad flags or an impossible combination of them.
@@ -75,15 +75,20 @@ fn init_tracing(format: LogFormat) {
 
 async fn run(config: Config) -> ExitCode {
     let data = config.settings.data.clone();
+    let is_insecure = config.settings.security.transport == Transport::InsecureLoopback;
     let mut manager = match Manager::start(config.settings).await {
         Ok(manager) => manager,
         Err(error) => {
             complain(&explained(&error), error.hint());
             return ExitCode::from(match error {
                 StartError::NotLoopback(_) => EXIT_USAGE,
-                StartError::Data(_) | StartError::Store(_) | StartError::Listen { .. } | StartError::Reflection(_) => {
-                    EXIT_START
-                }
+                StartError::Data(_)
+                | StartError::Store(_)
+                | StartError::Authority(_)
+                | StartError::Tls(_)
+                | StartError::AdminToken { .. }
+                | StartError::Listen { .. }
+                | StartError::Reflection(_) => EXIT_START,
             });
         }
     };
@@ -105,7 +110,19 @@ async fn run(config: Config) -> ExitCode {
         );
         return ExitCode::from(EXIT_START);
     }
-    tracing::info!(data = %data.display(), "manager is up");
+    let authority = manager.authority();
+    tracing::info!(
+        data = %data.display(),
+        ca.file = %authority.path().display(),
+        ca.sha256 = authority.fingerprint(),
+        trust.domain = authority.trust_domain(),
+        "manager is up"
+    );
+    if is_insecure {
+        tracing::warn!(
+            "--insecure-loopback: nothing is encrypted and nobody is asked who he is; for this machine only"
+        );
+    }
     say(&format!("ready {address}"));
     let end = tokio::select! {
         _ = terminate.recv() => End::Signal("SIGTERM"),

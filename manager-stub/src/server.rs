@@ -7,24 +7,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_proto::v1::agent_server::AgentServer;
+use deputy_proto::v1::enrollment_server::EnrollmentServer;
 use deputy_proto::v1::fleet_server::FleetServer;
 use deputy_proto::v1::tasks_server::TasksServer;
 use deputy_proto::version::{MAX_BLOB_FRAME_BYTES, MAX_SESSION_FRAME_BYTES};
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
+use crate::auth::gate::{Asking, GateLayer};
 use crate::blob_store::BlobStore;
 use crate::data_folder::{self, DataFolderError};
 use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
 use crate::log_store::{LogStore, SegmentReader};
-use crate::service::{AgentService, Context, FleetService, TasksService, UploadLimits, Uploads};
+use crate::registry::{Registry, Scope};
+use crate::service::{
+    AgentService, Context, EnrollmentService, FleetService, TasksService, Trust, UploadLimits, Uploads,
+};
 use crate::store::clock::{BootClock, KernelBootClock};
 use crate::store::contract::{Store, StoreError};
 use crate::store::sqlite::SqliteStore;
+use crate::trust::acceptor::{self, Accepted, Security};
+use crate::trust::authority::{Authority, AuthorityError, write_whole};
+use crate::trust::server_tls::{self, CertificateSource, TlsError};
 use crate::vital::{Death, Pulse, VitalWatch, Vitals};
 
 /// A log stream may have this much in flight; the whole connection four times as much, so that one
@@ -33,6 +41,16 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Documents of users are read up to here, so that a larger one is refused in words.
 const MAX_USER_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// A challenge, a signing request and a proof.
+const MAX_ENROLLMENT_MESSAGE_BYTES: usize = 64 * 1024;
+/// The first administrator's token, in the data folder.
+const ADMIN_TOKEN_FILE: &str = "admin-token";
+/// The trust domain if nobody says otherwise.
+pub const DEFAULT_TRUST_DOMAIN: &str = "deputy";
+/// How long a client certificate lives if nobody says otherwise.
+pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How often agents without a good certificate are looked for.
+const LAPSED_EVERY: Duration = Duration::from_secs(1);
 /// Connections are closed in order for so long, then cut.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -49,11 +67,47 @@ pub struct Settings {
     pub uploads: UploadLimits,
     /// Where elapsed time comes from.
     pub boot: Arc<dyn BootClock>,
+    /// How connections are secured, and who may make them.
+    pub security: SecuritySettings,
+}
+
+/// How connections are secured.
+#[derive(Debug, Clone)]
+pub struct SecuritySettings {
+    /// What is spoken.
+    pub transport: Transport,
+    /// The trust domain of this manager's certificates.
+    pub trust_domain: String,
+    /// How long a client certificate lives.
+    pub certificate_life: Duration,
+}
+
+/// What is spoken below HTTP/2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS with this certificate, and everybody is asked who he is.
+    Tls(CertificateSource),
+    /// Nothing, and nobody is asked. On loopback only.
+    InsecureLoopback,
 }
 
 /// The manager could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The manager's authority cannot be used.
+    #[error("the manager's authority cannot be used: {0}")]
+    Authority(#[from] AuthorityError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The first administrator's token could not be made.
+    #[error("the first administrator's token could not be written to {}: {why}", path.display())]
+    AdminToken {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// Without TLS only this machine may connect. Listen on 127.0.0.1.
     #[error("refusing to listen on {0}: without TLS the manager listens on loopback only")]
     NotLoopback(SocketAddr),
@@ -81,7 +135,17 @@ impl StartError {
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {
-            Self::NotLoopback(_) => "give --listen an address of this machine only, for example 127.0.0.1:7443",
+            Self::NotLoopback(_) => {
+                "leave out --insecure-loopback, or give --listen an address of this machine only, for example 127.0.0.1:7443"
+            }
+            Self::Authority(AuthorityError::Half(_) | AuthorityError::Damaged { .. }) => {
+                "put ca.pem and ca-key.pem back from a backup of the data folder; without them remove both, and every agent has to join again"
+            }
+            Self::Authority(_) | Self::AdminToken { .. } => "choose with --data a folder that this user can write to",
+            Self::Tls(TlsError::Files { .. }) => {
+                "--tls-cert is a PEM file of the certificate and what signed it, --tls-key the PEM file of its key; both can be replaced while the manager runs"
+            }
+            Self::Tls(_) => "a --tls-name is a DNS name or an address",
             Self::Data(DataFolderError::Foreign { .. } | DataFolderError::Shared { .. }) => {
                 "choose with --data a folder of this user alone; in a folder that others have or use, name one inside it: it is made"
             }
@@ -103,6 +167,7 @@ impl StartError {
 /// A manager that is up.
 pub struct Manager {
     address: SocketAddr,
+    authority: Arc<Authority>,
     dispatcher: DispatcherHandle,
     dispatcher_thread: Dispatcher,
     logs: LogStore,
@@ -114,7 +179,7 @@ pub struct Manager {
 }
 
 impl Settings {
-    /// A manager on any free port with the default times.
+    /// A manager on any free port with the default times, in the clear.
     #[must_use]
     pub fn on_loopback(data: PathBuf) -> Self {
         Self {
@@ -123,6 +188,11 @@ impl Settings {
             timing: Timing::default(),
             uploads: UploadLimits::default(),
             boot: Arc::new(KernelBootClock),
+            security: SecuritySettings {
+                transport: Transport::InsecureLoopback,
+                trust_domain: DEFAULT_TRUST_DOMAIN.into(),
+                certificate_life: DEFAULT_CERTIFICATE_LIFE,
+            },
         }
     }
 }
@@ -134,7 +204,7 @@ impl Manager {
     /// Why it cannot start.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let (listen, data) = (settings.listen, settings.data.clone());
-        if !listen.ip().is_loopback() {
+        if settings.security.transport == Transport::InsecureLoopback && !listen.ip().is_loopback() {
             return Err(StartError::NotLoopback(listen));
         }
         data_folder::open(&data)?;
@@ -150,6 +220,7 @@ impl Manager {
             timing,
             uploads,
             boot,
+            security,
         } = settings;
         let reads = store.reads();
         let listener = TcpListener::bind(listen)
@@ -162,11 +233,23 @@ impl Manager {
             path: data.clone(),
             source,
         })?;
+        let authority = Arc::new(Authority::open(&data, &security.trust_domain)?);
+        let (secured, asking) = match security.transport {
+            Transport::Tls(source) => (
+                Security::Tls(server_tls::config(&authority, source)?, security.trust_domain),
+                Asking::Everyone,
+            ),
+            Transport::InsecureLoopback => (Security::Clear, Asking::Nobody),
+        };
         let segments = data.join("logs");
         let (vitals, watch) = Vitals::watched();
         let (dispatcher_thread, dispatcher) = Dispatcher::start(store, boot, timing, vitals.pulse("dispatcher"))?;
         let (logs, log_handle) = LogStore::start(&segments, reads.clone(), dispatcher.clone(), &vitals)?;
         let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
+        let registry = Registry::load(reads.as_ref(), dispatcher.clone())?;
+        if asking == Asking::Everyone {
+            first_administrator(&registry, &data).await?;
+        }
         let context = Context {
             dispatcher: dispatcher.clone(),
             reads,
@@ -174,16 +257,28 @@ impl Manager {
             segments: SegmentReader::new(&segments),
             blobs,
             uploads: Uploads::new(uploads),
+            registry: registry.clone(),
+            trust: Trust {
+                authority: Arc::clone(&authority),
+                nonces: Arc::default(),
+                certificate_life: security.certificate_life,
+            },
             tracker: tracker.clone(),
             ending: ending.clone(),
         };
+        let (ready, connections) = acceptor::channel();
+        let accepting = acceptor::accept(listener, secured, ready, ending.clone());
+        tracker.spawn(beating(vitals.pulse("acceptor"), accepting));
+        tracker.spawn(put_out_lapsed(registry.clone(), ending.clone()));
+        let gate = GateLayer::new(registry, asking);
         let served = tracker.spawn(beating(
             vitals.pulse("server"),
-            serve(listener, context, ending.clone())?,
+            serve(connections, gate, context, ending.clone())?,
         ));
         let ticking = tracker.spawn(beating(vitals.pulse("ticker"), Dispatcher::tick(dispatcher.clone())));
         Ok(Self {
             address,
+            authority,
             dispatcher,
             dispatcher_thread,
             logs,
@@ -193,6 +288,12 @@ impl Manager {
             ticking,
             watch,
         })
+    }
+
+    /// Who signs its certificates.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// Waits until something ends that the manager cannot do without, if ever. Then it has to be shut down.
@@ -245,9 +346,49 @@ async fn beating<T>(_pulse: Pulse, work: impl Future<Output = T>) -> T {
     work.await
 }
 
+/// Writes the token of the first administrator, once: when nobody was granted anything yet.
+async fn first_administrator(registry: &Registry, data: &std::path::Path) -> Result<(), StartError> {
+    if !registry.grants().is_empty() {
+        return Ok(());
+    }
+    let path = data.join(ADMIN_TOKEN_FILE);
+    let failed = |why: String| StartError::AdminToken {
+        path: path.clone(),
+        why,
+    };
+    let scopes = vec![Scope::Read, Scope::Submit, Scope::Administer];
+    let made = registry.create_grant("admin".into(), scopes, Vec::new(), 0, "first start".into());
+    let (grant, secret) = made.await.map_err(|error| failed(error.to_string()))?;
+    if let Err(error) = write_whole(&path, &format!("{secret}\n")) {
+        // Nobody has seen it; the next start makes another only if this one is gone.
+        let undone = registry.forget_grant(&grant.id).await;
+        return Err(failed(match undone {
+            Ok(()) => error.to_string(),
+            Err(undone) => format!("{error}; and it could not be forgotten: {undone}"),
+        }));
+    }
+    tracing::info!(file = %path.display(), "the first administrator's token was written");
+    Ok(())
+}
+
+/// Ends the sessions of agents whose certificates have all expired: a session does not outlive them.
+async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = ending.cancelled() => return,
+            () = tokio::time::sleep(LAPSED_EVERY) => {}
+        }
+        for agent in registry.lapsed() {
+            let reason = "every certificate of this agent has expired or was revoked".to_owned();
+            registry.expel(&agent, "certificate_expired", reason).await;
+        }
+    }
+}
+
 /// The future that serves every connection until the manager ends.
 fn serve(
-    listener: TcpListener,
+    connections: ReceiverStream<std::io::Result<Accepted>>,
+    gate: GateLayer,
     context: Context,
     ending: CancellationToken,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, StartError> {
@@ -261,8 +402,11 @@ fn serve(
     let tasks = TasksServer::new(TasksService::new(context.clone()))
         .max_decoding_message_size(MAX_USER_MESSAGE_BYTES)
         .max_encoding_message_size(usize::MAX);
+    let enrollment = EnrollmentServer::new(EnrollmentService::new(context.clone()))
+        .max_decoding_message_size(MAX_ENROLLMENT_MESSAGE_BYTES);
     let fleet = FleetServer::new(FleetService::new(context));
     let router = tonic::transport::Server::builder()
+        .layer(gate)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_pending_accept_reset_streams(Some(64))
@@ -272,18 +416,15 @@ fn serve(
         .add_service(reflection)
         .add_service(agent)
         .add_service(tasks)
-        .add_service(fleet);
+        .add_service(fleet)
+        .add_service(enrollment);
     Ok(async move {
         health.set_serving::<AgentServer<AgentService>>().await;
         health.set_serving::<TasksServer<TasksService>>().await;
         health.set_serving::<FleetServer<FleetService>>().await;
-        // The server's own settings for TCP do not reach connections that are handed to it. Without nodelay a small
-        // frame behind another waits for the peer's delayed acknowledgement: 40 ms in the middle of every hand-out.
-        let incoming = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(Duration::from_secs(30)));
+        health.set_serving::<EnrollmentServer<EnrollmentService>>().await;
         router
-            .serve_with_incoming_shutdown(incoming, ending.cancelled_owned())
+            .serve_with_incoming_shutdown(connections, ending.cancelled_owned())
             .await
     })
 }

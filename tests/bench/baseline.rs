@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tonic::transport::Channel;
+use deputy_tests::access::{Access, Client};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -44,13 +44,15 @@ pub(crate) fn millis(duration: Duration) -> String {
 }
 
 /// A unary call that does nothing, to the manager, over a warm connection.
-pub(crate) struct RoundTrip(HealthClient<Channel>);
+pub(crate) struct RoundTrip(HealthClient<Client>);
 
 impl RoundTrip {
     /// Connects.
-    pub(crate) async fn to(url: &str) -> Result<Self> {
-        let channel = tonic::transport::Endpoint::from_shared(url.to_owned())?;
-        Ok(Self(HealthClient::new(channel.connect().await?)))
+    pub(crate) async fn to(access: &Access) -> Result<Self> {
+        let mut call = Self(HealthClient::new(access.client()?));
+        // The first call makes the connection.
+        call.once().await?;
+        Ok(call)
     }
 
     /// Calls once.

@@ -20,7 +20,7 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     let pair = Pair::start(programs, 4).await?;
     let folder = pair.folder.path();
     let mut client = pair.tasks().await?;
-    let mut call = RoundTrip::to(&pair.url).await?;
+    let mut call = RoundTrip::to(&pair.access).await?;
     let (store, process) = (DurableCommit::on(folder)?, ProcessSpawn::from(folder)?);
     let [mut round_trips, mut commits, mut spawns, mut samples] = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {

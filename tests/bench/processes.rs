@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
 use deputy_proto::v1::{AgentStatus, FleetListRequest, ListRequest, SubmitRequest, TaskState};
-use tonic::transport::Channel;
+use deputy_tests::access::{Access, Client};
 
 /// A process that does not outlive the measurement.
 pub(crate) struct Running(Child);
@@ -31,8 +31,8 @@ impl Drop for Running {
 pub(crate) struct Pair {
     /// Where everything of this measurement is.
     pub(crate) folder: tempfile::TempDir,
-    /// The manager's address.
-    pub(crate) url: String,
+    /// How the manager is reached.
+    pub(crate) access: Access,
     /// The manager.
     pub(crate) manager: Running,
     /// The agent.
@@ -63,18 +63,19 @@ impl Pair {
         let address = wait_for_file(&ready)
             .await
             .with_context(|| log_tail(&folder.path().join("manager.log")))?;
-        let url = if address.starts_with("http") {
-            address
-        } else {
-            format!("http://{address}")
-        };
+        let access = Access::of(address.parse()?, &folder.path().join("data"))?;
+        std::fs::write(folder.path().join("join-token"), access.join_token(1).await?)?;
         let started = Instant::now();
         let agent = spawn(
             &programs.join("deputy-agent"),
             &[
                 "run",
                 "--manager",
-                &url,
+                &access.url(),
+                "--ca-file",
+                &access.ca_file.display().to_string(),
+                "--join-token-file",
+                &text(folder.path(), "join-token"),
                 "--agent-id",
                 "bench",
                 "--slots",
@@ -84,13 +85,13 @@ impl Pair {
             ],
             &folder.path().join("agent.log"),
         )?;
-        wait_until_online(&url)
+        wait_until_online(&access)
             .await
             .with_context(|| log_tail(&folder.path().join("agent.log")))?;
         let agent_ready = started.elapsed();
         Ok(Self {
             folder,
-            url,
+            access,
             manager,
             agent,
             agent_ready,
@@ -98,8 +99,11 @@ impl Pair {
     }
 
     /// A client of the manager.
-    pub(crate) async fn tasks(&self) -> Result<TasksClient<Channel>> {
-        Ok(TasksClient::new(connect(&self.url).await?))
+    pub(crate) async fn tasks(&self) -> Result<TasksClient<Client>> {
+        let mut tasks = TasksClient::new(self.access.client()?);
+        // The first call makes the connection.
+        tasks.list(ListRequest::default()).await?;
+        Ok(tasks)
     }
 }
 
@@ -130,8 +134,8 @@ fn spawn(program: &Path, arguments: &[&str], log: &Path) -> Result<Running> {
 }
 
 /// An agent is ready when the manager would give it a task.
-async fn wait_until_online(url: &str) -> Result<()> {
-    let mut fleet = FleetClient::new(connect(url).await?);
+async fn wait_until_online(access: &Access) -> Result<()> {
+    let mut fleet = FleetClient::new(access.client()?);
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         let agents = fleet.list(FleetListRequest::default()).await?.into_inner().agents;
@@ -173,7 +177,7 @@ pub(crate) fn submit_request(document: &str) -> SubmitRequest {
 }
 
 /// Waits until no task is live any more.
-pub(crate) async fn wait_until_idle(client: &mut TasksClient<Channel>, limit: Duration) -> Result<()> {
+pub(crate) async fn wait_until_idle(client: &mut TasksClient<Client>, limit: Duration) -> Result<()> {
     let live = [
         TaskState::Queued,
         TaskState::Assigned,
@@ -193,10 +197,4 @@ pub(crate) async fn wait_until_idle(client: &mut TasksClient<Channel>, limit: Du
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bail!("tasks were still live after {} s", limit.as_secs())
-}
-
-async fn connect(url: &str) -> Result<Channel> {
-    Ok(tonic::transport::Endpoint::from_shared(url.to_owned())?
-        .connect()
-        .await?)
 }

@@ -219,7 +219,13 @@ async fn ending(told: &mut Told, world: &World, afterwards: Afterwards) -> Resul
         let deputy = world.deputy_command()?.get_program().display().to_string();
         told.say("")?;
         told.say("this world stays until you press Ctrl-C. In another terminal:")?;
-        told.say(&format!("  export DEPUTY_MANAGER=http://{}", world.manager.address()?))?;
+        let access = world.manager.access()?;
+        told.say(&format!("  export DEPUTY_MANAGER={}", access.url()))?;
+        told.say(&format!("  export DEPUTY_CA_FILE={}", access.ca_file.display()))?;
+        told.say(&format!(
+            "  export DEPUTY_TOKEN_FILE={}",
+            world.manager.data().join("admin-token").display()
+        ))?;
         for rest in [
             "list",
             "fleet list",

@@ -22,6 +22,7 @@ mod co_owned;
 mod ambient;
 mod containers;
 mod link;
+mod membership;
 mod proxy;
 mod testbed;
 

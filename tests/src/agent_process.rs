@@ -21,6 +21,8 @@ pub struct AgentOptions {
     pub slots: Option<u32>,
     /// `DEPUTY_FAILPOINT`: `<point>@<key glob>:<kill|stop>[:<n>]`.
     pub failpoint: Option<String>,
+    /// Another join token than the world's.
+    pub join_token_file: Option<PathBuf>,
     /// More environment; wins over what the harness sets.
     pub environment: Vec<(String, String)>,
     /// More arguments.
@@ -47,6 +49,8 @@ pub(crate) struct Start {
     pub(crate) program: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) environment: Vec<(String, OsString)>,
+    pub(crate) ca_file: PathBuf,
+    pub(crate) join_token: PathBuf,
     pub(crate) options: AgentOptions,
 }
 
@@ -81,6 +85,13 @@ impl AgentOptions {
         self
     }
 
+    /// With another join token than the world's.
+    #[must_use]
+    pub fn join_token_file(mut self, path: &str) -> Self {
+        self.join_token_file = Some(path.into());
+        self
+    }
+
     /// With an argument and its value, for example `("--drain-timeout", "5s")`.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
@@ -102,6 +113,8 @@ impl Start {
             program: binaries.agent.clone(),
             folder: folder.into(),
             environment: Vec::new(),
+            ca_file: PathBuf::new(),
+            join_token: PathBuf::new(),
             options,
         }
     }
@@ -161,7 +174,13 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
     command
         .arg("run")
         .arg("--manager")
-        .arg(format!("http://{}", link.address()));
+        .arg(format!("https://{}", link.address()))
+        .arg("--ca-file")
+        .arg(&start.ca_file)
+        .arg("--join-token-file")
+        .arg(options.join_token_file.as_ref().unwrap_or(&start.join_token))
+        .arg("--state-folder")
+        .arg(start.folder.join("state"));
     command.args(["--agent-id", id, "--reconnect-base", "100ms", "--reconnect-max", "1s"]);
     command.args(["--log-level", "info,deputy_session=debug,deputy_executor=debug"]);
     command.arg("--work-folder").arg(start.folder.join("work"));

@@ -9,6 +9,7 @@ pub mod world;
 pub mod agent_process;
 pub mod manager_process;
 pub mod tasks;
+pub mod access;
 
 pub mod instance_metadata;
 pub mod container_credentials;
@@ -23,6 +24,7 @@ pub mod podman;
 pub mod leaks;
 
 pub mod link;
+pub mod connect_proxy;
 pub mod proxy;
 
 pub mod child;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::access::Access;
 use crate::child::{Child, Output};
 use crate::programs::Binaries;
 
@@ -48,6 +49,8 @@ impl Default for ManagerOptions {
 /// A manager. Killed when it is dropped.
 #[derive(Debug)]
 pub struct ManagerProcess {
+    /// The authority of its own certificate, where that is not its own.
+    pub ca_file: Option<PathBuf>,
     child: Option<Child>,
     program: PathBuf,
     options: ManagerOptions,
@@ -61,6 +64,7 @@ impl ManagerProcess {
         std::fs::create_dir_all(folder)?;
         let program = binaries.manager.clone();
         let mut manager = Self {
+            ca_file: None,
             child: None,
             program,
             options,
@@ -120,6 +124,18 @@ impl ManagerProcess {
         self.address.context("the manager has not been started")
     }
 
+    /// What its administrator has.
+    pub fn access(&self) -> Result<Access> {
+        let access = Access::of(self.address()?, &self.data())?;
+        Ok(match &self.ca_file {
+            None => access,
+            Some(ca_file) => Access {
+                ca_file: ca_file.clone(),
+                ..access
+            },
+        })
+    }
+
     /// Its data folder.
     #[must_use]
     pub fn data(&self) -> PathBuf {
@@ -130,6 +146,12 @@ impl ManagerProcess {
     #[must_use]
     pub fn tail(&self) -> String {
         self.child.as_ref().map(Child::tail).unwrap_or_default()
+    }
+
+    /// All of its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     fn log_path(&self) -> PathBuf {

@@ -1,44 +1,42 @@
 //! The manager's API as tests use it: submit, wait, look.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use deputy_proto::v1;
 use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
-use tonic::transport::{Channel, Endpoint};
 
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+use crate::access::{Access, Client};
+
 /// Between two looks of a wait.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// A client of one manager. Reconnects by itself when the manager is started again.
 #[derive(Debug, Clone)]
 pub struct Tasks {
-    channel: Channel,
+    client: Client,
 }
 
 impl Tasks {
     /// A client of the manager there.
-    pub fn of(manager: SocketAddr) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{manager}"))?;
+    pub fn of(access: &Access) -> Result<Self> {
         Ok(Self {
-            channel: endpoint.connect_timeout(CALL_DEADLINE).connect_lazy(),
+            client: access.client()?,
         })
     }
 
     /// The generated client, for what is not here.
     #[must_use]
-    pub fn client(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.channel.clone())
+    pub fn client(&self) -> TasksClient<Client> {
+        TasksClient::new(self.client.clone())
     }
 
     /// The generated client of the fleet.
     #[must_use]
-    pub fn fleet(&self) -> FleetClient<Channel> {
-        FleetClient::new(self.channel.clone())
+    pub fn fleet(&self) -> FleetClient<Client> {
+        FleetClient::new(self.client.clone())
     }
 
     /// Queues a document without inputs; the task's id.

@@ -27,6 +27,9 @@ use crate::tasks::Tasks;
 /// How long [`World::agent`] waits for the manager to know the agent.
 const JOINED_WITHIN: Duration = Duration::from_secs(20);
 
+/// Joins by the one join token of a world: restarts of agents without what they kept take one each.
+const JOINS: u32 = 1000;
+
 /// What a world is made of.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -35,6 +38,7 @@ pub struct Builder {
     kubernetes: Kubernetes,
     faults: Option<Value>,
     binaries: Option<Binaries>,
+    ca_file: Option<PathBuf>,
 }
 
 /// Whether agents reach the cluster through a proxy of the test's own.
@@ -54,6 +58,8 @@ pub struct World {
     pub agents: Vec<AgentProcess>,
     /// The manager's API.
     pub tasks: Tasks,
+    /// The file of the join token of all agents of this world.
+    join_token: PathBuf,
     aws: Option<Aws>,
     binaries: Binaries,
     name: String,
@@ -125,6 +131,13 @@ impl Builder {
         self
     }
 
+    /// The authority of the manager's own certificate, where it is not the manager's.
+    #[must_use]
+    pub fn ca_file(mut self, path: &Path) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
     /// Other programs than those built beside this one.
     #[must_use]
     pub fn binaries(mut self, binaries: Binaries) -> Self {
@@ -149,11 +162,16 @@ impl Builder {
             Some(cloud) => Some(Aws::before(cloud, self.kubernetes, self.faults.as_ref(), &folder).await?),
             None => None,
         };
-        let manager = ManagerProcess::start(&binaries, &root.join("manager"), self.manager).await?;
-        let tasks = Tasks::of(manager.address()?)?;
+        let mut manager = ManagerProcess::start(&binaries, &root.join("manager"), self.manager).await?;
+        manager.ca_file = self.ca_file;
+        let access = manager.access()?;
+        let tasks = Tasks::of(&access)?;
+        let join_token = root.join("join-token");
+        std::fs::write(&join_token, access.join_token(JOINS).await?)?;
         let name = format!("{:08x}", rand::random::<u32>());
         Ok(World {
             manager,
+            join_token,
             agents: Vec::new(),
             tasks,
             aws,
@@ -223,6 +241,14 @@ impl World {
 
     /// Adds an agent and waits until the manager knows it; its place in [`World::agents`].
     pub async fn agent(&mut self, options: AgentOptions) -> Result<usize> {
+        let place = self.launch(options).await?;
+        let id = self.agents[place].id.clone();
+        self.joined(&id).await?;
+        Ok(place)
+    }
+
+    /// Adds an agent that need not be let in; its place in [`World::agents`].
+    pub async fn launch(&mut self, options: AgentOptions) -> Result<usize> {
         let id = options
             .id
             .clone()
@@ -230,8 +256,9 @@ impl World {
         let link = Link::to(self.manager.address()?).await?;
         let mut start = Start::new(&self.binaries, &self.agent_folder(&id), options);
         start.environment = self.agent_environment();
+        start.ca_file = self.manager.access()?.ca_file;
+        start.join_token.clone_from(&self.join_token);
         self.agents.push(AgentProcess::start(&id, link, start)?);
-        self.joined(&id).await?;
         Ok(self.agents.len() - 1)
     }
 
@@ -348,8 +375,11 @@ impl World {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.folder);
+        let access = self.manager.access()?;
         command
-            .env("DEPUTY_MANAGER", format!("http://{}", self.manager.address()?))
+            .env("DEPUTY_MANAGER", access.url())
+            .env("DEPUTY_CA_FILE", &access.ca_file)
+            .env("DEPUTY_TOKEN", &access.token)
             .current_dir(&self.folder);
         Ok(command)
     }

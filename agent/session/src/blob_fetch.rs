@@ -177,8 +177,10 @@ mod tests {
     async fn mute() -> (tokio::net::TcpListener, SessionConfig) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
+        let (manager, membership) = crate::scripted_manager::in_the_clear(address);
         let config = SessionConfig {
-            manager: format!("http://{address}").parse().expect("loopback"),
+            manager,
+            membership,
             agent_id: "agent".parse().expect("id"),
             instance_id: "instance".parse().expect("id"),
             version: "0".into(),

@@ -3,16 +3,19 @@
 
 use std::time::Duration;
 
+use deputy_dial::url::ManagerUrl;
 use deputy_task::id::{AgentId, InstanceId};
 
 use crate::backoff::Backoff;
-use crate::manager_url::ManagerUrl;
+use crate::membership::Membership;
 
 /// Configuration of [`crate::session::Session`] and [`crate::bulk`].
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// Whom to dial.
     pub manager: ManagerUrl,
+    /// What the manager takes us for.
+    pub membership: Membership,
     /// Who we are, over restarts.
     pub agent_id: AgentId,
     /// This start of the process. Leases belong to it.

@@ -17,8 +17,9 @@ use tracing::{debug, warn};
 
 use crate::clock::boot_now;
 use crate::core::Core;
-use crate::dial::{Link, status_text};
+use crate::dial::Link;
 use crate::from_wire;
+use crate::status::status_text;
 use crate::to_wire;
 use crate::write_queue::Urgency;
 
@@ -112,6 +113,7 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
         frames,
         mut inbound,
         welcome,
+        mut renewal,
     } = link;
     core.generation = welcome.generation;
     for stale in welcome.stale {
@@ -149,6 +151,7 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
         tokio::select! {
             biased;
             _ = heartbeat.tick() => this.due.heartbeat = true,
+            () = &mut renewal => return End::Broken("the renewal of the certificate ended".into()),
             frame = inbound.message(), if reading => {
                 heard = Instant::now();
                 match frame {

@@ -1,7 +1,9 @@
 //! From nothing to a welcomed session: TCP, HTTP/2, the Session call, Hello, Welcome.
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use deputy_dial::dialer::{explain_chain, is_about_our_certificate};
 use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
@@ -11,7 +13,9 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::SessionConfig;
+use crate::enrollment::JoinError;
 use crate::from_wire::{self, Welcome, WireError};
+use crate::status::status_text;
 
 /// HTTP/2 pings on an otherwise silent connection. Proxies may swallow them, so the heartbeat's own
 /// watchdog is what counts; pings find a dead peer sooner.
@@ -25,16 +29,19 @@ const FRAMES_BUFFERED: usize = 16;
 const MAX_INBOUND_BYTES: usize = 64 * 1024 * 1024;
 
 /// A welcomed session.
-#[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) frames: mpsc::Sender<v1::SessionRequest>,
     pub(crate) inbound: Streaming<v1::SessionResponse>,
     pub(crate) welcome: Welcome,
+    /// Renews the certificate over this connection; never ends.
+    pub(crate) renewal: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error("cannot connect: {0}")]
     Unreachable(String),
     #[error("the session was not accepted: {0}")]
@@ -53,15 +60,26 @@ pub(crate) enum DialError {
 
 /// A connection of its own.
 pub(crate) async fn connect(config: &SessionConfig) -> Result<Channel, DialError> {
+    let dialer = config.membership.dialer()?;
     let endpoint = Endpoint::from_shared(config.manager.to_string()).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint
         .connect_timeout(config.connect_timeout)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)
         .buffer_size(64);
-    endpoint.connect().await.map_err(|error| unreachable(&error))
+    let connector = tower::service_fn(move |_: http::Uri| dialer.clone().dial_for_hyper());
+    let connected = endpoint.connect_with_connector(connector).await;
+    connected.map_err(|error| refused_certificate(config, &error).unwrap_or_else(|| unreachable(&error)))
+}
+
+/// A certificate that the manager does not take is refused in the first read after the handshake.
+fn refused_certificate(config: &SessionConfig, error: &(dyn std::error::Error + 'static)) -> Option<DialError> {
+    let why = explain_chain(error, config.manager.host())?;
+    if is_about_our_certificate(error) {
+        config.membership.doubt();
+    }
+    Some(DialError::Unreachable(why))
 }
 
 /// Tonic's own text is "transport error"; the reason is in the chain, which repeats itself.
@@ -80,12 +98,13 @@ fn unreachable(error: &(dyn std::error::Error + 'static)) -> DialError {
 
 /// Opens a session. Bounded: two times the connect timeout.
 pub(crate) async fn dial(config: &SessionConfig, hello: v1::Hello) -> Result<Link, DialError> {
+    config.membership.ensure().await?;
     let channel = connect(config).await?;
-    let welcomed = tokio::time::timeout(config.connect_timeout, greet(channel, hello)).await;
+    let welcomed = tokio::time::timeout(config.connect_timeout, greet(config, channel, hello)).await;
     welcomed.map_err(|_| DialError::Silent(config.connect_timeout))?
 }
 
-async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
+async fn greet(config: &SessionConfig, channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
     let (frames, outbound) = mpsc::channel(FRAMES_BUFFERED);
     let hello = v1::SessionRequest {
         frame: Some(v1::session_request::Frame::Hello(hello)),
@@ -95,14 +114,13 @@ async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
         .try_send(hello)
         .map_err(|error| DialError::Call(error.to_string()))?;
     let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_INBOUND_BYTES);
+    let failed = |status: tonic::Status| {
+        config.membership.heard(&status);
+        refused_certificate(config, &status).unwrap_or_else(|| DialError::Call(status_text(&status)))
+    };
     let call = client.session(ReceiverStream::new(outbound)).await;
-    let mut inbound = call
-        .map_err(|status| DialError::Call(status_text(&status)))?
-        .into_inner();
-    let first = inbound
-        .message()
-        .await
-        .map_err(|status| DialError::Call(status_text(&status)))?;
+    let mut inbound = call.map_err(failed)?.into_inner();
+    let first = inbound.message().await.map_err(failed)?;
     let welcome = match first.and_then(|response| response.frame) {
         Some(v1::session_response::Frame::Welcome(welcome)) => from_wire::welcome(welcome)?,
         Some(v1::session_response::Frame::Disconnect(disconnect)) => return Err(DialError::Refused(disconnect)),
@@ -115,14 +133,6 @@ async fn greet(channel: Channel, hello: v1::Hello) -> Result<Link, DialError> {
         frames,
         inbound,
         welcome,
+        renewal: Box::pin(config.membership.clone().keep_renewed(client)),
     })
-}
-
-/// Code and message of a gRPC status, without its debug form.
-pub(crate) fn status_text(status: &tonic::Status) -> String {
-    if status.message().is_empty() {
-        format!("{:?}", status.code())
-    } else {
-        format!("{:?}: {}", status.code(), status.message())
-    }
 }

@@ -18,14 +18,18 @@ mod blob_fetch;
 mod dial;
 
 pub mod config;
+pub mod membership;
+mod enrollment;
+pub mod join_proof;
+pub mod identity;
 mod inventory;
 mod write_queue;
 mod progress_digest;
 mod from_wire;
 mod to_wire;
-pub mod manager_url;
 pub mod backoff;
 mod clock;
+mod status;
 
 #[cfg(test)]
 mod scripted_manager;

@@ -21,8 +21,9 @@ use tracing::{debug, warn};
 
 use crate::backoff::Retry;
 use crate::config::SessionConfig;
-use crate::dial::{self, status_text};
+use crate::dial;
 use crate::from_wire;
+use crate::status::status_text;
 use crate::to_wire;
 
 /// Bytes sent and not acknowledged. Enough for 100 MB/s over a link of 80 ms.

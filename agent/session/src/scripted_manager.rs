@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use deputy_dial::proxy::ProxyRule;
+use deputy_dial::url::ManagerUrl;
 use deputy_proto::v1;
 use deputy_proto::v1::agent_server::{Agent, AgentServer};
 use deputy_proto::v1::session_request::Frame as Sent;
@@ -16,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::config::SessionConfig;
+use crate::membership::Membership;
 
 /// Nothing in these tests takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,8 +71,10 @@ impl ScriptedManager {
     }
 
     pub(crate) fn config(&self) -> SessionConfig {
+        let (manager, membership) = in_the_clear(self.address);
         SessionConfig {
-            manager: format!("http://{}", self.address).parse().expect("loopback"),
+            manager,
+            membership,
             agent_id: "agent".parse().expect("id"),
             instance_id: "instance".parse().expect("id"),
             version: "0".into(),
@@ -99,6 +104,14 @@ impl ScriptedManager {
     pub(crate) async fn upload(&mut self) -> ServedUpload {
         patiently(self.uploads.recv()).await.expect("an upload")
     }
+}
+
+/// A manager there that asks nobody who he is.
+pub(crate) fn in_the_clear(address: SocketAddr) -> (ManagerUrl, Membership) {
+    let url: ManagerUrl = format!("http://{address}").parse().expect("loopback");
+    let within = (ProxyRule::default(), Duration::from_secs(5));
+    let membership = Membership::new(url.clone(), "agent".parse().expect("id"), within, None);
+    (url, membership)
 }
 
 impl Drop for ScriptedManager {

@@ -45,6 +45,9 @@ const IDENTITY_CONFLICT: &str = "identity_conflict";
 /// welcome before.
 const IDENTITY_REFUSALS: u32 = 4;
 
+/// The manager's codes for "your certificate is not good any more".
+const CERTIFICATE_ENDED: [&str; 3] = ["revoked", "banned", "certificate_expired"];
+
 /// The manager's code for "we have no protocol revision in common".
 const VERSION: &str = "version";
 
@@ -168,7 +171,12 @@ impl Session {
                 End::Disconnected(told) if refusals > 0 => {
                     self.waits_for_its_id(&told, refusals).max(retry.next(&mut rng))
                 }
-                End::Disconnected(told) => self.told_to_go(&told).max(retry.next(&mut rng)),
+                End::Disconnected(told) => {
+                    if CERTIFICATE_ENDED.contains(&told.code.as_str()) {
+                        self.config.membership.doubt();
+                    }
+                    self.told_to_go(&told).max(retry.next(&mut rng))
+                }
                 End::Broken(reason) => {
                     let delay = retry.next(&mut rng);
                     warn!(reason, ?delay, "session down; running tasks are not touched");

@@ -6,10 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use deputy_dial::authority::Authority;
+use deputy_dial::proxy::ProxyRule;
+use deputy_dial::url::{ManagerUrl, Transport};
 use deputy_session::backoff::Backoff;
-use deputy_session::manager_url::ManagerUrl;
 use deputy_task::document::duration;
 use deputy_task::id::AgentId;
+use zeroize::Zeroizing;
 
 use super::key::{self, Key};
 use super::raw::{Mistake, RawConfig, Source};
@@ -24,6 +27,12 @@ pub(crate) struct Config {
     /// Where some of it stands.
     pub(crate) file: Option<PathBuf>,
     pub(crate) manager: ManagerUrl,
+    /// Of HTTPS_PROXY and NO_PROXY.
+    pub(crate) proxy: ProxyRule,
+    /// Whom to take for the manager; some with TLS.
+    pub(crate) believed: Option<Believed>,
+    pub(crate) trust_domain: Option<String>,
+    pub(crate) join: JoinBy,
     /// None: generated.
     pub(crate) agent_id: Option<AgentId>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -54,6 +63,45 @@ pub(crate) enum Mode {
     Required,
     /// The operator trusts every task with everything the agent has.
     Off,
+}
+
+/// Whom to take for the manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Believed {
+    /// Who was signed by an authority in this file.
+    File(PathBuf),
+    /// Who was signed by the authority with this hash.
+    Pin(String),
+}
+
+impl std::fmt::Display for Believed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "ca_file",
+            Self::Pin(_) => "ca_sha256",
+        })
+    }
+}
+
+/// What is shown to the manager at the first join.
+#[derive(Clone)]
+pub(crate) enum JoinBy {
+    /// Nothing: an identity is kept from before.
+    Nothing,
+    /// This join token.
+    Token(Zeroizing<String>),
+    /// The join token in this file.
+    TokenFile(PathBuf),
+}
+
+impl std::fmt::Debug for JoinBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("Nothing"),
+            Self::Token(_) => f.write_str("Token"),
+            Self::TokenFile(path) => write!(f, "TokenFile({})", path.display()),
+        }
+    }
 }
 
 /// The agent's own log.
@@ -135,13 +183,16 @@ impl Config {
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         if reader.raw.get(&key::MANAGER).is_none() {
-            let problem = "is required, for example --manager http://127.0.0.1:7443".into();
+            let problem = "is required, for example --manager https://manager.example.com:7443".into();
             reader.mistakes.push(Mistake {
                 place: "manager".into(),
                 problem,
             });
         }
         let manager = reader.read(&key::MANAGER, |text| text.parse().map_err(|bad| format!("{bad}")));
+        let believed = believed(reader, manager.as_ref());
+        let trust_domain = reader.read(&key::TRUST_DOMAIN, |text| Ok(text.to_owned()));
+        let join = join_by(reader);
         let agent_id = reader.read(&key::AGENT_ID, |text| text.parse().map_err(|bad| format!("{bad}")));
         let labels = reader.read(&key::LABELS, labels);
         let slots = reader.read(&key::SLOTS, slots);
@@ -177,6 +228,10 @@ impl Config {
         Some(Self {
             file: None,
             manager: manager?,
+            proxy: ProxyRule::default(),
+            believed,
+            trust_domain,
+            join,
             agent_id,
             labels: labels?,
             slots: slots?,
@@ -194,6 +249,51 @@ impl Config {
             connect_timeout: connect_timeout?,
             backoff: backoff?,
         })
+    }
+}
+
+fn believed(reader: &mut Reader<'_>, manager: Option<&ManagerUrl>) -> Option<Believed> {
+    let file = reader.read(&key::CA_FILE, folder).map(Believed::File);
+    let pin = reader.read(&key::CA_SHA256, |text| {
+        Authority::from_pin(text)
+            .map(|_| Believed::Pin(text.to_owned()))
+            .map_err(|bad| bad.to_string())
+    });
+    match (file, pin) {
+        (Some(_), Some(_)) => {
+            reader.blame(&key::CA_SHA256, "is given together with ca_file; one of them is enough");
+            None
+        }
+        (None, None) => {
+            let is_set = [key::CA_FILE, key::CA_SHA256]
+                .iter()
+                .any(|key| reader.raw.get(key).is_some());
+            if manager.is_some_and(|manager| manager.transport() == Transport::Tls) && !is_set {
+                reader.mistakes.push(Mistake {
+                    place: "ca_file".into(),
+                    problem: "or ca_sha256 is required with https: whom to take for the manager, before anything is said to it".into(),
+                });
+            }
+            None
+        }
+        (one, other) => one.or(other),
+    }
+}
+
+fn join_by(reader: &mut Reader<'_>) -> JoinBy {
+    let file = reader.read(&key::JOIN_TOKEN_FILE, folder);
+    let token = reader.read(&key::JOIN_TOKEN, |text| Ok(Zeroizing::new(text.to_owned())));
+    match (file, token) {
+        (Some(_), Some(_)) => {
+            reader.blame(
+                &key::JOIN_TOKEN,
+                "is given together with join_token_file; one of them is enough",
+            );
+            JoinBy::Nothing
+        }
+        (Some(file), None) => JoinBy::TokenFile(file),
+        (None, Some(token)) => JoinBy::Token(token),
+        (None, None) => JoinBy::Nothing,
     }
 }
 

@@ -43,7 +43,7 @@ fn every_mistake_is_reported_at_once_with_its_source() {
     error: the configuration has 9 mistakes
       agent.toml:2: unknown key `log_formt`; `log_format` was probably meant
       agent.toml:5: the label `env` must be a string
-      --manager: 10.0.0.1:7443 is not a loopback address, and without TLS nothing else is dialled
+      --manager: 10.0.0.1:7443 is not a loopback address, and without TLS nothing else is dialled: begin it with https://
       DEPUTY_AGENT_ID: agent id "../x" must be 1 to 128 letters, digits, '.', '_' or '-', and not begin with '.' or '-'
       agent.toml:1 (slots): "many" is not a whole number from 1 to 4096
       default (spool_task_limit): is more than spool_limit
@@ -68,9 +68,29 @@ fn a_file_that_is_no_toml_points_at_the_line() {
 fn without_a_manager_it_says_which_key_is_missing() {
     insta::assert_snapshot!(explained(&collect(&[], &[], None)), @r"
     error: the configuration has 1 mistake
-      manager: is required, for example --manager http://127.0.0.1:7443
+      manager: is required, for example --manager https://manager.example.com:7443
     hint: `deputy-agent run --help` lists every key
     ");
+}
+
+#[test]
+fn with_tls_the_agent_has_to_know_whom_to_believe() {
+    let tls = ("manager", "https://manager:7443");
+    let said = explained(&collect(&[tls], &[], None));
+    assert!(said.contains("ca_file: or ca_sha256 is required with https"), "{said}");
+    let said = explained(&collect(&[tls, ("ca_sha256", "ab")], &[], None));
+    assert!(said.contains("--ca-sha256: \"ab\" is no SHA-256"), "{said}");
+    let pin = "ab".repeat(32);
+    let said = explained(&collect(&[tls, ("ca_sha256", &pin), ("ca_file", "ca.pem")], &[], None));
+    assert!(said.contains("one of them is enough"), "{said}");
+    let raw = collect(
+        &[tls, ("ca_sha256", &pin)],
+        &[("DEPUTY_JOIN_TOKEN", "dpj_secret")],
+        None,
+    );
+    let config = Config::check(&raw).expect("good");
+    assert_eq!(config.believed, Some(Believed::Pin(pin.clone())));
+    assert!(!format!("{config:?}").contains("dpj_secret"));
 }
 
 #[test]

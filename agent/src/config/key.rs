@@ -29,7 +29,37 @@ pub(crate) const MANAGER: Key = Key {
     name: "manager",
     value: "URL",
     default: None,
-    help: "The manager to dial, for example http://127.0.0.1:7443. Required. Without TLS only loopback addresses are dialled.",
+    help: "The manager to dial, for example https://manager.example.com:7443. Required. Without TLS (http://) only loopback addresses are dialled.",
+};
+pub(crate) const CA_FILE: Key = Key {
+    name: "ca_file",
+    value: "FILE",
+    default: None,
+    help: "The authorities to check the manager with, PEM; the manager writes its own to ca.pem in its data folder. Read anew for every connection. For https this or ca_sha256 is required; the system's own list is not used.",
+};
+pub(crate) const CA_SHA256: Key = Key {
+    name: "ca_sha256",
+    value: "HEX",
+    default: None,
+    help: "Instead of ca_file: the SHA-256 of the authority's certificate (DER), as the manager says it at its start and `openssl x509 -noout -fingerprint -sha256 -in ca.pem` prints it.",
+};
+pub(crate) const TRUST_DOMAIN: Key = Key {
+    name: "trust_domain",
+    value: "DOMAIN",
+    default: None,
+    help: "The trust domain that the manager must have. Default: any; then only the authority tells managers apart.",
+};
+pub(crate) const JOIN_TOKEN_FILE: Key = Key {
+    name: "join_token_file",
+    value: "FILE",
+    default: None,
+    help: "A file with a join token, for the first join; made with `deputy fleet join-token create`. Read when it is needed.",
+};
+pub(crate) const JOIN_TOKEN: Key = Key {
+    name: "join_token",
+    value: "TOKEN",
+    default: None,
+    help: "The join token itself. Use the environment variable or join_token_file: a flag is visible to everybody on the machine.",
 };
 pub(crate) const AGENT_ID: Key = Key {
     name: "agent_id",
@@ -59,7 +89,7 @@ pub(crate) const STATE_FOLDER: Key = Key {
     name: "state_folder",
     value: "FOLDER",
     default: None,
-    help: "Keeps the generated agent id over restarts. Without it every start is a new agent.",
+    help: "Keeps the generated agent id and the certificate with its key over restarts, for the agent's user alone. Without it both are in memory only, and every start joins anew.",
 };
 pub(crate) const SPOOL_LIMIT: Key = Key {
     name: "spool_limit",
@@ -141,8 +171,13 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 19] = [
+pub(crate) const KEYS: [&Key; 24] = [
     &MANAGER,
+    &CA_FILE,
+    &CA_SHA256,
+    &TRUST_DOMAIN,
+    &JOIN_TOKEN_FILE,
+    &JOIN_TOKEN,
     &AGENT_ID,
     &LABELS,
     &SLOTS,

@@ -3,7 +3,7 @@
 use deputy_proto::v1::{GetRequest, GetResponse, Task};
 
 use crate::args::{Global, Output};
-use crate::client::Manager;
+use crate::client::{Access, Manager};
 use crate::error::{CliError, Exit};
 use crate::follow::{Show, follow};
 use crate::render::json;
@@ -18,7 +18,23 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) async fn manager(&self) -> Result<Manager, CliError> {
-        Manager::connect(&self.global.manager, &self.global.project).await
+        let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let either = |upper: &str| {
+            env(upper)
+                .or_else(|| env(&upper.to_ascii_lowercase()))
+                .unwrap_or_default()
+        };
+        let global = &self.global;
+        let access = Access {
+            url: global.manager.clone(),
+            ca_file: global.ca_file.clone(),
+            ca_sha256: global.ca_sha256.clone(),
+            token_file: global.token_file.clone(),
+            token: env("DEPUTY_TOKEN"),
+            https_proxy: either("HTTPS_PROXY"),
+            no_proxy: either("NO_PROXY"),
+        };
+        Manager::connect(&access, &global.project).await
     }
 
     pub(crate) fn is_json(&self) -> bool {

@@ -8,6 +8,7 @@ mod logs;
 mod watch;
 mod steer;
 mod fleet;
+mod access;
 mod context;
 
 pub(crate) use context::Context;

@@ -4,7 +4,7 @@ use deputy_proto::v1::{AgentInfo, AgentStatus, Capabilities};
 
 use super::colour::Colour;
 use super::table::table;
-use super::words::{count, safe, short_id, since};
+use super::words::{count, moment, safe, short_id, since};
 
 fn status(status: AgentStatus, colour: Colour) -> String {
     match status {
@@ -80,6 +80,13 @@ pub(crate) fn agent_detail(agent: &AgentInfo, notes: &[String], colour: Colour) 
     say("lease", lease(agent));
     say("slots", format!("{} free of {}", agent.free_slots, capabilities.slots));
     say("identity", safe(&capabilities.ambient));
+    if !agent.join_rule.is_empty() {
+        say(
+            "pool",
+            format!("{}, joined by the rule {}", safe(&agent.pool), safe(&agent.join_rule)),
+        );
+        say("certified", format!("until {}", moment(agent.certificate_ends_ms)));
+    }
     say("labels", labels(&capabilities));
     if agent.spool_bytes > 0 {
         say("spool", format!("{} bytes of log not yet uploaded", agent.spool_bytes));

@@ -20,8 +20,9 @@ pub(crate) use fleet::{agent_detail, agents};
 pub(crate) use journal::journal;
 pub(crate) use listing::listing;
 pub(crate) use outcome::outcome;
+pub(crate) use table::access_table;
 pub(crate) use task::task;
-pub(crate) use words::{ended, safe, short_id, since, state_from_name};
+pub(crate) use words::{ended, moment, safe, short_id, since, state_from_name};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,11 @@
 
 use unicode_width::UnicodeWidthStr;
 
+/// What is listed by `deputy fleet`.
+pub(crate) fn access_table(headings: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+    table(headings, &rows)
+}
+
 /// Rows under headings; the last column is not padded.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let width = |text: &str| anstream::adapter::strip_str(text).to_string().width();

@@ -127,6 +127,14 @@ pub(crate) fn since(milliseconds: i64) -> String {
     }
 }
 
+/// A time, Unix milliseconds, for people: UTC, to the second.
+pub(crate) fn moment(unix_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(unix_ms).map_or_else(
+        |_| "at a time beyond all calendars".to_owned(),
+        |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
+}
+
 /// A beginning of a task id that is short and in practice unique: its time in milliseconds.
 pub(crate) fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)

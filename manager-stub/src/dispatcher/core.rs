@@ -127,6 +127,11 @@ impl Core {
             Inbound::Explain { key, reply } => drop(reply.send(self.explain(&key))),
             Inbound::Fleet { reply } => drop(reply.send(self.fleet_lines())),
             Inbound::Drain { agent, reason, reply } => self.wish_drain(&agent, &reason, reply),
+            Inbound::Expel { agent, code, reason } => {
+                if let Some(session) = self.agents.get(&agent).and_then(|state| state.session) {
+                    self.end_session(session, code, &reason, 0);
+                }
+            }
             Inbound::Tick => self.tick(),
             Inbound::Shutdown => {
                 for (_, session) in self.sessions.drain() {

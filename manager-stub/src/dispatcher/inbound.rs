@@ -81,6 +81,16 @@ pub enum Inbound {
         /// The answer, after the commit.
         reply: oneshot::Sender<Result<(), Refused>>,
     },
+    /// End the session of an agent that may not be here any more. Its leases end by themselves, like those of any agent
+    /// that is gone.
+    Expel {
+        /// The agent.
+        agent: AgentId,
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        reason: String,
+    },
     /// Time has passed.
     Tick,
     /// End every session, then end.

@@ -2,6 +2,7 @@
 
 use deputy_proto::v1;
 use deputy_proto::v1::join_rule::Proof;
+use serde::{Deserialize, Serialize};
 
 /// Longest name of a rule or a pool.
 const MAX_NAME_BYTES: usize = 63;
@@ -11,7 +12,8 @@ const MAX_JWKS_BYTES: usize = 64 * 1024;
 const MAX_TEXT_BYTES: usize = 512;
 
 /// A join rule, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JoinRule {
     /// Unique.
     pub name: String,
@@ -26,7 +28,8 @@ pub struct JoinRule {
 }
 
 /// What has to be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum RuleProof {
     /// A join token of this rule.
     Token,

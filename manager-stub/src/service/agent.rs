@@ -11,12 +11,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::context::{Answers, Context};
+use super::trust::not_done;
 use super::{blob, push_logs};
+use crate::auth::caller::{self, Caller};
 use crate::dispatcher::Outbound;
 use crate::dispatcher::inbound::{Inbound, SessionId};
+use crate::trust::authority::SigningRequest;
 
 /// An agent says hello within this time or is cut off.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Who says another name than its certificate does stays away for so long.
+const STAY_AWAY_MS: u32 = 60_000;
 
 /// The `Agent` service.
 #[derive(Clone)]
@@ -33,6 +38,18 @@ impl AgentService {
             context,
             sessions: Arc::new(AtomicU64::new(1)),
         }
+    }
+}
+
+/// Why this caller may not speak for that agent; `None` if he may.
+fn another(caller: &Caller, agent: &str) -> Option<String> {
+    match caller {
+        Caller::Unasked => None,
+        Caller::Agent { agent_id, .. } if agent_id.as_str() == agent => None,
+        Caller::Agent { agent_id, .. } => Some(format!(
+            "the certificate is the agent {agent_id}'s, and the hello says {agent}"
+        )),
+        Caller::Nobody | Caller::User(_) => Some("only an agent has a session".into()),
     }
 }
 
@@ -81,6 +98,7 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = caller::current();
         let mut frames = request.into_inner();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (outbound, answers) = Outbound::channel();
@@ -92,6 +110,11 @@ impl Agent for AgentService {
                 Ok(Ok(Some(v1::SessionRequest {
                     frame: Some(Frame::Hello(hello)),
                 }))) => {
+                    if let Some(why) = another(&caller, &hello.agent_id) {
+                        tracing::warn!(agent = hello.agent_id, why, "a session was refused");
+                        outbound.disconnect("identity", &why, STAY_AWAY_MS);
+                        return;
+                    }
                     let hello = Inbound::Hello {
                         session,
                         hello: Box::new(hello),
@@ -142,8 +165,23 @@ impl Agent for AgentService {
 
     async fn renew_certificate(
         &self,
-        _: Request<v1::RenewCertificateRequest>,
+        request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
-        Err(Status::unimplemented("RenewCertificate is reserved"))
+        let Caller::Agent { agent_id, serial } = caller::current() else {
+            return Err(Status::failed_precondition(
+                "there is no certificate to renew: this manager serves in the clear",
+            ));
+        };
+        let csr = request.into_inner().csr;
+        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let record = self.context.registry.agent(agent_id.as_str());
+        let record = record.ok_or_else(|| Status::not_found(format!("there is no agent {agent_id}")))?;
+        let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
+        let renewed = self.context.registry.renew(agent_id.as_str(), &issued).await;
+        renewed.map_err(not_done)?;
+        tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "a certificate was renewed");
+        Ok(Response::new(v1::RenewCertificateResponse {
+            certificate: Some(self.context.wire(issued, &agent_id, &record.pool, &record.rule)),
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! What every service has at hand, and how it reads, asks and refuses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deputy_task::id::{Project, TaskId};
 use futures::Stream;
@@ -9,16 +10,31 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::uploads::Uploads;
+use crate::auth::caller;
 use crate::blob_store::BlobStore;
 use crate::dispatcher::DispatcherHandle;
 use crate::dispatcher::inbound::Refused;
 use crate::log_store::{LogStoreHandle, SegmentReader};
+use crate::registry::Registry;
 use crate::store::contract::{Reads, StoreError, TaskRow};
 use crate::store::op::Missed;
 use crate::store::task::TaskKey;
+use crate::trust::authority::Authority;
+use crate::trust::nonces::Nonces;
 
 /// A stream of answers.
 pub(super) type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What certificates are made with. Cheap to clone.
+#[derive(Clone)]
+pub struct Trust {
+    /// Who signs.
+    pub authority: Arc<Authority>,
+    /// Challenges.
+    pub nonces: Arc<Nonces>,
+    /// How long a client certificate lives.
+    pub certificate_life: Duration,
+}
 
 /// What every service has at hand. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +51,10 @@ pub struct Context {
     pub blobs: BlobStore,
     /// How many of them may come in at the same time, and for how long.
     pub uploads: Uploads,
+    /// Whom the manager knows.
+    pub registry: Registry,
+    /// What certificates are made with.
+    pub trust: Trust,
     /// Owns what the services spawn.
     pub tracker: TaskTracker,
     /// Cancelled when the manager ends.
@@ -80,14 +100,18 @@ impl Context {
     }
 }
 
-/// The project of a request; empty means `default`.
+/// The project of a request, if the caller may work in it; empty means `default`.
 pub(super) fn project_of(project: &str) -> Result<Project, Status> {
     if project.is_empty() {
-        return Ok(Project::default_project());
+        return allowed(Project::default_project());
     }
-    project
-        .parse()
-        .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))
+    let project = project.parse();
+    allowed(project.map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?)
+}
+
+fn allowed(project: Project) -> Result<Project, Status> {
+    caller::current().may_in(&project)?;
+    Ok(project)
 }
 
 pub(super) fn store_failed(error: &StoreError) -> Status {

@@ -1,6 +1,7 @@
 //! The gRPC services: wire messages in, questions to the dispatcher and the store, wire messages out.
 
 mod agent;
+mod enrollment;
 mod push_logs;
 mod tasks;
 mod submission;
@@ -11,11 +12,13 @@ mod fleet;
 mod blob;
 mod view;
 mod last_word;
+mod trust;
 mod context;
 mod uploads;
 
 pub use agent::AgentService;
-pub use context::Context;
+pub use context::{Context, Trust};
+pub use enrollment::EnrollmentService;
 pub use fleet::FleetService;
 pub use tasks::TasksService;
 pub use uploads::{UploadLimits, Uploads};

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::context::{Context, project_of};
+use crate::auth::caller;
 use crate::dispatcher::inbound::Submission;
 use crate::scheduler::{Entry, Requirement};
 use crate::store::clock::StoreTime;
@@ -75,7 +76,8 @@ impl CheckedDocuments {
         let described: Vec<u8> = serde_json::to_vec(&bundles).unwrap_or_default();
         let content = digest(&[&text, &described]);
         let requirement = Requirement::new(document.needs.clone(), &[]);
-        let mut entry = Entry::new(requirement, &request.submitter, &document.exclusive_key);
+        let submitter = caller::current().name(&request.submitter);
+        let mut entry = Entry::new(requirement, &submitter, &document.exclusive_key);
         if document.canonical.len() <= KEPT_DOCUMENT_BYTES {
             entry.document = document.canonical.clone();
         }
@@ -87,7 +89,7 @@ impl CheckedDocuments {
             },
             name: document.name.clone(),
             labels: document.labels.clone(),
-            submitter: request.submitter,
+            submitter,
             submitted_at: StoreTime::ZERO,
             exclusive_key: document.exclusive_key.clone(),
             on_agent_loss: document.on_agent_loss,

@@ -15,7 +15,7 @@ use prost::Message;
 
 use super::clock::StoreTime;
 use super::contract::{EventQuery, ListQuery, Reads, Store};
-use super::op::{Change, InstanceRow, LogExtent, Missed, Op, OpResult, Verdict, Write};
+use super::op::{Change, InstanceRow, LogExtent, Missed, Op, OpResult, TrustChange, TrustRow, Verdict, Write};
 use super::task::{Needs, Resolve, TaskHead, TaskKey, TaskSpec};
 
 /// Opens the store in a folder.
@@ -202,7 +202,7 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 17] = [
+pub(super) const SUITE: [(&str, Test); 18] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -238,6 +238,10 @@ pub(super) const SUITE: [(&str, Test); 17] = [
     ("a log grows only at its committed end", logs),
     ("an intent written again is granted anew", renewed_intents),
     ("everything answered is there after opening again", reopening),
+    (
+        "trust is changed whole and only as it was seen",
+        trust_is_changed_whole_and_only_as_it_was_seen,
+    ),
 ];
 
 fn submissions(bench: &mut Bench) {
@@ -854,6 +858,36 @@ fn renewed_intents(bench: &mut Bench) {
         Err(Missed::NotBefore(clear)),
         "the deadline counts from the last grant"
     );
+}
+
+fn trust_is_changed_whole_and_only_as_it_was_seen(bench: &mut Bench) {
+    let change = |name: &str, before: Option<&'static str>, after: Option<&'static str>| TrustChange {
+        kind: "agent",
+        name: name.into(),
+        before: before.map(|body| Bytes::from_static(body.as_bytes())),
+        after: after.map(|body| Bytes::from_static(body.as_bytes())),
+    };
+    let done = |bench: &mut Bench, changes: Vec<TrustChange>| bench.apply(vec![Op::Trust(changes)]) == [OpResult::Done];
+    assert!(done(
+        bench,
+        vec![change("a", None, Some("1")), change("b", None, Some("1"))]
+    ));
+    assert!(!done(bench, vec![change("a", None, Some("2"))]), "it is there already");
+    assert!(
+        !done(
+            bench,
+            vec![change("b", Some("1"), Some("2")), change("a", Some("0"), Some("2"))]
+        ),
+        "one of them was another"
+    );
+    assert!(done(bench, vec![change("a", Some("1"), None)]));
+    bench.reopen();
+    let row = TrustRow {
+        kind: "agent".into(),
+        name: "b".into(),
+        body: Bytes::from_static(b"1"),
+    };
+    assert_eq!(bench.reads().trust().expect("read"), [row]);
 }
 
 fn reopening(bench: &mut Bench) {

@@ -10,7 +10,7 @@ use deputy_task::state::TaskState;
 
 use super::clock::StoreTime;
 use super::event::{Event, Sequence};
-use super::op::{Applied, InstanceRow, LogExtent, Op};
+use super::op::{Applied, InstanceRow, LogExtent, Op, TrustRow};
 use super::task::{TaskHead, TaskKey, TaskSpec};
 
 /// The writing side of a store. There is one per store, in one thread.
@@ -56,6 +56,8 @@ pub trait Reads: Send + Sync {
     fn log_extents(&self, key: &TaskKey, epoch: Epoch, offset: u64) -> Result<Vec<LogExtent>, StoreError>;
     /// The newest segment and the end of its committed bytes.
     fn log_end(&self) -> Result<Option<(u64, u64)>, StoreError>;
+    /// Everything that is remembered of people, rules and agents.
+    fn trust(&self) -> Result<Vec<TrustRow>, StoreError>;
     /// The size of a blob.
     fn blob(&self, project: &Project, sha256: &str) -> Result<Option<u64>, StoreError>;
 }

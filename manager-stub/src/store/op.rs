@@ -84,6 +84,9 @@ pub enum Op {
         /// Its size.
         size_bytes: u64,
     },
+    /// Change what the manager remembers of people, rules and agents: all of it or nothing. Answered by
+    /// [`OpResult::Done`], or by [`Missed::NotNow`] if something is not what the caller saw.
+    Trust(Vec<TrustChange>),
     /// Forget instances whose lease ended before then and that no live task names.
     ForgetInstances {
         /// Before when.
@@ -197,6 +200,30 @@ pub struct InstanceRow {
     pub capabilities: Bytes,
     /// The wish that it drain; empty for none. Kept when the instance registers again.
     pub drain_wish: String,
+}
+
+/// Something that the manager remembers of people, rules or agents. What is in it, the registry knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustRow {
+    /// Which sort of thing, for example `agent`.
+    pub kind: String,
+    /// Which of them.
+    pub name: String,
+    /// What is remembered.
+    pub body: Bytes,
+}
+
+/// One change of a [`TrustRow`]: a compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustChange {
+    /// Which sort of thing.
+    pub kind: &'static str,
+    /// Which of them.
+    pub name: String,
+    /// What it was; `None` if it was not there.
+    pub before: Option<Bytes>,
+    /// What it is to be; `None` removes it.
+    pub after: Option<Bytes>,
 }
 
 /// A piece of an attempt's log, in a segment file.

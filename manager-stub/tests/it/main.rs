@@ -1,12 +1,15 @@
 //! The manager over gRPC, in this process, driven by a scripted agent.
 
 mod agent;
+mod authorization;
 mod data_folder;
 mod hand_out;
+mod joining;
 mod journal;
 mod logs;
 mod loss;
 mod program;
+mod secured;
 mod sessions;
 mod uploads;
 mod users;

@@ -23,10 +23,10 @@ fn refused(output: &Output) -> (Option<i32>, String) {
 fn bad_arguments_end_with_2_and_a_hint() {
     let data = tempfile::tempdir().expect("a folder");
     for arguments in [
-        ["--lease-ttl", "1s", "--heartbeat", "10s"],
-        ["--listen", "0.0.0.0:0", "--guard", "5s"],
+        &["--lease-ttl", "1s", "--heartbeat", "10s"][..],
+        &["--listen", "0.0.0.0:0", "--insecure-loopback"],
     ] {
-        let (code, said) = refused(&manager(data.path(), &arguments));
+        let (code, said) = refused(&manager(data.path(), arguments));
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains("\nhint: "), "{said}");
     }

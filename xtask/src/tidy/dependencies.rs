@@ -15,13 +15,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-task", &[]),
     ("deputy-process", &[]),
     ("deputy-proto", &[]),
+    ("deputy-dial", &[]),
     ("deputy-logs", &["deputy-task"]),
     ("deputy-credentials", &["deputy-task"]),
     (
         "deputy-steps",
         &["deputy-task", "deputy-credentials", "deputy-process", "deputy-logs"],
     ),
-    ("deputy-session", &["deputy-task", "deputy-proto", "deputy-logs"]),
+    (
+        "deputy-session",
+        &["deputy-task", "deputy-proto", "deputy-dial", "deputy-logs"],
+    ),
     (
         "deputy-executor",
         &[
@@ -37,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "deputy-task",
             "deputy-process",
+            "deputy-dial",
             "deputy-logs",
             "deputy-credentials",
             "deputy-steps",
@@ -45,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("deputy-manager", &["deputy-proto", "deputy-task"]),
-    ("deputy-cli", &["deputy-proto", "deputy-task"]),
+    ("deputy-cli", &["deputy-proto", "deputy-dial", "deputy-task"]),
 ];
 
 /// Crates of others that only some of ours may use directly: a name, or a beginning with `*`.

@@ -3,6 +3,7 @@
 
 mod writer;
 mod writer_rows;
+mod trust_rows;
 mod reader;
 mod rows;
 mod open;

@@ -15,11 +15,11 @@ use rusqlite::{Connection, Row, params_from_iter};
 
 use super::rows::{self, number};
 use super::writer_rows::LOG_END_BITS;
-use super::{open, writer_rows};
+use super::{open, trust_rows, writer_rows};
 use crate::store::clock::StoreTime;
 use crate::store::contract::{EventQuery, ListQuery, LogStreamRow, Meta, Reads, StoreError, TaskRow};
 use crate::store::event::{Event, Sequence};
-use crate::store::op::{InstanceRow, LogExtent};
+use crate::store::op::{InstanceRow, LogExtent, TrustRow};
 use crate::store::task::{TaskKey, TaskSpec};
 
 /// Connections kept open when nobody reads.
@@ -340,6 +340,10 @@ impl Reads for SqliteReads {
             let end = writer_rows::get_meta(connection, "log_end")?;
             Ok((end > 0).then_some((end >> LOG_END_BITS, end & ((1 << LOG_END_BITS) - 1))))
         })
+    }
+
+    fn trust(&self) -> Result<Vec<TrustRow>, StoreError> {
+        self.read(trust_rows::all)
     }
 
     fn blob(&self, project: &Project, sha256: &str) -> Result<Option<u64>, StoreError> {

@@ -68,7 +68,8 @@ fn a_database_of_an_older_manager_is_brought_up_with_the_tasks_it_holds() {
     rusqlite::Connection::open(&path)
         .expect("open")
         .execute_batch(
-            "ALTER TABLE live DROP COLUMN losses; ALTER TABLE history DROP COLUMN losses; PRAGMA user_version = 2;",
+            "ALTER TABLE live DROP COLUMN losses; ALTER TABLE history DROP COLUMN losses; \
+             DROP TABLE trust; PRAGMA user_version = 2;",
         )
         .expect("as it was");
     let store = SqliteStore::open(&path).expect("migrated");

@@ -14,7 +14,7 @@ use deputy_task::id::{AgentId, InstanceId};
 use rusqlite::Connection;
 
 use super::reader::SqliteReads;
-use super::{migration, open, writer_rows};
+use super::{migration, open, trust_rows, writer_rows};
 use crate::store::clock::StoreTime;
 use crate::store::contract::{Reads, Store, StoreError};
 use crate::store::event::{NewEvent, Sequence, kind};
@@ -184,6 +184,7 @@ impl SqliteStore {
                 writer_rows::put_blob(&self.connection, (&project, &sha256), size_bytes, now)?;
                 Ok(OpResult::Done)
             }
+            Op::Trust(changes) => trust_rows::apply(&self.connection, &changes),
             Op::ForgetInstances { before } => {
                 writer_rows::forget_instances(&self.connection, before)?;
                 Ok(OpResult::Done)

@@ -1,0 +1,292 @@
+//! The calls that make and exchange certificates. The key of a request is made here and never leaves; one that was
+//! not answered is used again, so that a join whose answer was lost takes no second use of its token.
+
+use std::time::Duration;
+
+use deputy_dial::dialer::{DialError, Dialer, explain_chain};
+use deputy_proto::v1;
+use deputy_proto::v1::agent_client::AgentClient;
+use deputy_proto::v1::enrollment_client::EnrollmentClient;
+use deputy_task::id::AgentId;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey};
+use sha2::{Digest, Sha256};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use zeroize::Zeroizing;
+
+use crate::identity::{Identity, millis, unix_now};
+use crate::join_proof::{Challenge, JoinProof, ProofSource};
+
+/// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
+const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
+
+/// Clocks may differ by so much. AWS refuses signatures from clocks that differ by more than this, and tokens of
+/// Kubernetes clusters do not last much longer.
+const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// There is no identity. Everything is tried again: what refuses may be corrected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinError {
+    #[error("not joined yet")]
+    NotYet,
+    #[error("the manager's authority cannot be known: {0}")]
+    Authority(String),
+    #[error(
+        "there is no proof to join with: give a join token with --join-token-file, or choose another way with --join"
+    )]
+    NoProof,
+    #[error("cannot connect to join: {0}")]
+    Dial(#[from] DialError),
+    #[error("the join was not answered: {0}")]
+    Call(String),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("the manager refused to let this agent join: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Proof(String),
+    #[error(
+        "this machine's clock is {} {way} the manager's; with more than {} minutes nothing that is signed is believed: \
+         set the clock (NTP)", minutes(*.by), MAX_SKEW.as_secs() / 60
+    )]
+    Clock { by: Duration, way: &'static str },
+    #[error("the manager's trust domain is {found}, and this agent was told {expected}: it may be another manager")]
+    TrustDomain { found: String, expected: String },
+    #[error("the manager's answer makes no sense: {0}")]
+    Malformed(String),
+}
+
+fn minutes(by: Duration) -> String {
+    format!("{}m{:02}s", by.as_secs() / 60, by.as_secs() % 60)
+}
+
+impl JoinError {
+    /// Did the manager itself say no?
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+/// Who wants to join.
+pub(crate) struct Who<'a> {
+    pub(crate) agent_id: &'a AgentId,
+    pub(crate) trust_domain: Option<&'a str>,
+    /// For each call.
+    pub(crate) within: Duration,
+}
+
+/// A key and its signing request, DER.
+struct Request {
+    key: KeyPair,
+    csr: Vec<u8>,
+}
+
+/// The request that was not answered yet.
+#[derive(Default)]
+pub(crate) struct Enrollment {
+    open: Option<Request>,
+}
+
+impl Request {
+    fn new() -> Result<Self, JoinError> {
+        let failed = |error: rcgen::Error| JoinError::Malformed(format!("no key can be made: {error}"));
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        let csr = params.serialize_request(&key).map_err(failed)?.der().to_vec();
+        Ok(Self { key, csr })
+    }
+
+    fn answered(self, certificate: Option<v1::IssuedCertificate>) -> Result<Identity, JoinError> {
+        let issued = certificate.ok_or_else(|| JoinError::Malformed("there is no certificate in it".into()))?;
+        let key = Zeroizing::new(self.key.serialize_der());
+        Ok(Identity::new(issued, key, unix_now()))
+    }
+}
+
+impl Enrollment {
+    /// Joins by a proof.
+    pub(crate) async fn join(
+        &mut self,
+        dialer: &Dialer,
+        who: &Who<'_>,
+        source: &dyn ProofSource,
+    ) -> Result<Identity, JoinError> {
+        let (mut client, challenge) = challenged(dialer, who).await?;
+        let request = match self.open.take() {
+            Some(open) => self.open.insert(open),
+            None => self.open.insert(Request::new()?),
+        };
+        let bound = Challenge {
+            nonce: challenge.nonce.to_vec(),
+            trust_domain: challenge.trust_domain,
+            csr_sha256: Sha256::digest(&request.csr).into(),
+        };
+        let proof = tokio::time::timeout(who.within, source.proof(&bound)).await;
+        let proof = proof.map_err(|_| JoinError::Proof(format!("no proof was had within {:?}", who.within)))?;
+        let join = v1::JoinRequest {
+            csr: request.csr.clone().into(),
+            agent_id: who.agent_id.as_str().to_owned(),
+            nonce: challenge.nonce,
+            proof: Some(to_wire(proof.map_err(JoinError::Proof)?)),
+        };
+        let answer = within(who.within, client.join(join)).await?;
+        let answered = self.open.take().map(|request| request.answered(answer.certificate));
+        answered.unwrap_or(Err(JoinError::NotYet))
+    }
+
+    /// Exchanges an expired certificate.
+    pub(crate) async fn renew_expired(
+        &mut self,
+        dialer: &Dialer,
+        who: &Who<'_>,
+        old: &Identity,
+    ) -> Result<Identity, JoinError> {
+        let (mut client, challenge) = challenged(dialer, who).await?;
+        let request = Request::new()?;
+        let malformed = |error: rcgen::Error| JoinError::Malformed(format!("the kept key cannot be used: {error}"));
+        let key = rustls_key(&old.key);
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(malformed)?;
+        let mut signed = RENEW_EXPIRED.to_vec();
+        signed.extend(challenge.trust_domain.as_bytes());
+        signed.push(0);
+        signed.extend(&challenge.nonce);
+        signed.extend(Sha256::digest(&request.csr));
+        let renew = v1::RenewExpiredRequest {
+            csr: request.csr.clone().into(),
+            nonce: challenge.nonce,
+            expired_leaf: old.chain.first().cloned().unwrap_or_default().into(),
+            signature: key.sign(&signed).map_err(malformed)?.into(),
+        };
+        let answer = within(who.within, client.renew_expired(renew)).await?;
+        request.answered(answer.certificate)
+    }
+}
+
+/// Exchanges a certificate over a connection that was made with it.
+pub(crate) async fn renew(client: &mut AgentClient<Channel>) -> Result<Identity, JoinError> {
+    let request = Request::new()?;
+    let renew = v1::RenewCertificateRequest {
+        csr: request.csr.clone().into(),
+    };
+    let answer = client
+        .renew_certificate(renew)
+        .await
+        .map_err(|status| failed(&status))?;
+    request.answered(answer.into_inner().certificate)
+}
+
+fn rustls_key(pkcs8: &[u8]) -> rustls::pki_types::PrivatePkcs8KeyDer<'_> {
+    rustls::pki_types::PrivatePkcs8KeyDer::from(pkcs8)
+}
+
+/// A connection as nobody, and the manager's challenge. What the manager says of itself is checked first.
+async fn challenged(
+    dialer: &Dialer,
+    who: &Who<'_>,
+) -> Result<(EnrollmentClient<Channel>, v1::ChallengeResponse), JoinError> {
+    let mut client = EnrollmentClient::new(channel(dialer).await?);
+    let asked = unix_now();
+    let challenge = within(who.within, client.challenge(v1::ChallengeRequest {})).await?;
+    let answered = unix_now();
+    check_clock(challenge.server_time_ms, asked, answered)?;
+    if let Some(expected) = who.trust_domain
+        && expected != challenge.trust_domain
+    {
+        return Err(JoinError::TrustDomain {
+            found: challenge.trust_domain,
+            expected: expected.to_owned(),
+        });
+    }
+    Ok((client, challenge))
+}
+
+/// The manager's clock was read somewhere between the two readings of ours.
+fn check_clock(server_ms: i64, asked: Duration, answered: Duration) -> Result<(), JoinError> {
+    let server = Duration::from_millis(u64::try_from(server_ms).unwrap_or(0));
+    let (by, way) = if server > answered {
+        (server - answered, "behind")
+    } else {
+        (asked.saturating_sub(server), "ahead of")
+    };
+    if by > MAX_SKEW {
+        return Err(JoinError::Clock { by, way });
+    }
+    if millis(by) > 60_000 {
+        tracing::warn!(by = minutes(by), way, "this machine's clock differs from the manager's");
+    }
+    Ok(())
+}
+
+/// A connection of HTTP/2.
+async fn channel(dialer: &Dialer) -> Result<Channel, JoinError> {
+    // One connection is made here, so that its errors keep their words.
+    let connection = std::sync::Mutex::new(Some(dialer.clone().dial_for_hyper().await?));
+    let connect = tower::service_fn(move |_: http::Uri| {
+        let taken = connection.lock().ok().and_then(|mut connection| connection.take());
+        std::future::ready(taken.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
+    });
+    let channel = Endpoint::from_static("https://manager")
+        .connect_with_connector(connect)
+        .await;
+    channel.map_err(|error| JoinError::Call(explain_chain(&error, "the manager").unwrap_or_else(|| error.to_string())))
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, JoinError> {
+    let answered = tokio::time::timeout(limit, call).await;
+    let answered = answered.map_err(|_| JoinError::Silent(limit))?;
+    answered
+        .map(tonic::Response::into_inner)
+        .map_err(|status| failed(&status))
+}
+
+/// Only what a manager says of a join is a refusal; a proxy can say the rest.
+fn failed(status: &Status) -> JoinError {
+    match status.code() {
+        Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
+            JoinError::Refused(status.message().to_owned())
+        }
+        _ => JoinError::Call(crate::status::status_text(status)),
+    }
+}
+
+fn to_wire(proof: JoinProof) -> v1::join_request::Proof {
+    use v1::join_request::Proof;
+    match proof {
+        JoinProof::Token(token) => Proof::Token(v1::TokenProof { token }),
+        JoinProof::AwsIdentity {
+            host,
+            authorization,
+            amz_date,
+            security_token,
+        } => Proof::AwsIdentity(v1::AwsIdentityProof {
+            host,
+            authorization,
+            amz_date,
+            security_token,
+        }),
+        JoinProof::Kubernetes(token) => Proof::Kubernetes(v1::KubernetesProof { token }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ten_minutes_off_is_named_with_its_way() {
+        let now = Duration::from_secs(1_800_000_000);
+        let ten = Duration::from_secs(600);
+        let said = |server: Duration| check_clock(millis(server), now, now + Duration::from_secs(1));
+        assert!(said(now).is_ok());
+        assert!(said(now + Duration::from_secs(200)).is_ok());
+        let behind = said(now + ten + Duration::from_secs(1))
+            .expect_err("too much")
+            .to_string();
+        assert!(behind.contains("clock is 10m00s behind the manager's"), "{behind}");
+        let ahead = said(now - ten).expect_err("too much").to_string();
+        assert!(ahead.contains("clock is 10m00s ahead of the manager's"), "{ahead}");
+    }
+}

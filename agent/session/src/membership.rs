@@ -1,0 +1,235 @@
+//! The agent's membership in a manager's fleet: joined by a proof, renewed while it lasts, asked for again when it has
+//! ended or was taken away. Shared by all connections of the agent; the session joins and renews, the others only use.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deputy_dial::authority::{Authority, ClientIdentity};
+use deputy_dial::dialer::Dialer;
+use deputy_dial::proxy::ProxyRule;
+use deputy_dial::url::{ManagerUrl, Transport};
+use deputy_proto::v1::agent_client::AgentClient;
+use deputy_task::id::AgentId;
+use rand::Rng;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use crate::enrollment::{self, Enrollment, JoinError};
+use crate::identity::{Identity, unix_now};
+use crate::join_proof::ProofSource;
+
+/// The header of a refusal whose reason is the certificate.
+const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
+/// A renewal that failed is tried again after this part of what is left of the certificate's life.
+const TRY_AGAIN_AFTER: f64 = 0.1;
+/// But not sooner, and not later, than this.
+const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(300));
+
+/// Where the authority to believe comes from: asked before every connection, so that a file that was replaced counts.
+pub type AuthoritySource = Arc<dyn Fn() -> Result<Authority, String> + Send + Sync>;
+
+/// What it takes to be a member over TLS.
+pub struct Joining {
+    /// Whom to believe.
+    pub authority: AuthoritySource,
+    /// The trust domain that the manager must have; none: any.
+    pub trust_domain: Option<String>,
+    /// Where the proof comes from; none: there has to be an identity already.
+    pub proof: Option<Arc<dyn ProofSource>>,
+    /// What was kept from before.
+    pub identity: Option<Identity>,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Membership {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    url: ManagerUrl,
+    proxy: Arc<ProxyRule>,
+    within: Duration,
+    agent_id: AgentId,
+    joining: Option<Joining>,
+    identity: watch::Sender<Option<Arc<Identity>>>,
+    /// The manager has refused it: it has to be exchanged before it is used again.
+    doubted: Mutex<bool>,
+    enrollment: tokio::sync::Mutex<Enrollment>,
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership")
+            .field("manager", &self.shared.url)
+            .field("identity", &*self.shared.identity.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    /// A membership. Without `joining` the manager is on this machine and asks nobody who he is.
+    #[must_use]
+    pub fn new(
+        url: ManagerUrl,
+        agent_id: AgentId,
+        (proxy, within): (ProxyRule, Duration),
+        joining: Option<Joining>,
+    ) -> Self {
+        let mut joining = joining.filter(|_| url.transport() == Transport::Tls);
+        let identity = joining.as_mut().and_then(|joining| joining.identity.take());
+        Self {
+            shared: Arc::new(Shared {
+                url,
+                proxy: Arc::new(proxy),
+                within,
+                agent_id,
+                joining,
+                identity: watch::Sender::new(identity.map(Arc::new)),
+                doubted: Mutex::new(false),
+                enrollment: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    /// Follows the identity, for whoever keeps it.
+    #[must_use]
+    pub fn identity(&self) -> watch::Receiver<Option<Arc<Identity>>> {
+        self.shared.identity.subscribe()
+    }
+
+    /// Makes connections as the member that the agent is now.
+    pub(crate) fn dialer(&self) -> Result<Dialer, JoinError> {
+        let identity = self.shared.identity.borrow().clone();
+        match (&self.shared.joining, identity) {
+            (Some(_), None) => Err(JoinError::NotYet),
+            (_, identity) => self.dialer_as(identity.as_deref()),
+        }
+    }
+
+    fn dialer_as(&self, identity: Option<&Identity>) -> Result<Dialer, JoinError> {
+        let shared = &self.shared;
+        let tls = match &shared.joining {
+            None => None,
+            Some(joining) => {
+                let authority = (joining.authority)().map_err(JoinError::Authority)?;
+                let client = identity.map(|identity| ClientIdentity::new(&identity.chain, &identity.key));
+                let client = client
+                    .transpose()
+                    .map_err(|error| JoinError::Malformed(error.to_string()))?;
+                let config = authority.client_config(client.as_ref());
+                Some(Arc::new(
+                    config.map_err(|error| JoinError::Malformed(error.to_string()))?,
+                ))
+            }
+        };
+        Ok(Dialer::new(
+            shared.url.clone(),
+            Arc::clone(&shared.proxy),
+            tls,
+            shared.within,
+        ))
+    }
+
+    /// Sees that there is an identity that can be used: joins, or exchanges what has ended. Called before the session
+    /// dials; bounded by the timeouts of its calls.
+    pub(crate) async fn ensure(&self) -> Result<(), JoinError> {
+        let Some(joining) = &self.shared.joining else {
+            return Ok(());
+        };
+        let before = self.shared.identity.borrow().clone();
+        let is_doubted = *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = &before
+            && !is_doubted
+            && !identity.is_over(unix_now())
+        {
+            return Ok(());
+        }
+        let mut enrollment = self.shared.enrollment.lock().await;
+        let dialer = self.dialer_as(None)?;
+        let who = enrollment::Who {
+            agent_id: &self.shared.agent_id,
+            trust_domain: joining.trust_domain.as_deref(),
+            within: self.shared.within,
+        };
+        let proof = joining.proof.as_ref();
+        let renewed = match &before {
+            // What lasts is shown again; a token is used up, but the old key says who we are.
+            Some(old) if !proof.is_some_and(|proof| proof.lasts()) => {
+                Some(enrollment.renew_expired(&dialer, &who, old).await)
+            }
+            _ => None,
+        };
+        let identity = match (renewed, proof) {
+            (Some(Ok(identity)), _) => identity,
+            // The way to the manager is what failed.
+            (Some(Err(error)), _) if !error.is_refusal() => return Err(error),
+            (Some(Err(error)), Some(proof)) => {
+                warn!(%error, "the certificate cannot be renewed; joining again");
+                enrollment.join(&dialer, &who, proof.as_ref()).await?
+            }
+            (None, Some(proof)) => enrollment.join(&dialer, &who, proof.as_ref()).await?,
+            (Some(Err(error)), None) => return Err(error),
+            (None, None) => return Err(JoinError::NoProof),
+        };
+        info!(
+            agent.id = identity.agent_id,
+            pool = identity.pool,
+            join.rule = identity.join_rule,
+            "joined the manager"
+        );
+        self.take(identity);
+        Ok(())
+    }
+
+    fn take(&self, identity: Identity) {
+        *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.shared.identity.send_replace(Some(Arc::new(identity)));
+    }
+
+    /// The manager answered that our certificate is the reason: it is exchanged before the next connection.
+    pub(crate) fn heard(&self, status: &Status) {
+        if status.metadata().contains_key(CERTIFICATE_REFUSED) {
+            self.doubt();
+        }
+    }
+
+    /// The certificate is not taken any more.
+    pub(crate) fn doubt(&self) {
+        *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Renews the certificate over a live connection whenever it is due. Never ends.
+    pub(crate) async fn keep_renewed(self, mut client: AgentClient<Channel>) {
+        let mut failed = false;
+        loop {
+            let Some(identity) = self.shared.identity.borrow().clone() else {
+                return std::future::pending().await;
+            };
+            let now = unix_now();
+            let due = if failed {
+                let left = u64::try_from(identity.not_after_ms).unwrap_or(0);
+                let left = Duration::from_millis(left).saturating_sub(now);
+                left.mul_f64(TRY_AGAIN_AFTER).clamp(TRY_AGAIN.0, TRY_AGAIN.1)
+            } else {
+                identity.renew_in(now, rand::rng().random_range(0.0..1.0))
+            };
+            tokio::time::sleep(due).await;
+            let renewed = tokio::time::timeout(self.shared.within, enrollment::renew(&mut client)).await;
+            match renewed.unwrap_or(Err(JoinError::Silent(self.shared.within))) {
+                Ok(identity) => {
+                    info!(not_after_ms = identity.not_after_ms, "the certificate was renewed");
+                    failed = false;
+                    self.take(identity);
+                }
+                Err(error) => {
+                    warn!(%error, "the certificate was not renewed yet");
+                    failed = true;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The agent's certificate and key in the state folder, if there is one: for this user alone, written whole or not at
+//! all, gone when the identity is given up. Without a state folder they are in memory only.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use deputy_session::identity::Identity;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use zeroize::{Zeroize, Zeroizing};
+
+/// In the state folder.
+const FILE: &str = "identity.json";
+/// Largest file that is read.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The file's form.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kept {
+    version: u32,
+    agent_id: String,
+    pool: String,
+    join_rule: String,
+    obtained_at_ms: i64,
+    not_after_ms: i64,
+    /// Leaf first, DER, base64.
+    chain: Vec<String>,
+    /// PKCS #8, base64.
+    key: String,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+/// Where an identity is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct IdentityFile {
+    path: PathBuf,
+}
+
+impl IdentityFile {
+    /// The file in this folder, which is made for this user alone, or closed to others.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or closed.
+    pub(crate) fn in_folder(folder: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let found = fs::metadata(folder)?;
+        if found.permissions().mode() & 0o077 != 0 {
+            let user = rustix::process::geteuid().as_raw();
+            if found.uid() != user {
+                return Err(io::Error::other(format!(
+                    "it is open to others and belongs to user {}; the certificate's key would be theirs",
+                    found.uid()
+                )));
+            }
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+            warn!(folder = %folder.display(), "the state folder was open to other users and is closed now");
+        }
+        Ok(Self {
+            path: folder.join(FILE),
+        })
+    }
+
+    /// What is kept of this agent. A file that cannot be used is told of and left: joining writes it anew.
+    pub(crate) fn load(&self, agent_id: &str) -> Option<Identity> {
+        match self.read() {
+            Ok(None) => None,
+            Ok(Some(identity)) if identity.agent_id == agent_id => Some(identity),
+            Ok(Some(identity)) => {
+                warn!(
+                    file = %self.path.display(), of = identity.agent_id, agent_id,
+                    "the kept certificate is another agent's and is not used"
+                );
+                None
+            }
+            Err(error) => {
+                warn!(file = %self.path.display(), %error, "the kept certificate cannot be used; joining anew");
+                None
+            }
+        }
+    }
+
+    fn read(&self) -> io::Result<Option<Identity>> {
+        let text = match fs::File::open(&self.path) {
+            Ok(file) => {
+                let mut text = Zeroizing::new(String::new());
+                io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text)?;
+                text
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut kept: Kept = serde_json::from_str(&text).map_err(io::Error::other)?;
+        if kept.version != 1 {
+            return Err(io::Error::other(format!("it has version {}, not 1", kept.version)));
+        }
+        let chain: Result<Vec<_>, _> = kept.chain.iter().map(|one| BASE64.decode(one)).collect();
+        Ok(Some(Identity {
+            chain: chain.map_err(io::Error::other)?,
+            key: Zeroizing::new(BASE64.decode(kept.key.as_bytes()).map_err(io::Error::other)?),
+            obtained_at_ms: kept.obtained_at_ms,
+            not_after_ms: kept.not_after_ms,
+            agent_id: std::mem::take(&mut kept.agent_id),
+            pool: std::mem::take(&mut kept.pool),
+            join_rule: std::mem::take(&mut kept.join_rule),
+        }))
+    }
+
+    fn write(&self, identity: &Identity) -> io::Result<()> {
+        let kept = Kept {
+            version: 1,
+            agent_id: identity.agent_id.clone(),
+            pool: identity.pool.clone(),
+            join_rule: identity.join_rule.clone(),
+            obtained_at_ms: identity.obtained_at_ms,
+            not_after_ms: identity.not_after_ms,
+            chain: identity.chain.iter().map(|one| BASE64.encode(one)).collect(),
+            key: BASE64.encode(&*identity.key),
+        };
+        let text = Zeroizing::new(serde_json::to_string_pretty(&kept).map_err(io::Error::other)?);
+        let partial = self.path.with_extension("partial");
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&partial, &self.path)
+    }
+
+    /// Keeps what the session has, for as long as it has one. Runs as a part of the supervisor's.
+    pub(crate) async fn keep(self, mut identity: watch::Receiver<Option<Arc<Identity>>>) {
+        while identity.changed().await.is_ok() {
+            let Some(now) = identity.borrow_and_update().clone() else {
+                continue;
+            };
+            let file = self.clone();
+            let written = tokio::task::spawn_blocking(move || file.write(&now)).await;
+            match written {
+                Ok(Ok(())) => info!(file = %self.path.display(), "the certificate is kept"),
+                Ok(Err(error)) => {
+                    error!(file = %self.path.display(), %error, "the certificate cannot be kept; after a restart the agent has to join again");
+                }
+                Err(error) => error!(%error, "keeping the certificate broke"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            chain: vec![vec![1, 2, 3], vec![4]],
+            key: Zeroizing::new(vec![7; 40]),
+            obtained_at_ms: 1,
+            not_after_ms: 2,
+            agent_id: "a1".into(),
+            pool: "eu".into(),
+            join_rule: "rule".into(),
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_read_again_and_nobody_else_can_read_it() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = parent.path().join("state");
+        let file = IdentityFile::in_folder(&folder).expect("made");
+        assert_eq!(file.load("a1"), None);
+        file.write(&identity()).expect("written");
+        assert_eq!(file.load("a1"), Some(identity()));
+        assert_eq!(file.load("a2"), None, "it is another agent's");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&file.path)), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_folder_that_was_open_is_closed_and_a_damaged_file_is_not_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("set");
+        let file = IdentityFile::in_folder(folder.path()).expect("closed");
+        assert_eq!(
+            fs::metadata(folder.path()).expect("there").permissions().mode() & 0o777,
+            0o700
+        );
+        for damaged in ["", "{", "{\"version\": 2}", "[]"] {
+            fs::write(&file.path, damaged).expect("written");
+            assert_eq!(file.load("a1"), None, "{damaged:?}");
+        }
+    }
+}

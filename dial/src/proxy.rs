@@ -1,0 +1,225 @@
+//! HTTPS_PROXY and NO_PROXY: which connections go through which proxy.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use base64::Engine;
+
+use crate::url::split_authority;
+
+/// Which connections go through which proxy.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyRule {
+    proxy: Option<Proxy>,
+    around: Vec<Around>,
+}
+
+/// An HTTP proxy that understands CONNECT.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) authorization: Option<String>,
+}
+
+/// The proxy's password is not shown.
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// One entry of NO_PROXY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Around {
+    Everything,
+    /// A name and everything below it, with or without a port.
+    Name(String, Option<u16>),
+    Network(IpAddr, u8),
+}
+
+/// HTTPS_PROXY cannot be used. The text names no password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadProxy {
+    /// Write `http://HOST:PORT`, with `USER:PASSWORD@` if it wants that.
+    #[error("the proxy is not of the form http://[USER:PASSWORD@]HOST:PORT")]
+    Malformed,
+    /// TLS to the proxy itself is not spoken.
+    #[error("the proxy is named with {0}://, and only http:// proxies (with CONNECT) are supported")]
+    Scheme(String),
+}
+
+impl ProxyRule {
+    /// From the values of HTTPS_PROXY and NO_PROXY; an empty value is none.
+    ///
+    /// # Errors
+    /// If the proxy cannot be used. Entries of NO_PROXY that make no sense match nothing.
+    pub fn new(https_proxy: &str, no_proxy: &str) -> Result<Self, BadProxy> {
+        let https_proxy = https_proxy.trim();
+        if https_proxy.is_empty() {
+            return Ok(Self::default());
+        }
+        Ok(Self {
+            proxy: Some(proxy(https_proxy)?),
+            around: no_proxy.split([',', ' ']).filter_map(around).collect(),
+        })
+    }
+
+    /// The proxy for this host; none if it is reached directly.
+    #[must_use]
+    pub fn for_host(&self, host: &str, port: u16) -> Option<&Proxy> {
+        let proxy = self.proxy.as_ref()?;
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let ip = host.parse::<IpAddr>().ok();
+        let passes = self.around.iter().any(|around| match around {
+            Around::Everything => true,
+            Around::Name(name, of_port) => {
+                of_port.is_none_or(|of_port| of_port == port)
+                    && (host == *name || (ip.is_none() && host.ends_with(&format!(".{name}"))))
+            }
+            Around::Network(network, bits) => ip.is_some_and(|ip| is_within(ip, *network, *bits)),
+        });
+        // What is on this machine is never asked of another.
+        let here = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+        (!passes && !(here && !proxy.is_here())).then_some(proxy)
+    }
+}
+
+impl Proxy {
+    /// A proxy on this machine may be asked for what is on this machine.
+    fn is_here(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+fn proxy(text: &str) -> Result<Proxy, BadProxy> {
+    let rest = match text.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some((scheme, _)) => return Err(BadProxy::Scheme(scheme.into())),
+        None => text,
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (user, authority) = match rest.rsplit_once('@') {
+        Some((user, authority)) => (Some(user), authority),
+        None => (None, rest),
+    };
+    let (host, port) = split_authority(authority).ok_or(BadProxy::Malformed)?;
+    let authorization = match user {
+        None => None,
+        Some(user) => {
+            let decoded = percent_decoded(user).ok_or(BadProxy::Malformed)?;
+            Some(format!(
+                "Basic {}",
+                base64::engine::general_purpose::STANDARD.encode(decoded)
+            ))
+        }
+    };
+    Ok(Proxy {
+        host: host.into(),
+        port: port.unwrap_or(3128),
+        authorization,
+    })
+}
+
+/// `%40` is `@`: passwords with special characters are written so in URLs.
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digits = [bytes.next()?, bytes.next()?];
+            decoded.extend(hex::decode(digits).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    // What would end the header early is no user name and no password.
+    decoded.iter().all(|byte| !byte.is_ascii_control()).then_some(decoded)
+}
+
+fn around(entry: &str) -> Option<Around> {
+    let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
+    if entry.is_empty() {
+        return None;
+    }
+    if entry == "*" {
+        return Some(Around::Everything);
+    }
+    if let Some((network, bits)) = entry.split_once('/') {
+        return Some(Around::Network(network.parse().ok()?, bits.parse().ok()?));
+    }
+    if let Ok(ip) = entry.parse::<IpAddr>() {
+        return Some(Around::Name(ip.to_string(), None));
+    }
+    let (host, port) = split_authority(entry)?;
+    Some(Around::Name(host.to_ascii_lowercase(), port))
+}
+
+fn is_within(ip: IpAddr, network: IpAddr, bits: u8) -> bool {
+    match (ip, network) {
+        (IpAddr::V4(ip), IpAddr::V4(network)) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            u32::from(ip) & mask == u32::from(network) & mask
+        }
+        (IpAddr::V6(ip), IpAddr::V6(network)) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            u128::from(ip) & mask == u128::from(network) & mask
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_names_what_is_reached_directly() {
+        let no_proxy = "internal.example.com,.corp,10.0.0.0/8, 192.0.2.7,manager:7443,[::1]:1";
+        let rule = ProxyRule::new("http://proxy:8080", no_proxy).expect("good");
+        for (host, port, direct) in [
+            ("internal.example.com", 1, true),
+            ("a.internal.example.com", 1, true),
+            ("xinternal.example.com", 1, false),
+            ("a.corp", 1, true),
+            ("corp", 1, true),
+            ("10.1.2.3", 1, true),
+            ("11.1.2.3", 1, false),
+            ("192.0.2.7", 1, true),
+            ("192.0.2.8", 1, false),
+            ("manager", 7443, true),
+            ("manager", 443, false),
+            ("MANAGER.", 7443, true),
+            ("localhost", 1, true),
+            ("127.0.0.1", 1, true),
+            ("elsewhere.example.com", 443, false),
+        ] {
+            assert_eq!(rule.for_host(host, port).is_none(), direct, "{host}:{port}");
+        }
+        let nothing = ProxyRule::new("http://proxy:8080", "*").expect("good");
+        assert!(nothing.for_host("elsewhere", 1).is_none());
+    }
+
+    #[test]
+    fn a_proxy_with_a_password_is_shown_without_it() {
+        let rule = ProxyRule::new("http://me:p%40ss@proxy:8080/", "").expect("good");
+        let proxy = rule.for_host("manager", 7443).expect("used");
+        assert_eq!(format!("{proxy:?}"), "proxy:8080");
+        let expected = base64::engine::general_purpose::STANDARD.encode("me:p@ss");
+        assert_eq!(proxy.authorization, Some(format!("Basic {expected}")));
+        assert_eq!(
+            ProxyRule::new("http://me:%0d%0aX@proxy:8080", "").err(),
+            Some(BadProxy::Malformed)
+        );
+        assert_eq!(
+            ProxyRule::new("socks5://proxy:1080", "").err(),
+            Some(BadProxy::Scheme("socks5".into()))
+        );
+    }
+}

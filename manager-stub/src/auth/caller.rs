@@ -1,0 +1,74 @@
+//! Who makes the call that is served now. The gate sets it; a service that looks without a gate before it sees nobody.
+
+use deputy_task::id::{AgentId, Project};
+use tonic::Status;
+
+use crate::registry::Grant;
+
+/// Who makes a call.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// Nobody who is known.
+    Nobody,
+    /// A person or a pipeline.
+    User(Grant),
+    /// An agent, by its certificate.
+    Agent {
+        /// Which.
+        agent_id: AgentId,
+        /// The certificate's serial number.
+        serial: String,
+    },
+    /// Somebody on this machine, where the manager was told to ask nobody who he is.
+    Unasked,
+}
+
+tokio::task_local! {
+    static CALLER: Caller;
+}
+
+/// Serves with this caller.
+pub(super) async fn serving<T>(caller: Caller, call: impl Future<Output = T>) -> T {
+    CALLER.scope(caller, call).await
+}
+
+/// Who makes the call that is served now.
+#[must_use]
+pub fn current() -> Caller {
+    CALLER.try_with(Clone::clone).unwrap_or(Caller::Nobody)
+}
+
+impl Caller {
+    /// The name to write down beside what was done; `said` is what the call itself says, where nobody was asked.
+    #[must_use]
+    pub fn name(&self, said: &str) -> String {
+        match self {
+            Self::Nobody => String::new(),
+            Self::User(grant) => grant.name.clone(),
+            Self::Agent { agent_id, .. } => agent_id.to_string(),
+            Self::Unasked => said.to_owned(),
+        }
+    }
+
+    /// May he work in this project?
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn may_in(&self, project: &Project) -> Result<(), Status> {
+        match self {
+            Self::Unasked | Self::Agent { .. } => Ok(()),
+            Self::User(grant) => {
+                if grant.projects.is_empty() || grant.projects.iter().any(|one| one == project.as_str()) {
+                    return Ok(());
+                }
+                Err(Status::permission_denied(format!(
+                    "the token {} of {} is not for the project {project}, but for {}",
+                    grant.id,
+                    grant.name,
+                    grant.projects.join(", ")
+                )))
+            }
+            Self::Nobody => Err(Status::permission_denied("nobody may work in a project")),
+        }
+    }
+}

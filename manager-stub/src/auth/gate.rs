@@ -1,0 +1,202 @@
+//! The gate before every service: who calls, and may he call this? Asked once per call, answered from memory.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::caller::{Caller, serving};
+use super::table::{Who, who};
+use crate::registry::{Registry, Use};
+use crate::trust::peer::{Peer, PeerName};
+
+/// The header of an answer that says: the certificate is the reason, join again.
+pub const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
+
+/// Whether callers are asked who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// Always.
+    Everyone,
+    /// Never: the manager serves this machine in the clear.
+    Nobody,
+}
+
+/// Puts the gate before a service.
+#[derive(Clone)]
+pub struct GateLayer {
+    registry: Registry,
+    asking: Asking,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Gate<S> {
+    inner: S,
+    registry: Registry,
+    asking: Asking,
+}
+
+impl GateLayer {
+    /// A gate that knows whom the registry knows.
+    #[must_use]
+    pub const fn new(registry: Registry, asking: Asking) -> Self {
+        Self { registry, asking }
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate {
+            inner,
+            registry: self.registry.clone(),
+            asking: self.asking,
+        }
+    }
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The one that is ready is taken; its copy gets ready for the next call.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        let (registry, asking) = (self.registry.clone(), self.asking);
+        Box::pin(async move {
+            let caller = match asking {
+                Asking::Nobody => Caller::Unasked,
+                Asking::Everyone => match admitted(&registry, &Shown::by(&request)).await {
+                    Ok(caller) => caller,
+                    Err(status) => return Ok(status.into_http()),
+                },
+            };
+            serving(caller, inner.call(request)).await
+        })
+    }
+}
+
+/// What a call shows of its caller.
+struct Shown {
+    path: String,
+    authorization: Option<http::HeaderValue>,
+    peer: Option<Peer>,
+}
+
+impl Shown {
+    fn by(request: &Request<Body>) -> Self {
+        Self {
+            path: request.uri().path().to_owned(),
+            authorization: request.headers().get(http::header::AUTHORIZATION).cloned(),
+            peer: request.extensions().get::<Peer>().cloned(),
+        }
+    }
+}
+
+/// Who calls, if he may call this.
+async fn admitted(registry: &Registry, shown: &Shown) -> Result<Caller, Status> {
+    let who = who(&shown.path);
+    if who == Some(Who::Anyone) {
+        return Ok(Caller::Nobody);
+    }
+    let caller = identified(registry, shown).await?;
+    let Some(who) = who else {
+        return Err(Status::unimplemented("this manager has no such method"));
+    };
+    match (&caller, who) {
+        (Caller::Agent { .. }, Who::Agent) | (Caller::User(_), Who::AnyUser) => Ok(caller),
+        (Caller::User(grant), Who::User(scope)) if grant.scopes.contains(&scope) => Ok(caller),
+        (Caller::User(grant), Who::User(scope)) => Err(Status::permission_denied(format!(
+            "the token {} of {} does not have the scope {scope}",
+            grant.id, grant.name
+        ))),
+        (Caller::User(_), _) => Err(Status::permission_denied("this is for agents only")),
+        _ => Err(Status::permission_denied("this is not for agents")),
+    }
+}
+
+async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status> {
+    if let Some(header) = &shown.authorization {
+        let token = header.to_str().ok().and_then(bearer);
+        let token = token.ok_or_else(|| Status::unauthenticated("the authorization header is no bearer token"))?;
+        return registry
+            .grant_of(token)
+            .map(Caller::User)
+            .map_err(Status::unauthenticated);
+    }
+    let Some((peer, certificate)) = shown
+        .peer
+        .as_ref()
+        .and_then(|peer| Some((peer, peer.certificate.as_ref()?)))
+    else {
+        return Err(Status::unauthenticated(
+            "credentials are needed: a bearer token for people and pipelines, a client certificate for agents",
+        ));
+    };
+    match &certificate.name {
+        PeerName::Agent { agent, .. } => {
+            match registry.may_use(agent, &certificate.serial, peer.since_ms) {
+                Use::Good => {}
+                Use::First => {
+                    let stored = registry.used(agent, &certificate.serial).await;
+                    stored.map_err(|error| Status::unavailable(format!("the certificate is not taken: {error}")))?;
+                }
+                Use::Refused(why) => return Err(refused(why)),
+            }
+            registry.attach(agent, peer);
+            let agent_id = agent
+                .parse()
+                .map_err(|_| refused("the certificate names no agent id".into()))?;
+            Ok(Caller::Agent {
+                agent_id,
+                serial: certificate.serial.clone(),
+            })
+        }
+        PeerName::User { grant } => {
+            let grant = registry.grant(grant).ok_or_else(|| {
+                refused(format!(
+                    "the certificate {} stands for no token of this manager",
+                    certificate.serial
+                ))
+            })?;
+            match grant.refusal(crate::trust::authority::millis(crate::trust::authority::unix_now())) {
+                None => Ok(Caller::User(grant)),
+                Some(why) => Err(refused(why)),
+            }
+        }
+        PeerName::Nobody(name) => Err(refused(format!(
+            "the certificate {} names nobody of this trust domain ({name})",
+            certificate.serial
+        ))),
+    }
+}
+
+/// UNAUTHENTICATED because of the certificate.
+fn refused(why: String) -> Status {
+    let mut status = Status::unauthenticated(why);
+    status
+        .metadata_mut()
+        .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
+    status
+}
+
+/// The token of `Bearer TOKEN`.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}

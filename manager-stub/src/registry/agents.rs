@@ -1,0 +1,221 @@
+//! An agent that has joined: whose id it is, and which of its certificates are good.
+
+use serde::{Deserialize, Serialize};
+
+use super::table::Remembered;
+
+/// Certificates that are remembered of one agent; the oldest are forgotten first.
+const MAX_CERTIFICATES: usize = 8;
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentRecord {
+    /// Its id.
+    pub agent_id: String,
+    /// Who proved to be it first; nobody else gets the id.
+    pub subject: String,
+    /// The rule that let it in last.
+    pub rule: String,
+    /// The pool.
+    pub pool: String,
+    /// May it be here?
+    pub standing: Standing,
+    /// Unix milliseconds.
+    pub joined_at_ms: i64,
+    /// Newest last.
+    pub certificates: Vec<CertificateRecord>,
+}
+
+/// May an agent be here?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "is")]
+pub enum Standing {
+    /// Yes.
+    Active,
+    /// Only if it joins again.
+    Revoked {
+        /// For people.
+        reason: String,
+    },
+    /// No.
+    Banned {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// A certificate of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateRecord {
+    /// Hex.
+    pub serial: String,
+    /// SHA-256 of its public key's bits, hex.
+    pub key: String,
+    /// Unix milliseconds.
+    pub not_after_ms: i64,
+    /// Was it used yet?
+    pub used: bool,
+    /// When a newer one was used first; connections made before then stay. Unix milliseconds.
+    pub superseded_at_ms: Option<i64>,
+    /// Ended by an administrator.
+    pub revoked: bool,
+}
+
+impl Remembered for AgentRecord {
+    const KIND: &'static str = "agent";
+}
+
+/// What a certificate may do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Use {
+    /// Everything an agent may.
+    Good,
+    /// The same, and it is the first time: older ones end now.
+    First,
+    /// Nothing, for this reason.
+    Refused(String),
+}
+
+impl AgentRecord {
+    /// May this certificate be used, on a connection that was made then?
+    #[must_use]
+    pub fn may_use(&self, serial: &str, connected_at_ms: i64, now_ms: i64) -> Use {
+        let id = &self.agent_id;
+        match &self.standing {
+            Standing::Active => {}
+            Standing::Revoked { reason } => return Use::Refused(format!("the agent {id} was revoked: {reason}")),
+            Standing::Banned { reason } => return Use::Refused(format!("the agent {id} is banned: {reason}")),
+        }
+        let Some(found) = self.certificates.iter().find(|one| one.serial == serial) else {
+            return Use::Refused(format!("the certificate {serial} is none of the agent {id}'s"));
+        };
+        if found.revoked {
+            return Use::Refused(format!("the certificate {serial} of the agent {id} was revoked"));
+        }
+        if let Some(superseded) = found.superseded_at_ms
+            && superseded <= connected_at_ms
+        {
+            return Use::Refused(format!(
+                "the certificate {serial} of the agent {id} was replaced by a newer one that is in use"
+            ));
+        }
+        // A connection outlives the certificate that it was made with, as long as the agent goes on renewing.
+        if self
+            .certificates
+            .iter()
+            .all(|one| one.revoked || one.not_after_ms <= now_ms)
+        {
+            return Use::Refused(format!("the certificates of the agent {id} have expired"));
+        }
+        if found.used { Use::Good } else { Use::First }
+    }
+
+    /// The certificate was used; the ones before it end for new connections.
+    pub fn used(&mut self, serial: &str, now_ms: i64) {
+        let Some(place) = self.certificates.iter().position(|one| one.serial == serial) else {
+            return;
+        };
+        for older in &mut self.certificates[..place] {
+            older.superseded_at_ms.get_or_insert(now_ms);
+        }
+        self.certificates[place].used = true;
+    }
+
+    /// A certificate was made for it.
+    pub fn add(&mut self, certificate: CertificateRecord) {
+        // One that was never used is given up: its answer was lost on the way.
+        self.certificates.push(certificate);
+        if self.certificates.len() > MAX_CERTIFICATES {
+            self.certificates.remove(0);
+        }
+    }
+
+    /// The newest certificate.
+    #[must_use]
+    pub fn newest(&self) -> Option<&CertificateRecord> {
+        self.certificates.last()
+    }
+
+    /// Ends every certificate; how many of them were good.
+    pub fn end(&mut self, standing: Standing, now_ms: i64) -> u32 {
+        let mut ended = 0;
+        for one in &mut self.certificates {
+            if !one.revoked && one.not_after_ms > now_ms && one.superseded_at_ms.is_none() {
+                ended += 1;
+            }
+            one.revoked = true;
+        }
+        self.standing = standing;
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(serial: &str, not_after_ms: i64) -> CertificateRecord {
+        CertificateRecord {
+            serial: serial.into(),
+            key: serial.into(),
+            not_after_ms,
+            used: false,
+            superseded_at_ms: None,
+            revoked: false,
+        }
+    }
+
+    fn agent() -> AgentRecord {
+        AgentRecord {
+            agent_id: "a".into(),
+            subject: "s".into(),
+            rule: "r".into(),
+            pool: "p".into(),
+            standing: Standing::Active,
+            joined_at_ms: 0,
+            certificates: vec![certificate("1", 100), certificate("2", 200)],
+        }
+    }
+
+    #[test]
+    fn old_and_new_are_good_until_the_new_one_is_used() {
+        let mut agent = agent();
+        agent.used("1", 5);
+        assert_eq!(agent.may_use("1", 10, 10), Use::Good);
+        assert_eq!(agent.may_use("2", 10, 10), Use::First);
+        agent.used("2", 20);
+        assert_eq!(agent.may_use("2", 20, 20), Use::Good);
+        assert_eq!(
+            agent.may_use("1", 10, 21),
+            Use::Good,
+            "a connection from before goes on"
+        );
+        assert!(matches!(agent.may_use("1", 21, 21), Use::Refused(why) if why.contains("replaced by a newer one")));
+    }
+
+    #[test]
+    fn a_connection_ends_when_the_agent_has_no_certificate_that_is_good() {
+        let mut agent = agent();
+        agent.used("1", 5);
+        assert_eq!(agent.may_use("1", 10, 150), Use::Good, "the second is good");
+        assert!(matches!(agent.may_use("1", 10, 200), Use::Refused(why) if why.contains("expired")));
+        assert!(matches!(agent.may_use("3", 10, 10), Use::Refused(_)));
+    }
+
+    #[test]
+    fn a_revoked_agent_has_no_good_certificate() {
+        let mut agent = agent();
+        let revoked = Standing::Revoked { reason: "gone".into() };
+        assert_eq!(agent.end(revoked, 150), 1, "one had expired");
+        assert!(matches!(agent.may_use("2", 10, 10), Use::Refused(why) if why.contains("was revoked: gone")));
+        agent.standing = Standing::Active;
+        agent.add(certificate("3", 300));
+        assert!(
+            matches!(agent.may_use("2", 10, 10), Use::Refused(_)),
+            "the old ones stay revoked"
+        );
+        assert_eq!(agent.may_use("3", 10, 10), Use::First);
+    }
+}

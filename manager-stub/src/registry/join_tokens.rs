@@ -1,0 +1,74 @@
+//! A join token: a secret that is good for a bounded number of joins, for a bounded time.
+
+use deputy_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use super::secret::Hashed;
+use super::table::Remembered;
+
+/// A join token, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JoinToken {
+    /// Names it.
+    pub id: String,
+    /// The rule that it is for.
+    pub rule: String,
+    /// Of its secret.
+    pub hashed: Hashed,
+    /// Joins in all.
+    pub max_uses: u32,
+    /// Joins so far.
+    pub uses: u32,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// Unix milliseconds.
+    pub expires_at_ms: i64,
+    /// Was it revoked?
+    pub revoked: bool,
+    /// Who made it.
+    pub created_by: String,
+}
+
+impl Remembered for JoinToken {
+    const KIND: &'static str = "join-token";
+}
+
+impl JoinToken {
+    /// Why nobody joins by it now; `None` if somebody can. A join that is only repeated, with the same key, takes no use.
+    #[must_use]
+    pub fn refusal(&self, now_ms: i64, is_repeated: bool) -> Option<String> {
+        let id = &self.id;
+        if self.revoked {
+            return Some(format!("the join token {id} was revoked"));
+        }
+        if self.expires_at_ms <= now_ms {
+            return Some(format!(
+                "the join token {id} has expired; make a new one: deputy fleet join-token create {}",
+                self.rule
+            ));
+        }
+        (self.uses >= self.max_uses && !is_repeated).then(|| {
+            format!(
+                "the join token {id} is used up ({} of {} uses); a token is good for the joins it was made for: deputy \
+                 fleet join-token create {}",
+                self.uses, self.max_uses, self.rule
+            )
+        })
+    }
+
+    /// What is known of it, without its hash.
+    #[must_use]
+    pub fn to_wire(&self) -> v1::JoinTokenInfo {
+        v1::JoinTokenInfo {
+            id: self.id.clone(),
+            rule: self.rule.clone(),
+            max_uses: self.max_uses,
+            uses: self.uses,
+            created_at_ms: self.created_at_ms,
+            expires_at_ms: self.expires_at_ms,
+            revoked: self.revoked,
+            created_by: self.created_by.clone(),
+        }
+    }
+}

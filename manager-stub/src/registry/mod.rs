@@ -1,0 +1,15 @@
+//! Whom the manager knows: what was granted to people and pipelines, the join rules and tokens, the agents and their
+//! certificates. In memory for every question, in the store before every answer.
+
+mod book;
+mod agents;
+mod join_tokens;
+mod grants;
+mod table;
+mod secret;
+
+pub use agents::{AgentRecord, CertificateRecord, Standing, Use};
+pub use book::{BookError, Joining, Registry};
+pub use grants::{Grant, Scope};
+pub use join_tokens::JoinToken;
+pub use secret::Hashed;

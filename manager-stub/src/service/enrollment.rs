@@ -1,0 +1,165 @@
+//! The `Enrollment` service: a proof and a signing request in, a certificate out. The only service without credentials;
+//! everything in a request is hostile until it is proved.
+
+use deputy_proto::v1;
+use deputy_proto::v1::enrollment_server::Enrollment;
+use deputy_proto::v1::join_request::Proof;
+use deputy_task::id::AgentId;
+use sha2::{Digest, Sha256};
+use tonic::{Request, Response, Status};
+
+use super::context::Context;
+use super::trust::not_done;
+use crate::auth::gate::CERTIFICATE_REFUSED;
+use crate::join::{Binding, Proven, Refusal};
+use crate::registry::Joining;
+use crate::trust::authority::{SigningRequest, millis, unix_now};
+use crate::trust::peer::{self, PeerName};
+
+/// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
+const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
+
+/// See the module.
+#[derive(Clone)]
+pub struct EnrollmentService {
+    context: Context,
+}
+
+impl EnrollmentService {
+    /// A service over this context.
+    #[must_use]
+    pub const fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    fn take_nonce(&self, nonce: &[u8]) -> Result<(), Status> {
+        let taken = self.context.trust.nonces.take(nonce, unix_now());
+        taken.map_err(|error| match error {
+            crate::trust::nonces::BadNonce::Busy => Status::resource_exhausted(error.to_string()),
+            _ => Status::failed_precondition(error.to_string()),
+        })
+    }
+
+    /// Which rule lets whom in. One arm per kind of proof.
+    async fn prove(&self, proof: Proof, _binding: &Binding) -> Result<(Proven, Option<String>), Refusal> {
+        match proof {
+            Proof::Token(v1::TokenProof { token }) => {
+                let (rule, id) = self.context.registry.join_token(&token).map_err(Refusal)?;
+                let subject = format!("token:{}", rule.name);
+                Ok((Proven { rule, subject }, Some(id)))
+            }
+            Proof::AwsIdentity(_) => Err(Refusal("this manager checks no AWS identities".into())),
+            Proof::Kubernetes(_) => Err(Refusal("this manager checks no service-account tokens".into())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Enrollment for EnrollmentService {
+    async fn challenge(&self, _: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeResponse>, Status> {
+        let trust = &self.context.trust;
+        let now = unix_now();
+        Ok(Response::new(v1::ChallengeResponse {
+            nonce: trust.nonces.make(now).into(),
+            trust_domain: trust.authority.trust_domain().into(),
+            server_time_ms: millis(now),
+        }))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let v1::JoinRequest {
+            csr,
+            agent_id,
+            nonce,
+            proof,
+        } = request.into_inner();
+        self.take_nonce(&nonce)?;
+        let agent_id: AgentId = agent_id
+            .parse()
+            .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?;
+        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let proof = proof.ok_or_else(|| Status::invalid_argument("a join needs a proof"))?;
+        let binding = Binding {
+            nonce: nonce.to_vec(),
+            trust_domain: self.context.trust.authority.trust_domain().into(),
+            csr_sha256: Sha256::digest(&csr).into(),
+        };
+        let (proven, token) = self.prove(proof, &binding).await.map_err(|refusal| {
+            tracing::warn!(agent.id = %agent_id, why = %refusal, "a join was refused");
+            Status::permission_denied(refusal.to_string())
+        })?;
+        let issued = self.context.sign(&signing, &proven.rule.pool, &agent_id)?;
+        let joining = Joining {
+            agent_id: agent_id.clone(),
+            subject: proven.subject,
+            rule: proven.rule,
+            token,
+        };
+        let joined = self.context.registry.join(joining.clone(), &issued).await;
+        joined.map_err(|error| {
+            tracing::warn!(agent.id = %agent_id, why = %error, "a join was refused");
+            not_done(error)
+        })?;
+        tracing::info!(
+            agent.id = %agent_id, subject = joining.subject, rule = joining.rule.name, serial = issued.serial,
+            "an agent joined"
+        );
+        let certificate = self
+            .context
+            .wire(issued, &agent_id, &joining.rule.pool, &joining.rule.name);
+        Ok(Response::new(v1::JoinResponse {
+            certificate: Some(certificate),
+        }))
+    }
+
+    async fn renew_expired(
+        &self,
+        request: Request<v1::RenewExpiredRequest>,
+    ) -> Result<Response<v1::RenewExpiredResponse>, Status> {
+        let v1::RenewExpiredRequest {
+            csr,
+            nonce,
+            expired_leaf,
+            signature,
+        } = request.into_inner();
+        self.take_nonce(&nonce)?;
+        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let authority = &self.context.trust.authority;
+        let denied = |why: String| {
+            let mut status = Status::permission_denied(why);
+            // The agent then joins by its proof, if it has one.
+            status
+                .metadata_mut()
+                .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
+            status
+        };
+        let key = authority
+            .key_of(&expired_leaf)
+            .ok_or_else(|| denied("the expired certificate is not from this manager's authority".into()))?;
+        let mut signed = RENEW_EXPIRED.to_vec();
+        signed.extend(authority.trust_domain().as_bytes());
+        signed.push(0);
+        signed.extend(&nonce);
+        signed.extend(Sha256::digest(&csr));
+        aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1, key)
+            .verify(&signed, &signature)
+            .map_err(|_| denied("the signature is not by the key of the expired certificate".into()))?;
+        let expired = peer::read(&expired_leaf, authority.trust_domain());
+        let Some((serial, PeerName::Agent { agent, .. })) = expired.map(|expired| (expired.serial, expired.name))
+        else {
+            return Err(denied(
+                "the expired certificate names no agent of this trust domain".into(),
+            ));
+        };
+        let record = self.context.registry.expired(&agent, &serial).map_err(denied)?;
+        let agent_id: AgentId = agent
+            .parse()
+            .map_err(|_| denied("the expired certificate names no agent id".into()))?;
+        let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
+        self.context.registry.renew(&agent, &issued).await.map_err(not_done)?;
+        tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");
+        Ok(Response::new(v1::RenewExpiredResponse {
+            certificate: Some(self.context.wire(issued, &agent_id, &record.pool, &record.rule)),
+        }))
+    }
+}

@@ -1,0 +1,204 @@
+//! From a listener to connections: TCP, the TLS handshake (many at the same time, each bounded), and who is there.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use super::peer::{self, Peer};
+
+/// A handshake takes at most so long.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Handshakes at the same time; further connections wait in the listener's queue.
+const HANDSHAKES: usize = 256;
+/// Connections that may wait to be served.
+const WAITING: usize = 64;
+/// After an error of the listener, such as no more open files.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What connections are accepted with.
+#[derive(Clone)]
+pub enum Security {
+    /// TLS, with this trust domain in client certificates.
+    Tls(Arc<ServerConfig>, String),
+    /// Nothing.
+    Clear,
+}
+
+/// A connection that is ready.
+pub struct Accepted {
+    stream: Stream,
+    peer: Peer,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+enum Stream {
+    Tls(Box<TlsStream<TcpStream>>),
+    Clear(TcpStream),
+}
+
+/// Accepts until `ending`; the connections come out of the channel. Runs as a task of the manager's.
+pub async fn accept(
+    listener: TcpListener,
+    security: Security,
+    ready: mpsc::Sender<io::Result<Accepted>>,
+    ending: CancellationToken,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = ending.cancelled() => return,
+            Some(done) = handshakes.join_next() => {
+                // One that panicked has no connection to give.
+                if let Ok(Some(accepted)) = done && ready.send(Ok(accepted)).await.is_err() {
+                    return;
+                }
+            }
+            accepted = listener.accept(), if handshakes.len() < HANDSHAKES => match accepted {
+                Ok((stream, _)) => {
+                    let security = security.clone();
+                    handshakes.spawn(handshake(stream, security));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(BREATH).await;
+                }
+            },
+        }
+    }
+}
+
+/// The receiving half for [`accept`].
+#[must_use]
+pub fn channel() -> (
+    mpsc::Sender<io::Result<Accepted>>,
+    tokio_stream::wrappers::ReceiverStream<io::Result<Accepted>>,
+) {
+    let (ready, connections) = mpsc::channel(WAITING);
+    (ready, connections.into())
+}
+
+async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
+    let from = stream.peer_addr().ok()?;
+    // Without nodelay a small frame behind another waits for the peer's delayed acknowledgement: 40 ms in the middle
+    // of every hand-out.
+    stream.set_nodelay(true).ok()?;
+    rustix::net::sockopt::set_socket_keepalive(&stream, true).ok()?;
+    rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30)).ok()?;
+    let (config, trust_domain) = match security {
+        Security::Tls(config, trust_domain) => (config, trust_domain),
+        Security::Clear => return Some(Accepted::new(Stream::Clear(stream), None)),
+    };
+    match tokio::time::timeout(HANDSHAKE_WITHIN, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = match leaf.map(|leaf| peer::read(leaf, &trust_domain)) {
+                None => None,
+                Some(Some(certificate)) => Some(Arc::new(certificate)),
+                Some(None) => {
+                    tracing::warn!(%from, "a client certificate cannot be read");
+                    return None;
+                }
+            };
+            Some(Accepted::new(Stream::Tls(Box::new(stream)), certificate))
+        }
+        Ok(Err(error)) => {
+            tracing::info!(%from, %error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::info!(%from, "a TLS handshake took longer than {HANDSHAKE_WITHIN:?}");
+            None
+        }
+    }
+}
+
+impl Accepted {
+    fn new(stream: Stream, certificate: Option<Arc<peer::PeerCertificate>>) -> Self {
+        let peer = Peer::new(certificate, matches!(stream, Stream::Tls(_)));
+        Self {
+            cut: Box::pin(peer.cut_token().cancelled_owned()),
+            peer,
+            stream,
+        }
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.peer.ended();
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        match &mut this.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Clear(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Clear(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Joining by token, certificates and their ends: what is good once, what is good until something else is used, and
+//! what is never good.
+
+use std::time::Duration;
+
+use deputy_dial::authority::{Authority, ClientIdentity};
+use deputy_dial::dialer::Dialer;
+use deputy_manager::trust::authority::{Authority as Signer, SigningRequest};
+use deputy_proto::v1;
+use deputy_proto::v1::agent_client::AgentClient;
+use deputy_proto::v1::session_request::Frame as Request;
+use deputy_proto::v1::session_response::Frame;
+use sha2::{Digest, Sha256};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use crate::secured::{Member, Secured, csr, key};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Says hello as this agent; the answers.
+async fn hello(
+    mut client: AgentClient<Channel>,
+    agent_id: &str,
+    instance: &str,
+) -> Result<
+    (
+        tokio::sync::mpsc::Sender<v1::SessionRequest>,
+        Streaming<v1::SessionResponse>,
+    ),
+    Status,
+> {
+    let (frames, outbound) = tokio::sync::mpsc::channel(16);
+    let hello = v1::Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        agent_id: agent_id.into(),
+        instance_id: instance.into(),
+        ..v1::Hello::default()
+    };
+    let frame = Some(Request::Hello(hello));
+    frames.send(v1::SessionRequest { frame }).await.expect("sent");
+    let answers = client.session(ReceiverStream::new(outbound)).await?.into_inner();
+    Ok((frames, answers))
+}
+
+async fn next(answers: &mut Streaming<v1::SessionResponse>) -> Option<Frame> {
+    let frame = tokio::time::timeout(SOON, answers.message()).await.expect("in time");
+    frame.ok().flatten().and_then(|response| response.frame)
+}
+
+async fn renew(client: &mut AgentClient<Channel>) -> Result<Member, Status> {
+    let key = key();
+    let request = v1::RenewCertificateRequest { csr: csr(&key).into() };
+    let certificate = client.renew_certificate(request).await?.into_inner().certificate;
+    Ok(Member {
+        key,
+        certificate: certificate.expect("a certificate"),
+    })
+}
+
+/// Any call of the Agent service: says only whether the certificate is taken.
+async fn call(client: &mut AgentClient<Channel>) -> Result<(), Status> {
+    match client.fetch_blob(v1::FetchBlobRequest::default()).await {
+        Err(status) if status.code() == Code::Unauthenticated => Err(status),
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 2).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    assert_eq!(
+        (&*member.certificate.pool, &*member.certificate.join_rule),
+        ("eu", "rule")
+    );
+    let key = key();
+    secured.join_with(&key, "a2", &token).await.expect("joined");
+    // The answer was lost on the way: the same agent asks again with the same key.
+    secured.join_with(&key, "a2", &token).await.expect("the same join");
+    let refused = secured.join("a3", &token).await.err().expect("used up");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("is used up (2 of 2 uses)"), "{refused:?}");
+    let forged = token.replace("dpj_", "dpj_0");
+    for bad in ["", "x", &forged, &token.to_uppercase()] {
+        let refused = secured.join("a4", bad).await.err().expect("no token");
+        assert!(refused.message().contains("is not known"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_is_good_once() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 5).await;
+    let mut enrollment = secured.enrollment().await;
+    let challenge = enrollment
+        .challenge(v1::ChallengeRequest {})
+        .await
+        .expect("a challenge")
+        .into_inner();
+    assert_eq!(challenge.trust_domain, "test");
+    let proof = v1::join_request::Proof::Token(v1::TokenProof { token });
+    let request = v1::JoinRequest {
+        csr: csr(&key()).into(),
+        agent_id: "a1".into(),
+        nonce: challenge.nonce,
+        proof: Some(proof),
+    };
+    enrollment.join(request.clone()).await.expect("joined");
+    let refused = enrollment.join(request.clone()).await.expect_err("replayed");
+    assert!(refused.message().contains("was used before"), "{refused:?}");
+    let strange = v1::JoinRequest {
+        nonce: vec![7; 32].into(),
+        ..request
+    };
+    let refused = enrollment.join(strange).await.expect_err("not of this manager");
+    assert!(refused.message().contains("not of this manager"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_agent_id_of_another_rule_is_not_taken_over() {
+    let secured = Secured::start().await;
+    let (first, second) = (
+        secured.join_token("first", 5).await,
+        secured.join_token("second", 5).await,
+    );
+    secured.join("a1", &first).await.expect("joined");
+    secured
+        .join("a1", &first)
+        .await
+        .expect("the same subject may join again");
+    let refused = secured.join("a1", &second).await.err().expect("refused");
+    assert!(refused.message().contains("belongs to token:first"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_session_speaks_for_the_agent_of_its_certificate_only() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 5).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let (_frames, mut answers) = hello(secured.agent(&member).await, "a2", "i1").await.expect("answered");
+    match next(&mut answers).await {
+        Some(Frame::Disconnect(told)) => {
+            assert_eq!(told.code, "identity");
+            assert!(told.reason.contains("is the agent a1's"), "{told:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let (_frames, mut answers) = hello(secured.agent(&member).await, "a1", "i1").await.expect("answered");
+    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+    let listed = secured
+        .fleet()
+        .await
+        .list(secured.admin(v1::FleetListRequest::default()))
+        .await;
+    let agents = listed.expect("listed").into_inner().agents;
+    assert_eq!((&*agents[0].pool, &*agents[0].join_rule), ("eu", "rule"));
+    assert_eq!(agents[0].certificate_ends_ms, member.certificate.not_after_ms);
+}
+
+#[tokio::test]
+async fn old_and_new_certificate_are_good_until_the_new_one_is_used() {
+    let mut secured = Secured::start().await;
+    let token = secured.join_token("rule", 1).await;
+    let old = secured.join("a1", &token).await.expect("joined");
+    let mut live = secured.agent(&old).await;
+    let new = renew(&mut live).await.expect("renewed");
+    call(&mut live).await.expect("the old one is good");
+    call(&mut secured.agent(&old).await)
+        .await
+        .expect("on a new connection too");
+    call(&mut secured.agent(&new).await).await.expect("the new one is good");
+    call(&mut live).await.expect("a connection from before goes on");
+    let newest = renew(&mut live).await.expect("and may renew again");
+    let refused = call(&mut secured.agent(&old).await).await.expect_err("replaced");
+    assert!(refused.message().contains("replaced by a newer one"), "{refused:?}");
+    assert!(refused.metadata().contains_key("deputy-certificate-refused"));
+    secured.restart().await;
+    call(&mut secured.agent(&old).await)
+        .await
+        .expect_err("replaced, over a restart");
+    call(&mut secured.agent(&new).await)
+        .await
+        .expect("good until the newest is used");
+    call(&mut secured.agent(&newest).await).await.expect("good");
+}
+
+#[tokio::test]
+async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_banned_one_may_not() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 5).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let mut live = secured.agent(&member).await;
+    let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
+    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+    let request = v1::RevokeRequest {
+        agent_id: "a1".into(),
+        reason: "laptop lost".into(),
+    };
+    let revoked = secured
+        .fleet()
+        .await
+        .revoke(secured.admin(request))
+        .await
+        .expect("revoked");
+    assert_eq!(revoked.into_inner().certificates, 1);
+    match next(&mut answers).await {
+        Some(Frame::Disconnect(told)) => assert_eq!((&*told.code, &*told.reason), ("revoked", "laptop lost")),
+        other => panic!("{other:?}"),
+    }
+    call(&mut live).await.err();
+    let refused = call(&mut secured.agent(&member).await).await.expect_err("revoked");
+    assert!(refused.message().contains("was revoked: laptop lost"), "{refused:?}");
+    let again = secured.join("a1", &token).await.expect("joins again");
+    call(&mut secured.agent(&again).await).await.expect("good");
+    call(&mut secured.agent(&member).await)
+        .await
+        .expect_err("the old certificate stays revoked");
+
+    let request = v1::BanRequest {
+        agent_id: "a1".into(),
+        reason: "never again".into(),
+    };
+    secured.fleet().await.ban(secured.admin(request)).await.expect("banned");
+    let refused = secured.join("a1", &token).await.err().expect("banned");
+    assert!(refused.message().contains("is banned: never again"), "{refused:?}");
+    let request = v1::UnbanRequest { agent_id: "a1".into() };
+    secured
+        .fleet()
+        .await
+        .unban(secured.admin(request))
+        .await
+        .expect("unbanned");
+    call(&mut secured.agent(&again).await)
+        .await
+        .expect_err("it has to join again");
+    secured.join("a1", &token).await.expect("joins again");
+}
+
+#[tokio::test]
+async fn certificates_of_nobody_are_refused_in_words() {
+    let secured = Secured::start().await;
+    let (own, other) = (key(), tempfile::tempdir().expect("a folder"));
+    let request = SigningRequest::read(&csr(&own)).expect("a request");
+    let signed_by = |signer: &Signer, path: &str| {
+        let issued = signer.client(&request, path, Duration::from_secs(60)).expect("signed");
+        ClientIdentity::new(&[issued.leaf], &own.serialize_der()).expect("an identity")
+    };
+    let stranger = Signer::open(other.path(), "test").expect("made");
+    let params = rcgen::CertificateParams::new(vec!["a1".into()]).expect("a name");
+    let self_signed = params.self_signed(&own).expect("signed").der().to_vec();
+    let self_signed = ClientIdentity::new(&[self_signed], &own.serialize_der()).expect("an identity");
+    for (identity, what) in [
+        (signed_by(&stranger, "pool/eu/agent/a1"), "of another authority"),
+        (self_signed, "self-signed"),
+    ] {
+        let refused = match secured.try_channel(Some(&identity)).await {
+            Err(refused) => refused,
+            Ok(channel) => {
+                let status = call_raw(channel).await;
+                deputy_dial::dialer::explain_chain(&status, "manager").unwrap_or_else(|| format!("{status:?}"))
+            }
+        };
+        assert!(
+            refused.contains("another authority") || refused.contains("does not take our certificate"),
+            "{what}: {refused}"
+        );
+    }
+    // The same authority, and a name that is not of this trust domain or not of an agent that joined.
+    let elsewhere = Signer::open(secured.folder.path(), "elsewhere").expect("loaded");
+    let here = Signer::open(secured.folder.path(), "test").expect("loaded");
+    for (identity, words) in [
+        (
+            signed_by(&elsewhere, "pool/eu/agent/a1"),
+            "names nobody of this trust domain",
+        ),
+        (signed_by(&here, "host/a1"), "names nobody of this trust domain"),
+        (signed_by(&here, "pool/eu/agent/a1"), "knows no agent a1"),
+        (signed_by(&here, "user/0123456789abcdef"), "stands for no token"),
+    ] {
+        let mut client = AgentClient::new(secured.channel(Some(&identity)).await);
+        let refused = call(&mut client).await.expect_err(words);
+        assert!(refused.message().contains(words), "{refused:?}");
+    }
+}
+
+/// A call that cannot succeed; its error.
+async fn call_raw(channel: Channel) -> Status {
+    let answered = AgentClient::new(channel)
+        .fetch_blob(v1::FetchBlobRequest::default())
+        .await;
+    answered.err().expect("refused")
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_exchanged_by_its_key_and_by_nothing_else() {
+    let life = Duration::from_secs(1);
+    let secured = Secured::with(|settings| settings.security.certificate_life = life).await;
+    let token = secured.join_token("rule", 5).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let (_frames, mut answers) = hello(secured.agent(&member).await, "a1", "i1").await.expect("answered");
+    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    // A session does not outlive the last certificate of its agent.
+    let told = loop {
+        match next(&mut answers).await {
+            Some(Frame::Disconnect(told)) => break told,
+            Some(_) => {}
+            None => panic!("it was not told"),
+        }
+    };
+    assert_eq!(told.code, "certificate_expired");
+    let refused = match secured.try_channel(Some(&member.identity())).await {
+        Err(refused) => refused,
+        Ok(channel) => {
+            let status = call_raw(channel).await;
+            deputy_dial::dialer::explain_chain(&status, "manager").unwrap_or_else(|| format!("{status:?}"))
+        }
+    };
+    assert!(refused.contains("our certificate has expired"), "{refused}");
+    let stranger = key();
+    let refused = renew_expired(&secured, &member, &stranger)
+        .await
+        .expect_err("another key");
+    assert!(refused.message().contains("not by the key"), "{refused:?}");
+    let renewed = renew_expired(&secured, &member, &member.key).await.expect("renewed");
+    call(&mut secured.agent(&renewed).await).await.expect("good");
+    let refused = renew_expired(&secured, &member, &member.key)
+        .await
+        .expect_err("a newer one was used");
+    assert!(refused.message().contains("a newer one was used"), "{refused:?}");
+    let request = v1::RevokeRequest {
+        agent_id: "a1".into(),
+        reason: "gone".into(),
+    };
+    secured
+        .fleet()
+        .await
+        .revoke(secured.admin(request))
+        .await
+        .expect("revoked");
+    let refused = renew_expired(&secured, &renewed, &renewed.key)
+        .await
+        .expect_err("revoked");
+    assert!(refused.message().contains("was revoked: gone"), "{refused:?}");
+}
+
+async fn renew_expired(secured: &Secured, member: &Member, signer: &rcgen::KeyPair) -> Result<Member, Status> {
+    let mut enrollment = secured.enrollment().await;
+    let challenge = enrollment.challenge(v1::ChallengeRequest {}).await?.into_inner();
+    let key = key();
+    let csr = csr(&key);
+    let mut signed = b"deputy renew-expired v1\0test\0".to_vec();
+    signed.extend(&challenge.nonce);
+    signed.extend(Sha256::digest(&csr));
+    let request = v1::RenewExpiredRequest {
+        csr: csr.into(),
+        nonce: challenge.nonce,
+        expired_leaf: member.certificate.chain[0].clone(),
+        signature: rcgen::SigningKey::sign(signer, &signed).expect("signed").into(),
+    };
+    let answer = enrollment.renew_expired(request).await?.into_inner();
+    Ok(Member {
+        key,
+        certificate: answer.certificate.expect("a certificate"),
+    })
+}
+
+#[tokio::test]
+async fn a_manager_of_another_authority_or_name_is_refused_in_words() {
+    let (one, other) = (Secured::start().await, Secured::start().await);
+    let dial = |pem: Vec<u8>, host: &str| {
+        let tls = Authority::from_pem(&pem)
+            .expect("an authority")
+            .client_config(None)
+            .expect("good");
+        let port = one.manager.as_ref().expect("up").address().port();
+        let url = format!("https://{host}:{port}").parse().expect("an address");
+        Dialer::new(url, std::sync::Arc::default(), Some(std::sync::Arc::new(tls)), SOON)
+    };
+    let pem = |secured: &Secured| std::fs::read(secured.folder.path().join("ca.pem")).expect("read");
+    dial(pem(&one), "localhost").dial().await.expect("the right authority");
+    let refused = dial(pem(&other), "localhost")
+        .dial()
+        .await
+        .expect_err("another")
+        .to_string();
+    assert!(
+        refused.contains("not from the authority that was configured"),
+        "{refused}"
+    );
+    let refused = dial(pem(&one), "127.0.0.2")
+        .dial()
+        .await
+        .expect_err("another name")
+        .to_string();
+    assert!(
+        refused.contains("not for the name 127.0.0.2") || refused.contains("cannot connect"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_hash_of_the_authority_is_enough_to_know_it() {
+    let (one, other) = (Secured::start().await, Secured::start().await);
+    let fingerprint = |secured: &Secured| secured.manager.as_ref().expect("up").authority().fingerprint();
+    let dial = |pin: &str| {
+        let tls = Authority::from_pin(pin)
+            .expect("a pin")
+            .client_config(None)
+            .expect("good");
+        let address = one.manager.as_ref().expect("up").address();
+        let url = format!("https://{address}").parse().expect("an address");
+        Dialer::new(url, std::sync::Arc::default(), Some(std::sync::Arc::new(tls)), SOON)
+    };
+    dial(&fingerprint(&one)).dial().await.expect("the right authority");
+    let refused = dial(&fingerprint(&other))
+        .dial()
+        .await
+        .expect_err("another")
+        .to_string();
+    assert!(
+        refused.contains("not from the authority that was configured"),
+        "{refused}"
+    );
+}
