@@ -80,6 +80,16 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token_file: Option<PathBuf>,
+    /// A file with a client certificate and its key, PEM, instead of a token
+    #[arg(
+        long,
+        env = "DEPUTY_CLIENT_CERTIFICATE",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) client_certificate: Option<PathBuf>,
     /// The project (tenant) to work in
     #[arg(
         long,
@@ -461,9 +471,12 @@ pub(crate) enum Token {
         /// Only for this project; may be given several times. None: for every project
         #[arg(long = "for-project", value_name = "NAME")]
         for_project: Vec<String>,
-        /// How long it is good; none: until it is revoked
+        /// How long it is good; none: until it is revoked, a certificate 90 days
         #[arg(long, value_parser = life, value_name = "DURATION")]
         life: Option<Duration>,
+        /// Make a client certificate instead, and write it with its key to this new file
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
     },
     /// List the tokens, without their secrets
     List,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deputy_dial::authority::Authority;
+use deputy_dial::authority::{Authority, ClientIdentity};
 use deputy_dial::dialer::{DialError, Dialer};
 use deputy_dial::proxy::ProxyRule;
 use deputy_dial::url::{BadManagerUrl, ManagerUrl, Transport};
@@ -101,6 +101,8 @@ pub(crate) struct Access {
     pub(crate) token_file: Option<PathBuf>,
     /// DEPUTY_TOKEN.
     pub(crate) token: Option<String>,
+    /// A certificate and its key.
+    pub(crate) client_certificate: Option<PathBuf>,
     /// HTTPS_PROXY.
     pub(crate) https_proxy: String,
     /// NO_PROXY.
@@ -115,7 +117,8 @@ impl Access {
         let tls = match url.transport() {
             Transport::Clear => None,
             Transport::Tls => {
-                let config = self.authority()?.client_config(None);
+                let identity = self.client_certificate.as_deref().map(identity).transpose()?;
+                let config = self.authority()?.client_config(identity.as_ref());
                 let config = config.map_err(|error| CliError::bad_input("TLS cannot be set up").caused_by(&error))?;
                 Some(Arc::new(config))
             }
@@ -141,6 +144,13 @@ impl Access {
             .hint("give its ca.pem with --ca-file or DEPUTY_CA_FILE; the manager writes it into its data folder")),
         }
     }
+}
+
+fn identity(path: &Path) -> Result<ClientIdentity, CliError> {
+    let pem = std::fs::read(path).map_err(|error| unreadable(path, "the client certificate", &error))?;
+    ClientIdentity::from_pem(&pem).map_err(|error| {
+        CliError::bad_input(format!("{} cannot be used as the client certificate", path.display())).caused_by(&error)
+    })
 }
 
 fn unreadable(path: &Path, what: &str, error: &std::io::Error) -> CliError {

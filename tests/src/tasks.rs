@@ -8,7 +8,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::fleet_client::FleetClient;
 use deputy_proto::v1::tasks_client::TasksClient;
 
-use crate::access::{Access, Client};
+use crate::access::{Access, CALL_DEADLINE, Client};
 
 /// Between two looks of a wait.
 const LOOK_EVERY: Duration = Duration::from_millis(25);

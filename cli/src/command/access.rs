@@ -7,6 +7,7 @@ use deputy_proto::v1::join_rule::Proof;
 use serde_json::{Value, json};
 
 use super::context::Context;
+use super::new_key::NewKey;
 use crate::args::{JoinRule, JoinToken, NewJoinRule, Scope, Token};
 use crate::client::Manager;
 use crate::error::{CliError, Exit};
@@ -116,8 +117,15 @@ pub(super) async fn token(context: &mut Context, manager: &Manager, args: Token)
             scope,
             for_project,
             life,
+            certificate,
         } => {
+            if let Some(path) = certificate.as_ref().filter(|path| path.exists()) {
+                return Err(CliError::bad_input(format!("{} is there already", path.display()))
+                    .hint("nothing is overwritten; name another file"));
+            }
+            let key = certificate.as_ref().map(|_| NewKey::make()).transpose()?;
             let request = Manager::call(v1::CreateTokenRequest {
+                csr: key.as_ref().map(|key| key.request.clone().into()).unwrap_or_default(),
                 name,
                 scopes: scope.into_iter().map(|scope| i32::from(scope_of(scope))).collect(),
                 projects: for_project,
@@ -126,6 +134,11 @@ pub(super) async fn token(context: &mut Context, manager: &Manager, args: Token)
             let answer = fleet.create_token(request).await;
             let answer = answer.map_err(manager.failed("make the token"))?.into_inner();
             let info = answer.info.unwrap_or_default();
+            if let (Some(path), Some(key)) = (certificate, key) {
+                key.write(&path, &answer.certificate.unwrap_or_default())?;
+                let line = format!("{} is written, {}", path.display(), ends(info.expires_at_ms, false));
+                return context.tell(&[line], || json!({ "file": path, "info": token_json(&info) }));
+            }
             shown_once(
                 context,
                 &info.id,

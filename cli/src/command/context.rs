@@ -31,6 +31,7 @@ impl Context {
             ca_sha256: global.ca_sha256.clone(),
             token_file: global.token_file.clone(),
             token: env("DEPUTY_TOKEN"),
+            client_certificate: global.client_certificate.clone(),
             https_proxy: either("HTTPS_PROXY"),
             no_proxy: either("NO_PROXY"),
         };

@@ -9,6 +9,7 @@ mod watch;
 mod steer;
 mod fleet;
 mod access;
+mod new_key;
 mod context;
 
 pub(crate) use context::Context;

@@ -17,11 +17,18 @@ fn help_teaches() {
         "resolve",
         "explain",
         "fleet",
+        "fleet join-rule create",
+        "fleet join-token create",
+        "fleet token create",
         "schema",
         "completion",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
-        let name = if command.is_empty() { "deputy" } else { command };
+        let name = if command.is_empty() {
+            "deputy".to_owned()
+        } else {
+            command.replace(' ', "-")
+        };
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(format!("help_{name}"), transcript(&arguments));
         });

@@ -7,8 +7,7 @@ fn a_manager_that_is_not_there_is_said_at_once() {
     // Port 1 is never bound by an unprivileged program.
     insta::assert_snapshot!(transcript(&["list", "--manager", "http://127.0.0.1:1"]), @r##"
     error: cannot reach the manager at http://127.0.0.1:1
-      caused by: tcp connect error
-      caused by: Connection refused (os error 111)
+      caused by: cannot connect to 127.0.0.1:1: Connection refused (os error 111)
     hint: is it running? its address is given with --manager or DEPUTY_MANAGER
     exit code 3
     "##);
@@ -17,8 +16,23 @@ fn a_manager_that_is_not_there_is_said_at_once() {
 #[test]
 fn nothing_is_sent_over_a_network_without_tls() {
     insta::assert_snapshot!(transcript(&["list", "--manager", "http://deputy.example.com:7443"]), @r##"
-    error: the manager's address http://deputy.example.com:7443 is not on this machine, and without TLS nothing is sent over a network
-    hint: until then, make a tunnel: ssh -L 7443:127.0.0.1:7443 HOST, and leave the address as it is
+    error: the manager's address http://deputy.example.com:7443 cannot be used
+      caused by: deputy.example.com:7443 is not a loopback address, and without TLS nothing else is dialled: begin it with https://
+    hint: for example https://manager.example.com:7443
+    exit code 2
+    "##);
+}
+
+#[test]
+fn with_tls_the_command_has_to_know_whom_to_believe() {
+    insta::assert_snapshot!(transcript(&["list", "--manager", "https://deputy.example.com:7443"]), @r##"
+    error: there is no authority to check the manager at https://deputy.example.com:7443 with
+    hint: give its ca.pem with --ca-file or DEPUTY_CA_FILE; the manager writes it into its data folder
+    exit code 2
+    "##);
+    insta::assert_snapshot!(transcript(&["list", "--ca-sha256", "ab"]), @r##"
+    error: --ca-sha256 cannot be used
+      caused by: "ab" is no SHA-256: 64 hexadecimal digits, with or without colons
     exit code 2
     "##);
 }

@@ -1,5 +1,7 @@
 //! The `Fleet` service.
 
+use std::time::Duration;
+
 use deputy_proto::v1;
 use deputy_proto::v1::fleet_server::Fleet;
 use deputy_task::id::{AgentId, Project};
@@ -11,10 +13,12 @@ use crate::auth::caller;
 use crate::dispatcher::inbound::{FleetLine, Inbound};
 use crate::join::JoinRule;
 use crate::registry::{Grant, JoinToken, Scope, Standing};
-use crate::trust::authority::{millis, unix_now};
+use crate::trust::authority::{SigningRequest, millis, unix_now};
 
 /// A join token is good for so long if nobody says otherwise.
 const JOIN_TOKEN_LIFE_MS: i64 = 3_600_000;
+/// A user's certificate is good for so long if nobody says otherwise.
+const CERTIFICATE_LIFE_MS: i64 = 90 * 24 * 3_600_000;
 /// Nothing that is given out lives longer.
 const MAX_LIFE_MS: i64 = 10 * 365 * 24 * 3_600_000;
 /// Longest name that a token stands for.
@@ -51,6 +55,21 @@ impl FleetService {
             }
         }
         Ok(lines)
+    }
+
+    /// A certificate that stands for a grant and ends with it.
+    fn certificate(&self, signing: &SigningRequest, grant: &Grant) -> Result<v1::IssuedCertificate, Status> {
+        let left = grant.expires_at_ms.saturating_sub(millis(unix_now()));
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        let authority = &self.context.trust.authority;
+        let issued = authority.client(signing, &format!("user/{}", grant.id), left);
+        let issued = issued.map_err(|error| Status::internal(format!("the certificate could not be made: {error}")))?;
+        Ok(v1::IssuedCertificate {
+            chain: vec![issued.leaf.into(), authority.certificate().to_vec().into()],
+            not_before_ms: issued.not_before_ms,
+            not_after_ms: issued.not_after_ms,
+            ..v1::IssuedCertificate::default()
+        })
     }
 
     async fn end(&self, agent_id: &str, standing: Standing) -> Result<u32, Status> {
@@ -213,6 +232,7 @@ impl Fleet for FleetService {
             scopes,
             projects,
             life_ms,
+            csr,
         } = request.into_inner();
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
             return Err(Status::invalid_argument(format!(
@@ -225,7 +245,16 @@ impl Fleet for FleetService {
                 .parse::<Project>()
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
         }
-        let life_ms = if life_ms == 0 { 0 } else { life(life_ms)? };
+        let signing = if csr.is_empty() {
+            None
+        } else {
+            Some(SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?)
+        };
+        let life_ms = match (life_ms, &signing) {
+            (0, None) => 0,
+            (0, Some(_)) => CERTIFICATE_LIFE_MS,
+            (life_ms, _) => life(life_ms)?,
+        };
         let made = self
             .context
             .registry
@@ -233,8 +262,9 @@ impl Fleet for FleetService {
         let (grant, secret) = made.await.map_err(not_done)?;
         tracing::info!(token = grant.id, name = grant.name, by = by(), "a token was made");
         Ok(Response::new(v1::CreateTokenResponse {
+            certificate: signing.map(|signing| self.certificate(&signing, &grant)).transpose()?,
+            token: if csr.is_empty() { secret } else { String::new() },
             info: Some(grant.to_wire()),
-            token: secret,
         }))
     }
 

@@ -52,6 +52,7 @@ async fn grant(secured: &Secured, scopes: &[v1::Scope], projects: &[&str], life_
         scopes: scopes.iter().map(|scope| i32::from(*scope)).collect(),
         projects: projects.iter().map(|project| (*project).to_owned()).collect(),
         life_ms,
+        csr: bytes::Bytes::new(),
     };
     let made = secured.fleet().await.create_token(secured.admin(request)).await;
     let made = made.expect("made").into_inner();
@@ -151,6 +152,43 @@ async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_resta
         assert!(said.contains("was revoked"), "{said}");
         secured.restart().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate_stands_for_the_same_as_a_token_and_ends_with_it() {
+    let secured = Secured::start().await;
+    let key = crate::secured::key();
+    let request = v1::CreateTokenRequest {
+        name: "laptop".into(),
+        scopes: vec![v1::Scope::Read.into()],
+        projects: Vec::new(),
+        life_ms: 0,
+        csr: crate::secured::csr(&key).into(),
+    };
+    let made = secured.fleet().await.create_token(secured.admin(request)).await;
+    let made = made.expect("made").into_inner();
+    assert!(made.token.is_empty());
+    let member = crate::secured::Member {
+        key,
+        certificate: made.certificate.expect("a certificate"),
+    };
+    let channel = secured.channel(Some(&member.identity())).await;
+    let (code, said) = called(channel.clone(), "/deputy.v1.Tasks/List", Request::new(())).await;
+    assert_eq!(code, Code::Ok, "{said}");
+    let (code, said) = called(channel.clone(), "/deputy.v1.Fleet/List", Request::new(())).await;
+    assert_eq!(code, Code::PermissionDenied, "{said}");
+    let revoke = v1::RevokeTokenRequest {
+        id: made.info.expect("info").id,
+    };
+    secured
+        .fleet()
+        .await
+        .revoke_token(secured.admin(revoke))
+        .await
+        .expect("revoked");
+    let (code, said) = called(channel, "/deputy.v1.Tasks/List", Request::new(())).await;
+    assert_eq!(code, Code::Unauthenticated);
+    assert!(said.contains("was revoked"), "{said}");
 }
 
 #[tokio::test]

@@ -4049,9 +4049,12 @@ pub struct CreateTokenRequest {
     /// Where; empty means in every project.
     #[prost(string, repeated, tag = "3")]
     pub projects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// How long it is good; 0 means for ever.
+    /// How long it is good; 0 means for ever, and 90 days for a certificate.
     #[prost(int64, tag = "4")]
     pub life_ms: i64,
+    /// PKCS #10, DER: a client certificate for its key is wanted instead of a secret. It stands for the same.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub csr: ::prost::bytes::Bytes,
 }
 /// CreateTokenResponse is the token, this once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4059,9 +4062,12 @@ pub struct CreateTokenResponse {
     /// What is known of it.
     #[prost(message, optional, tag = "1")]
     pub info: ::core::option::Option<TokenInfo>,
-    /// The secret. The manager keeps a hash.
+    /// The secret. The manager keeps a hash. Empty if a certificate was wanted.
     #[prost(string, tag = "2")]
     pub token: ::prost::alloc::string::String,
+    /// The certificate that was wanted.
+    #[prost(message, optional, tag = "3")]
+    pub certificate: ::core::option::Option<IssuedCertificate>,
 }
 /// ListTokensRequest asks for the bearer tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
