@@ -186,6 +186,7 @@ async fn with_a_full_disk_submit_is_refused_in_words_until_there_is_space_again(
         return;
     };
     world.manager.start_again().await.expect("a manager on a small disk");
+    world.introduce_again().await.expect("introduced");
     let first = world
         .submit(&recipe::script("first", "", "", "true"))
         .await

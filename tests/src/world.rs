@@ -239,6 +239,14 @@ impl World {
         Ok(world)
     }
 
+    /// After the manager was started on another data folder: it has another authority, and knows nobody.
+    pub async fn introduce_again(&mut self) -> Result<()> {
+        let access = self.manager.access()?;
+        self.tasks = Tasks::of(&access)?;
+        std::fs::write(&self.join_token, access.join_token(JOINS).await?)?;
+        Ok(())
+    }
+
     /// Adds an agent and waits until the manager knows it; its place in [`World::agents`].
     pub async fn agent(&mut self, options: AgentOptions) -> Result<usize> {
         let place = self.launch(options).await?;
