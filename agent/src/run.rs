@@ -11,7 +11,7 @@ use deputy_task::id::InstanceId;
 
 use crate::agent_id::agent_id;
 use crate::children::children;
-use crate::config::checked::Config;
+use crate::config::checked::{Config, JoinBy};
 use crate::exit::{Exit, StartupError};
 use crate::identity_file::IdentityFile;
 use crate::join::membership;
@@ -35,7 +35,11 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let env = Env::from_process();
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
-    let places = [Some(root.clone()), config.state_folder.clone(), config.file.clone()];
+    let token = match &config.join {
+        JoinBy::TokenFile(path) => Some(path.clone()),
+        JoinBy::Nothing | JoinBy::Token(_) => None,
+    };
+    let places = [Some(root.clone()), config.state_folder.clone(), config.file.clone(), token];
     let hidden = places.into_iter().flatten().collect();
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
     let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {

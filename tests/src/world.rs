@@ -369,7 +369,11 @@ impl World {
             .env("TMPDIR", &self.folder)
             .envs(self.agent_environment());
         command
-            .args(["doctor", "--manager", &format!("http://{}", self.manager.address()?)])
+            .args(["doctor", "--manager", &format!("https://{}", self.manager.address()?)])
+            .arg("--ca-file")
+            .arg(self.manager.access()?.ca_file)
+            .arg("--join-token-file")
+            .arg(&self.join_token)
             .arg("--work-folder")
             .arg(self.folder.join("doctor-work"));
         command.args(arguments).current_dir(&self.folder);

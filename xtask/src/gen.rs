@@ -12,7 +12,6 @@ const PROTO_FILES: [&str; 5] = [
     "deputy/v1/agent.proto",
     "deputy/v1/tasks.proto",
     "deputy/v1/fleet.proto",
-    "deputy/v1/enrollment.proto",
 ];
 
 /// Writes the protocol's Rust code and descriptor set into `out` (normally `proto/src/gen`).
