@@ -35,7 +35,12 @@ until [ -e go ]; do sleep 0.1; done"#;
 /// One line for each try: `refused NAME` or `GOT NAME`. Nothing here does harm if it goes through.
 const TRIES: &str = r#"cd @SHARED@
 victim=$(cat victim.pid); home=$(cat victim.home); theirs=$(cat victim.endpoint)
-guardian=$(grep -l deputy-guardian /proc/[0-9]*/cmdline | cut -d / -f 3 | head -1)
+guardian=none
+for status in /proc/[0-9]*/status; do
+  grep -q "^PPid:[[:space:]]*@AGENT@$" "$status" 2> /dev/null || continue
+  id=$(echo "$status" | cut -d / -f 3)
+  grep -q deputy-guardian "/proc/$id/cmdline" 2> /dev/null && guardian=$id
+done
 own=$AWS_CONTAINER_CREDENTIALS_FULL_URI; token=$AWS_CONTAINER_AUTHORIZATION_TOKEN
 try() { name=$1; shift; if "$@" > /dev/null 2>&1 < /dev/null; then echo "GOT $name"; else echo "refused $name"; fi; }
 answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "$@")" = 200 ]; }

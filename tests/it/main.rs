@@ -21,6 +21,8 @@ mod unhealthy;
 mod co_owned;
 mod ambient;
 mod containers;
+mod chart;
+mod image;
 mod link;
 mod membership;
 mod proxy;

@@ -19,6 +19,7 @@ pub mod kubernetes;
 
 pub mod microburst;
 pub mod cloud;
+pub mod image;
 pub mod podman;
 
 pub mod leaks;

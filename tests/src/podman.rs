@@ -19,7 +19,7 @@ pub fn missing() -> Option<String> {
     (!rustix::process::geteuid().is_root()).then(|| "podman with a vfs storage of its own needs root here".to_owned())
 }
 
-fn on_path(program: &str) -> bool {
+pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)

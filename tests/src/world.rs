@@ -456,7 +456,6 @@ impl World {
         &self.binaries.agent
     }
 
-
     /// The folder of the agent with this id: its working directory, its home, its log.
     #[must_use]
     pub fn agent_folder(&self, id: &str) -> PathBuf {

@@ -1,8 +1,10 @@
 //! `cargo xtask …`: everything that is done to this project, as one command.
 
 mod bench;
+mod chart;
 mod demo;
 mod fuzz;
+mod images;
 mod leaks;
 mod sweep;
 
@@ -18,8 +20,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-
-use tools::recipe::Half;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Everything that is done to this project", version)]
@@ -51,6 +51,10 @@ enum What {
     Leaks,
     /// Feed what comes from strangers to the code that reads it, within bounds
     Fuzz(fuzz::Options),
+    /// Build the agent's image, and run it
+    Images,
+    /// Check the chart: lint, values, a real API server
+    Chart,
     /// The figures: dispatch, throughput, logs, footprint
     Bench(bench::Options),
 }
@@ -75,7 +79,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let root = workspace_root()?;
     match arguments.what {
         What::Tools { what: None } => {
-            let programs = tools::ensure::ensure(&root, &[Half::Aws, Half::Kubernetes])?;
+            let programs = tools::ensure::ensure(&root, tools::ensure::everything())?;
             println!(
                 "{} programs ready; the list: {}",
                 programs.len(),
@@ -110,6 +114,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         What::Sweep(options) => sweep::run(&root, &options),
         What::Leaks => leaks::run(&root),
         What::Fuzz(options) => fuzz::run(&root, &options),
+        What::Images => images::run(&root),
+        What::Chart => chart::run(&root),
         What::Bench(options) => bench::run(&root, &options),
     }
 }

@@ -10,7 +10,6 @@ use super::binaries::{self, Binary};
 use super::summary::Summary;
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
-use crate::tools::recipe::Half;
 use crate::{fuzz, sweep, tidy};
 
 /// Integration tests wait more than they compute.
@@ -20,7 +19,7 @@ const TEST_THREADS: &str = "4";
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Only tests whose path contains this; leaves out tidy and the sweep
-    filter: Option<String>,
+    pub(crate) filter: Option<String>,
 }
 
 /// Whether the fuzz targets run too: they are compiled apart, with coverage, which takes minutes.
@@ -38,7 +37,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
 fn everything(root: &Path, options: &Options, fuzzing: Fuzzing) -> Result<ExitCode> {
     let since = Instant::now();
     println!("tools");
-    ensure::ensure(root, &[Half::Aws, Half::Kubernetes])?;
+    ensure::ensure(root, ensure::everything())?;
     let mut summary = Summary::default();
     let mut failures = Vec::new();
     if options.filter.is_none() {

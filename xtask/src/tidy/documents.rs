@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_threat_is_shown_or_admitted() {
-        let text = "| | asset |\n|---|---|\n| A1 | keys |\n\n| it tries to | outcome | shown by |\n|---|---|---|\n                    | a | refused | `it_is_gone_away` |\n| b | refused | |\n| c | *open:* so | |\n";
+        let text = "| | asset |\n|---|---|\n| A1 | keys |\n\n| it tries to | outcome | shown by |\n|---|---|---|\n| a | refused | `it_is_gone_away` |\n| b | refused | |\n| c | *open:* so | |\n";
         let lines: Vec<_> = named_threats("x.md", text, &[])
             .iter()
             .map(|found| found.line)

@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::install::{Install, MARKER};
 use super::manifest::{self, Programs};
+use super::prerequisite;
 use super::progress::{Line, Progress, Quiet};
 use super::recipe::{Half, TOOLS, Tool};
 
@@ -46,6 +47,17 @@ impl Background {
         self.thread
             .join()
             .map_err(|_| anyhow!("the thread that makes tools panicked"))?
+    }
+}
+
+/// Everything that tests use, as far as this machine can have it: an image is for root with debootstrap. With
+/// `CI=true` nothing is left out.
+pub(crate) fn everything() -> &'static [Half] {
+    let in_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    if in_ci || prerequisite::debootstrap().is_ok() {
+        &[Half::Aws, Half::Kubernetes, Half::Image]
+    } else {
+        &[Half::Aws, Half::Kubernetes]
     }
 }
 

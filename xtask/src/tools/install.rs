@@ -64,6 +64,7 @@ impl Install<'_> {
                 }
             }
             Recipe::CargoInstall => self.cargo_install(&folder)?,
+            Recipe::DebianTree { release, packages } => self.debian(&folder, release, packages)?,
             Recipe::KwokStages { module } => self.kwok_stages(&folder, module)?,
         };
         std::fs::write(folder.join(MARKER), hash)?;
@@ -115,6 +116,38 @@ impl Install<'_> {
             .arg(format!("{}@{}", self.tool.name, self.tool.version));
         self.command(&mut cargo)?;
         Ok("built")
+    }
+
+    /// From the mirror that this machine's own packages come from.
+    fn debian(&self, folder: &Path, release: &str, packages: &str) -> Result<&'static str> {
+        let debootstrap = prerequisite::debootstrap()?;
+        let mirror = prerequisite::debian_mirror(release)?;
+        let tree = folder.join("tree");
+        self.command(
+            Command::new(debootstrap)
+                .arg("--variant=minbase")
+                .arg(format!("--include={packages}"))
+                .arg(release)
+                .arg(&tree)
+                .arg(mirror),
+        )?;
+        let archive = folder.join("base.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("--create")
+            .arg("--file")
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&tree);
+        // Packages that were installed are not needed again, and devices are the container's own.
+        tar.args([
+            "--exclude=./var/cache/apt/archives/*.deb",
+            "--exclude=./var/lib/apt/lists/*",
+            "--exclude=./dev/*",
+            ".",
+        ]);
+        self.command(&mut tar)?;
+        std::fs::remove_dir_all(&tree)?;
+        Ok("made")
     }
 
     fn kwok_stages(&self, folder: &Path, module: &str) -> Result<&'static str> {

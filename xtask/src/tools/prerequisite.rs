@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Python 3.11 is the oldest that the emulated cloud runs on.
 const PYTHON_MINIMUM: (u32, u32) = (3, 11);
@@ -63,6 +63,28 @@ pub(crate) fn go() -> Result<PathBuf> {
         );
     }
     Ok(PathBuf::from("go"))
+}
+
+/// debootstrap, which only root can use.
+pub(crate) fn debootstrap() -> Result<PathBuf> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the base of the agent's image is made by debootstrap, which only root can use");
+    }
+    let found = ["/usr/sbin/debootstrap", "/usr/bin/debootstrap"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.is_file());
+    found.context("the base of the agent's image is made by debootstrap, which is not installed\nhint: apt-get install debootstrap podman buildah runc")
+}
+
+/// Where this machine's own packages of that release come from.
+pub(crate) fn debian_mirror(release: &str) -> Result<String> {
+    let answer = ask("apt-get", &["indextargets", "--format", "$(SITE) $(RELEASE)"]).unwrap_or_default();
+    let mut mirrors = answer.lines().filter_map(|line| line.split_once(' '));
+    let found = mirrors.find(|(_, named)| *named == release);
+    found
+        .map(|(site, _)| site.to_owned())
+        .with_context(|| format!("apt-get knows no mirror of Debian {release} here"))
 }
 
 /// What a program prints, if it can be run and succeeds.

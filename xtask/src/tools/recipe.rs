@@ -14,6 +14,8 @@ pub(crate) enum Half {
     Kubernetes,
     /// What `cargo xtask fuzz` needs.
     Fuzzing,
+    /// What the agent's image is built on: root only, half a minute.
+    Image,
 }
 
 /// One tool.
@@ -57,6 +59,13 @@ pub(crate) enum Recipe {
     },
     /// `cargo install` of the tool's own name and version.
     CargoInstall,
+    /// A small Debian in one file, made by debootstrap from the machine's own mirror.
+    DebianTree {
+        /// Its release's name.
+        release: &'static str,
+        /// Packages beside the smallest set, with commas.
+        packages: &'static str,
+    },
     /// The stages that kwok ships in its module, as one file.
     KwokStages {
         /// The module they are in.
@@ -170,6 +179,27 @@ pub(crate) const TOOLS: &[Tool] = &[
         },
     },
     Tool {
+        name: "helm",
+        version: "3.22.0",
+        half: Half::Kubernetes,
+        recipe: Recipe::GoInstall {
+            package: "helm.sh/helm/v3/cmd/helm",
+            on_path: OnPath {
+                arguments: &["version", "--short"],
+                answer: "v3.22.0",
+            },
+        },
+    },
+    Tool {
+        name: "debian-base",
+        version: "12",
+        half: Half::Image,
+        recipe: Recipe::DebianTree {
+            release: "bookworm",
+            packages: "ca-certificates",
+        },
+    },
+    Tool {
         name: "kwok-stages",
         version: "0.8.0",
         half: Half::Kubernetes,
@@ -198,7 +228,9 @@ impl Tool {
         let files: Vec<PathBuf> = match self.recipe {
             Recipe::PythonEnvironment { .. } => vec![root.join(self.requirements())],
             Recipe::GoBuild { module, .. } => vec![root.join(module).join("go.mod"), root.join(module).join("go.sum")],
-            Recipe::GoInstall { .. } | Recipe::CargoInstall | Recipe::KwokStages { .. } => Vec::new(),
+            Recipe::GoInstall { .. } | Recipe::CargoInstall | Recipe::KwokStages { .. } | Recipe::DebianTree { .. } => {
+                Vec::new()
+            }
         };
         for file in files {
             hash.update(std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
@@ -224,6 +256,7 @@ impl Tool {
             Recipe::GoBuild { .. } | Recipe::GoInstall { .. } | Recipe::CargoInstall => {
                 vec![(self.name.to_owned(), Path::new("bin").join(self.name))]
             }
+            Recipe::DebianTree { .. } => vec![(self.name.to_owned(), PathBuf::from("base.tar"))],
             Recipe::KwokStages { .. } => vec![(self.name.to_owned(), PathBuf::from("stages.yaml"))],
         }
     }

@@ -1,0 +1,109 @@
+{{- define "deputy-agent.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deputy-agent.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "deputy-agent.name" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | required "serviceAccount.name is needed with serviceAccount.create: false" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deputy-agent.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "deputy-agent.labels" -}}
+{{ include "deputy-agent.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- /* What the schema cannot say: one value against another. */ -}}
+{{- define "deputy-agent.check" -}}
+{{- $https := hasPrefix "https://" .Values.manager.url -}}
+{{- $ca := .Values.manager.ca -}}
+{{- if and $https (not $ca.pem) (not $ca.sha256) -}}
+{{- fail "manager.ca.pem or manager.ca.sha256 is needed: the agent checks an https manager with it and with nothing else" -}}
+{{- end -}}
+{{- if and $ca.pem $ca.sha256 -}}
+{{- fail "manager.ca.pem and manager.ca.sha256 are both set; leave one of them away" -}}
+{{- end -}}
+{{- $byAccount := .Values.join.serviceAccountToken.enabled -}}
+{{- $bySecret := .Values.join.token.existingSecret -}}
+{{- if and $https $byAccount (not .Values.manager.trustDomain) -}}
+{{- fail "manager.trustDomain is needed: the service account's token is made for deputy/<trustDomain>" -}}
+{{- end -}}
+{{- if and $byAccount $bySecret -}}
+{{- fail "join.token.existingSecret is set and join.serviceAccountToken.enabled is true; leave one of them away" -}}
+{{- end -}}
+{{- if and $https (not $byAccount) (not $bySecret) -}}
+{{- fail "nothing to join with: enable join.serviceAccountToken, or name a Secret in join.token.existingSecret" -}}
+{{- end -}}
+{{- if and .Values.policy.cedar .Values.policy.allowAll -}}
+{{- fail "policy.cedar and policy.allowAll are both set; leave one of them away" -}}
+{{- end -}}
+{{- if not (or .Values.policy.cedar .Values.policy.allowAll) -}}
+{{- fail "policy.cedar is needed: without a policy nothing runs. (policy.allowAll: true runs whatever the manager sends.)" -}}
+{{- end -}}
+{{- if ge (int .Values.agent.graceSeconds) (int .Values.agent.drainTimeoutSeconds) -}}
+{{- fail "agent.graceSeconds must be less than agent.drainTimeoutSeconds: scripts are told to stop within it" -}}
+{{- end -}}
+{{- range $key, $_ := .Values.agent.config -}}
+{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join_token_file" "join_token" "policy_file" "allow_all" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
+{{- fail (printf "agent.config.%s has a value of its own in this chart; set that" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* agent.toml: a JSON string is a TOML string. */ -}}
+{{- define "deputy-agent.config" -}}
+manager = {{ .Values.manager.url | toJson }}
+{{- with .Values.manager.ca.pem }}
+ca_file = "/etc/deputy/ca.pem"
+{{- end }}
+{{- with .Values.manager.ca.sha256 }}
+ca_sha256 = {{ . | toJson }}
+{{- end }}
+{{- with .Values.manager.trustDomain }}
+trust_domain = {{ . | toJson }}
+{{- end }}
+{{- if .Values.join.token.existingSecret }}
+join_token_file = "/var/run/secrets/deputy/join/token"
+{{- else if and .Values.join.serviceAccountToken.enabled .Values.manager.trustDomain }}
+join_service_account_token_file = "/var/run/secrets/deputy/token/token"
+{{- end }}
+{{- if .Values.policy.cedar }}
+policy_file = "/etc/deputy/policy.cedar"
+{{- else }}
+allow_all = "true"
+{{- end }}
+slots = {{ .Values.agent.slots }}
+drain_timeout = "{{ .Values.agent.drainTimeoutSeconds }}s"
+grace = "{{ .Values.agent.graceSeconds }}s"
+work_folder = "/var/lib/deputy/agent"
+health_listen = "{{ eq .Values.agent.healthAddress "::" | ternary "[::]" .Values.agent.healthAddress }}:8080"
+confinement = {{ .Values.agent.confinement | toJson }}
+{{- with .Values.agent.writableFolders }}
+writable_folders = {{ join "," . | toJson }}
+{{- end }}
+log_level = {{ .Values.agent.logLevel | toJson }}
+log_format = {{ .Values.agent.logFormat | toJson }}
+{{- range $key, $value := .Values.agent.config }}
+{{ $key }} = {{ $value | toJson }}
+{{- end }}
+{{- with .Values.agent.labels }}
+
+[labels]
+{{- range $key, $value := . }}
+{{ $key | toJson }} = {{ $value | toJson }}
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,373 @@
+//! The chart `helm/deputy-agent`: its values, what it renders, and a real API server that takes it where pods are
+//! restricted.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use deputy_tests::cloud::Cloud;
+use deputy_tests::programs::{Tools, workspace};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A certificate as far as a chart looks.
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+/// Helm with folders of its own.
+struct Helm {
+    folder: tempfile::TempDir,
+}
+
+impl Helm {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    fn run(&self, arguments: &[&str], values: &Value) -> Output {
+        let file = self.folder.path().join("values.json");
+        std::fs::write(&file, values.to_string()).expect("written");
+        let helm = Tools::load()
+            .and_then(|tools| tools.get("helm").map(Path::to_owned))
+            .expect("helm");
+        let mut command = Command::new(helm);
+        for (name, folder) in [
+            ("HELM_CACHE_HOME", "cache"),
+            ("HELM_CONFIG_HOME", "config"),
+            ("HELM_DATA_HOME", "data"),
+        ] {
+            command.env(name, self.folder.path().join(folder));
+        }
+        command
+            .args(arguments)
+            .arg("--values")
+            .arg(file)
+            .output()
+            .expect("helm starts")
+    }
+
+    fn good(&self, arguments: &[&str], values: &Value) -> String {
+        let output = self.run(arguments, values);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "helm {arguments:?}: {said}{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What it renders, by kind.
+    fn template(&self, values: &Value) -> Vec<Value> {
+        let text = self.good(
+            &[
+                "template",
+                "edge",
+                &chart(),
+                "--namespace",
+                "deputy",
+                "--kube-version",
+                "1.37",
+            ],
+            values,
+        );
+        let documents = serde_norway::Deserializer::from_str(&text);
+        let read = documents.map(|one| serde::Deserialize::deserialize(one).expect("YAML"));
+        read.filter(|one: &Value| !one.is_null()).collect()
+    }
+}
+
+fn chart() -> String {
+    workspace().join("helm/deputy-agent").display().to_string()
+}
+
+/// An agent that joins by its service account's token.
+fn joins_by_account() -> Value {
+    json!({
+        "manager": { "url": "https://manager.example.com:7443", "trustDomain": "prod.example.com", "ca": { "pem": PEM } },
+        "policy": { "cedar": "permit(principal, action, resource);\n" },
+        "agent": { "labels": { "env": "prod", "pool": "eu \"1\"" }, "drainTimeoutSeconds": 1200, "config": { "reconnect_max": "30s" } },
+        "serviceAccount": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/deputy-agent" } },
+    })
+}
+
+/// One with everything that can be chosen otherwise.
+fn chosen_otherwise() -> Value {
+    json!({
+        "manager": { "url": "https://10.0.0.7:7443", "ca": { "sha256": "ab".repeat(32) } },
+        "join": { "serviceAccountToken": { "enabled": false }, "token": { "existingSecret": "deputy-join", "key": "t" } },
+        "policy": { "allowAll": true },
+        "agent": { "confinement": "required", "writableFolders": ["/cache", "/more"], "logFormat": "text", "healthAddress": "::" },
+        "replicas": 2,
+        "image": { "repository": "registry.example.com/deputy-agent", "tag": "7" },
+        "imagePullSecrets": [{ "name": "registry" }],
+        "serviceAccount": { "create": false, "name": "existing" },
+        "rbac": { "rules": [{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["app"], "verbs": ["get"] }] },
+        "networkPolicy": { "enabled": true },
+        "podAnnotations": { "a": "b" }, "podLabels": { "team": "platform" },
+        "nodeSelector": { "kubernetes.io/os": "linux" },
+        "tolerations": [{ "key": "dedicated", "operator": "Exists" }],
+        "priorityClassName": "system-cluster-critical",
+        "extraEnv": [{ "name": "HTTPS_PROXY", "value": "http://proxy:3128" }],
+        "extraVolumes": [{ "name": "cache", "emptyDir": {} }],
+        "extraVolumeMounts": [{ "name": "cache", "mountPath": "/cache" }],
+    })
+}
+
+fn of_kind<'a>(all: &'a [Value], kind: &str) -> Option<&'a Value> {
+    all.iter().find(|one| one["kind"] == kind)
+}
+
+/// Changes one value, by its path with dots.
+fn with(mut values: Value, path: &str, value: Value) -> Value {
+    let mut at = &mut values;
+    for part in path.split('.') {
+        at = &mut at[part];
+    }
+    *at = value;
+    values
+}
+
+/// Guards what operators rely on without looking: grace, token, hardening, and a config the agent can read.
+#[test]
+fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
+    let helm = Helm::new();
+    for values in [joins_by_account(), chosen_otherwise()] {
+        helm.good(&["lint", "--strict", &chart()], &values);
+    }
+    let all = helm.template(&joins_by_account());
+    let pod = &of_kind(&all, "Deployment").expect("a Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["terminationGracePeriodSeconds"], 1210);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let token = &pod["volumes"]
+        .as_array()
+        .expect("volumes")
+        .iter()
+        .find(|one| one["name"] == "token")
+        .expect("a token");
+    let token = &token["projected"]["sources"][0]["serviceAccountToken"];
+    assert_eq!(token["audience"], "deputy/prod.example.com");
+    let account = of_kind(&all, "ServiceAccount").expect("a ServiceAccount");
+    assert!(
+        account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].is_string(),
+        "{account}"
+    );
+    for absent in ["Role", "RoleBinding", "ClusterRole", "NetworkPolicy"] {
+        assert!(of_kind(&all, absent).is_none(), "{absent} by default");
+    }
+    let config = &of_kind(&all, "ConfigMap").expect("a ConfigMap")["data"];
+    assert_eq!(config["ca.pem"], PEM);
+    let agent: toml::Table = config["agent.toml"].as_str().expect("text").parse().expect("TOML");
+    let read = |key: &str| agent.get(key).and_then(toml::Value::as_str).unwrap_or_default();
+    assert_eq!(
+        (read("drain_timeout"), read("grace"), read("reconnect_max")),
+        ("1200s", "30s", "30s")
+    );
+    assert_eq!(agent["labels"]["pool"].as_str(), Some("eu \"1\""));
+    assert_eq!(read("policy_file"), "/etc/deputy/policy.cedar");
+
+    let all = helm.template(&chosen_otherwise());
+    assert!(of_kind(&all, "ServiceAccount").is_none() && of_kind(&all, "NetworkPolicy").is_some());
+    assert_eq!(
+        of_kind(&all, "RoleBinding").expect("a RoleBinding")["subjects"][0]["name"],
+        "existing"
+    );
+    let agent: toml::Table = of_kind(&all, "ConfigMap").expect("a ConfigMap")["data"]["agent.toml"]
+        .as_str()
+        .expect("text")
+        .parse()
+        .expect("TOML");
+    assert_eq!(
+        agent["join_token_file"].as_str(),
+        Some("/var/run/secrets/deputy/join/token")
+    );
+    assert_eq!(agent["health_listen"].as_str(), Some("[::]:8080"));
+    assert_eq!(agent["writable_folders"].as_str(), Some("/cache,/more"));
+    assert!(!agent.contains_key("policy_file"), "{agent}");
+}
+
+/// Guards that a value that would only fail in the pod fails at once, and says which it is.
+#[test]
+fn values_that_cannot_work_are_refused_with_their_names() {
+    let helm = Helm::new();
+    let good = joins_by_account;
+    let bad = [
+        (json!({}), "manager.url"),
+        (with(good(), "manager.url", json!("manager:7443")), "url"),
+        (
+            with(good(), "manager.ca", json!({})),
+            "manager.ca.pem or manager.ca.sha256 is needed",
+        ),
+        (with(good(), "manager.ca.sha256", json!("abc")), "sha256"),
+        (
+            with(good(), "manager.trustDomain", json!("")),
+            "manager.trustDomain is needed",
+        ),
+        (
+            with(good(), "manager.trustDomain", json!("Prod Example")),
+            "trustDomain",
+        ),
+        (
+            with(good(), "join.token", json!({ "existingSecret": "x" })),
+            "leave one of them away",
+        ),
+        (
+            with(good(), "join.serviceAccountToken", json!({ "enabled": false })),
+            "nothing to join with",
+        ),
+        (
+            with(good(), "join.serviceAccountToken", json!({ "expirationSeconds": 60 })),
+            "expirationSeconds",
+        ),
+        (with(good(), "policy", json!({})), "without a policy nothing runs"),
+        (
+            with(good(), "policy.allowAll", json!(true)),
+            "policy.cedar and policy.allowAll are both set",
+        ),
+        (
+            with(good(), "agent.graceSeconds", json!(1200)),
+            "agent.graceSeconds must be less",
+        ),
+        (
+            with(good(), "agent.drainTimeoutSeconds", json!("10m")),
+            "drainTimeoutSeconds",
+        ),
+        (with(good(), "agent.confinement", json!("none")), "confinement"),
+        (
+            with(good(), "agent.writableFolders", json!(["cache"])),
+            "writableFolders",
+        ),
+        (
+            with(good(), "agent.config", json!({ "slots": 3 })),
+            "agent.config.slots has a value of its own",
+        ),
+        (with(good(), "agent.slot", json!(3)), "slot"),
+        (with(good(), "work", json!({ "sizeLimit": "a lot" })), "sizeLimit"),
+        (
+            with(good(), "serviceAccount.create", json!(false)),
+            "serviceAccount.name is needed",
+        ),
+    ];
+    for (values, told) in bad {
+        let output = helm.run(&["template", "edge", &chart(), "--kube-version", "1.37"], &values);
+        let said = String::from_utf8_lossy(&output.stderr).replace('/', ".");
+        assert!(
+            !output.status.success() && said.contains(told),
+            "{told:?} is not told:\n{said}\n{values}"
+        );
+    }
+}
+
+async fn restricted_namespace(client: &Client, name: &str) {
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
+    });
+    let namespace: Namespace = serde_json::from_value(namespace).expect("a namespace");
+    Api::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await
+        .expect("created");
+}
+
+/// Guards that a real API server takes the chart where pods are restricted, through an upgrade, and gives all of it back.
+#[tokio::test]
+async fn a_real_api_server_runs_the_chart_in_a_restricted_namespace() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let cluster = cloud.kubernetes().await.expect("a cluster");
+    let client = cluster.admin().await.expect("a client");
+    let name = format!("chart-{:08x}", rand::random::<u32>());
+    restricted_namespace(&client, &name).await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
+    let careless = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "careless" },
+        "spec": { "containers": [{ "name": "a", "image": "a" }] } });
+    let careless: Pod = serde_json::from_value(careless).expect("a pod");
+    let refused = pods
+        .create(&PostParams::default(), &careless)
+        .await
+        .expect_err("restricted");
+    assert!(refused.to_string().contains("PodSecurity"), "{refused}");
+
+    let kubeconfig: PathBuf = cluster.folder.join("admin.kubeconfig");
+    let kubeconfig = kubeconfig.display().to_string();
+    let install = |values: Value| {
+        let (kubeconfig, name) = (kubeconfig.clone(), name.clone());
+        tokio::task::spawn_blocking(move || {
+            let chart = chart();
+            let upgrade = [
+                "upgrade",
+                "edge",
+                &chart,
+                "--install",
+                "--namespace",
+                &name,
+                "--kubeconfig",
+                &kubeconfig,
+            ];
+            Helm::new().good(&[&upgrade[..], &["--wait", "--timeout", "60s"]].concat(), &values)
+        })
+    };
+    let notes = install(joins_by_account()).await.expect("installed");
+    let subject = format!("system:serviceaccount:{name}:edge-deputy-agent");
+    assert!(notes.contains(&subject), "{notes}");
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &name);
+    let first = deployments.get("edge-deputy-agent").await.expect("there");
+    assert_eq!(first.status.and_then(|status| status.ready_replicas), Some(1));
+
+    // Another configuration is another pod: the agent reads its file once.
+    let slots = with(joins_by_account(), "agent.slots", json!(9));
+    install(slots).await.expect("upgraded");
+    let pod = || async {
+        let listed = pods.list(&ListParams::default()).await.expect("listed").items;
+        let live: Vec<_> = listed
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect();
+        (live.len() == 1).then(|| live[0].clone())
+    };
+    let deadline = tokio::time::Instant::now() + SOON;
+    let pod = loop {
+        if let Some(pod) = pod().await {
+            break pod;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the old pod stays");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let spec = pod.spec.expect("a spec");
+    assert_eq!(spec.termination_grace_period_seconds, Some(1210));
+    assert_eq!(spec.service_account_name.as_deref(), Some("edge-deputy-agent"));
+
+    let (kubeconfig, namespace) = (kubeconfig.clone(), name.clone());
+    let gone = tokio::task::spawn_blocking(move || {
+        let helm = Tools::load()
+            .and_then(|tools| tools.get("helm").map(Path::to_owned))
+            .expect("helm");
+        Command::new(helm)
+            .args([
+                "uninstall",
+                "edge",
+                "--namespace",
+                &namespace,
+                "--kubeconfig",
+                &kubeconfig,
+            ])
+            .output()
+    });
+    let gone = gone.await.expect("joined").expect("helm starts");
+    assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
+    assert_eq!(
+        deployments
+            .list(&ListParams::default())
+            .await
+            .expect("listed")
+            .items
+            .len(),
+        0
+    );
+}
