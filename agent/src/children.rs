@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use deputy_credentials::env::Env;
 use deputy_process::{Confinement, Support};
 
-use crate::config::checked::Mode;
+use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
 
 /// Variables that name files with the agent's own credentials, or with the way to them.
@@ -29,6 +29,12 @@ pub(crate) struct Children {
     pub(crate) confinement: Option<Confinement>,
     /// What people should know about it.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What is this agent's own: every key that names a file or folder of its own is here.
+pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
+    let places = [Some(root), config.state_folder.as_deref(), config.file.as_deref()];
+    places.into_iter().flatten().map(Path::to_owned).collect()
 }
 
 /// Closes this process to others of its user, and finds out how its children can be kept. `hidden` are the files and

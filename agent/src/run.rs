@@ -10,8 +10,8 @@ use deputy_logs::{Spool, SpoolConfig};
 use deputy_task::id::InstanceId;
 
 use crate::agent_id::agent_id;
-use crate::children::children;
-use crate::config::checked::{Config, JoinBy};
+use crate::children::{children, own_places};
+use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::identity_file::IdentityFile;
 use crate::join::membership;
@@ -35,12 +35,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let env = Env::from_process();
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
-    let token = match &config.join {
-        JoinBy::TokenFile(path) => Some(path.clone()),
-        JoinBy::Nothing | JoinBy::Token(_) => None,
-    };
-    let places = [Some(root.clone()), config.state_folder.clone(), config.file.clone(), token];
-    let hidden = places.into_iter().flatten().collect();
+    let hidden = own_places(&config, &root);
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
     let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
         what: "the work folder",

@@ -154,22 +154,21 @@ impl Places {
     }
 }
 
-/// The path without links. Of a link to a file, also the folder it is in: projected tokens are replaced by turning
-/// links, and the next token lies beside this one.
+/// The path without links; nothing if it is neither a file nor a folder (who reads no configuration says `/dev/null`).
+/// A file in a volume of Kubernetes is a link through `..data`, which is turned when the file is renewed: the next one
+/// lies beside this one, so all of the volume is meant.
 fn really(path: &Path) -> io::Result<Vec<PathBuf>> {
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) if nobody_gets_there(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut all = vec![real];
-    if path.symlink_metadata()?.is_symlink()
-        && path.is_file()
-        && let Some(folder) = path.parent()
-    {
-        all.push(folder.canonicalize()?);
+    if !real.is_file() && !real.is_dir() {
+        return Ok(Vec::new());
     }
-    Ok(all)
+    let turns = path.read_link().is_ok_and(|target| target.starts_with("..data"));
+    let volume = path.parent().filter(|_| turns).map(Path::canonicalize).transpose()?;
+    Ok([Some(real), volume].into_iter().flatten().collect())
 }
 
 fn told(found: &Stat) -> (Identity, Kind) {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use deputy_process::{Confinement, Support};
 use rustix::process::{Resource, getrlimit};
 
 use super::report::{Finding, Verdict};
-use crate::config::checked::Config;
+use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
 use crate::work_root::work_root;
 
@@ -20,6 +21,10 @@ const LITTLE_MEMORY: u64 = 192 << 20;
 /// A shell step with a pipeline needs a handful, the AWS CLI some threads.
 const FEW_PROCESSES: u64 = 128;
 
+/// What gives it to an agent that has it not.
+const NO_LANDLOCK: &str =
+    "run the agent on Linux 5.13 or newer, with `landlock` among its security modules and let through by seccomp";
+
 /// Less room than this for workspaces is soon used up.
 const LITTLE_DISK: u64 = 256 << 20;
 
@@ -27,6 +32,7 @@ const LITTLE_DISK: u64 = 256 << 20;
 pub(crate) fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = vec![user(), work_folder(config)];
     findings.extend(config.state_folder.as_deref().map(state_folder));
+    findings.push(children(config.confinement, Confinement::support()));
     findings.push(open_files());
     findings.push(memory(limit_of_group("memory.max")));
     findings.push(processes(limit_of_group("pids.max")));
@@ -106,6 +112,27 @@ fn unusable(check: &str, error: &StartupError) -> Finding {
     finding
 }
 
+fn children(mode: Mode, support: Support) -> Finding {
+    let check = "children";
+    match (mode, support) {
+        (Mode::Off, _) => Finding::new(AREA, check, Verdict::Warning, "are not confined: confinement is off")
+            .hint("leave confinement at auto: a step can read what the agent's user can, its tokens too"),
+        (Mode::Required, Support::Missing) => {
+            Finding::new(AREA, check, Verdict::Bad, "confinement is required, and Landlock is missing").hint(NO_LANDLOCK)
+        }
+        (Mode::Auto, Support::Missing) => {
+            Finding::new(AREA, check, Verdict::Warning, "are not confined: Landlock is missing").hint(format!(
+                "{NO_LANDLOCK}. Until then a step can read what the agent's user can, and tasks of different projects or role chains wait for each other"
+            ))
+        }
+        (Mode::Auto | Mode::Required, Support::NoSignals) => {
+            Finding::new(AREA, check, Verdict::Warning, "are confined, and can send signals to the agent")
+                .hint("from Linux 6.12 on they cannot")
+        }
+        (Mode::Auto | Mode::Required, Support::Full) => Finding::good(AREA, check, "are confined by Landlock"),
+    }
+}
+
 fn open_files() -> Finding {
     let check = "open files";
     match getrlimit(Resource::Nofile).current {
@@ -181,6 +208,21 @@ mod tests {
         assert_eq!(memory(Some(512 << 20)).summary, "the container may use 512 MiB");
         assert_eq!(processes(Some(32)).verdict, Verdict::Warning);
         assert_eq!(processes(Some(1000)).verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn children_that_are_not_confined_are_told_with_what_to_do() {
+        for (mode, support, verdict) in [
+            (Mode::Auto, Support::Full, Verdict::Good),
+            (Mode::Required, Support::NoSignals, Verdict::Warning),
+            (Mode::Auto, Support::Missing, Verdict::Warning),
+            (Mode::Off, Support::Full, Verdict::Warning),
+            (Mode::Required, Support::Missing, Verdict::Bad),
+        ] {
+            let found = children(mode, support);
+            assert_eq!(found.verdict, verdict, "{found:?}");
+            assert_eq!(found.hint.is_empty(), verdict == Verdict::Good, "{found:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl World {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a folder");
         let path = root.path();
-        for folder in ["state", "tasks/mine", "tasks/theirs", "tokens/..1", "cache"] {
+        for folder in ["state", "tasks/mine", "tasks/theirs", "tokens/..1", "cache", "keys"] {
             fs::create_dir_all(path.join(folder)).expect("a folder");
         }
         fs::write(path.join("state/key"), "SECRET").expect("a file");
@@ -30,11 +30,15 @@ impl World {
         fs::write(path.join("beside"), "open").expect("a file");
         symlink("..1", path.join("tokens/..data")).expect("a link");
         symlink("..data/token", path.join("tokens/token")).expect("a link");
+        fs::write(path.join("keys/key"), "SECRET").expect("a file");
+        symlink("keys/key", path.join("linked")).expect("a link");
         let hidden = vec![
             path.join("state"),
             path.join("tasks"),
             path.join("tokens/token"),
             path.join("missing"),
+            "/dev/null".into(),
+            path.join("linked"),
         ];
         let confinement = Confinement::new(hidden, vec![path.join("cache")]);
         Self { root, confinement }
@@ -99,6 +103,8 @@ async fn what_is_hidden_cannot_be_read_listed_or_changed() {
         "cat $ROOT/tokens/token",
         "cat $ROOT/tokens/..1/token",
         "mkdir $ROOT/tokens/new",
+        "cat $ROOT/linked",
+        "cat $ROOT/keys/key",
         "ln $ROOT/state/key ./mine",
         "mv $ROOT/state ./mine",
         "cat /proc/self/cwd/../theirs/kubeconfig",
