@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use deputy_credentials::env::Env;
 use deputy_process::{Confinement, Support};
 
-use crate::config::checked::{Config, Mode};
+use crate::config::checked::{Config, JoinBy, Mode};
 use crate::exit::StartupError;
 
 /// Variables that name files with the agent's own credentials, or with the way to them.
@@ -33,7 +33,16 @@ pub(crate) struct Children {
 
 /// What is this agent's own: every key that names a file or folder of its own is here.
 pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
-    let places = [Some(root), config.state_folder.as_deref(), config.file.as_deref()];
+    let token = match &config.join {
+        JoinBy::TokenFile(path) => Some(path.as_path()),
+        JoinBy::Nothing | JoinBy::Token(_) => None,
+    };
+    let places = [
+        Some(root),
+        config.state_folder.as_deref(),
+        config.file.as_deref(),
+        token,
+    ];
     places.into_iter().flatten().map(Path::to_owned).collect()
 }
 

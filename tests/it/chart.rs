@@ -101,7 +101,7 @@ fn joins_by_account() -> Value {
 fn chosen_otherwise() -> Value {
     json!({
         "manager": { "url": "https://10.0.0.7:7443", "ca": { "sha256": "ab".repeat(32) } },
-        "join": { "serviceAccountToken": { "enabled": false }, "token": { "existingSecret": "deputy-join", "key": "t" } },
+        "join": { "with": "token", "token": { "existingSecret": "deputy-join", "key": "t" } },
         "policy": { "allowAll": true },
         "agent": { "confinement": "required", "writableFolders": ["/cache", "/more"], "logFormat": "text", "healthAddress": "::" },
         "replicas": 2,
@@ -149,7 +149,7 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
         .as_array()
         .expect("volumes")
         .iter()
-        .find(|one| one["name"] == "token")
+        .find(|one| one["name"] == "join")
         .expect("a token");
     let token = &token["projected"]["sources"][0]["serviceAccountToken"];
     assert_eq!(token["audience"], "deputy/prod.example.com");
@@ -171,6 +171,10 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
     );
     assert_eq!(agent["labels"]["pool"].as_str(), Some("eu \"1\""));
     assert_eq!(read("policy_file"), "/etc/deputy/policy.cedar");
+    assert_eq!(
+        (read("join"), read("join_token_file")),
+        ("kubernetes", "/var/run/secrets/deputy/token")
+    );
 
     let all = helm.template(&chosen_otherwise());
     assert!(of_kind(&all, "ServiceAccount").is_none() && of_kind(&all, "NetworkPolicy").is_some());
@@ -183,10 +187,7 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
         .expect("text")
         .parse()
         .expect("TOML");
-    assert_eq!(
-        agent["join_token_file"].as_str(),
-        Some("/var/run/secrets/deputy/join/token")
-    );
+    assert_eq!(agent["join_token_file"].as_str(), Some("/var/run/secrets/deputy/token"));
     assert_eq!(agent["health_listen"].as_str(), Some("[::]:8080"));
     assert_eq!(agent["writable_folders"].as_str(), Some("/cache,/more"));
     assert!(!agent.contains_key("policy_file"), "{agent}");
@@ -218,11 +219,11 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             "leave one of them away",
         ),
         (
-            with(good(), "join.serviceAccountToken", json!({ "enabled": false })),
-            "nothing to join with",
+            with(good(), "join", json!({ "with": "token" })),
+            "join.token.existingSecret is needed",
         ),
         (
-            with(good(), "join.serviceAccountToken", json!({ "expirationSeconds": 60 })),
+            with(good(), "join.kubernetes", json!({ "expirationSeconds": 60 })),
             "expirationSeconds",
         ),
         (with(good(), "policy", json!({})), "without a policy nothing runs"),
@@ -230,6 +231,7 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             with(good(), "policy.allowAll", json!(true)),
             "policy.cedar and policy.allowAll are both set",
         ),
+        (with(good(), "join", json!({ "with": "iam" })), "join.with"),
         (
             with(good(), "agent.graceSeconds", json!(1200)),
             "agent.graceSeconds must be less",

@@ -79,8 +79,9 @@ for process in agent victim guardian; do
   try $process.end kill -s CONT $id
 done
 try state.list ls @STATE@
-try state.read cat @STATE@/agent-id
-try state.write cp /dev/null @STATE@/agent-id
+try state.read cat @STATE@/identity.json
+try state.write cp /dev/null @STATE@/identity.json
+try join.read cat @JOIN@
 try token.read cat @TOKEN@
 try token.link sh -c "ln -s @TOKEN@ l && cat l"
 try config.read cat @CONFIG@
@@ -111,18 +112,20 @@ echo tried"#;
 async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
     let mut world = World::builder().start().await.expect("a world");
     let places = world.agent_folder("agent-1");
-    std::fs::create_dir_all(places.join("state")).expect("a folder");
-    std::fs::write(places.join("state/agent-id"), "agent-1").expect("written");
+    std::fs::create_dir_all(&places).expect("a folder");
     let (token, config) = (places.join("token"), places.join("agent.toml"));
+    let join = places.join("join-token");
     std::fs::write(&token, "agent's web identity canary").expect("written");
     std::fs::write(&config, "# canary\nslots = 4\n").expect("written");
+    let access = world.manager.access().expect("access");
+    std::fs::write(&join, access.join_token(1).await.expect("a token")).expect("written");
     let place = |path: &Path| path.display().to_string();
     let options = AgentOptions::default()
         .env("AWS_ACCESS_KEY_ID", KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
         .env("AWS_WEB_IDENTITY_TOKEN_FILE", &place(&token))
         .env("DEPUTY_CONFIG", &place(&config))
-        .flag("--state-folder", &place(&places.join("state")))
+        .join_token_file(&place(&join))
         .flag("--confinement", "required");
     world.agent(options).await.expect("an agent");
 
@@ -135,6 +138,7 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
         .replace("@SHARED@", &place(world.folder()))
         .replace("@STATE@", &place(&places.join("state")))
         .replace("@TOKEN@", &place(&token))
+        .replace("@JOIN@", &place(&join))
         .replace("@CONFIG@", &place(&config))
         .replace("@PROGRAM@", &place(&program))
         .replace("@AGENT@", &agent.to_string());
@@ -162,7 +166,7 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
     for process in ["agent", "victim", "guardian"] {
         assert_eq!(told.get(process), Some(&"alive"), "{log}");
     }
-    assert_eq!(told.values().filter(|how| **how == "refused").count(), 33 + 22, "{log}");
+    assert_eq!(told.values().filter(|how| **how == "refused").count(), 33 + 23, "{log}");
     assert!(
         log.contains("metadata disabled: true") && log.contains("tried"),
         "{log}"

@@ -1,5 +1,6 @@
 //! The agent in its container, as it is meant to be run: nobody's user, read-only root, no capabilities.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use deputy_tests::child::{Child, Output};
@@ -25,6 +26,8 @@ echo "$HOME"
 cat /proc/1/environ > /dev/null 2>&1 || echo "agent is closed"
 ls -a /var/lib/deputy/agent > /dev/null 2>&1 || echo "work folder is closed"
 test -s /etc/ssl/certs/ca-certificates.crt && echo "certificates"
+cat /etc/deputy/join-token > /dev/null 2>&1 || echo "token is closed"
+test -r /etc/deputy/ca.pem && echo "authority is open"
 setsid env -i sh -c 'sleep 1' > /dev/null 2>&1 &
 sleep 0.2"#;
 
@@ -36,12 +39,26 @@ async fn built() -> Image {
         .expect("an image")
 }
 
-/// Starts the agent of the image beside the world's manager.
-fn start(world: &World, image: &Image, id: &str, options: &[&str], arguments: &[&str]) -> Child {
+/// Starts the agent of the image beside the world's manager; it joins with a token from a volume.
+async fn start(world: &World, image: &Image, id: &str, options: &[&str], arguments: &[&str]) -> Child {
+    let access = world.manager.access().expect("access");
+    let volume = world.folder().join(format!("{id}-volume"));
+    std::fs::create_dir(&volume).expect("a folder");
+    std::fs::copy(&access.ca_file, volume.join("ca.pem")).expect("copied");
+    std::fs::write(volume.join("join-token"), access.join_token(1).await.expect("a token")).expect("written");
+    // As a Secret's files are for the pod's group: others of the machine have no business here, the folder is ours.
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(volume.join("ca.pem"), readable).expect("readable");
     let mut run = image.run(id);
+    run.arg(format!("--volume={}:/etc/deputy:ro", volume.display()));
     run.args(options).arg(image::NAME);
-    run.args(["run", "--agent-id", id, "--manager"]);
-    run.arg(format!("http://{}", world.manager.address().expect("an address")));
+    run.args(["run", "--agent-id", id, "--manager", &access.url()]);
+    run.args([
+        "--ca-file",
+        "/etc/deputy/ca.pem",
+        "--join-token-file",
+        "/etc/deputy/join-token",
+    ]);
     run.args(["--drain-timeout", "10s", "--grace", "2s"]).args(arguments);
     Child::spawn(id, run, &world.folder().join(format!("{id}.log")), Output::ToLog).expect("podman")
 }
@@ -55,7 +72,7 @@ async fn the_agent_serves_from_a_container_without_any_privilege() {
     }
     let image = built().await;
     let mut world = World::builder().start().await.expect("a world");
-    let mut agent = start(&world, &image, "contained", &[], &["--confinement", "required"]);
+    let mut agent = start(&world, &image, "contained", &[], &["--confinement", "required"]).await;
     world
         .joined("contained")
         .await
@@ -81,6 +98,8 @@ async fn the_agent_serves_from_a_container_without_any_privilege() {
         "agent is closed",
         "work folder is closed",
         "certificates",
+        "token is closed",
+        "authority is open",
     ] {
         assert!(log.contains(line), "{line:?} is not in\n{log}");
     }
@@ -114,7 +133,7 @@ async fn without_landlock(world: &mut World, image: &Image) {
     let profile = world.folder().join("seccomp.json");
     std::fs::write(&profile, NO_LANDLOCK).expect("written");
     let filtered = format!("--security-opt=seccomp={}", profile.display());
-    let mut refused = start(world, image, "strict", &[&filtered], &["--confinement", "required"]);
+    let mut refused = start(world, image, "strict", &[&filtered], &["--confinement", "required"]).await;
     let ended = refused.ended(SOON).await.expect("its end");
     let said = refused.log();
     assert_eq!(ended.code(), Some(10), "{said}");
@@ -123,7 +142,7 @@ async fn without_landlock(world: &mut World, image: &Image) {
         "{said}"
     );
 
-    let lenient = start(world, image, "lenient", &[&filtered], &[]);
+    let lenient = start(world, image, "lenient", &[&filtered], &[]).await;
     world
         .joined("lenient")
         .await

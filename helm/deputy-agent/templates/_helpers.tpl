@@ -36,16 +36,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and $ca.pem $ca.sha256 -}}
 {{- fail "manager.ca.pem and manager.ca.sha256 are both set; leave one of them away" -}}
 {{- end -}}
-{{- $byAccount := .Values.join.serviceAccountToken.enabled -}}
-{{- $bySecret := .Values.join.token.existingSecret -}}
-{{- if and $https $byAccount (not .Values.manager.trustDomain) -}}
+{{- $with := .Values.join.with -}}
+{{- if and $https (eq $with "kubernetes") (not .Values.manager.trustDomain) -}}
 {{- fail "manager.trustDomain is needed: the service account's token is made for deputy/<trustDomain>" -}}
 {{- end -}}
-{{- if and $byAccount $bySecret -}}
-{{- fail "join.token.existingSecret is set and join.serviceAccountToken.enabled is true; leave one of them away" -}}
+{{- if and $https (eq $with "token") (not .Values.join.token.existingSecret) -}}
+{{- fail "join.token.existingSecret is needed with join.with: token" -}}
 {{- end -}}
-{{- if and $https (not $byAccount) (not $bySecret) -}}
-{{- fail "nothing to join with: enable join.serviceAccountToken, or name a Secret in join.token.existingSecret" -}}
+{{- if and (ne $with "token") .Values.join.token.existingSecret -}}
+{{- fail (printf "join.token.existingSecret is set, and join.with is %s; leave one of them away" $with) -}}
 {{- end -}}
 {{- if and .Values.policy.cedar .Values.policy.allowAll -}}
 {{- fail "policy.cedar and policy.allowAll are both set; leave one of them away" -}}
@@ -57,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "agent.graceSeconds must be less than agent.drainTimeoutSeconds: scripts are told to stop within it" -}}
 {{- end -}}
 {{- range $key, $_ := .Values.agent.config -}}
-{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join_token_file" "join_token" "policy_file" "allow_all" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
+{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join" "join_token_file" "join_token" "policy_file" "allow_all" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
 {{- fail (printf "agent.config.%s has a value of its own in this chart; set that" $key) -}}
 {{- end -}}
 {{- end -}}
@@ -65,6 +64,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- /* agent.toml: a JSON string is a TOML string. */ -}}
 {{- define "deputy-agent.config" -}}
+{{- $https := hasPrefix "https://" .Values.manager.url -}}
 manager = {{ .Values.manager.url | toJson }}
 {{- with .Values.manager.ca.pem }}
 ca_file = "/etc/deputy/ca.pem"
@@ -75,10 +75,11 @@ ca_sha256 = {{ . | toJson }}
 {{- with .Values.manager.trustDomain }}
 trust_domain = {{ . | toJson }}
 {{- end }}
-{{- if .Values.join.token.existingSecret }}
-join_token_file = "/var/run/secrets/deputy/join/token"
-{{- else if and .Values.join.serviceAccountToken.enabled .Values.manager.trustDomain }}
-join_service_account_token_file = "/var/run/secrets/deputy/token/token"
+{{- if $https }}
+join = {{ .Values.join.with | toJson }}
+{{- if ne .Values.join.with "aws" }}
+join_token_file = "/var/run/secrets/deputy/token"
+{{- end }}
 {{- end }}
 {{- if .Values.policy.cedar }}
 policy_file = "/etc/deputy/policy.cedar"
