@@ -7,6 +7,7 @@ use std::time::Duration;
 use deputy_credentials::Identities;
 use deputy_credentials::ambient::AmbientKind;
 use deputy_logs::Spool;
+use deputy_policy::source::PolicySource;
 use deputy_steps::registry;
 use deputy_task::capability::Capabilities;
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ use crate::config::checked::Config;
 use crate::tools;
 
 /// How often the warnings are looked at again.
-const REFRESH: Duration = Duration::from_secs(15);
+const REFRESH: Duration = Duration::from_secs(3);
 
 /// Everything that is known without running anything.
 pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities, children: &Children) -> Capabilities {
@@ -37,8 +38,15 @@ pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities, c
             .filter(|warning| !warning.is_empty())
             .into_iter()
             .chain(children.warnings.iter().cloned())
+            .chain(config.policy.warning())
             .collect(),
+        holds_back: holds_back(&config.policy),
     }
+}
+
+/// Without a policy that can be asked, no task is taken.
+fn holds_back(policy: &PolicySource) -> String {
+    policy.current().err().map(|why| why.to_string()).unwrap_or_default()
 }
 
 /// In the words of container platforms.
@@ -52,7 +60,11 @@ fn platform() -> String {
 }
 
 /// Asks the tools for their versions, then keeps the warnings current for as long as the agent lives.
-pub(crate) async fn keep_current(capabilities: watch::Sender<Capabilities>, path: OsString, spool: Spool) {
+pub(crate) async fn keep_current(
+    capabilities: watch::Sender<Capabilities>,
+    path: OsString,
+    (spool, policy): (Spool, PolicySource),
+) {
     let found = capabilities.borrow().tools.clone();
     let tools = tools::ask_versions(found, &path).await;
     for tool in tools.iter().filter(|tool| !tool.problem.is_empty()) {
@@ -64,10 +76,26 @@ pub(crate) async fn keep_current(capabilities: watch::Sender<Capabilities>, path
         );
     }
     capabilities.send_if_modified(|now| std::mem::replace(&mut now.tools, tools.clone()) != tools);
-    let from_start = capabilities.borrow().warnings.clone();
+    let policy_at_start = policy.warning();
+    let mut from_start = capabilities.borrow().warnings.clone();
+    from_start.retain(|warning| Some(warning) != policy_at_start.as_ref());
     loop {
         tokio::time::sleep(REFRESH).await;
-        let warnings: Vec<_> = from_start.iter().cloned().chain(spool.warning()).collect();
-        capabilities.send_if_modified(|now| std::mem::replace(&mut now.warnings, warnings.clone()) != warnings);
+        let (of_policy, held) = (policy.warning(), holds_back(&policy));
+        let warnings: Vec<_> = from_start
+            .iter()
+            .cloned()
+            .chain(of_policy)
+            .chain(spool.warning())
+            .collect();
+        capabilities.send_if_modified(|now| {
+            let mut changed = std::mem::replace(&mut now.warnings, warnings.clone()) != warnings;
+            if now.holds_back != held {
+                tracing::warn!(reason = held, "whether tasks are taken has changed");
+                now.holds_back.clone_from(&held);
+                changed = true;
+            }
+            changed
+        });
     }
 }

@@ -9,12 +9,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use deputy_dial::proxy::ProxyRule;
 
 use crate::config::checked::{self, Config, Mode};
-use crate::config::key::{self, KEYS, Key, LABELS};
+use crate::config::key::{self, ALLOW_ALL, KEYS, Key, LABELS};
 use crate::config::raw::{File, Mistake, RawConfig};
 use crate::doctor::{self, Form, Questions};
 use crate::exit::{Exit, StartupError, explain};
 use crate::local::LocalRun;
-use crate::{eks_token, local, run};
+use crate::policy_command::{Explain, Given, Shape};
+use crate::{eks_token, local, policy_command, run};
 
 /// Everything the binary does. The binary itself, and the one of the tests, only call this.
 #[must_use]
@@ -36,6 +37,7 @@ pub fn main_impl() -> ExitCode {
         Some(("run", matches)) => config(matches).and_then(run::run),
         Some(("doctor", matches)) => config(matches).and_then(|config| doctor::examine(&config, &questions(matches))),
         Some(("task", matches)) => local::run(local_run(matches)),
+        Some(("policy", matches)) => policy(matches),
         Some(("eks-token", matches)) => eks_token::print(text(matches, "cluster"), text(matches, "region")),
         _ => Ok(Exit::BadInput),
     };
@@ -51,6 +53,7 @@ fn command() -> Command {
         .subcommand(run_command())
         .subcommand(task_command())
         .subcommand(doctor_command())
+        .subcommand(policy_command())
         .subcommand(eks_token_command())
 }
 
@@ -66,6 +69,12 @@ fn config_args() -> impl Iterator<Item = Arg> {
         let arg = Arg::new(key.name).value_name(key.value).help(help(key));
         if **key == LABELS {
             arg.long("label").visible_alias("labels").action(ArgAction::Append)
+        } else if **key == ALLOW_ALL {
+            // `--allow-all` alone, or `--allow-all=false`.
+            arg.long(key.flag())
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
         } else {
             arg.long(key.flag())
         }
@@ -97,13 +106,7 @@ fn task_command() -> Command {
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("The task document, YAML or JSON; bundles are folders beside it"),
         )
-        .arg(
-            Arg::new("input")
-                .long("input")
-                .value_name("NAME=VALUE")
-                .action(ArgAction::Append)
-                .help("A value for one of spec.inputs; may be repeated"),
-        )
+        .arg(input())
         .arg(
             Arg::new("journal")
                 .long("journal")
@@ -143,6 +146,13 @@ fn task_command() -> Command {
                 .default_value("")
                 .value_parser(|text: &str| checked::folders(text).map(Folders))
                 .help("Where confined steps may write besides the task's folder and temporary folders"),
+        )
+        .arg(
+            Arg::new("policy")
+                .long("policy")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Ask this policy as an agent would [default: whoever runs the task may run it]"),
         )
         .arg(
             Arg::new("log-level")
@@ -192,6 +202,89 @@ fn doctor_command() -> Command {
         .next_help_heading("What the agent is run with")
         .args(config_args())
         .after_help("Run it where the agent runs, with the agent's own environment and arguments: inside its container.\nNothing is changed, and no task is taken.\nExit codes: 0 the agent can work, 1 it cannot, 2 bad configuration.")
+}
+
+fn input() -> Arg {
+    Arg::new("input")
+        .long("input")
+        .value_name("NAME=VALUE")
+        .action(ArgAction::Append)
+        .help("A value for one of spec.inputs; may be repeated")
+}
+
+fn policy_command() -> Command {
+    let file = |id: &'static str, name: &'static str, help: &'static str| {
+        Arg::new(id)
+            .value_name(name)
+            .required(true)
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(help)
+    };
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let output = || {
+        Arg::new("output")
+            .long("output")
+            .short('o')
+            .value_parser(["text", "json"])
+            .default_value("text")
+            .help("How to print")
+    };
+    let check = Command::new("check")
+        .about("Say whether a file is a valid policy, and every mistake in it")
+        .arg(file("policy", "POLICY", "The policy file"))
+        .arg(output())
+        .after_help("Exit codes: 0 valid, 2 not.");
+    let explain = Command::new("explain")
+        .about("Print what a policy says of a task: every question, its answer, and the rules that gave it")
+        .arg(file("policy", "POLICY", "The policy file"))
+        .arg(file("file", "TASK", "The task document"))
+        .arg(input())
+        .arg(option("agent-id", "ID", "The agent that would run it").default_value("this-agent"))
+        .arg(option("pool", "NAME", "The agent's label `pool`").default_value(""))
+        .arg(option("signer", "NAME", "As if the task were signed by this signer"))
+        .arg(option("project", "NAME", "What the manager would say").default_value("default"))
+        .arg(option("submitter", "NAME", "What the manager would say").default_value(""))
+        .arg(output())
+        .after_help("Exit codes: 0 everything is permitted, 2 bad input, 5 something is denied.");
+    Command::new("policy")
+        .about("Check and explain the policy that says what tasks may do here")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(check)
+        .subcommand(explain)
+}
+
+fn policy(matches: &ArgMatches) -> Result<Exit, StartupError> {
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Ok(Exit::BadInput);
+    };
+    let path = matches.get_one::<PathBuf>("policy").cloned().unwrap_or_default();
+    let shape = if text(matches, "output") == "json" {
+        Shape::Json
+    } else {
+        Shape::Text
+    };
+    if verb == "check" {
+        return policy_command::check(&path, shape);
+    }
+    let file = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+    let task = local::document(&file, &inputs(matches))?;
+    let given = Given {
+        agent: text(matches, "agent-id").to_owned(),
+        pool: text(matches, "pool").to_owned(),
+        signer: matches.get_one::<String>("signer").cloned(),
+        project: text(matches, "project").to_owned(),
+        submitter: text(matches, "submitter").to_owned(),
+    };
+    let asking = policy_command::asking(&task, &given);
+    policy_command::explain(&Explain {
+        policy: path,
+        task,
+        asking,
+        shape,
+    })
 }
 
 fn eks_token_command() -> Command {
@@ -257,14 +350,9 @@ fn read(path: &Path) -> Result<String, StartupError> {
 }
 
 fn local_run(matches: &ArgMatches) -> LocalRun {
-    let pairs = matches.get_many::<String>("input").unwrap_or_default();
-    let inputs: BTreeMap<_, _> = pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(own)
-        .collect();
     LocalRun {
         file: matches.get_one::<PathBuf>("file").cloned().unwrap_or_default(),
-        inputs,
+        inputs: inputs(matches),
         journal: matches.get_one::<PathBuf>("journal").cloned(),
         redo: matches.get_one::<String>("redo").cloned(),
         work_folder: matches.get_one::<PathBuf>("work-folder").cloned(),
@@ -273,6 +361,7 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
             .get_one::<Folders>("writable-folders")
             .map(|Folders(all)| all.clone())
             .unwrap_or_default(),
+        policy: matches.get_one::<PathBuf>("policy").cloned(),
         log_filter: text(matches, "log-level").to_owned(),
     }
 }
@@ -297,6 +386,14 @@ fn questions(matches: &ArgMatches) -> Questions {
 /// One argument that is a list.
 #[derive(Debug, Clone)]
 struct Folders(Vec<PathBuf>);
+
+fn inputs(matches: &ArgMatches) -> BTreeMap<String, String> {
+    let pairs = matches.get_many::<String>("input").unwrap_or_default();
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(own)
+        .collect()
+}
 
 fn own((name, value): (&str, &str)) -> (String, String) {
     (name.to_owned(), value.to_owned())

@@ -101,6 +101,8 @@ pub(crate) enum StartupError {
     NoLandlock,
     #[error("{}", .0.summary)]
     Credentials(Box<Failure>),
+    #[error("the policy cannot be used: {0}")]
+    Policy(String),
     #[error("{0}")]
     Journal(String),
     #[error(
@@ -122,7 +124,11 @@ pub(crate) enum StartupError {
 impl StartupError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Unreadable { .. } | Self::BadTask(_) | Self::NothingToRedo { .. } => Exit::BadInput,
+            Self::Config(_)
+            | Self::Unreadable { .. }
+            | Self::BadTask(_)
+            | Self::Policy(_)
+            | Self::NothingToRedo { .. } => Exit::BadInput,
             Self::Undecided { .. } => Exit::WorldUnknown,
             Self::Folder { .. }
             | Self::Listen { .. }
@@ -154,6 +160,7 @@ impl StartupError {
             Self::Unprotected(_) => "a seccomp filter that refuses prctl(PR_SET_DUMPABLE) is the likely reason".into(),
             Self::NoLandlock => "run the agent on Linux 5.13 or newer with `landlock` among its security modules and in no seccomp filter that refuses it, or set confinement to auto".into(),
             Self::Credentials(failure) => failure.hint.clone(),
+            Self::Policy(_) => "`deputy-agent policy check FILE` tells every mistake".into(),
             Self::Journal(_) => "take another --journal file; to remove this one is to forget what was done".into(),
             Self::Undecided { again, .. } => {
                 format!("look at what it did and put it right; to run it again from its beginning: {again}")

@@ -17,6 +17,7 @@ mod run;
 mod local;
 mod doctor;
 mod eks_token;
+mod policy_command;
 mod supervisor;
 mod drain;
 mod capabilities;

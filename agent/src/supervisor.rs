@@ -170,6 +170,9 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         agent_id = %parts.agent_id, instance_id = %parts.instance_id, manager = %config.manager,
         slots = config.slots, ambient = %parts.identities.ambient(), version = env!("CARGO_PKG_VERSION"), "agent starts"
     );
+    if let Some(warning) = config.policy.warning() {
+        warn!(policy = warning, "the agent's policy");
+    }
     let session_config = SessionConfig {
         manager: config.manager,
         membership: parts.membership.clone(),
@@ -184,6 +187,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         logs: Logs::spooled(parts.spool.clone()),
         identities: parts.identities,
         confinement: parts.children.confinement,
+        policy: config.policy.clone(),
         agent: AgentFacts {
             id: parts.agent_id.to_string(),
             labels: config.labels,
@@ -219,7 +223,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     );
     background.spawn(
         "capability report",
-        capabilities::keep_current(offers, parts.path, parts.spool.clone()),
+        capabilities::keep_current(offers, parts.path, (parts.spool.clone(), config.policy)),
     );
     if deputy_process::orphans::inherits() {
         background.spawn("orphan reaper", deputy_process::orphans::reap());

@@ -78,6 +78,7 @@ impl Pair {
                 &text(folder.path(), "join-token"),
                 "--agent-id",
                 "bench",
+                "--allow-all",
                 "--slots",
                 &slots.to_string(),
                 "--work-folder",

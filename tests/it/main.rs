@@ -15,6 +15,7 @@ mod sessions;
 mod throttling;
 mod hostile_child;
 mod local;
+mod policy;
 mod secrets_stay;
 mod unhealthy;
 

@@ -23,12 +23,26 @@ pub struct AgentOptions {
     pub failpoint: Option<String>,
     /// Another join token than the world's.
     pub join_token_file: Option<PathBuf>,
+    /// The Cedar policy that it is started with; without one it is started with `--allow-all`.
+    pub policy: Policy,
     /// More environment; wins over what the harness sets.
     pub environment: Vec<(String, String)>,
     /// More arguments.
     pub flags: Vec<String>,
     /// A program and its arguments that run the agent, for example `strace`.
     pub before: Vec<OsString>,
+}
+
+/// What an agent lets tasks do.
+#[derive(Debug, Clone, Default)]
+pub enum Policy {
+    /// Everything.
+    #[default]
+    AllowAll,
+    /// What the rules in this file permit.
+    File(PathBuf),
+    /// It is started without a policy.
+    Missing,
 }
 
 /// An agent. Killed when it is dropped.
@@ -96,6 +110,13 @@ impl AgentOptions {
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// With another policy than everything.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -189,6 +210,11 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
     }
     if let Some(slots) = options.slots {
         command.args(["--slots", &slots.to_string()]);
+    }
+    match &options.policy {
+        Policy::AllowAll => drop(command.arg("--allow-all")),
+        Policy::File(path) => drop(command.arg("--policy-file").arg(path)),
+        Policy::Missing => {}
     }
     command.args(&options.flags).current_dir(&start.folder);
     Child::spawn(id, command, &start.folder.join(format!("{id}.log")), Output::ToLog)

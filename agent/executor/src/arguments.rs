@@ -250,7 +250,7 @@ impl From<Halt> for ArgumentError {
 }
 
 /// What is known before any step has ended.
-fn names_of(attempt: &Attempt) -> Scope {
+pub(crate) fn names_of(attempt: &Attempt) -> Scope {
     let metadata = &attempt.document.metadata;
     let task = TaskNames {
         id: attempt.reference.task.to_string(),

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::backoff::Backoff;
 use deputy_logs::AttemptLog;
+use deputy_policy::policy::Policy;
+use deputy_policy::source::Unusable;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
@@ -61,6 +63,8 @@ pub(crate) struct Attempt {
     workspace: OnceCell<PathBuf>,
     sources: tokio::sync::Mutex<BTreeMap<String, PathBuf>>,
     identity: OnceCell<TaskIdentity>,
+    /// As it was when the attempt began: a file that changes is for the next task.
+    policy: OnceLock<Arc<Policy>>,
 }
 
 impl Attempt {
@@ -83,12 +87,25 @@ impl Attempt {
             workspace: OnceCell::new(),
             sources: tokio::sync::Mutex::new(BTreeMap::new()),
             identity: OnceCell::new(),
+            policy: OnceLock::new(),
         }
     }
 
     /// The journal. Never held across an await.
     pub(crate) fn replay(&self) -> MutexGuard<'_, Replay> {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this attempt may do.
+    ///
+    /// # Errors
+    /// The agent has no policy that it can use.
+    pub(crate) fn policy(&self) -> Result<Arc<Policy>, Unusable> {
+        if let Some(policy) = self.policy.get() {
+            return Ok(Arc::clone(policy));
+        }
+        let current = self.shared.environment.policy.current()?;
+        Ok(Arc::clone(self.policy.get_or_init(|| current)))
     }
 
     /// The log, opened on first use.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_logs::Logs;
+use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_task::repair::Steering;
 
@@ -74,6 +75,8 @@ pub struct Environment {
     pub logs: Logs,
     /// Where AWS identities come from.
     pub identities: Identities,
+    /// What tasks may do here.
+    pub policy: PolicySource,
     /// Who we are.
     pub agent: AgentFacts,
     /// Around the children of every task; `None` where they are not confined: tasks of different tenants then wait

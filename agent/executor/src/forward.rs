@@ -16,6 +16,7 @@ use crate::arguments::{ArgumentError, Arguments, Evaluated, RecordedOutputs};
 use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::driver::{Limits, drive};
+use crate::gate;
 use crate::hidden::Hidden;
 use crate::host::StepHost;
 
@@ -119,6 +120,7 @@ async fn run_step(
         return Ok(());
     }
     let Evaluated { kind, hidden } = arguments.evaluate(attempt, step).await?;
+    gate::admit_step(attempt, step, &kind).map_err(Halt::Denied)?;
     attempt.board.status(&step.name, StepStatus::Running);
     let ctx = context(attempt, step, Direction::Forward, hidden);
     let program = (attempt.shared.programs)(kind);
@@ -295,6 +297,7 @@ fn of_halt(attempt: &Attempt, halt: Halt, step: &str) -> Ended {
                 ..Ending::new(Outcome::Failed, failure)
             }
         }
+        Halt::Denied(failure) => Ending::new(Outcome::Failed, *failure),
         Halt::Refused(why) => {
             let failure = Failure::new("journal.refused", format!("the journal refused a record: {why}"));
             Ending {

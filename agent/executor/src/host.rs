@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
+use deputy_policy::questions::Change;
 use deputy_process::Domain;
 use deputy_steps::context::{Begun, Host, refused};
 use deputy_steps::effect::{Effect, EffectClass, Recorded, RetrySafe};
@@ -15,10 +16,12 @@ use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::permit::Permit;
 use deputy_task::boot_time::BootTime;
 use deputy_task::record::{Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody};
+use deputy_task::touch::Touch;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::attempt::Attempt;
+use crate::gate;
 use crate::hidden::Hidden;
 use crate::plan;
 use crate::replay::Reached;
@@ -39,6 +42,13 @@ enum Known {
     Nothing,
     Done(Value),
     Open { redo: bool },
+}
+
+/// Was an effect begun by an attempt before this one?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adopted {
+    Yes,
+    No,
 }
 
 impl StepHost {
@@ -107,6 +117,19 @@ impl StepHost {
         }
     }
 
+    fn admit(&self, effect: Option<&str>, adopted: Adopted, touches: &[Touch]) -> Result<(), Halt> {
+        let change = Change {
+            step: &self.step,
+            kind: self.kind,
+            effect,
+            direction: self.direction,
+            adopted: adopted == Adopted::Yes,
+            touches,
+            aws: None,
+        };
+        gate::admit_change(&self.attempt, change).map_err(Halt::Denied)
+    }
+
     fn check_size(&self, key: &EffectKey, value: &Value) -> Result<(), Halt> {
         let size = plan::size(value);
         if size <= MAX_RECORD_BYTES {
@@ -135,10 +158,23 @@ impl StepHost {
 
 #[async_trait]
 impl Host for StepHost {
+    fn may_touch(&self, touches: &[Touch]) -> Result<(), Halt> {
+        self.admit(None, Adopted::No, touches)
+    }
+
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
         let key = self.key(&effect.name);
         let intent = self.intent(effect);
-        match self.known(&key, &intent)? {
+        let known = self.known(&key, &intent)?;
+        let adopted = if matches!(known, Known::Open { .. }) {
+            Adopted::Yes
+        } else {
+            Adopted::No
+        };
+        if !matches!(known, Known::Done(_)) {
+            self.admit(Some(&effect.name), adopted, &effect.touches)?;
+        }
+        match known {
             Known::Done(value) => Ok(Begun::Done(value)),
             Known::Nothing => {
                 if let Some(halt) = self.attempt.switch.halt() {

@@ -21,6 +21,7 @@ mod arguments;
 mod driver;
 mod host;
 mod hidden;
+mod gate;
 mod attempt;
 pub mod local;
 mod slot;

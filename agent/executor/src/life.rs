@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::arguments::Arguments;
 use crate::attempt::Attempt;
 use crate::forward::{Certainty, Ended, Ending, forward};
+use crate::gate::{self, NotAdmitted};
 use crate::outbox::Granted;
 use crate::replay::Trace;
 use crate::slot::Slot;
@@ -29,6 +30,8 @@ enum LastWord {
     Complete(Box<Completion>),
     Release(String),
     Refuse(String),
+    /// The agent's policy says no: nobody needs to be offered it again.
+    Deny(Box<Failure>),
     /// Not ours any more: none.
     None,
 }
@@ -44,7 +47,11 @@ pub(crate) async fn live(attempt: Arc<Attempt>, predecessors: Vec<CancellationTo
     } else if permit::now() >= attempt.start_deadline {
         LastWord::Refuse("the deadline for starting it had passed".into())
     } else {
-        start_and_run(&attempt).await
+        match gate::admit(&attempt) {
+            Ok(()) => start_and_run(&attempt).await,
+            Err(NotAdmitted::NoPolicy(why)) => LastWord::Refuse(why),
+            Err(NotAdmitted::Denied(failure)) => LastWord::Deny(failure),
+        }
     };
     attempt.clean_up().await;
     drop(slot);
@@ -249,6 +256,13 @@ async fn say(attempt: &Attempt, word: LastWord) {
         }
         LastWord::Complete(completion) => WriteOp::Complete(completion),
         LastWord::Release(reason) => WriteOp::Release { reason },
+        LastWord::Deny(failure) => {
+            tracing::warn!(task.id = %attempt.reference.task, reason = %failure, "task denied");
+            WriteOp::Refuse {
+                reason: failure.summary.clone(),
+                permanent: Some(*failure),
+            }
+        }
         LastWord::Refuse(reason) => WriteOp::Refuse {
             reason,
             permanent: None,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use deputy_steps::permit;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::message::{Command, Event, WriteOp, WriteVerdict};
-use deputy_task::outcome::Completion;
+use deputy_task::outcome::{Completion, Failure, Outcome, World};
 use deputy_task::record::{Decision, Direction, EffectKey, Record, RecordBody};
 
 /// A run's journal with the manager's rules: natural keys, one-way undo, one attempt at a time.
@@ -80,6 +80,10 @@ impl MemoryJournal {
                 self.keep(record);
             }
             WriteOp::Complete(completion) => self.completion = Some(*completion),
+            WriteOp::Refuse {
+                permanent: Some(failure),
+                ..
+            } => self.completion = Some(rejected(failure)),
             WriteOp::Release { reason } | WriteOp::Refuse { reason, .. } => self.released = Some(reason),
         }
         WriteVerdict::Ok { sent_at: permit::now() }
@@ -156,5 +160,16 @@ impl Kind {
             RecordBody::Fact(_) => Self::Fact,
             RecordBody::Decision(_) => Self::Decision,
         }
+    }
+}
+/// A task that was refused before it was started.
+fn rejected(failure: Failure) -> Completion {
+    Completion {
+        outcome: Outcome::Rejected,
+        world: World::Unchanged,
+        failure: Some(failure),
+        remains: Vec::new(),
+        repair: String::new(),
+        steps: Vec::new(),
     }
 }

@@ -154,6 +154,11 @@ impl Replay {
         self.versions.get(step).copied()
     }
 
+    /// Did an attempt before this one record anything?
+    pub(crate) fn has_records(&self) -> bool {
+        !self.effects.is_empty() || !self.facts.is_empty() || self.undo.is_some()
+    }
+
     /// Has the forward program of this step recorded an intent?
     pub(crate) fn has_begun(&self, step: &str) -> bool {
         self.forward().any(|(key, _)| key.step() == step)

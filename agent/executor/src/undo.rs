@@ -16,6 +16,7 @@ use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::driver::{Limits, drive};
 use crate::forward::{Certainty, Ending, context, evaluate, load_outputs};
+use crate::gate;
 
 const ENDING: &str = "ending";
 const DECISION: &str = "undo";
@@ -170,7 +171,11 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
                 left.push(Left::of(step, "not undone, the time for undoing was over"));
                 attempt.board.status(&step.name, StepStatus::Interrupted);
             }
-            Err(StepError::Failed(failure) | StepError::WorldUnknown(failure)) => {
+            Err(
+                StepError::Failed(failure)
+                | StepError::WorldUnknown(failure)
+                | StepError::Halted(Halt::Denied(failure)),
+            ) => {
                 let failure = attempt.mask_failure(*failure);
                 left.push(Left::of(step, format!("not undone: {}", failure.summary)));
                 attempt.board.status(&step.name, StepStatus::Failed);
@@ -202,6 +207,7 @@ async fn undo_step(
     }
     attempt.board.status(&step.name, StepStatus::Undoing);
     let Evaluated { kind, hidden } = evaluate(attempt, arguments, step).await?;
+    gate::admit_step(attempt, step, &kind).map_err(Halt::Denied)?;
     let ctx = context(attempt, step, Direction::Undo, hidden);
     let program = (attempt.shared.programs)(kind);
     let undone: Undone = drive(attempt, limits, program.undo(&ctx)).await?;

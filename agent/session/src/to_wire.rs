@@ -171,6 +171,7 @@ pub(crate) fn capabilities(capabilities: &Capabilities) -> v1::Capabilities {
         ambient: capabilities.ambient.clone(),
         platform: capabilities.platform.clone(),
         warnings: capabilities.warnings.clone(),
+        holds_back: capabilities.holds_back.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use deputy_dial::authority::Authority;
 use deputy_dial::proxy::ProxyRule;
 use deputy_dial::url::{ManagerUrl, Transport};
+use deputy_policy::source::PolicySource;
 use deputy_session::backoff::Backoff;
 use deputy_task::document::duration;
 use deputy_task::id::AgentId;
@@ -40,6 +41,7 @@ pub(crate) struct Config {
     /// None: the user's own.
     pub(crate) work_folder: Option<PathBuf>,
     pub(crate) state_folder: Option<PathBuf>,
+    pub(crate) policy: PolicySource,
     pub(crate) spool_limit_bytes: u64,
     pub(crate) spool_task_limit_bytes: u64,
     pub(crate) grace: Duration,
@@ -198,6 +200,7 @@ impl Config {
         let slots = reader.read(&key::SLOTS, slots);
         let work_folder = reader.read(&key::WORK_FOLDER, folder);
         let state_folder = reader.read(&key::STATE_FOLDER, folder);
+        let policy = policy(reader);
         let spool_limit_bytes = reader.size(&key::SPOOL_LIMIT);
         let spool_task_limit_bytes = reader.size(&key::SPOOL_TASK_LIMIT);
         if let (Some(all), Some(one)) = (spool_limit_bytes, spool_task_limit_bytes)
@@ -237,6 +240,7 @@ impl Config {
             slots: slots?,
             work_folder,
             state_folder,
+            policy: policy?,
             spool_limit_bytes: spool_limit_bytes?,
             spool_task_limit_bytes: spool_task_limit_bytes?,
             grace: grace?,
@@ -341,6 +345,25 @@ pub(crate) fn folders(text: &str) -> Result<Vec<PathBuf>, String> {
         path.is_absolute().then_some(path).ok_or_else(problem)
     })
     .collect()
+}
+
+/// A file or everything: to ask for both is a mistake, because one of them would not be meant.
+fn policy(reader: &mut Reader<'_>) -> Option<PolicySource> {
+    let file = reader.read(&key::POLICY_FILE, folder);
+    let allow_all = reader.read(&key::ALLOW_ALL, |text| match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{other:?} is neither true nor false")),
+    })?;
+    match (file, allow_all) {
+        (Some(_), true) => {
+            reader.blame(&key::ALLOW_ALL, "is set, and so is policy_file; leave one of them away");
+            None
+        }
+        (Some(file), false) => Some(PolicySource::file(file)),
+        (None, true) => Some(PolicySource::allow_all()),
+        (None, false) => Some(PolicySource::nothing()),
+    }
 }
 
 fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {

@@ -91,6 +91,18 @@ pub(crate) const STATE_FOLDER: Key = Key {
     default: None,
     help: "Keeps the generated agent id and the certificate with its key over restarts, for the agent's user alone. Without it both are in memory only, and every start joins anew.",
 };
+pub(crate) const POLICY_FILE: Key = Key {
+    name: "policy_file",
+    value: "FILE",
+    default: None,
+    help: "The Cedar policy that says what tasks may do here. It is read again when it has changed. Without one nothing runs; with one that is unreadable or invalid, nothing runs either.",
+};
+pub(crate) const ALLOW_ALL: Key = Key {
+    name: "allow_all",
+    value: "true|false",
+    default: Some("false"),
+    help: "Run whatever the manager sends, without a policy. A warning wherever the agent is shown.",
+};
 pub(crate) const SPOOL_LIMIT: Key = Key {
     name: "spool_limit",
     value: "SIZE",
@@ -171,7 +183,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 24] = [
+pub(crate) const KEYS: [&Key; 26] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,
@@ -183,6 +195,8 @@ pub(crate) const KEYS: [&Key; 24] = [
     &SLOTS,
     &WORK_FOLDER,
     &STATE_FOLDER,
+    &POLICY_FILE,
+    &ALLOW_ALL,
     &SPOOL_LIMIT,
     &SPOOL_TASK_LIMIT,
     &GRACE,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::key::{KEYS, Key, LABELS};
+use super::key::{ALLOW_ALL, KEYS, Key, LABELS};
 
 /// Where a value was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +168,7 @@ fn unknown(name: &str) -> String {
 fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Boolean(value) if *key == ALLOW_ALL => Ok(value.to_string()),
         DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
         DeValue::Table(labels) if *key == LABELS => labels
             .iter()

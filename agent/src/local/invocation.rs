@@ -20,6 +20,8 @@ pub(crate) struct LocalRun {
     pub(crate) work_folder: Option<PathBuf>,
     pub(crate) confinement: Mode,
     pub(crate) writable_folders: Vec<PathBuf>,
+    /// None: whoever runs the task may do everything that he may do.
+    pub(crate) policy: Option<PathBuf>,
     pub(crate) log_filter: String,
 }
 
@@ -44,6 +46,9 @@ pub(crate) fn command(run: &LocalRun) -> LocalCommand {
             .map(|folder| folder.display().to_string())
             .collect();
         start.push_str(&format!(" --writable-folders {}", word(&all.join(","))));
+    }
+    if let Some(policy) = &run.policy {
+        start.push_str(&format!(" --policy {}", path(policy)));
     }
     LocalCommand {
         start,
@@ -89,10 +94,11 @@ mod tests {
             work_folder: Some("/var/tmp/mine".into()),
             confinement: Mode::Off,
             writable_folders: vec!["/cache".into(), "/my data".into()],
+            policy: Some("agent.cedar".into()),
             log_filter: "warn".into(),
         };
         let command = command(&run);
-        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine --confinement off --writable-folders '/cache,/my data'");
+        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine --confinement off --writable-folders '/cache,/my data' --policy agent.cedar");
         assert_eq!(command.journal.as_deref(), Some("'my journal'"));
     }
 }

@@ -10,4 +10,4 @@ mod pack;
 mod printer;
 
 pub(crate) use invocation::LocalRun;
-pub(crate) use run::run;
+pub(crate) use run::{document, run};

@@ -12,6 +12,7 @@ use deputy_credentials::env::Env;
 use deputy_executor::local::MemoryJournal;
 use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
 use deputy_logs::Logs;
+use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
@@ -79,7 +80,11 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         printer.ended_before(ended.at_ms, command.journal.as_deref().unwrap_or_default());
         return Ok(Exit::of(ended.completion.outcome, ended.completion.world));
     }
-    let environment = environment(&root, &printer, kept.confinement, Steering::Local(command))?;
+    let steering = Steering::Local(command);
+    // A person who runs a task with his own hands needs nobody's permission, and may try a policy.
+    let policy = asked.policy.map_or_else(PolicySource::by_hand, PolicySource::file);
+    policy.current().map_err(|why| StartupError::Policy(why.to_string()))?;
+    let environment = environment(&root, &printer, kept.confinement, (steering, policy))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -90,7 +95,8 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
     exit
 }
 
-fn document(path: &Path, given: &BTreeMap<String, String>) -> Result<Checked, StartupError> {
+/// Reads and checks a task document.
+pub(crate) fn document(path: &Path, given: &BTreeMap<String, String>) -> Result<Checked, StartupError> {
     let unreadable = |source| StartupError::Unreadable {
         path: path.into(),
         source,
@@ -286,7 +292,7 @@ fn environment(
     root: &Path,
     printer: &Arc<Printer>,
     confinement: Option<Confinement>,
-    steering: Steering,
+    (steering, policy): (Steering, PolicySource),
 ) -> Result<Environment, StartupError> {
     let work = WorkFolder::open(root).map_err(|source| StartupError::Folder {
         what: "the folder of local runs",
@@ -298,6 +304,7 @@ fn environment(
         work,
         logs: Logs::local(move |stream, step, _, bytes| printer.log(stream, step, bytes)),
         identities: Identities::new(Env::from_process()),
+        policy,
         agent: AgentFacts {
             id: "local".into(),
             labels: BTreeMap::new(),

@@ -25,6 +25,7 @@ use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::outcome::Failure;
 use deputy_task::record::{Direction, EffectKey};
+use deputy_task::touch::Touch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -52,7 +53,9 @@ pub enum Begun {
 /// What the executor does for a step. Implemented once, by the executor; the local run uses the same.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
-    /// Steps 1 and 2 of an effect.
+    /// Does the agent's policy let this step touch all of this?
+    fn may_touch(&self, touches: &[Touch]) -> Result<(), Halt>;
+    /// Steps 1 and 2 of an effect. The agent's policy is asked first.
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt>;
     /// A fresh permit for an effect that has begun: the intent is acknowledged again.
     async fn renew(&self, effect: &Effect) -> Result<Permit, Halt>;
@@ -309,6 +312,14 @@ impl StepContext {
                 }
             }
         }
+    }
+
+    /// Asks the agent's policy about what a step found out that it will touch, before the first change.
+    ///
+    /// # Errors
+    /// A halt: the policy says no.
+    pub fn may_touch(&self, touches: &[Touch]) -> Result<(), StepError> {
+        Ok(self.host.may_touch(touches)?)
     }
 
     /// Waits, and shows what for. Every wait loop of a step goes through here, so that cancel,

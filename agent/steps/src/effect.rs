@@ -8,6 +8,7 @@ use serde_json::Value;
 pub use deputy_task::record::EffectClass;
 
 use deputy_task::outcome::Failure;
+use deputy_task::touch::Touch;
 
 /// One change of the world, before it is made.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Effect {
     /// How long `Absent` is not believed after an intent whose outcome is unknown: the service's
     /// documented read lag.
     pub settle: Duration,
+    /// What it touches, with its concrete arguments: the agent's policy is asked about each.
+    pub touches: Vec<Touch>,
 }
 
 impl Effect {
@@ -36,6 +39,7 @@ impl Effect {
             plan: serde_json::to_value(plan).unwrap_or(Value::Null),
             summary: summary.into(),
             settle: Duration::from_secs(5),
+            touches: Vec::new(),
         }
     }
 
@@ -59,6 +63,13 @@ impl Effect {
     #[must_use]
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
+        self
+    }
+
+    /// The same with what it touches.
+    #[must_use]
+    pub fn touching(mut self, touches: impl IntoIterator<Item = Touch>) -> Self {
+        self.touches.extend(touches);
         self
     }
 }

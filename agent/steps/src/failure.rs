@@ -44,6 +44,9 @@ pub enum Halt {
     /// The program asked for something else than its journal says.
     #[error("the program does not match its journal: {0}")]
     Nondeterministic(String),
+    /// The agent's policy says no.
+    #[error("{0}")]
+    Denied(Box<Failure>),
 }
 
 impl From<Failure> for StepError {

@@ -51,4 +51,7 @@ pub struct Capabilities {
     pub platform: String,
     /// Conditions that people should see.
     pub warnings: Vec<String>,
+    /// Why it takes no task at all; empty if it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub holds_back: String,
 }

@@ -15,6 +15,7 @@ pub mod repair;
 pub mod outcome;
 pub mod progress;
 pub mod log_record;
+pub mod touch;
 pub mod attempt;
 pub mod boot_time;
 pub mod id;

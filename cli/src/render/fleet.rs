@@ -53,10 +53,15 @@ pub(crate) fn agents(agents: &[AgentInfo], colour: Colour) -> Vec<String> {
         ]
     };
     let rows: Vec<Vec<String>> = agents.iter().map(row).collect();
-    table(
+    let mut lines = table(
         &["AGENT", "STATUS", "TASKS", "LEASE", "VERSION", "IDENTITY", "LABELS"],
         &rows,
-    )
+    );
+    for agent in agents {
+        let warnings = agent.capabilities.iter().flat_map(|offered| &offered.warnings);
+        lines.extend(warnings.map(|warning| format!("{}: {}", colour.careful(&safe(&agent.agent_id)), safe(warning))));
+    }
+    lines
 }
 
 /// Everything about one agent. `now_ms` is on the store's clock, or 0 if it is not known.

@@ -37,6 +37,9 @@ impl Requirement {
 #[must_use]
 pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Capabilities) -> Vec<String> {
     let mut reasons = Vec::new();
+    if !offered.holds_back.is_empty() {
+        reasons.push(format!("it takes no tasks: {}", offered.holds_back));
+    }
     let labels: BTreeMap<String, String> = offered
         .labels
         .iter()

@@ -1093,6 +1093,9 @@ pub struct Capabilities {
     /// Conditions that people should see, for example `no credentials found`.
     #[prost(string, repeated, tag = "8")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why it takes no task at all, for example because it has no policy; empty if it does.
+    #[prost(string, tag = "12")]
+    pub holds_back: ::prost::alloc::string::String,
 }
 /// StepSupport says which journals of a step kind can be replayed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

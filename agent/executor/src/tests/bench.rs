@@ -6,6 +6,7 @@ use std::time::Duration;
 use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
 use deputy_logs::Logs;
+use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_steps::permit;
 use deputy_task::attempt::AttemptRef;
@@ -61,6 +62,7 @@ pub(super) struct Bench {
     /// Around children; none of the tests' own makes a difference.
     pub(super) confinement: Option<Confinement>,
     pub(super) root: tempfile::TempDir,
+    pub(super) policy: PolicySource,
 }
 
 impl Bench {
@@ -92,6 +94,7 @@ impl Bench {
             script: Arc::new(script),
             confinement: Some(Confinement::new(Vec::new(), Vec::new())),
             root: tempfile::tempdir().expect("root"),
+            policy: PolicySource::by_hand(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Bench {
         let log = Arc::clone(&self.log);
         let environment = Environment {
             confinement: self.confinement.clone(),
+            policy: self.policy.clone(),
             work: WorkFolder::open(self.root.path()).expect("work folder"),
             logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),

@@ -6,6 +6,7 @@ use deputy_task::attempt::AttemptRef;
 use deputy_task::document::step::EcsRollingDeploy;
 use deputy_task::document::{EcsDocument, ecs_spelling};
 use deputy_task::outcome::Failure;
+use deputy_task::touch::Touch;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -40,6 +41,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// What a change of the service touches.
+    pub(crate) fn touches(&self, task_definition: Option<&str>) -> Vec<Touch> {
+        let definition = task_definition.map(|arn| Touch::TaskDefinition(arn.to_owned()));
+        std::iter::once(Touch::EcsCluster(self.cluster.clone()))
+            .chain(definition)
+            .collect()
+    }
+
     /// The documents, checked as far as the step needs it.
     pub(crate) fn of(step: &EcsRollingDeploy) -> Result<Self, Failure> {
         let task_definition = ecs_spelling(&step.task_definition, EcsDocument::TaskDefinition);

@@ -149,7 +149,8 @@ async fn change(
             &names.update,
             format!("UpdateService {} to {}", wanted.service, short(task_definition)),
             &plan(ctx, wanted, &body),
-        );
+        )
+        .touching(wanted.touches(Some(task_definition)));
         let key = ctx.key(&names.update);
         return ctx
             .effect(effect, look, |permit| {
@@ -169,7 +170,8 @@ async fn change(
         &names.create,
         format!("CreateService {} with {}", wanted.service, short(task_definition)),
         &plan(ctx, wanted, &body),
-    );
+    )
+    .touching(wanted.touches(Some(task_definition)));
     let key = ctx.key(&names.create);
     ctx.effect(effect, look, |permit| {
         ecs.create(expected, &body, Pass::new(permit, key.clone()))

@@ -103,6 +103,9 @@ mod tests {
 
     #[async_trait]
     impl Host for Until {
+        fn may_touch(&self, _: &[deputy_task::touch::Touch]) -> Result<(), Halt> {
+            Ok(())
+        }
         async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
             Ok(Begun::LookFirst(self.renew(effect).await?))
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use deputy_task::outcome::Failure;
+use deputy_task::touch::Touch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -257,7 +258,8 @@ impl Undo<'_> {
         let key = self.ctx.key(&self.names.update);
         self.ctx
             .effect(
-                Effect::bounded(&self.names.update, summary, &plan),
+                Effect::bounded(&self.names.update, summary, &plan)
+                    .touching(self.wanted.touches(Some(&before.task_definition))),
                 || look_patiently(self.ctx, || self.look_restored(expected)),
                 |permit| {
                     let pass = Pass::new(permit, key.clone());
@@ -335,7 +337,8 @@ impl Undo<'_> {
             &self.names.delete,
             format!("DeleteService {service}"),
             &json!({"cluster": self.wanted.cluster, "service": service}),
-        );
+        )
+        .touching(self.wanted.touches(None));
         let key = self.ctx.key(&self.names.delete);
         let seen = AsSeen {
             task_definition: ours,
@@ -404,7 +407,8 @@ impl Undo<'_> {
             &self.names.deregister,
             format!("DeregisterTaskDefinition {}", short(arn)),
             &json!({"taskDefinition": arn}),
-        );
+        )
+        .touching([Touch::TaskDefinition(arn.to_owned())]);
         let key = self.ctx.key(&self.names.deregister);
         let deregistered = self
             .ctx

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use deputy_task::outcome::Failure;
+use deputy_task::touch::Touch;
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -51,6 +52,11 @@ pub(crate) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// What a change of this object touches.
+    pub(crate) fn touches(self, object: &ObjectRef) -> Touch {
+        object.touch(&self.api.place().cluster)
+    }
+
     /// One effect of this step.
     pub(crate) fn sending(self, effect: &'a Effect, doing: &'a Doing) -> Sending<'a> {
         let Self { ctx, api, .. } = self;
@@ -79,7 +85,9 @@ pub(crate) async fn keep_image(
     let Work { ctx, api, token } = work;
     let name = format!("keepImage/{}", object.id());
     let plan = json!({"object": object.id(), "secret": place.path()});
-    let effect = Effect::bounded(name, format!("keep {object} for rollback"), &plan).settle(SETTLE);
+    let effect = Effect::bounded(name, format!("keep {object} for rollback"), &plan)
+        .settle(SETTLE)
+        .touching([work.touches(object), work.touches(place)]);
     let doing = Doing::new(
         "create",
         format!(
@@ -130,7 +138,9 @@ pub(crate) async fn apply(
     let Work { ctx, api, token } = work;
     let body = with_token(manifest, object, token);
     let plan = json!({"object": object.id(), "manifest": plan_digest(&body), "force": conflicts == Conflicts::Force});
-    let effect = Effect::bounded(apply_name(object), format!("apply {object}"), &plan).settle(SETTLE);
+    let effect = Effect::bounded(apply_name(object), format!("apply {object}"), &plan)
+        .settle(SETTLE)
+        .touching([work.touches(object)]);
     let doing = Doing::new("apply", object);
     let force = if conflicts == Conflicts::Force { "true" } else { "false" };
     let build = || async {
@@ -286,7 +296,8 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
         format!("remove {what} kept in {place}"),
         &json!({"secret": place.path()}),
     )
-    .settle(SETTLE);
+    .settle(SETTLE)
+    .touching([work.touches(place)]);
     let doing = Doing::new("delete", place);
     let look = || async {
         Ok(match look_at(ctx, api, place).await? {

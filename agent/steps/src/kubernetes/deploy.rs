@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use deputy_task::document::step::Manifests;
 use deputy_task::outcome::Failure;
+use deputy_task::touch::{Touch, images_of};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Outputs, StepContext};
@@ -54,6 +55,7 @@ impl Deployment {
         let manifests = read_all(ctx, &self.manifests).await?;
         let connection = Connection::open(ctx, &self.cluster, self.namespace.as_deref()).await?;
         let objects = self.objects(ctx, &connection.api, &manifests).await?;
+        ctx.may_touch(&touches(&self.cluster, &objects, &manifests))?;
         let token = token(ctx);
         let work = Work {
             ctx,
@@ -207,6 +209,19 @@ impl Deployment {
         }
         Ok(())
     }
+}
+
+/// Where the objects are, and which images they run: what is known only now, of manifests in files and of kinds
+/// without a namespace.
+fn touches(cluster: &str, objects: &[ObjectRef], manifests: &[Manifest]) -> Vec<Touch> {
+    let images = manifests
+        .iter()
+        .flat_map(|manifest| images_of(&Value::Object(manifest.object.clone())));
+    let mut touches: Vec<Touch> = objects.iter().map(|object| object.touch(cluster)).collect();
+    touches.extend(images.map(Touch::Image));
+    touches.sort();
+    touches.dedup();
+    touches
 }
 
 /// An applied object in the step's outputs.

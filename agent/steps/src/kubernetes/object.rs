@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use deputy_task::touch::Touch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,6 +55,15 @@ impl ObjectRef {
     /// Is it the kind `kind` of the API group `group`?
     pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
         self.group() == group && self.kind == kind
+    }
+
+    /// What a change of it touches.
+    pub(crate) fn touch(&self, cluster: &str) -> Touch {
+        let cluster = cluster.to_owned();
+        match self.namespace.clone() {
+            Some(namespace) => Touch::Namespace { cluster, namespace },
+            None => Touch::ClusterScope { cluster },
+        }
     }
 
     /// The path of its resource's list, without the name.

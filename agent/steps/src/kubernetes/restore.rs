@@ -26,8 +26,9 @@ pub(crate) async fn restore(
 ) -> Result<Applied, StepError> {
     let Work { ctx, api, token } = work;
     let plan = json!({"object": object.id(), "image": place.path(), "uid": applied.uid});
-    let effect =
-        Effect::bounded(format!("restore/{}", object.id()), format!("put back {object}"), &plan).settle(SETTLE);
+    let effect = Effect::bounded(format!("restore/{}", object.id()), format!("put back {object}"), &plan)
+        .settle(SETTLE)
+        .touching([work.touches(object)]);
     let doing = Doing::new("put back", object);
     let look = || async {
         let (live, image) = match (look_at(ctx, api, object).await?, look_at(ctx, api, place).await?) {
@@ -69,7 +70,8 @@ pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &O
         format!("give the fields of {object} back"),
         &plan,
     )
-    .settle(SETTLE);
+    .settle(SETTLE)
+    .touching([work.touches(object)]);
     let doing = Doing::new("put back", format!("the owners of {object}"));
     let look = || async {
         Ok(match look_at(ctx, api, object).await? {

@@ -225,8 +225,9 @@ impl One<'_> {
             return Ok(Did::Left);
         }
         let plan = json!({"object": object.id(), "uid": applied.uid});
-        let effect =
-            Effect::bounded(format!("delete/{}", object.id()), format!("delete {object}"), &plan).settle(SETTLE);
+        let effect = Effect::bounded(format!("delete/{}", object.id()), format!("delete {object}"), &plan)
+            .settle(SETTLE)
+            .touching([work.touches(object)]);
         let doing = Doing::new("delete", object);
         let look = || async {
             Ok(match look_at(ctx, api, object).await? {

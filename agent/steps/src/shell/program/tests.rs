@@ -47,6 +47,9 @@ struct TestHost {
 
 #[async_trait]
 impl Host for TestHost {
+    fn may_touch(&self, _: &[deputy_task::touch::Touch]) -> Result<(), Halt> {
+        Ok(())
+    }
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
         let recorded = self.recorded_effect(&effect.name);
         let permit = self.renew(effect).await?;

@@ -1,0 +1,254 @@
+//! What the rules of the examples permit, and what no rule can be made to permit.
+
+use std::fmt::Write as _;
+
+use deputy_task::record::Direction;
+use deputy_task::touch::Touch;
+
+use super::*;
+use crate::question::{Said, Wish};
+use crate::questions::{Change, of_change};
+
+fn asking() -> Asking {
+    Asking {
+        agent: "agent-1".into(),
+        pool: "production".into(),
+        signer: None,
+        said: Said {
+            project: "shop".into(),
+            task: "checkout".into(),
+            submitter: "alice".into(),
+        },
+    }
+}
+
+fn example(name: &str) -> Policy {
+    let path = format!("{}/../../examples/policies/{name}.cedar", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("an example");
+    Policy::parse(&text).unwrap_or_else(|bad| panic!("{name}: {bad}"))
+}
+
+fn question(wish: Wish) -> Question {
+    Question {
+        step: "deploy".into(),
+        wish,
+    }
+}
+
+/// The names of the rules that permit, or why not.
+fn answer(policy: &Policy, asking: &Asking, wish: Wish) -> String {
+    match policy.decide(asking, &question(wish)) {
+        Verdict::Permitted { by } => by.into_iter().map(|rule| rule.id).collect::<Vec<_>>().join(" "),
+        Verdict::Denied(denial) => {
+            let mut text = format!("{:?}", denial.reason);
+            for rule in denial.by {
+                let _ = write!(text, " {}", rule.id);
+            }
+            text
+        }
+    }
+}
+
+fn role(arn: &str) -> Wish {
+    Wish::AssumeRole { role: arn.into() }
+}
+
+fn step(kind: &str) -> Wish {
+    Wish::RunStep { kind: kind.into() }
+}
+
+fn image(image: &str) -> Wish {
+    Wish::PullImage { image: image.into() }
+}
+
+fn namespace(cluster: &str, namespace: &str) -> Wish {
+    Wish::UseNamespace {
+        cluster: cluster.into(),
+        namespace: namespace.into(),
+        region: "eu-west-1".into(),
+    }
+}
+
+#[test]
+fn the_example_of_roles_permits_those_and_no_other() {
+    let policy = example("roles");
+    let ask = |wish| answer(&policy, &asking(), wish);
+    assert_eq!(ask(role("arn:aws:iam::222222222222:role/deployer")), "deployer-roles");
+    assert_eq!(ask(role("arn:aws:iam::222222222222:role/admin")), "NothingPermits");
+    assert_eq!(
+        ask(role("arn:aws:iam::444444444444:role/preview/pr-7")),
+        "preview-roles"
+    );
+    assert_eq!(
+        ask(role("arn:aws:iam::555555555555:role/preview/pr-7")),
+        "NothingPermits"
+    );
+    assert_eq!(ask(Wish::UseAgentIdentity { kind: "shell".into() }), "NothingPermits");
+    assert_eq!(ask(step("shell")), "steps");
+}
+
+#[test]
+fn the_example_without_shell_forbids_it_and_says_by_which_rule() {
+    let policy = example("no-shell");
+    assert_eq!(answer(&policy, &asking(), step("ecsRollingDeploy")), "everything");
+    assert_eq!(answer(&policy, &asking(), step("shell")), "Forbidden no-shell");
+    let failure = policy.admit(&asking(), &[question(step("shell"))]).expect_err("denied");
+    insta::assert_snapshot!(format!("{failure}\n{}\n{}", failure.hint, failure.detail), @r#"
+    the policy of agent agent-1 forbids running a shell step (step deploy): no-shell (line 6)
+    change the task, or ask who keeps the agent's policy; `deputy-agent policy explain POLICY TASK` shows every question
+    @id("no-shell") forbid (principal, action == Action::"runStep", resource) when { resource.opaque };
+    "#);
+}
+
+#[test]
+fn the_example_of_namespaces_keeps_to_one_team_in_one_cluster() {
+    let policy = example("namespaces");
+    let ask = |wish| answer(&policy, &asking(), wish);
+    assert_eq!(ask(namespace("production", "payments")), "payments");
+    assert_eq!(ask(namespace("production", "payments-eu")), "payments");
+    assert_eq!(ask(namespace("production", "kube-system")), "NothingPermits");
+    assert_eq!(ask(namespace("staging", "payments")), "NothingPermits");
+    let scope = Wish::UseClusterScope {
+        cluster: "production".into(),
+        region: "eu-west-1".into(),
+    };
+    assert_eq!(ask(scope), "NothingPermits");
+    assert_eq!(ask(step("kubernetesApply")), "kubernetes-steps");
+    assert_eq!(ask(step("shell")), "NothingPermits");
+}
+
+#[test]
+fn the_example_of_registries_knows_where_an_image_really_comes_from() {
+    let policy = example("registries");
+    let ask = |name| answer(&policy, &asking(), image(name));
+    assert_eq!(
+        ask("222222222222.dkr.ecr.eu-west-1.amazonaws.com/api:2"),
+        "own-registries"
+    );
+    assert_eq!(ask("ghcr.io/acme/api:2"), "own-registries");
+    assert_eq!(ask("ghcr.io/evil/api:2"), "NothingPermits");
+    assert_eq!(ask("nginx:1.27"), "NothingPermits");
+    assert_eq!(ask("nginx@sha256:00ff"), "pinned");
+    assert_eq!(
+        ask("evil/222222222222.dkr.ecr.eu-west-1.amazonaws.com/api:2"),
+        "NothingPermits"
+    );
+}
+
+#[test]
+fn the_example_of_signers_asks_for_a_signature_and_lets_the_managers_word_only_take_away() {
+    let policy = example("signers");
+    let unsigned = asking();
+    let signed = Asking {
+        signer: Some("release-pipeline".into()),
+        ..asking()
+    };
+    assert_eq!(answer(&policy, &signed, step("shell")), "released");
+    assert_eq!(answer(&policy, &unsigned, step("shell")), "NothingPermits");
+    let other = Asking {
+        signer: Some("somebody".into()),
+        ..asking()
+    };
+    assert_eq!(answer(&policy, &other, step("shell")), "NothingPermits");
+    let mut sandbox = asking();
+    sandbox.pool = "sandbox".into();
+    assert_eq!(answer(&policy, &sandbox, step("shell")), "sandbox");
+    sandbox.said.submitter = "mallory".into();
+    assert_eq!(answer(&policy, &sandbox, step("shell")), "Forbidden not-mallory");
+}
+
+/// Guards that nothing that only the manager says can be made into a permit, however it is written.
+#[test]
+fn a_permit_that_needs_the_managers_word_does_not_count() {
+    let only = Policy::parse(
+        "@id(\"alice\") permit (principal, action, resource) when { context has asserted && context.asserted.submitter == \"alice\" };",
+    )
+    .expect("valid");
+    assert_eq!(answer(&only, &asking(), step("shell")), "OnlyAsserted alice");
+    assert!(
+        only.notes()[0].contains("alice reads context.asserted"),
+        "{:?}",
+        only.notes()
+    );
+    // Two permits, one that holds only with the word and one only without: neither holds in both.
+    let two = Policy::parse(
+        "@id(\"with\") permit (principal, action, resource) when { context has asserted };\n@id(\"without\") permit (principal, action, resource) when { !(context has asserted) };",
+    )
+    .expect("valid");
+    assert_eq!(answer(&two, &asking(), step("shell")), "OnlyAsserted with");
+    // A permit that the word can only narrow counts.
+    let narrowed = Policy::parse(
+        "@id(\"all-but\") permit (principal, action, resource) unless { context has asserted && context.asserted.submitter == \"mallory\" };",
+    )
+    .expect("valid");
+    assert_eq!(answer(&narrowed, &asking(), step("shell")), "all-but");
+    // A forbid that no word lifts when nothing is said still lets a permit count that needs none.
+    let lifted = Policy::parse(
+        "@id(\"all\") permit (principal, action, resource);\n@id(\"only-alice\") forbid (principal, action, resource) unless { context has asserted && context.asserted.submitter == \"alice\" };",
+    )
+    .expect("valid");
+    assert_eq!(answer(&lifted, &asking(), step("shell")), "all");
+}
+
+#[test]
+fn a_rule_that_cannot_be_evaluated_denies() {
+    let overflowing = "permit (principal, action, resource);\nforbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };";
+    let policy = Policy::parse(overflowing).expect("valid");
+    let said = answer(&policy, &asking(), step("shell"));
+    assert!(said.starts_with("Broken"), "{said}");
+}
+
+#[test]
+fn mistakes_are_told_with_their_lines() {
+    let told = |text: &str| Policy::parse(text).expect_err("bad").mistakes.join("\n");
+    insta::assert_snapshot!(told("permit (principal, action, resource);\n\npermit (principal, action, resource"), @"line 3: unexpected end of input");
+    let types = told(
+        "permit (principal, action == Action::\"runShell\", resource);\npermit (principal, action == Action::\"assumeRole\", resource) when { resource.acount == \"2\" };",
+    );
+    // What Cedar thinks was meant differs from run to run.
+    assert!(
+        types.contains("line 1: unrecognized action `Action::\"runShell\"`"),
+        "{types}"
+    );
+    assert!(
+        types.contains("line 2: attribute `acount` on entity type `Role` not found"),
+        "{types}"
+    );
+    insta::assert_snapshot!(told("permit (principal, action, resource) when { context.asserted.submitter == \"alice\" };"), @r#"line 1: unable to guarantee safety of access to optional attribute `asserted` in context for Action::"assumeRole"; try testing for the attribute's presence with `context has asserted && ..`"#);
+    insta::assert_snapshot!(told("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);\npermit (principal == ?principal, action, resource);"), @r"
+    templates (?principal, ?resource) have no meaning here
+    line 2: there are two rules called a
+    ");
+    insta::assert_snapshot!(told("// nothing\n"), @"it has no rules, so nothing is permitted; write at least one permit");
+}
+
+#[test]
+fn a_change_asks_for_everything_that_it_touches() {
+    let touches = [
+        Touch::EcsCluster("arn:aws:ecs:eu-west-1:222222222222:cluster/prod".into()),
+        Touch::TaskDefinition("arn:aws:ecs:eu-west-1:222222222222:task-definition/evil:1".into()),
+    ];
+    let change = Change {
+        step: "deploy",
+        kind: "ecsRollingDeploy",
+        effect: Some("updateService/checkout-api"),
+        direction: Direction::Undo,
+        adopted: true,
+        touches: &touches,
+        aws: None,
+    };
+    let questions = of_change(change);
+    let policy = Policy::parse(
+        r#"permit (principal, action, resource);
+@id("own-definitions")
+forbid (principal, action == Action::"effect", resource)
+when { context has taskDefinition && !(context.taskDefinition like "*:task-definition/checkout-*") };
+@id("own-cluster")
+forbid (principal, action == Action::"useCluster", resource is EcsCluster)
+unless { resource == EcsCluster::"prod" && resource has account && resource.account == "222222222222" };"#,
+    )
+    .expect("valid");
+    let failure = policy.admit(&asking(), &questions).expect_err("denied");
+    insta::assert_snapshot!(failure.to_string(), @"the policy of agent agent-1 forbids the change updateService checkout-api to arn:aws:ecs:eu-west-1:222222222222:task-definition/evil:1 to undo the task (step deploy): own-definitions (line 2)");
+    assert_eq!(failure.class, DENIED);
+}

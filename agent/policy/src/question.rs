@@ -1,0 +1,171 @@
+//! What a policy is asked, and by whom: values only, in the agent's words.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Who asks, and what is known of the task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asking {
+    /// The agent's id.
+    pub agent: String,
+    /// The agent's label `pool`; empty if it has none.
+    pub pool: String,
+    /// Who signed the task, by the name in the agent's own list; the signature has been verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+    /// What the manager says of the task. Never enough for a permit.
+    pub said: Said,
+}
+
+/// What is said of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// Its project. Signed with the task.
+    pub project: String,
+    /// Its name. Signed with the task.
+    pub task: String,
+    /// Who submitted it: nobody but the manager says so.
+    pub submitter: String,
+}
+
+/// One thing that a task wants to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Question {
+    /// The step it belongs to; empty if to the whole task.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub step: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub wish: Wish,
+}
+
+/// What a task may wish for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Wish {
+    /// To run a step of this kind, or its undo.
+    RunStep {
+        /// As in the document.
+        kind: String,
+    },
+    /// To assume a role.
+    AssumeRole {
+        /// Its ARN.
+        role: String,
+    },
+    /// To work with the agent's own AWS identity.
+    UseAgentIdentity {
+        /// The kind of the step that does.
+        kind: String,
+    },
+    /// To work in an ECS cluster.
+    UseEcsCluster {
+        /// Name or ARN.
+        cluster: String,
+        /// The task's region.
+        region: String,
+    },
+    /// To connect to an EKS cluster.
+    UseEksCluster {
+        /// Its name.
+        cluster: String,
+        /// The task's region.
+        region: String,
+    },
+    /// To change what is in a namespace.
+    UseNamespace {
+        /// The EKS cluster's name.
+        cluster: String,
+        /// The namespace.
+        namespace: String,
+        /// The task's region.
+        region: String,
+    },
+    /// To change objects that belong to no namespace.
+    UseClusterScope {
+        /// The EKS cluster's name.
+        cluster: String,
+        /// The task's region.
+        region: String,
+    },
+    /// To run a program that changes what it likes.
+    RunCommand {
+        /// For example `bash`.
+        program: String,
+        /// What it is told. Not shown: it may hold secrets.
+        #[serde(skip)]
+        script: String,
+    },
+    /// To have an image pulled and run.
+    PullImage {
+        /// As written.
+        image: String,
+    },
+    /// To make one change.
+    Effect {
+        /// The kind of its step.
+        kind: String,
+        /// For example `updateService`.
+        verb: String,
+        /// For example `checkout-api`.
+        target: String,
+        /// By the step's undo program.
+        undo: bool,
+        /// It was begun by an attempt before this one.
+        adopted: bool,
+        /// The task definition that a service is to run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        task_definition: Option<String>,
+    },
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.wish.fmt(f)?;
+        if self.step.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " (step {})", self.step)
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RunStep { kind } => write!(f, "running a {kind} step"),
+            Self::AssumeRole { role } => write!(f, "assuming the role {role}"),
+            Self::UseAgentIdentity { kind } => write!(f, "using the agent's own AWS identity in a {kind} step"),
+            Self::UseEcsCluster { cluster, .. } => write!(f, "using the ECS cluster {cluster}"),
+            Self::UseEksCluster { cluster, .. } => write!(f, "using the EKS cluster {cluster}"),
+            Self::UseNamespace { cluster, namespace, .. } => {
+                write!(f, "changing namespace {namespace} of the EKS cluster {cluster}")
+            }
+            Self::UseClusterScope { cluster, .. } => {
+                write!(
+                    f,
+                    "changing objects of the EKS cluster {cluster} that are in no namespace"
+                )
+            }
+            Self::RunCommand { program, .. } => write!(f, "running a {program} script"),
+            Self::PullImage { image } => write!(f, "running the image {image}"),
+            Self::Effect {
+                verb,
+                target,
+                undo,
+                task_definition,
+                ..
+            } => {
+                let how = if *undo { " to undo the task" } else { "" };
+                match task_definition {
+                    Some(definition) => write!(f, "the change {verb} {target} to {definition}{how}"),
+                    None => write!(f, "the change {verb} {target}{how}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The agent's own policy: what it forbids is not run, whoever asks, and who is told what.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_tests::agent_process::{AgentOptions, Policy};
+use deputy_tests::programs::{Binaries, workspace};
+use deputy_tests::world::World;
+
+use crate::recipe;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A world whose only agent has these rules.
+async fn world(folder: &Path, rules: &str) -> World {
+    let path = folder.join("agent.cedar");
+    std::fs::write(&path, rules).expect("written");
+    with_file(path).await
+}
+
+async fn with_file(path: PathBuf) -> World {
+    let mut world = World::builder().start().await.expect("a world");
+    let options = AgentOptions::named("guarded").policy(Policy::File(path));
+    world.agent(options).await.expect("an agent");
+    world
+}
+
+async fn rejected(world: &World, document: &str) -> v1::Failure {
+    let task = world.submit(document).await.expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    assert_eq!(ended.state(), v1::TaskState::Rejected, "{ended:#?}\n{}", world.report());
+    let result = ended.result.expect("a result");
+    assert_eq!(result.world(), v1::World::Unchanged);
+    result.failure.expect("a failure")
+}
+
+/// Guards that each of the examples stops what it is for before anything is started, and names its rule.
+#[tokio::test]
+async fn what_an_example_forbids_ends_rejected_with_the_agent_and_the_rule() {
+    let ecs = |role: &str, image: &str| {
+        let aws = format!("  aws: {{ region: eu-west-1, assumeRole: [ {{ roleArn: \"{role}\" }} ] }}\n");
+        let step = format!(
+            "    - name: deploy\n      ecsRollingDeploy:\n        cluster: prod\n        service: checkout-api\n        taskDefinition: {{ family: checkout, containerDefinitions: [ {{ name: app, image: \"{image}\", memory: 64 }} ] }}\n"
+        );
+        recipe::task("forbidden", &aws, &step)
+    };
+    let namespaced = recipe::task(
+        "forbidden",
+        "  aws: { region: eu-west-1, assumeRole: [ { roleArn: \"arn:aws:iam::222222222222:role/deployer\" } ] }\n",
+        "    - name: deploy\n      kubernetesApply:\n        cluster: production\n        namespace: kube-system\n        manifests: [ { apiVersion: v1, kind: ConfigMap, metadata: { name: x } } ]\n",
+    );
+    let deployer = "arn:aws:iam::222222222222:role/deployer";
+    for (example, document, what, rule) in [
+        (
+            "roles",
+            ecs("arn:aws:iam::222222222222:role/admin", "a:1"),
+            "no rule that permits assuming the role arn:aws:iam::222222222222:role/admin",
+            "",
+        ),
+        (
+            "no-shell",
+            recipe::script("forbidden", "", "", "echo never"),
+            "forbids running a shell step (step main)",
+            "no-shell (line 6)",
+        ),
+        (
+            "namespaces",
+            namespaced,
+            "changing namespace kube-system of the EKS cluster production (step deploy)",
+            "",
+        ),
+        (
+            "registries",
+            ecs(deployer, "evil.example/api:1"),
+            "running the image evil.example/api:1 (step deploy)",
+            "",
+        ),
+        (
+            "signers",
+            recipe::script("forbidden", "", "", "echo never"),
+            "no rule that permits running a shell step",
+            "",
+        ),
+    ] {
+        let world = with_file(workspace().join(format!("examples/policies/{example}.cedar"))).await;
+        let failure = rejected(&world, &document).await;
+        assert_eq!(failure.class, "policy.denied", "{failure:?}");
+        assert!(
+            failure.summary.contains("the policy of agent guarded"),
+            "{example}: {failure:?}"
+        );
+        assert!(failure.summary.contains(what), "{example}: {failure:?}");
+        assert!(failure.summary.contains(rule), "{example}: {failure:?}");
+    }
+}
+
+/// Guards that an agent without a policy that it can use takes nothing, says why wherever it is shown, and goes on
+/// by itself when the file is mended.
+#[tokio::test]
+async fn without_a_good_policy_nothing_runs_until_there_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("agent.cedar");
+    let world = with_file(path.clone()).await;
+    let ran = folder.path().join("ran");
+    let document = recipe::script("waits", "", "", &format!("echo ran >> {}", ran.display()));
+    let task = world.submit(&document).await.expect("queued");
+    let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
+    assert!(
+        listed.contains("it runs nothing: its policy") && listed.contains("cannot be read"),
+        "{listed}"
+    );
+    let explained = world.deputy(&["explain", &task]).await.expect("run").stdout;
+    assert!(explained.contains("it takes no tasks: its policy"), "{explained}");
+    std::fs::write(&path, "permit (principal, action, resorce);").expect("written");
+    world
+        .eventually("the mistake is told", SOON, async || {
+            let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
+            listed.contains("is not valid")
+        })
+        .await
+        .expect("told");
+    assert!(!ran.exists(), "nothing has run");
+    std::fs::write(&path, "permit (principal, action, resource);").expect("written");
+    world.succeeded(&task, SOON).await.expect("mended");
+    assert_eq!(recipe::lines(&ran).len(), 1);
+    std::fs::write(&path, "@id(\"no\") forbid (principal, action, resource);").expect("written");
+    let failure = rejected(&world, &document).await;
+    assert!(failure.summary.contains("no (line 1)"), "{failure:?}");
+    assert_eq!(
+        recipe::lines(&ran).len(),
+        1,
+        "the next task is judged by the file as it is now"
+    );
+}
+
+/// Guards that `--allow-all` and no policy at all are seen in the fleet list.
+#[tokio::test]
+async fn allowing_all_and_having_no_policy_are_warned_about() {
+    let mut world = World::builder().start().await.expect("a world");
+    world.agent(AgentOptions::named("open")).await.expect("an agent");
+    let none = AgentOptions::named("closed").policy(Policy::Missing);
+    world.agent(none).await.expect("an agent");
+    let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
+    assert!(listed.contains("open: it was started with --allow-all"), "{listed}");
+    assert!(listed.contains("closed: it runs nothing: it has no policy"), "{listed}");
+    let task = world
+        .submit(&recipe::script("runs", "", "", "true"))
+        .await
+        .expect("queued");
+    let done = world.succeeded(&task, SOON).await.expect("by the open one");
+    assert!(done.agent_id.is_empty() || done.agent_id == "open", "{done:?}");
+}
+
+/// Guards that what is known only in the middle is asked about in the middle, and that the end tells the truth.
+#[tokio::test]
+async fn a_denial_in_the_middle_fails_the_task_and_says_what_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = "permit (principal, action, resource);\n@id(\"no-rm\") forbid (principal, action == Action::\"runCommand\", resource) when { context.script like \"*rm -rf*\" };";
+    let world = world(folder.path(), rules).await;
+    let ran = folder.path().join("ran");
+    let steps = format!(
+        "    - name: first\n      shell: {{ run: \"echo first >> {ran}; printf 'what=rm -%s /nowhere' rf >> $DEPUTY_OUTPUT\" }}\n    - name: second\n      shell: {{ run: \"echo second >> {ran}; ${{{{ steps.first.outputs.what }}}}\" }}\n",
+        ran = ran.display()
+    );
+    let task = world.submit(&recipe::task("middle", "", &steps)).await.expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    assert_eq!(ended.state(), v1::TaskState::Failed, "{ended:#?}\n{}", world.report());
+    let result = ended.result.expect("a result");
+    let failure = result.failure.clone().expect("a failure");
+    assert_eq!(
+        (failure.class.as_str(), failure.step.as_str()),
+        ("policy.denied", "second"),
+        "{failure:?}"
+    );
+    assert!(failure.summary.contains("no-rm (line 2)"), "{failure:?}");
+    assert!(
+        !failure.summary.contains("rm -rf"),
+        "a script is not quoted: {failure:?}"
+    );
+    assert_eq!(result.world(), v1::World::Changed);
+    assert_eq!(recipe::lines(&ran), ["first"]);
+}
+
+fn agent(arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(Binaries::beside_this().expect("built").agent)
+        .args(arguments)
+        .current_dir(workspace())
+        .output()
+        .expect("run")
+}
+
+/// Guards the commands with which a policy is written: every mistake with its line, every question with its answer.
+#[test]
+fn policies_are_checked_and_explained_on_the_command_line() {
+    let text = |output: &std::process::Output| {
+        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        out + &err
+    };
+    for entry in std::fs::read_dir(workspace().join("examples/policies")).expect("examples") {
+        let path = entry.expect("an entry").path();
+        let checked = agent(&["policy", "check", path.to_str().expect("a path")]);
+        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = folder.path().join("bad.cedar");
+    std::fs::write(
+        &bad,
+        "permit (principal, action, resource);\npermit (principal, action == Action::\"runShell\", resource);",
+    )
+    .expect("written");
+    let checked = agent(&["policy", "check", bad.to_str().expect("a path")]);
+    assert_eq!(checked.status.code(), Some(2), "{}", text(&checked));
+    assert!(
+        text(&checked).contains("line 2: unrecognized action"),
+        "{}",
+        text(&checked)
+    );
+    let explain = |policy: &str, more: &[&str]| {
+        let mut arguments = vec!["policy", "explain", policy, "examples/shell.yaml"];
+        arguments.extend(more);
+        agent(&arguments)
+    };
+    let denied = explain("examples/policies/no-shell.cedar", &[]);
+    assert_eq!(denied.status.code(), Some(5), "{}", text(&denied));
+    assert!(
+        text(&denied).contains("forbidden: no-shell (line 6)"),
+        "{}",
+        text(&denied)
+    );
+    let signed = explain(
+        "examples/policies/signers.cedar",
+        &["--signer", "release-pipeline", "--project", "shop", "-o", "json"],
+    );
+    assert_eq!(signed.status.code(), Some(0), "{}", text(&signed));
+    let answers: serde_json::Value = serde_json::from_slice(&signed.stdout).expect("JSON");
+    assert_eq!(
+        answers["answers"][0]["answer"]["by"][0]["id"], "released",
+        "{answers:#}"
+    );
+}
+
+/// Guards that a local run asks a policy only when it is given one, and then as an agent does.
+#[test]
+fn a_local_run_asks_a_policy_only_if_it_is_given_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let work = folder.path().to_str().expect("a path").to_owned();
+    let free = agent(&["task", "examples/shell.yaml", "--work-folder", &work]);
+    assert_eq!(free.status.code(), Some(0), "{free:?}");
+    let denied = agent(&[
+        "task",
+        "examples/shell.yaml",
+        "--work-folder",
+        &work,
+        "--policy",
+        "examples/policies/no-shell.cedar",
+    ]);
+    assert_eq!(denied.status.code(), Some(5), "{denied:?}");
+    let said = String::from_utf8_lossy(&denied.stdout).into_owned() + &String::from_utf8_lossy(&denied.stderr);
+    assert!(said.contains("no-shell (line 6)"), "{said}");
+}
