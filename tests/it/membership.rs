@@ -6,6 +6,7 @@ use std::time::Duration;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::connect_proxy::{ConnectProxy, Rules};
+use deputy_tests::wall_clock::WallClock;
 use deputy_tests::world::World;
 
 use crate::recipe;
@@ -326,4 +327,34 @@ async fn a_replaced_certificate_is_shown_without_a_restart() {
         info.is_some_and(|info| info.status() == v1::AgentStatus::Online),
         "the session stays"
     );
+}
+
+/// What is signed with a wrong clock is refused by everybody in other words: the join stops before, and names the clock.
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_stops_the_join_with_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut world = World::builder().start().await.expect("a world");
+    for (id, step, way) in [
+        ("ahead", 600, "ahead of the manager's"),
+        ("behind", -600, "behind the manager's"),
+    ] {
+        let clock = WallClock::new(folder.path(), id).expect("a clock");
+        clock.step(step).expect("set");
+        let options = AgentOptions {
+            environment: clock.environment(),
+            ..AgentOptions::named(id)
+        };
+        let place = world.launch(options).await.expect("started");
+        world
+            .eventually("the clock is named", SOON, async || {
+                let log = world.agents[place].child.log();
+                log.contains("this machine's clock is") && log.contains(way) && log.contains("set the clock (NTP)")
+            })
+            .await
+            .expect("named");
+        assert!(agent_info(&world, id).await.is_none());
+        // Set right, it joins without a restart.
+        clock.step(0).expect("set");
+        world.joined(id).await.expect("joined");
+    }
 }

@@ -151,7 +151,7 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
         tokio::select! {
             biased;
             _ = heartbeat.tick() => this.due.heartbeat = true,
-            () = &mut renewal => return End::Broken("the renewal of the certificate ended".into()),
+            () = &mut renewal => return End::Broken("the certificate of this connection is not taken any more".into()),
             frame = inbound.message(), if reading => {
                 heard = Instant::now();
                 match frame {

@@ -33,7 +33,7 @@ pub(crate) struct Link {
     pub(crate) frames: mpsc::Sender<v1::SessionRequest>,
     pub(crate) inbound: Streaming<v1::SessionResponse>,
     pub(crate) welcome: Welcome,
-    /// Renews the certificate over this connection; never ends.
+    /// Renews the certificate over this connection; its end is the connection's.
     pub(crate) renewal: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 

@@ -17,6 +17,9 @@ use zeroize::Zeroizing;
 use crate::identity::{Identity, millis, unix_now};
 use crate::join_proof::{Challenge, JoinProof, ProofSource};
 
+/// The header of a refusal whose reason is the certificate.
+pub(crate) const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
+
 /// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
 const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
 
@@ -43,6 +46,8 @@ pub(crate) enum JoinError {
     Silent(Duration),
     #[error("the manager refused to let this agent join: {0}")]
     Refused(String),
+    #[error("the manager does not take the certificate: {0}")]
+    Certificate(String),
     #[error("{0}")]
     Proof(String),
     #[error(
@@ -245,6 +250,9 @@ async fn within<T>(
 /// Only what a manager says of a join is a refusal; a proxy can say the rest.
 fn failed(status: &Status) -> JoinError {
     match status.code() {
+        Code::Unauthenticated if status.metadata().contains_key(CERTIFICATE_REFUSED) => {
+            JoinError::Certificate(status.message().to_owned())
+        }
         Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
             JoinError::Refused(status.message().to_owned())
         }

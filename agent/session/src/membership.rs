@@ -17,12 +17,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use crate::enrollment::{self, Enrollment, JoinError};
+use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::ProofSource;
 
-/// The header of a refusal whose reason is the certificate.
-const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
 /// A renewal that failed is tried again after this part of what is left of the certificate's life.
 const TRY_AGAIN_AFTER: f64 = 0.1;
 /// But not sooner, and not later, than this.
@@ -202,7 +200,8 @@ impl Membership {
         *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    /// Renews the certificate over a live connection whenever it is due. Never ends.
+    /// Renews the certificate over a live connection whenever it is due. Ends only if the connection's own certificate
+    /// is not taken any more.
     pub(crate) async fn keep_renewed(self, mut client: AgentClient<Channel>) {
         let mut failed = false;
         loop {
@@ -224,6 +223,11 @@ impl Membership {
                     info!(not_after_ms = identity.not_after_ms, "the certificate was renewed");
                     failed = false;
                     self.take(identity);
+                }
+                // This connection is as old as its certificate; a new one is made with the newest.
+                Err(error @ JoinError::Certificate(_)) => {
+                    warn!(%error, "connecting again with the newest certificate");
+                    return;
                 }
                 Err(error) => {
                     warn!(%error, "the certificate was not renewed yet");

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::table::Remembered;
 
-/// Certificates that are remembered of one agent; the oldest are forgotten first.
-const MAX_CERTIFICATES: usize = 8;
+/// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
+/// agent is asked to make a new one.
+const MAX_CERTIFICATES: usize = 32;
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +126,12 @@ impl AgentRecord {
 
     /// A certificate was made for it.
     pub fn add(&mut self, certificate: CertificateRecord) {
-        // One that was never used is given up: its answer was lost on the way.
         self.certificates.push(certificate);
         if self.certificates.len() > MAX_CERTIFICATES {
-            self.certificates.remove(0);
+            // One that was replaced without ever being used is missed by nobody.
+            let last = self.certificates.len() - 1;
+            let unused = self.certificates[..last].iter().position(|one| !one.used);
+            self.certificates.remove(unused.unwrap_or(0));
         }
     }
 
@@ -202,6 +205,18 @@ mod tests {
         assert_eq!(agent.may_use("1", 10, 150), Use::Good, "the second is good");
         assert!(matches!(agent.may_use("1", 10, 200), Use::Refused(why) if why.contains("expired")));
         assert!(matches!(agent.may_use("3", 10, 10), Use::Refused(_)));
+    }
+
+    #[test]
+    fn the_certificate_in_use_is_remembered_however_often_it_is_renewed() {
+        let mut agent = agent();
+        agent.used("1", 5);
+        for number in 3..100 {
+            agent.add(certificate(&number.to_string(), 1000));
+        }
+        assert_eq!(agent.certificates.len(), MAX_CERTIFICATES);
+        assert_eq!(agent.may_use("1", 10, 10), Use::Good);
+        assert_eq!(agent.may_use("99", 10, 10), Use::First);
     }
 
     #[test]

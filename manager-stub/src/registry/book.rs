@@ -29,6 +29,8 @@ const MAX_ROWS: usize = 10_000;
 const MAX_AGENTS: usize = 100_000;
 /// An expired certificate is exchanged for a new one for so long.
 const EXPIRED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
+/// An expired bearer token is listed for so long.
+const SHOWN_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 /// Joins by one token.
 const MAX_USES: u32 = 10_000;
 
@@ -224,8 +226,15 @@ impl Registry {
         };
         let stored = grant.clone();
         self.change(move |known| {
-            room(known.grants.len(), MAX_ROWS, "bearer tokens")?;
             let mut edit = Edit::default();
+            // What ended long ago makes room; until then the list shows why a pipeline does not work any more.
+            let over = known
+                .grants
+                .all()
+                .filter(|grant| grant.expires_at_ms != 0 && now_ms.saturating_sub(grant.expires_at_ms) > SHOWN_FOR_MS);
+            edit.grants
+                .extend(over.map(|grant| known.grants.pending(&grant.id, None)));
+            room(known.grants.len() - edit.grants.len(), MAX_ROWS, "bearer tokens")?;
             edit.grants.push(known.grants.pending(&stored.id, Some(stored.clone())));
             Ok((edit, ()))
         })
