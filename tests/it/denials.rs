@@ -83,6 +83,13 @@ async fn cases(world: &World, service: &str) -> Vec<Told> {
         .role(&looker, &actions)
         .await
         .expect("a role");
+    let bounded = world.unique("bounded");
+    let within = world
+        .cloud()
+        .expect("a cloud")
+        .role_within(&bounded, &["ecs:*", "iam:PassRole"], &["ecs:Describe*", "ecs:List*"])
+        .await
+        .expect("a role");
     let with = |change: &dyn Fn(&mut Where)| {
         let mut place = RIGHT;
         change(&mut place);
@@ -109,6 +116,21 @@ async fn cases(world: &World, service: &str) -> Vec<Told> {
             looking.ecs(service),
             "aws.accessDenied",
             &[&may_not, "may not ecs:RegisterTaskDefinition", service],
+            "attach a policy",
+        ),
+        told(
+            "the boundary",
+            Where { role: &within, ..RIGHT }.ecs(service),
+            "aws.accessDenied",
+            &[
+                &format!("assumed-role/{bounded}/"),
+                "from the agent's own identity (",
+                &format!("then {within} (session deputy-"),
+                "may not ecs:RegisterTaskDefinition",
+                // The emulator enforces the boundary and speaks of an identity policy; AWS's words are replayed in
+                // `denials_replayed`.
+                "no identity policy of the caller allows it",
+            ],
             "attach a policy",
         ),
         told(

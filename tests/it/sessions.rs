@@ -180,13 +180,27 @@ async fn a_script_and_a_wait_for_ecs_outlive_three_sessions() {
 /// Guards that a wait for Kubernetes outlives the tokens it is made with.
 #[tokio::test]
 async fn a_wait_for_kubernetes_outlives_three_tokens() {
-    let (cloud, world) = world().await;
+    let cloud = Cloud::with_sessions_of(session_seconds()).await.expect("a cloud");
     cloud.kubernetes().await.expect("a cluster");
+    let mut world = World::builder()
+        .cloud(&cloud)
+        .proxy_before_kubernetes()
+        .start()
+        .await
+        .expect("a world");
+    world.agent(AgentOptions::default()).await.expect("an agent");
     let namespace = world.namespace("late").await.expect("a namespace");
     let task = world.submit(&deployment(&namespace)).await.expect("queued");
     world.succeeded(&task, long() + REST).await.expect("succeeded");
-    let log = world.logs(&task).await.expect("a log");
-    assert!(!log.to_lowercase().contains("unauthorized"), "{log}");
+    let calls = world.kubernetes_proxy().expect("a proxy").calls();
+    let (first, last) = (calls.first().expect("a call"), calls.last().expect("a call"));
+    assert!(
+        last.at - first.at > long() - Duration::from_secs(5),
+        "it asked all the time\n{}",
+        world.report()
+    );
+    let refused = calls.iter().filter(|call| call.status == Some(401)).count();
+    assert_eq!(refused, 0, "no token was over when it was used\n{}", world.report());
     nothing_expired(&world);
 }
 

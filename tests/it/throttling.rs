@@ -236,3 +236,40 @@ async fn throttling_without_an_end_fails_the_step_unchanged_after_the_documents_
     );
     assert_eq!(recipe::runs(&world, &service).await, (before, 2));
 }
+
+/// Guards that tasks which share an account get through together, also without a word about it in their documents.
+#[tokio::test]
+async fn many_tasks_of_one_agent_get_through_together() {
+    const TASKS: usize = 8;
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder()
+        .cloud(&cloud)
+        .faults(throttling())
+        .start()
+        .await
+        .expect("a world");
+    let slots = u32::try_from(TASKS).expect("few");
+    world
+        .agent(AgentOptions::default().slots(slots))
+        .await
+        .expect("an agent");
+    let mut submitted = Vec::new();
+    for number in 0..TASKS {
+        let (service, _) = recipe::service(&world, &format!("together{number}")).await;
+        let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+        submitted.push((task, service));
+    }
+    for (task, service) in &submitted {
+        world.succeeded(task, SOON).await.expect("succeeded");
+        let (revision, count) = recipe::runs(&world, service).await;
+        assert!(revision.ends_with(":2") && count == 3, "{revision} {count}");
+    }
+    let proxy = world.proxy().expect("a proxy");
+    assert!(proxy.calls().iter().any(is_throttled), "{}", world.report());
+    assert_eq!(
+        proxy.successes("ecs", "UpdateService"),
+        TASKS,
+        "each service was updated once\n{}",
+        world.report()
+    );
+}

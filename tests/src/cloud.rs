@@ -206,6 +206,16 @@ impl Cloud {
         Ok(role["arn"].as_str().context("the role's ARN")?.to_owned())
     }
 
+    /// The same, which may do no more than `boundary`.
+    pub async fn role_within(&self, name: &str, actions: &[&str], boundary: &[&str]) -> Result<String> {
+        let wish = json!({
+            "wish": "role", "account": AWAY, "name": name, "trusts": self.scenery.agent_role, "actions": actions,
+            "external_id": self.scenery.external_id, "boundary": boundary,
+        });
+        let role = self.wish(wish).await?;
+        Ok(role["arn"].as_str().context("the role's ARN")?.to_owned())
+    }
+
     /// A wish in the cloud's own words (`testbed/scenery.py`).
     pub async fn wish(&self, wish: Value) -> Result<Value> {
         let pipe = Arc::clone(&self.pipe);

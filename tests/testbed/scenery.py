@@ -79,16 +79,21 @@ class Scenery:
                 "external_id": EXTERNAL_ID, "region": REGION, "issuer": f"https://{ISSUER}",
                 "service_account": SERVICE_ACCOUNT}
 
-    def role(self, account, name, trusted, *policies):
+    def role(self, account, name, trusted, *policies, boundary=None):
         iam = self.client("iam", account)
-        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trusted))["Role"]["Arn"]
+        more = {}
+        if boundary:
+            made = iam.create_policy(PolicyName=f"{name}-boundary", PolicyDocument=json.dumps(boundary))
+            more["PermissionsBoundary"] = made["Policy"]["Arn"]
+        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trusted), **more)["Role"]["Arn"]
         for number, policy in enumerate(policies):
             iam.put_role_policy(RoleName=name, PolicyName=f"p{number}", PolicyDocument=json.dumps(policy))
         return arn
 
-    def wish_role(self, account, name, trusts, actions, external_id=None):
-        """A role of a test's own."""
-        return {"arn": self.role(account, name, trust(trusts, external_id), allow(*actions))}
+    def wish_role(self, account, name, trusts, actions, external_id=None, boundary=None):
+        """A role of a test's own, which may do `actions` as far as its boundary, if it has one, allows them too."""
+        most = boundary and allow(*boundary)
+        return {"arn": self.role(account, name, trust(trusts, external_id), allow(*actions), boundary=most)}
 
     def wish_ecs_cluster(self, name):
         return self.client("ecs", AWAY).create_cluster(clusterName=name)["cluster"]["clusterArn"]

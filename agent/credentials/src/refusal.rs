@@ -247,10 +247,11 @@ pub fn encoded(text: &str) -> Option<&str> {
 pub fn denied(refusal: &Refusal, who: &str, lineage: &str, (action, on): (&str, &str)) -> Failure {
     let caller = refusal.caller.as_deref().unwrap_or(who);
     let did = refusal.action.as_deref().unwrap_or(action);
-    let thing = if action.is_empty() {
-        refusal.resource.as_deref().unwrap_or(on)
-    } else {
-        on
+    let thing = match &refusal.resource {
+        Some(resource) if action.is_empty() => resource.clone(),
+        // Another permission than that of the call itself, as iam:PassRole.
+        Some(resource) if did != action => format!("{resource}, which {action} on {on} needs"),
+        Some(_) | None => on.to_owned(),
     };
     Failure::new(
         "aws.accessDenied",

@@ -9,6 +9,7 @@ pub(crate) mod generated;
 pub(crate) mod module_order;
 pub(crate) mod documents;
 pub(crate) mod words;
+pub(crate) mod clients;
 pub(crate) mod sizes;
 pub(crate) mod sources;
 

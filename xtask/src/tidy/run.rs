@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::problem::Problem;
 use super::sources::Source;
-use super::{commands, dependencies, documents, generated, module_order, sizes, sources, words};
+use super::{clients, commands, dependencies, documents, generated, module_order, sizes, sources, words};
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
 use crate::tools::recipe::Half;
@@ -66,6 +66,7 @@ fn could_not_run(name: &str, error: &anyhow::Error) -> Problem {
 fn checks<'a>(root: &'a Path, sources: &'a [Source], options: &Options) -> Vec<Check<'a>> {
     let mut checks: Vec<Check<'a>> = vec![
         ("files: docs, names, sizes", Box::new(|| Ok(sizes::check(sources)))),
+        ("AWS clients have a pace", Box::new(|| Ok(clients::check(sources)))),
         ("words", Box::new(|| Ok(words::check(sources)))),
         ("modules point down", Box::new(|| Ok(module_order::check(sources)))),
         ("documents say what is so", Box::new(|| documents::check(root, sources))),

@@ -153,7 +153,10 @@ mod tests {
     use deputy_credentials::env::Env;
 
     fn told(code: &str, message: &str) -> String {
-        let identity = Identities::new(Env::default())
+        let keys: Env = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]
+            .into_iter()
+            .collect();
+        let identity = Identities::new(keys)
             .for_task("eu-west-1", &[], "deputy-x")
             .expect("no hops");
         let asked = Asked {

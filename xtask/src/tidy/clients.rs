@@ -1,0 +1,53 @@
+//! Every AWS client of a task waits as its document says: what is made from an identity's `sdk_config` gets its pace.
+
+use super::problem::Problem;
+use super::sources::Source;
+
+/// AWS clients of the agent.
+pub(crate) fn check(sources: &[Source]) -> Vec<Problem> {
+    sources
+        .iter()
+        .filter(|source| source.is_rust() && !source.is_test() && source.path.starts_with("agent"))
+        .filter_map(check_one)
+        .collect()
+}
+
+fn check_one(source: &Source) -> Option<Problem> {
+    let code = source
+        .text
+        .split("\n#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let (index, _) = code
+        .lines()
+        .enumerate()
+        .find(|(_, line)| line.contains(".sdk_config()") && !line.trim_start().starts_with("//"))?;
+    (!code.contains(".interceptor(") || !code.contains(".pace()")).then(|| Problem {
+        file: source.path.clone(),
+        line: index + 1,
+        what: "an AWS client without the backoff of its task".into(),
+        mend: "make it with `.interceptor(identity.pace())`".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(path: &str, text: &str) -> usize {
+        check(&[Source {
+            path: path.into(),
+            text: text.into(),
+        }])
+        .len()
+    }
+
+    #[test]
+    fn a_client_without_its_tasks_backoff_is_found() {
+        let bare = "//! A client.\nlet config = identity.sdk_config()?;\nlet client = Client::new(&config);\n";
+        assert_eq!(problems("agent/steps/src/s3.rs", bare), 1);
+        let paced = "//! A client.\nlet config = identity.sdk_config()?;\nlet b = Builder::from(&config).interceptor(identity.pace());\n";
+        assert_eq!(problems("agent/steps/src/s3.rs", paced), 0);
+        assert_eq!(problems("tests/src/cloud.rs", bare), 0);
+    }
+}
