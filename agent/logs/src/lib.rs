@@ -19,6 +19,7 @@ mod instance_folder;
 pub mod redactor;
 mod matcher;
 mod secret_forms;
+mod escapes;
 
 pub use attempt_log::{AttemptLog, LogWriter, Logs};
 pub use limits::SpoolConfig;

@@ -5,7 +5,7 @@
 //! skips ahead: with a stride of s it looks at every s-th window only, and knows the first s windows
 //! of every form, so that one of them is met wherever a form begins.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
@@ -46,8 +46,9 @@ pub(crate) enum Matcher {
 pub(crate) struct FormAutomaton {
     nfa: NFA,
     start: StateID,
-    /// How many bytes a state has matched of the longest form that is still possible.
-    depths: HashMap<StateID, usize>,
+    /// How many bytes a state has matched of the longest form that is still possible. States are numbered by their place
+    /// in the automaton, so this has gaps.
+    depths: Vec<u32>,
     /// A bit for the hash of each of a form's first `stride` windows.
     filter: Box<[u64; FILTER_WORDS]>,
     stride: usize,
@@ -81,10 +82,7 @@ impl Matcher {
 
     /// Bytes at the end of what was scanned that may be the beginning of a form.
     pub(crate) fn depth(&self, state: State) -> usize {
-        self.forms()
-            .and_then(|found| found.depths.get(&state.0))
-            .copied()
-            .unwrap_or(0)
+        self.forms().map_or(0, |found| found.depth(state.0))
     }
 
     /// Goes on from `state` over `input` and calls `found(end, length)` for the longest form that
@@ -95,8 +93,14 @@ impl Matcher {
         let mut state = state.0;
         let mut at = 0;
         loop {
-            if state == *start {
-                at = found.skip(input, at);
+            // With many forms nearly every byte begins one, and the automaton would never come back to its start: so it
+            // is left already while no form has got further than what the filter can see.
+            let depth = found.depth(state);
+            if depth < MIN_FORM_BYTES && depth <= at {
+                let from = found.skip(input, at - depth);
+                if from >= at {
+                    (state, at) = (*start, from);
+                }
             }
             let Some(byte) = input.get(at) else { return State(state) };
             state = nfa.next_state(Anchored::No, state, *byte);
@@ -118,7 +122,7 @@ impl FormAutomaton {
             .prefilter(false)
             .build(forms)?;
         let start = nfa.start_state(Anchored::No)?;
-        let mut depths = HashMap::new();
+        let mut depths = Vec::new();
         let mut filter = Box::new([0; FILTER_WORDS]);
         let shortest = forms.iter().map(Vec::len).min().unwrap_or(MIN_FORM_BYTES);
         let stride = (shortest.saturating_sub(MIN_FORM_BYTES) + 1).min(MAX_STRIDE);
@@ -132,9 +136,13 @@ impl FormAutomaton {
                 filter[word] |= bit;
             }
             let mut state = start;
-            for (matched, byte) in form.iter().enumerate() {
+            for (depth, byte) in (1_u32..).zip(form) {
                 state = nfa.next_state(Anchored::No, state, *byte);
-                depths.insert(state, matched + 1);
+                let place = state.as_usize();
+                if depths.len() <= place {
+                    depths.resize(place + 1, 0);
+                }
+                depths[place] = depth;
             }
         }
         Ok(Self {
@@ -148,6 +156,11 @@ impl FormAutomaton {
 }
 
 impl FormAutomaton {
+    fn depth(&self, state: StateID) -> usize {
+        let depth = self.depths.get(state.as_usize()).copied().unwrap_or(0);
+        usize::try_from(depth).unwrap_or(usize::MAX)
+    }
+
     /// From where on, `from` or later, the automaton must look: no form begins before.
     fn skip(&self, input: &[u8], from: usize) -> usize {
         let mut at = from;

@@ -98,10 +98,8 @@ impl Redactor {
             return Err(SecretRefused::TooLong { bytes: value.len() });
         }
         let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: HashSet<Vec<u8>> = forms_of(value)
-            .into_iter()
-            .filter(|form| !secrets.forms.contains(form))
-            .collect();
+        let mut new = forms_of(value);
+        new.retain(|form| !secrets.forms.contains(form));
         let bytes = secrets.forms_bytes + new.iter().map(Vec::len).sum::<usize>();
         if bytes > MAX_FORMS_BYTES {
             return Err(SecretRefused::TooMany { bytes });

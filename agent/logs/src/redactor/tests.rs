@@ -105,6 +105,25 @@ proptest! {
         prop_assert!(out.len() < 3 + 1 + 6 + 2 * (MASK.len() + 4), "{}", String::from_utf8_lossy(&out));
     }
 
+    /// Every form, of texts of one line and of several, and of bytes that are no text.
+    #[test]
+    fn every_form_is_hidden_whole_however_it_is_cut(
+        secret in prop_oneof![
+            "[ -~äß€\u{1f600}]{4,40}".prop_map(String::into_bytes),
+            "([!-~]{4,30}\n){2,4}".prop_map(String::into_bytes),
+            prop::collection::vec(2_u8..=255, 6..60),
+        ],
+        cuts in prop::collection::vec(0_usize..25, 0..12),
+    ) {
+        prop_assume!(secret.trim_ascii().len() >= 12);
+        let redactor = redactor(&[&secret]);
+        for form in forms_of(&secret) {
+            let text = [b"\x01", &form[..], b"\x01"].concat();
+            let out = redact_in_pieces(&redactor, &text, &cuts);
+            prop_assert_eq!(&out[..], &b"\x01***\x01"[..], "{}", String::from_utf8_lossy(&form));
+        }
+    }
+
     #[test]
     fn held_back_is_only_what_may_become_a_secret(
         secrets in prop::collection::vec(secret(), 1..4),
