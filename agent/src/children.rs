@@ -40,6 +40,7 @@ pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
     let places = [
         Some(root),
         config.state_folder.as_deref(),
+        config.secrets_folder.as_deref(),
         config.file.as_deref(),
         token,
     ];

@@ -194,6 +194,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
             version: env!("CARGO_PKG_VERSION").into(),
         },
         steering: Steering::Manager,
+        secrets_folder: config.secrets_folder,
     };
     let ports = SessionPorts {
         events: events_in,

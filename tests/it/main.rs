@@ -16,6 +16,7 @@ mod throttling;
 mod hostile_child;
 mod local;
 mod policy;
+mod secret_references;
 mod secrets_stay;
 mod unhealthy;
 

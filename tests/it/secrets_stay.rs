@@ -18,7 +18,7 @@ fn read(folder: &Path, name: &str) -> String {
 }
 
 /// Fails if any file below `folder`, or a name there, has one of the secrets.
-fn has_none_of(folder: &Path, secrets: &[String]) {
+pub(crate) fn has_none_of(folder: &Path, secrets: &[String]) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -432,6 +432,11 @@ impl World {
         Ok(aws_sdk_ecs::Client::new(&root_config(self.cloud()?, AWAY)))
     }
 
+    /// What clients of that account's root are made from, straight to the emulator.
+    pub fn root(&self) -> Result<aws_config::SdkConfig> {
+        Ok(root_config(self.cloud()?, AWAY))
+    }
+
     /// The EKS cluster `prod`.
     pub async fn kubernetes(&self) -> Result<&Cluster> {
         self.aws()?.cloud.kubernetes().await

@@ -1,6 +1,7 @@
 //! What an executor works with: its limits, and the parts of the agent that it is given.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use deputy_credentials::Identities;
@@ -84,4 +85,6 @@ pub struct Environment {
     pub confinement: Option<Confinement>,
     /// Who can be asked to go on with a task that has ended.
     pub steering: Steering,
+    /// The folder whose files tasks may be given as secrets.
+    pub secrets_folder: Option<PathBuf>,
 }

@@ -294,6 +294,24 @@ impl Host for StepHost {
         self.attempt.log().writer(&self.step)
     }
 
+    fn secrets_folder(&self) -> Option<PathBuf> {
+        self.attempt.shared.environment.secrets_folder.clone()
+    }
+
+    fn is_in_document(&self, value: &[u8]) -> bool {
+        let Ok(value) = std::str::from_utf8(value) else {
+            return false;
+        };
+        let spec = &self.attempt.document.spec;
+        let texts = [
+            serde_json::to_string(spec),
+            serde_json::to_string(&*self.attempt.inputs),
+        ];
+        let quoted = Value::from(value.trim()).to_string();
+        let bare = quoted.trim_matches('"');
+        texts.iter().flatten().any(|text| text.contains(bare))
+    }
+
     fn add_secret(&self, value: &[u8]) {
         if let Err(error) = self.attempt.log().add_secret(value) {
             tracing::debug!(task.id = %self.attempt.reference.task, error = %error, "a value is not redacted");

@@ -42,6 +42,7 @@ pub(crate) struct Config {
     pub(crate) work_folder: Option<PathBuf>,
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) policy: PolicySource,
+    pub(crate) secrets_folder: Option<PathBuf>,
     pub(crate) spool_limit_bytes: u64,
     pub(crate) spool_task_limit_bytes: u64,
     pub(crate) grace: Duration,
@@ -201,6 +202,7 @@ impl Config {
         let work_folder = reader.read(&key::WORK_FOLDER, folder);
         let state_folder = reader.read(&key::STATE_FOLDER, folder);
         let policy = policy(reader);
+        let secrets_folder = reader.read(&key::SECRETS_FOLDER, folder);
         let spool_limit_bytes = reader.size(&key::SPOOL_LIMIT);
         let spool_task_limit_bytes = reader.size(&key::SPOOL_TASK_LIMIT);
         if let (Some(all), Some(one)) = (spool_limit_bytes, spool_task_limit_bytes)
@@ -241,6 +243,7 @@ impl Config {
             work_folder,
             state_folder,
             policy: policy?,
+            secrets_folder,
             spool_limit_bytes: spool_limit_bytes?,
             spool_task_limit_bytes: spool_task_limit_bytes?,
             grace: grace?,

@@ -103,6 +103,12 @@ pub(crate) const ALLOW_ALL: Key = Key {
     default: Some("false"),
     help: "Run whatever the manager sends, without a policy. A warning wherever the agent is shown.",
 };
+pub(crate) const SECRETS_FOLDER: Key = Key {
+    name: "secrets_folder",
+    value: "FOLDER",
+    default: None,
+    help: "Files below it may be given to tasks as secrets (`file:`); nothing else of the agent's files is. Default: none.",
+};
 pub(crate) const SPOOL_LIMIT: Key = Key {
     name: "spool_limit",
     value: "SIZE",
@@ -183,7 +189,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 26] = [
+pub(crate) const KEYS: [&Key; 27] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,
@@ -197,6 +203,7 @@ pub(crate) const KEYS: [&Key; 26] = [
     &STATE_FOLDER,
     &POLICY_FILE,
     &ALLOW_ALL,
+    &SECRETS_FOLDER,
     &SPOOL_LIMIT,
     &SPOOL_TASK_LIMIT,
     &GRACE,

@@ -59,7 +59,7 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         format: LogFormat::Text,
     });
     let root = work_root(asked.work_folder.as_deref())?.join("local");
-    let hidden = [Some(root.clone()), asked.journal.clone()]
+    let hidden = [Some(root.clone()), asked.journal.clone(), secrets_folder()]
         .into_iter()
         .flatten()
         .collect();
@@ -312,7 +312,13 @@ fn environment(
         },
         confinement,
         steering,
+        secrets_folder: secrets_folder(),
     })
+}
+
+/// Where local runs find the files of secrets.
+fn secrets_folder() -> Option<std::path::PathBuf> {
+    std::env::var_os("DEPUTY_SECRETS_FOLDER").map(Into::into)
 }
 
 /// The first signal wishes a cancel; this ends with the second.

@@ -92,6 +92,14 @@ pub trait Host: Send + Sync + 'static {
     async fn identity(&self) -> Result<TaskIdentity, StepError>;
     /// The log of this attempt, for this step; opened on first use.
     fn log(&self) -> LogWriter;
+    /// The folder whose files tasks may be given as secrets, if the agent has one.
+    fn secrets_folder(&self) -> Option<PathBuf> {
+        None
+    }
+    /// Does this value stand in the task's document or in its inputs?
+    fn is_in_document(&self, _value: &[u8]) -> bool {
+        false
+    }
     /// Makes a value known to the redactor before it can be printed.
     fn add_secret(&self, value: &[u8]);
     /// The text with names in place of what comes from secret outputs of earlier steps: the same in every attempt.
@@ -271,6 +279,17 @@ impl StepContext {
         let value = observe().await?;
         self.host.record_fact(name, encode(&value)).await?;
         Ok(value)
+    }
+
+    /// A fact of this program, if it was recorded.
+    ///
+    /// # Errors
+    /// If the recorded value is not a `T`.
+    pub fn recorded<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
+        self.host
+            .recorded_fact(self.direction, name)
+            .map(|value| decode(name, value))
+            .transpose()
     }
 
     /// For undo: a fact of the forward program, if it was recorded.

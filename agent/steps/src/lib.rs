@@ -5,9 +5,10 @@
 
 pub mod registry;
 
+pub mod shell;
+pub mod secrets;
 pub mod ecs;
 pub mod kubernetes;
-pub mod shell;
 pub mod noop;
 
 mod aws;

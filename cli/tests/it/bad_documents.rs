@@ -31,8 +31,9 @@ fn the_examples_are_good() {
         "examples/shell.yaml",
         "examples/ecs-rolling.yaml",
         "examples/eks-rolling.yaml",
+        "examples/secrets.yaml",
     ]);
-    assert!(text.ends_with("all 3 documents are good\nexit code 0\n"), "{text}");
+    assert!(text.ends_with("all 4 documents are good\nexit code 0\n"), "{text}");
 }
 
 #[test]

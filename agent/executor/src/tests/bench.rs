@@ -117,6 +117,7 @@ impl Bench {
                 ..AgentFacts::default()
             },
             steering: Steering::Manager,
+            secrets_folder: None,
         };
         let (world, script) = (self.world.clone(), Arc::clone(&self.script));
         Executor::new(self.config.clone(), environment).with_programs(Arc::new(move |_| {

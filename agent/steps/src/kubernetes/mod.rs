@@ -31,3 +31,7 @@ mod guard;
 mod manifest;
 mod yaml;
 mod object;
+
+pub(crate) use api::ApiError;
+pub(crate) use connection::Connection;
+pub(crate) use explain::{Doing, explain};

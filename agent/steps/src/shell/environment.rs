@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 use deputy_task::outcome::Failure;
 
@@ -109,6 +110,22 @@ pub(super) fn check_step_variables(variables: &BTreeMap<String, String>) -> Resu
         .hint("rename or remove it in the step's `env`"));
     }
     Ok(())
+}
+
+/// A secret as the value of a variable, byte for byte.
+pub(super) fn secret_variable(name: &str, value: &[u8]) -> Result<OsString, Failure> {
+    if name.starts_with(RESERVED_PREFIX) || name.is_empty() || name.contains(['=', '\0']) {
+        let failure = Failure::new("shell.env", format!("a secret cannot be called {name:?}"));
+        return Err(failure.hint("letters, digits and `_`, not beginning with DEPUTY_"));
+    }
+    if value.contains(&0) {
+        return Err(Failure::new(
+            "secret.notText",
+            format!("secret {name} has a NUL byte, which no environment variable can hold"),
+        )
+        .hint("say `as: file`: the script then finds the path of a file with it in the variable"));
+    }
+    Ok(OsString::from_vec(value.to_vec()))
 }
 
 #[cfg(test)]

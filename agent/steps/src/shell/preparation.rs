@@ -15,6 +15,7 @@ use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::ExecPlugin;
 use deputy_credentials::kubeconfig::Kubeconfig;
 use deputy_process::{ChildCommand, Domain};
+use deputy_task::document::secret::Delivery;
 use deputy_task::document::step::{Shell, ShellProgram as Interpreter};
 use deputy_task::outcome::Failure;
 use tempfile::TempDir;
@@ -23,6 +24,7 @@ use super::environment::{self, Environment};
 use super::outputs::{self, OutputProblem, Quoting, Written};
 use crate::context::StepContext;
 use crate::failure::StepError;
+use crate::secrets::Secrets;
 
 /// How the executor says that a task has no AWS identity.
 const NO_IDENTITY: &str = "aws.notConfigured";
@@ -68,6 +70,7 @@ impl Prepared {
         environment.insert("AWS_EC2_METADATA_DISABLED".into(), "true".into());
         environment.insert("HOME".into(), workspace.clone().into());
         environment.insert("TMPDIR".into(), workspace.into());
+        give_secrets(ctx, shell, folder.path(), &mut environment).await?;
         environment.extend(shell.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert("DEPUTY_TASK_ID".into(), ctx.attempt.task.as_str().into());
         environment.insert("DEPUTY_STEP".into(), (&*ctx.step).into());
@@ -90,7 +93,7 @@ impl Prepared {
         let file = self.output_file();
         let cleared = match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => new_file(&file, 0o600, ""),
+            Ok(()) | Err(_) => new_file(&file, 0o600, b""),
         };
         cleared.map_err(|error| {
             Failure::new(
@@ -226,23 +229,53 @@ async fn kubeconfig(ctx: &StepContext, cluster: &str, folder: &Path) -> Result<K
     })
 }
 
+/// The step's secrets, each in its variable, or in a file whose path the variable has.
+async fn give_secrets(
+    ctx: &StepContext,
+    shell: &Shell,
+    folder: &Path,
+    environment: &mut Environment,
+) -> Result<(), StepError> {
+    let mut secrets = Secrets::new(ctx);
+    for (name, secret) in &shell.secrets {
+        let value = secrets.resolve(name, &secret.from).await?;
+        let given = match secret.delivery {
+            Delivery::Env => environment::secret_variable(name, value.bytes())?,
+            Delivery::File => secret_file(folder, name, value.bytes())
+                .map_err(|error| no_folder(&ctx.step, &error))?
+                .into(),
+        };
+        environment.insert(name.into(), given);
+    }
+    Ok(())
+}
+
+/// Byte for byte; goes with the step's folder, after a crash with the next start's sweep.
+fn secret_file(folder: &Path, name: &str, value: &[u8]) -> io::Result<PathBuf> {
+    let folder = folder.join("secrets");
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let file = folder.join(name);
+    new_file(&file, 0o600, value)?;
+    Ok(file)
+}
+
 /// A folder of the step's own, with the script and an empty folder to work in.
 fn step_folder(workspace: &Path, step: &str, script: &str) -> io::Result<TempDir> {
     let folder = tempfile::Builder::new()
         .prefix(&format!("step-{step}-"))
         .tempdir_in(workspace)?;
     DirBuilder::new().mode(0o700).create(folder.path().join("empty"))?;
-    new_file(&script_file(folder.path()), 0o700, script)?;
+    new_file(&script_file(folder.path()), 0o700, script.as_bytes())?;
     Ok(folder)
 }
 
-fn new_file(file: &Path, mode: u32, text: &str) -> io::Result<()> {
+fn new_file(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(file)?
-        .write_all(text.as_bytes())
+        .write_all(bytes)
 }
 
 fn script_file(folder: &Path) -> PathBuf {

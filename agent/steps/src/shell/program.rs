@@ -207,7 +207,7 @@ impl StepProgram for ShellProgram {
         let prepared = OnceCell::new();
         // What can fail before anything runs should fail before the intent: then nothing has begun. A plain script
         // has nothing that is likely to fail, and its intent shares the frame of Start.
-        let prepares_first = ctx.brings_surroundings || self.shell.cluster.is_some();
+        let prepares_first = ctx.brings_surroundings || self.shell.cluster.is_some() || !self.shell.secrets.is_empty();
         if prepares_first && matches!(ctx.host().recorded_effect(RUN), Recorded::Never) {
             prepared.get_or_try_init(|| prepare(ctx, &self.shell)).await?;
         }

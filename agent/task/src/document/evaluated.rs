@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::secret::StepSecret;
 use super::step::{EcsRollingDeploy, KubernetesApply, KubernetesRollingDeploy, Manifests, NoopEffect, Shell, StepKind};
 use crate::expression::{ExpressionError, Scope, evaluate_text, evaluate_tree};
 
@@ -22,6 +23,7 @@ impl StepKind {
                 shell: step.shell,
                 source: optional(&step.source)?,
                 env: texts(&step.env, scope)?,
+                secrets: secrets(&step.secrets, scope)?,
                 secret_outputs: step.secret_outputs.clone(),
                 retry_safe: step.retry_safe,
                 cluster: optional(&step.cluster)?,
@@ -55,6 +57,22 @@ fn texts(entries: &BTreeMap<String, String>, scope: &Scope) -> Result<BTreeMap<S
     entries
         .iter()
         .map(|(key, value)| Ok((key.clone(), evaluate_text(value, scope)?)))
+        .collect()
+}
+
+fn secrets(
+    entries: &BTreeMap<String, StepSecret>,
+    scope: &Scope,
+) -> Result<BTreeMap<String, StepSecret>, ExpressionError> {
+    let evaluated = |secret: &StepSecret| {
+        Ok(StepSecret {
+            delivery: secret.delivery,
+            from: secret.from.map(|text| evaluate_text(text, scope))?,
+        })
+    };
+    entries
+        .iter()
+        .map(|(name, secret)| Ok((name.clone(), evaluated(secret)?)))
         .collect()
 }
 

@@ -18,6 +18,7 @@ pub mod duration;
 pub mod model;
 pub mod backoff;
 pub mod step;
+pub mod secret;
 
 pub use aws::{EcsDocument, ecs_spelling};
 pub use backoff::{BackoffSpec, Delays};

@@ -46,6 +46,8 @@ enum Shape {
     List(Box<Shape>),
     Map(Box<Shape>),
     Keys(Keys),
+    /// A text, or a mapping with these keys.
+    TextOr(Keys),
 }
 
 struct Keys {
@@ -53,7 +55,30 @@ struct Keys {
     required: Vec<String>,
     /// Exactly one of these must be there.
     kinds: Vec<(String, Shape)>,
+    /// What is said of a mapping that has none of its kinds, or two.
+    words: &'static Words,
 }
+
+/// Of the things that have kinds.
+struct Words {
+    /// The first of two is in between.
+    two: (&'static str, &'static str),
+    none: &'static str,
+    /// What to do with the second; the key is in between.
+    second: (&'static str, &'static str),
+}
+
+const STEP: Words = Words {
+    two: ("a step does one thing, and this one is `", "` already"),
+    none: "this step does not say what it does",
+    second: ("make `", "` a step of its own"),
+};
+
+const SECRET: Words = Words {
+    two: ("a secret is in one place, and this one is `", "` already"),
+    none: "this secret does not say where it is",
+    second: ("remove `", "`, or make it a secret of its own"),
+};
 
 static DOCUMENT: LazyLock<Shape> = LazyLock::new(|| {
     let schema = schema();
@@ -79,8 +104,15 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
         return compile(&defs[name], defs);
     }
     if let Some(options) = schema["anyOf"].as_array() {
-        let real = options.iter().find(|option| option["type"] != "null");
-        return real.map_or(Shape::Any, |option| compile(option, defs));
+        let real: Vec<&Value> = options.iter().filter(|option| option["type"] != "null").collect();
+        return match real.as_slice() {
+            [text, full] if text["type"] == "string" => match compile(full, defs) {
+                Shape::Keys(keys) => Shape::TextOr(keys),
+                other => other,
+            },
+            [only, ..] => compile(only, defs),
+            [] => Shape::Any,
+        };
     }
     let listed = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let words: Vec<String> = listed("oneOf")
@@ -109,12 +141,14 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
                     .collect::<Vec<_>>()
             };
             let mut kinds: Vec<(String, Shape)> = listed("oneOf").iter().flat_map(named).collect();
-            if !kinds.is_empty() {
+            let is_step = kinds.iter().any(|(kind, _)| kind == "shell");
+            if is_step {
                 let empty = || {
                     Shape::Keys(Keys {
                         known: Vec::new(),
                         required: Vec::new(),
                         kinds: Vec::new(),
+                        words: &STEP,
                     })
                 };
                 kinds.extend(HIDDEN_KINDS.iter().map(|kind| ((*kind).to_owned(), empty())));
@@ -128,6 +162,7 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
                 known: named(schema),
                 required,
                 kinds,
+                words: if is_step { &STEP } else { &SECRET },
             })
         }
         Some("object") => Shape::Map(Box::new(compile(&schema["additionalProperties"], defs))),
@@ -139,7 +174,7 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
 fn walk(node: &Node, shape: &Shape, place: (&str, Span), findings: &mut Vec<Finding>) {
     match (shape, &node.data) {
         (Shape::Any, _)
-        | (Shape::Text, Data::Text(_))
+        | (Shape::Text | Shape::TextOr(_), Data::Text(_))
         | (Shape::Truth, Data::Truth(_))
         | (Shape::Number, Data::Number(_)) => {}
         (Shape::Words(words), Data::Text(text)) if words.contains(text) => {}
@@ -162,7 +197,7 @@ fn walk(node: &Node, shape: &Shape, place: (&str, Span), findings: &mut Vec<Find
                 walk(&entry.value, shape, (&entry.key, entry.key_span), findings);
             }
         }
-        (Shape::Keys(keys), Data::Map(_)) => walk_keys(node, keys, place, findings),
+        (Shape::Keys(keys) | Shape::TextOr(keys), Data::Map(_)) => walk_keys(node, keys, place, findings),
         (shape, _) => findings.push(wrong_type(node, shape, place)),
     }
 }
@@ -184,10 +219,10 @@ fn walk_keys(node: &Node, keys: &Keys, place: (&str, Span), findings: &mut Vec<F
             walk(&entry.value, shape, (&entry.key, entry.key_span), findings);
         } else if let Some((_, shape)) = keys.kinds.iter().find(|(name, _)| *name == entry.key) {
             if let Some(first) = kind_seen {
-                let message = format!("a step does one thing, and this one is `{first}` already");
-                findings.push(
-                    Finding::error(entry.key_span, message).hint(format!("make `{}` a step of its own", entry.key)),
-                );
+                let Words { two, second, .. } = keys.words;
+                let message = format!("{}{first}{}", two.0, two.1);
+                let hint = format!("{}{}{}", second.0, entry.key, second.1);
+                findings.push(Finding::error(entry.key_span, message).hint(hint));
             }
             kind_seen.get_or_insert(&entry.key);
             walk(&entry.value, shape, (&entry.key, entry.key_span), findings);
@@ -218,10 +253,7 @@ fn walk_keys(node: &Node, keys: &Keys, place: (&str, Span), findings: &mut Vec<F
             .map(|(name, _)| name.as_str())
             .filter(|name| !HIDDEN_KINDS.contains(name))
             .collect();
-        findings.push(
-            Finding::error(place.1, "this step does not say what it does")
-                .hint(format!("add one of: {}", kinds.join(", "))),
-        );
+        findings.push(Finding::error(place.1, keys.words.none).hint(format!("add one of: {}", kinds.join(", "))));
     }
 }
 
@@ -234,6 +266,7 @@ fn wrong_type(node: &Node, shape: &Shape, place: (&str, Span)) -> Finding {
         Shape::Words(_) => "a word",
         Shape::List(_) => "a list",
         Shape::Map(_) | Shape::Keys(_) => "a mapping",
+        Shape::TextOr(_) => "text or a mapping",
     };
     let nothing = matches!(node.data, Data::Null);
     let message = if nothing {
@@ -258,6 +291,9 @@ fn wrong_type(node: &Node, shape: &Shape, place: (&str, Span)) -> Finding {
             "an expression is not possible here; use `when` for conditions".to_owned()
         }
         (Shape::List(_), _) if !nothing => "write a list: each item on a line that begins with `- `".to_owned(),
+        (Shape::Keys(keys), Data::Text(_)) if std::ptr::eq(keys.words, &SECRET) && !keys.kinds.is_empty() => {
+            "say where the secret is, never what it is: for example `{ awsSecretsManager: name }`".to_owned()
+        }
         _ => String::new(),
     };
     Finding::error(span, message).hint(hint)

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::secret::StepSecret;
+
 /// One deployment action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +71,9 @@ pub struct Shell {
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Secrets by the name of the environment variable in which the script finds them, or their file's path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, StepSecret>,
     /// Names of outputs that the script writes to `$DEPUTY_OUTPUT` and that are secret: they can be
     /// used by later steps of the same attempt and never leave the agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -33,6 +33,7 @@ fn every_example_is_good_and_survives_its_canonical_form() {
             include_str!("../../../../examples/ecs-rolling.yaml"),
             json!({ "image": "api:1.2", "desiredCount": "3" }),
         ),
+        ("secrets", include_str!("../../../../examples/secrets.yaml"), json!({})),
         (
             "eks",
             include_str!("../../../../examples/eks-rolling.yaml"),

@@ -176,6 +176,7 @@ fn shell(run: &str) -> Shell {
         shell: Interpreter::Bash,
         source: None,
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         secret_outputs: Vec::new(),
         retry_safe: false,
         cluster: None,

@@ -5,6 +5,7 @@
 mod frame;
 mod backoff;
 mod steps;
+mod secrets;
 mod expressions;
 mod whole;
 

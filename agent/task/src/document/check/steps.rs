@@ -71,7 +71,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn needs_aws(&mut self, kind: &Entry, why: &str) {
+    pub(super) fn needs_aws(&mut self, kind: &Entry, why: &str) {
         if self.spec().is_some_and(|spec| spec.get("aws").is_none()) {
             let finding = Finding::error(kind.key_span, format!("{why} needs an AWS region and identity"));
             self.findings.push(
@@ -103,22 +103,9 @@ impl<'a> Check<'a> {
             self.source(source);
         }
         for entry in kind.value.get("env").map(Node::entries).unwrap_or_default() {
-            let good = !entry.key.starts_with(|c: char| c.is_ascii_digit())
-                && !entry.key.is_empty()
-                && entry
-                    .key
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-            if !good {
-                self.findings.push(
-                    Finding::error(
-                        entry.key_span,
-                        format!("`{}` cannot be the name of an environment variable", entry.key),
-                    )
-                    .hint("letters, digits and `_`, not beginning with a digit"),
-                );
-            }
+            self.variable_name(entry);
         }
+        self.step_secrets(kind);
     }
 
     fn source(&mut self, node: &Node) {
