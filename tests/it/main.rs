@@ -18,6 +18,7 @@ mod local;
 mod policy;
 mod secret_references;
 mod secrets_stay;
+mod sources;
 mod unhealthy;
 
 mod co_owned;

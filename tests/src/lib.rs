@@ -11,6 +11,7 @@ pub mod manager_process;
 pub mod tasks;
 pub mod access;
 
+pub mod git_server;
 pub mod instance_metadata;
 pub mod container_credentials;
 pub mod service_account;

@@ -2,35 +2,26 @@
 //! pools cost an idle agent memory.
 
 use std::fs;
+use std::time::Duration;
 
+use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::env::Env;
 use crate::error::CredentialsError;
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// The client for AWS: system certificates, or `AWS_CA_BUNDLE` instead of them; proxies as the
 /// environment says.
 pub(crate) fn for_aws(env: &Env) -> Result<SharedHttpClient, CredentialsError> {
-    // rustls wants one process-wide provider where none is named; a second install is harmless.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let trust = match env.get("AWS_CA_BUNDLE") {
-        Some(path) => TrustStore::empty().with_pem_certificate(read_bundle(path)?),
-        None => TrustStore::empty().with_native_roots(true),
-    };
-    let bad = |error: &dyn std::fmt::Display| CredentialsError::CaBundle {
-        path: env.get("AWS_CA_BUNDLE").unwrap_or("nothing").to_owned(),
-        problem: format!("cannot be used: {error}"),
-    };
-    let context = TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .map_err(|error| bad(&error))?;
+    let context = context(env)?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
@@ -41,6 +32,37 @@ pub(crate) fn for_aws(env: &Env) -> Result<SharedHttpClient, CredentialsError> {
             .tls_context(context.clone())
             .build()
     }))
+}
+
+/// For one call that no SDK client makes, with the same certificates and proxies.
+pub(crate) fn connector(env: &Env) -> Result<Connector, CredentialsError> {
+    let settings = HttpConnectorSettings::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build();
+    Ok(Connector::builder()
+        .connector_settings(settings)
+        .sleep_impl(TokioSleep::new())
+        .proxy_config(ProxyConfig::from_env())
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(context(env)?)
+        .build())
+}
+
+fn context(env: &Env) -> Result<TlsContext, CredentialsError> {
+    // rustls wants one process-wide provider where none is named; a second install is harmless.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let trust = match env.get("AWS_CA_BUNDLE") {
+        Some(path) => TrustStore::empty().with_pem_certificate(read_bundle(path)?),
+        None => TrustStore::empty().with_native_roots(true),
+    };
+    let bad = |error: &dyn std::fmt::Display| CredentialsError::CaBundle {
+        path: env.get("AWS_CA_BUNDLE").unwrap_or("nothing").to_owned(),
+        problem: format!("cannot be used: {error}"),
+    };
+    TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| bad(&error))
 }
 
 /// The client for the container credential endpoint, which is never behind a proxy.

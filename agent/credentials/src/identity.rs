@@ -170,6 +170,11 @@ impl TaskIdentity {
         self.region.as_ref()
     }
 
+    /// What decides where AWS is.
+    pub(crate) fn env(&self) -> &Env {
+        &self.agent.env
+    }
+
     /// The last role of the chain; none for the agent's own identity.
     #[must_use]
     pub fn role_arn(&self) -> Option<&str> {

@@ -10,6 +10,7 @@ pub mod authenticator;
 pub mod cluster;
 pub mod eks_token;
 pub mod endpoint;
+pub mod s3_object;
 mod timestamp;
 pub mod identity;
 mod chain;

@@ -15,9 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::attempt::Attempt;
 use crate::hidden::Hidden;
-
-/// The step part of keys that belong to the task itself: no step can be called that.
-const TASK: &str = "@task";
+use crate::host::TASK;
 
 /// The fact that a step has ended, with its outputs.
 #[derive(Debug, Default, Serialize, Deserialize)]

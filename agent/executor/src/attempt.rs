@@ -24,7 +24,6 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::board::Board;
 use crate::budget::Budget;
-use crate::bundle::unpack;
 use crate::environment::{Environment, ExecutorConfig};
 use crate::outbox::{Granted, Outbox, halt_of, turn};
 use crate::replay::Replay;
@@ -57,11 +56,12 @@ pub(crate) struct Attempt {
     pub(crate) board: Board,
     /// What was left of the task's own time when this attempt was assigned.
     pub(crate) time: Budget,
-    bundles: BTreeMap<String, BlobRef>,
+    pub(crate) bundles: BTreeMap<String, BlobRef>,
     replay: Mutex<Replay>,
     log: OnceLock<AttemptLog>,
     workspace: OnceCell<PathBuf>,
-    sources: tokio::sync::Mutex<BTreeMap<String, PathBuf>>,
+    /// The folders of those that a step has asked for.
+    pub(crate) sources: tokio::sync::Mutex<BTreeMap<String, PathBuf>>,
     identity: OnceCell<TaskIdentity>,
     /// As it was when the attempt began: a file that changes is for the next task.
     policy: OnceLock<Arc<Policy>>,
@@ -194,75 +194,6 @@ impl Attempt {
             })
         });
         Ok(made.await?.clone())
-    }
-
-    /// The folder of a source, fetched and unpacked on first use.
-    pub(crate) async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
-        let name = self.source_name(name)?;
-        self.switch.started().await?;
-        let mut sources = self.sources.lock().await;
-        if let Some(folder) = sources.get(&name) {
-            return Ok(folder.clone());
-        }
-        let blob = self.bundles.get(&name).cloned().ok_or_else(|| {
-            Failure::new(
-                "source.missing",
-                format!("the bundle of source {name} was not submitted with the task"),
-            )
-            .hint("submit the task with `deputy submit`, which packs the folder")
-        })?;
-        let workspace = self.workspace().await?;
-        let packed = workspace.join(format!("{name}.packed"));
-        let fetched = tokio::select! {
-            fetched = self.shared.outbox.fetch(&self.reference, &blob, packed.clone()) => fetched,
-            halt = self.switch.halted() => return Err(halt.into()),
-        };
-        fetched.map_err(|_| Halt::Stale)?.map_err(|why| {
-            Failure::new(
-                "source.fetch",
-                format!("the bundle of source {name} cannot be fetched from the manager: {why}"),
-            )
-        })?;
-        let folder = workspace.join(format!("source-{name}"));
-        let (from, to, limits) = (packed.clone(), folder.clone(), self.shared.config.bundle);
-        let unpacked = tokio::task::spawn_blocking(move || unpack(&from, &blob, &to, limits)).await;
-        drop(tokio::fs::remove_file(&packed).await);
-        match unpacked {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let failure = Failure::new(
-                    "source.unpack",
-                    format!("the bundle of source {name} is refused: {error}"),
-                );
-                return Err(failure.hint("pack it again with `deputy submit`").into());
-            }
-            Err(_panicked) => {
-                return Err(Failure::new(
-                    "source.unpack",
-                    format!("unpacking the bundle of source {name} failed inside the agent"),
-                )
-                .into());
-            }
-        }
-        sources.insert(name, folder.clone());
-        Ok(folder)
-    }
-
-    fn source_name(&self, name: Option<&str>) -> Result<String, Failure> {
-        let sources = &self.document.spec.sources;
-        match (name, sources.as_slice()) {
-            (Some(name), sources) if sources.iter().any(|source| source.name == name) => Ok(name.to_owned()),
-            (None, [only]) => Ok(only.name.clone()),
-            (Some(name), _) => Err(Failure::new("source.unknown", format!("the task has no source {name}"))),
-            (None, []) => Err(Failure::new(
-                "source.unknown",
-                "the step needs a source and the task has none",
-            )),
-            (None, _) => Err(
-                Failure::new("source.unknown", "the task has several sources and the step names none")
-                    .hint("add `source:` to the step"),
-            ),
-        }
     }
 
     /// The task's AWS identity, taken on first use.

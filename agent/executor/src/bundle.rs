@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use deputy_task::document::origin::Packing;
 use deputy_task::message::BlobRef;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
@@ -41,11 +42,36 @@ pub(crate) enum BundleError {
 /// Checks the packed file and unpacks it into `folder`, which must not exist. Blocks.
 pub(crate) fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     let mut file = File::open(packed)?;
-    let size = verify(&mut file, blob)?;
+    verify(&mut file, blob)?;
     io::Seek::rewind(&mut file)?;
+    unpack_file(file, Packing::TarZstd, folder, limits)
+}
+
+/// Unpacks a file of any origin into `folder`, which must not exist. Blocks.
+pub(crate) fn unpack_as(
+    packed: &Path,
+    packing: Packing,
+    folder: &Path,
+    limits: BundleLimits,
+) -> Result<(), BundleError> {
+    unpack_file(File::open(packed)?, packing, folder, limits)
+}
+
+fn unpack_file(file: File, packing: Packing, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+    let size = file.metadata()?.len();
     fs::create_dir(folder)?;
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(file))?;
-    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    let file = BufReader::new(file);
+    match packing {
+        Packing::Tar => bounded(file, size, folder, limits),
+        Packing::TarZstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            bounded(decoder, size, folder, limits)
+        }
+    }
+}
+
+fn bounded(decoder: impl Read, size: u64, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     let allowed = limits
         .unpacked_bytes
         .min(size.saturating_mul(limits.ratio).saturating_add(1 << 20));
@@ -65,21 +91,19 @@ pub(crate) fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: Bundl
     outcome
 }
 
-fn verify(file: &mut File, blob: &BlobRef) -> Result<u64, BundleError> {
+fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
-    let mut size = 0_u64;
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
             break;
         }
         hash.update(&buffer[..read]);
-        size = size.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
     let found = hex::encode(hash.finalize());
     if found == blob.sha256 {
-        Ok(size)
+        Ok(())
     } else {
         Err(BundleError::WrongDigest {
             expected: blob.sha256.clone(),

@@ -139,6 +139,7 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction,
     let host = StepHost {
         attempt: Arc::clone(attempt),
         step: step.name.as_str().into(),
+        asking: step.name.as_str().into(),
         kind: step.kind.name(),
         version,
         direction,

@@ -9,7 +9,7 @@ use deputy_credentials::TaskIdentity;
 use deputy_logs::LogWriter;
 use deputy_policy::questions::Change;
 use deputy_process::Domain;
-use deputy_steps::context::{Begun, Host, refused};
+use deputy_steps::context::{Begun, Host, StepContext, refused};
 use deputy_steps::effect::{Effect, EffectClass, Recorded, RetrySafe};
 use deputy_steps::failpoint::{self, Point};
 use deputy_steps::failure::{Halt, StepError};
@@ -25,11 +25,17 @@ use crate::gate;
 use crate::hidden::Hidden;
 use crate::plan;
 use crate::replay::Reached;
+use crate::source;
+
+/// The step part of keys that belong to the task itself: no step can be called that.
+pub(crate) const TASK: &str = "@task";
 
 /// Lends an attempt to one step.
 pub(crate) struct StepHost {
     pub(crate) attempt: Arc<Attempt>,
     pub(crate) step: Arc<str>,
+    /// In whose log it is told: the step itself, or the one that needs what belongs to the task.
+    pub(crate) asking: Arc<str>,
     pub(crate) kind: &'static str,
     pub(crate) version: u32,
     pub(crate) direction: Direction,
@@ -52,6 +58,26 @@ enum Adopted {
 }
 
 impl StepHost {
+    /// What is recorded of the task itself, and told in the log of the step that needs it.
+    fn for_task(&self) -> StepContext {
+        let host = Self {
+            attempt: Arc::clone(&self.attempt),
+            step: TASK.into(),
+            asking: Arc::clone(&self.asking),
+            kind: "",
+            version: 1,
+            direction: Direction::Forward,
+            hidden: Hidden::default(),
+        };
+        StepContext::new(
+            Arc::new(host),
+            TASK,
+            self.attempt.reference.clone(),
+            Direction::Forward,
+            1,
+        )
+    }
+
     fn key(&self, name: &str) -> EffectKey {
         EffectKey::of(&self.step, self.direction, name)
     }
@@ -266,7 +292,7 @@ impl Host for StepHost {
     }
 
     fn waiting(&self, what: String) {
-        self.attempt.board.waiting(&self.step, self.attempt.mask(&what));
+        self.attempt.board.waiting(&self.asking, self.attempt.mask(&what));
     }
 
     async fn workspace(&self) -> Result<PathBuf, StepError> {
@@ -274,7 +300,7 @@ impl Host for StepHost {
     }
 
     async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {
-        self.attempt.source(name).await
+        source::folder_of(&self.attempt, &self.for_task(), name).await
     }
 
     async fn domain(&self) -> Result<Option<Domain>, StepError> {
@@ -291,7 +317,7 @@ impl Host for StepHost {
     }
 
     fn log(&self) -> LogWriter {
-        self.attempt.log().writer(&self.step)
+        self.attempt.log().writer(&self.asking)
     }
 
     fn secrets_folder(&self) -> Option<PathBuf> {

@@ -21,6 +21,7 @@ mod arguments;
 mod driver;
 mod host;
 mod hidden;
+mod source;
 mod gate;
 mod attempt;
 pub mod local;

@@ -124,7 +124,8 @@ fn bundles(document: &Path, checked: &Checked) -> Result<BTreeMap<String, Packed
     let beside = document.parent().unwrap_or(Path::new("."));
     let mut bundles = BTreeMap::new();
     for source in &checked.document.spec.sources {
-        let packed = pack(&beside.join(&source.bundle));
+        let Some(folder) = source.bundle() else { continue };
+        let packed = pack(&beside.join(folder));
         let bad = |error| StartupError::BadTask(format!("error: the bundle {} cannot be packed: {error}", source.name));
         bundles.insert(source.name.clone(), packed.map_err(bad)?);
     }

@@ -6,6 +6,7 @@
 pub mod registry;
 
 pub mod shell;
+pub mod sources;
 pub mod secrets;
 pub mod ecs;
 pub mod kubernetes;

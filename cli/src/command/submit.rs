@@ -99,7 +99,8 @@ fn pack_sources(file: &Path, document: &document::Document) -> Result<Vec<(Strin
         .spec
         .sources
         .iter()
-        .map(|source| Ok((source.name.clone(), pack(&beside.join(&source.bundle))?)))
+        .filter_map(|source| Some((source.name.clone(), source.bundle()?)))
+        .map(|(name, folder)| Ok((name, pack(&beside.join(folder))?)))
         .collect()
 }
 

@@ -170,7 +170,13 @@ fn check(document: &[u8], inputs: &[u8]) -> Result<CheckedDocument, Status> {
         on_agent_loss: document.spec.on_agent_loss,
         queue_timeout: queue_timeout
             .map_err(|error| Status::invalid_argument(format!("spec.queueTimeout: {error}")))?,
-        sources: document.spec.sources.into_iter().map(|source| source.name).collect(),
+        sources: document
+            .spec
+            .sources
+            .into_iter()
+            .filter(|source| source.bundle().is_some())
+            .map(|source| source.name)
+            .collect(),
         canonical: canonical.into(),
         warnings: known.warnings.iter().map(|warning| warning.one_line("task")).collect(),
     })

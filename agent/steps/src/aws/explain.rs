@@ -97,7 +97,8 @@ impl Asked<'_> {
         .hint("check spec.aws.region, and the way from the agent to the AWS API (VPC endpoint, proxy, DNS)")
     }
 
-    fn refusal(&self, code: &str, message: &str) -> Failure {
+    /// The failure that a code and a message of AWS amount to.
+    pub(crate) fn refusal(&self, code: &str, message: &str) -> Failure {
         match code {
             denial if is_denial(denial) => self.denial(message),
             "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" => Failure::new(

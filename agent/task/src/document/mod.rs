@@ -18,13 +18,15 @@ pub mod duration;
 pub mod model;
 pub mod backoff;
 pub mod step;
+pub mod origin;
 pub mod secret;
 
 pub use aws::{EcsDocument, ecs_spelling};
 pub use backoff::{BackoffSpec, Delays};
 pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
-pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, SourceKind, Spec};
+pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
+pub use origin::SourceKind;
 pub use read::{ReadDocument, read, read_values, validate};
 pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};

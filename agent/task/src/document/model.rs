@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::backoff::BackoffSpec;
+use super::origin::SourceKind;
 use super::step::Step;
 
 /// A task document of `deputy.dev/v1`.
@@ -154,21 +155,30 @@ pub struct RoleHop {
 
 /// A folder that the steps work in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Source {
     /// The name by which steps refer to it; default: `bundle`.
     #[serde(default = "default_source")]
     pub name: String,
-    /// A folder beside the document, packed by `deputy submit`.
-    pub bundle: String,
+    /// Where it comes from: exactly one of the kinds.
+    #[serde(flatten)]
+    pub kind: SourceKind,
+}
+
+impl Source {
+    /// The folder beside the document, if it is a bundle.
+    #[must_use]
+    pub fn bundle(&self) -> Option<&str> {
+        match &self.kind {
+            SourceKind::Bundle(folder) => Some(folder),
+            SourceKind::Git(_) | SourceKind::S3(_) => None,
+        }
+    }
 }
 
 fn default_source() -> String {
     "bundle".into()
 }
-
-/// Reserved for the kinds of sources that will come.
-pub type SourceKind = Source;
 
 /// What happens to what was changed when a run does not succeed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -191,7 +191,7 @@ fn child<'a>(node: &'a mut Node, key: &str) -> Option<&'a mut Node> {
 
 /// Everything outside the steps whose expressions can be evaluated now; a text stays a text.
 fn resolve_frame(spec: &mut Value, scope: &Scope) -> Result<(), crate::expression::ExpressionError> {
-    for key in ["exclusiveKey", "timeout", "queueTimeout", "aws"] {
+    for key in ["exclusiveKey", "timeout", "queueTimeout", "aws", "sources"] {
         if let Some(value) = spec.get_mut(key) {
             resolve(value, scope)?;
         }

@@ -74,6 +74,18 @@ const STEP: Words = Words {
     second: ("make `", "` a step of its own"),
 };
 
+const SOURCE: Words = Words {
+    two: ("a source comes from one place, and this one is `", "` already"),
+    none: "this source does not say where it comes from",
+    second: ("make `", "` a source of its own"),
+};
+
+const CHOICE: Words = Words {
+    two: ("only one of these can be, and there is `", "` already"),
+    none: "this does not say which",
+    second: ("remove `", "`"),
+};
+
 const SECRET: Words = Words {
     two: ("a secret is in one place, and this one is `", "` already"),
     none: "this secret does not say where it is",
@@ -115,6 +127,9 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
         };
     }
     let listed = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    if schema["type"].is_null() && listed("oneOf").iter().any(|option| option["properties"].is_object()) {
+        return keys(schema, defs);
+    }
     let words: Vec<String> = listed("oneOf")
         .iter()
         .filter_map(|option| option["const"].as_str())
@@ -129,44 +144,61 @@ fn compile(schema: &Value, defs: &Value) -> Shape {
         Some("boolean") => Shape::Truth,
         Some("integer" | "number") => Shape::Number,
         Some("array") => Shape::List(Box::new(compile(&schema["items"], defs))),
-        Some("object") if schema["properties"].is_object() => {
-            let named = |schema: &Value| {
-                let properties = schema["properties"].as_object().cloned().unwrap_or_default();
-                properties
-                    .into_iter()
-                    .map(|(key, schema)| {
-                        let shape = compile(&schema, defs);
-                        (key, shape)
-                    })
-                    .collect::<Vec<_>>()
-            };
-            let mut kinds: Vec<(String, Shape)> = listed("oneOf").iter().flat_map(named).collect();
-            let is_step = kinds.iter().any(|(kind, _)| kind == "shell");
-            if is_step {
-                let empty = || {
-                    Shape::Keys(Keys {
-                        known: Vec::new(),
-                        required: Vec::new(),
-                        kinds: Vec::new(),
-                        words: &STEP,
-                    })
-                };
-                kinds.extend(HIDDEN_KINDS.iter().map(|kind| ((*kind).to_owned(), empty())));
-            }
-            let required = listed("required")
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect();
-            Shape::Keys(Keys {
-                known: named(schema),
-                required,
-                kinds,
-                words: if is_step { &STEP } else { &SECRET },
-            })
-        }
+        Some("object") if schema["properties"].is_object() => keys(schema, defs),
         Some("object") => Shape::Map(Box::new(compile(&schema["additionalProperties"], defs))),
         _ => Shape::Any,
+    }
+}
+
+/// A mapping with keys of its own.
+fn keys(schema: &Value, defs: &Value) -> Shape {
+    let listed = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named = |schema: &Value| {
+        let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+        properties
+            .into_iter()
+            .map(|(key, schema)| {
+                let shape = compile(&schema, defs);
+                (key, shape)
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut kinds: Vec<(String, Shape)> = listed("oneOf").iter().flat_map(named).collect();
+    let is_step = kinds.iter().any(|(kind, _)| kind == "shell");
+    if is_step {
+        let empty = || {
+            Shape::Keys(Keys {
+                known: Vec::new(),
+                required: Vec::new(),
+                kinds: Vec::new(),
+                words: &STEP,
+            })
+        };
+        kinds.extend(HIDDEN_KINDS.iter().map(|kind| ((*kind).to_owned(), empty())));
+    }
+    let required = listed("required")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    Shape::Keys(Keys {
+        known: named(schema),
+        required,
+        words: words_of(&kinds),
+        kinds,
+    })
+}
+
+fn words_of(kinds: &[(String, Shape)]) -> &'static Words {
+    let has = |kind: &str| kinds.iter().any(|(known, _)| known == kind);
+    if has("shell") {
+        &STEP
+    } else if has("awsSecretsManager") {
+        &SECRET
+    } else if has("bundle") {
+        &SOURCE
+    } else {
+        &CHOICE
     }
 }
 

@@ -32,7 +32,6 @@ impl<'a> Check<'a> {
             inputs::check_declarations(declared, &mut self.findings);
         }
         if let Some(sources) = spec.get("sources") {
-            self.no_expressions(sources);
             self.sources(sources);
         }
         if let Some(selector) = spec.get("selector") {
@@ -131,7 +130,7 @@ impl<'a> Check<'a> {
     }
 
     /// Expressions that are resolved before queueing.
-    fn early(&mut self, node: &Node) {
+    pub(super) fn early(&mut self, node: &Node) {
         self.expressions(node, Visible::BeforeQueueing);
     }
 
@@ -157,6 +156,15 @@ impl<'a> Check<'a> {
                 );
             }
             seen.push(name);
+            for kind in source.entries() {
+                match kind.key.as_str() {
+                    "git" | "s3" => {
+                        self.early(&kind.value);
+                        self.fetched_source(kind, source);
+                    }
+                    _ => self.no_expressions(&kind.value),
+                }
+            }
             if let Some(bundle) = source.get("bundle") {
                 self.not_empty(bundle, "the folder of a bundle");
                 self.relative(bundle, "a bundle");

@@ -4,6 +4,7 @@
 
 mod frame;
 mod backoff;
+mod sources;
 mod steps;
 mod secrets;
 mod expressions;

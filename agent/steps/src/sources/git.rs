@@ -1,0 +1,177 @@
+//! A source from a git repository: one commit, without its history, without submodules, hooks and filters, and without
+//! `.git`. The commit is a fact; the files are those of that commit and of nothing else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use deputy_task::document::origin::{GitRef, GitSource, url_problem};
+use deputy_task::outcome::Failure;
+use serde::{Deserialize, Serialize};
+
+use super::SourceLimits;
+use super::access::Access;
+use super::git_program::{Git, Size};
+use super::git_tree::{self, TreeProblem};
+use super::git_words::{self, no_room};
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+/// Which commit was fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Fetched {
+    commit: String,
+}
+
+/// Fetches a source into `folder`, which must not exist.
+///
+/// # Errors
+/// If it cannot be fetched, is too large, or is not what may be a source; or a halt.
+pub async fn fetch(
+    ctx: &StepContext,
+    name: &str,
+    source: &GitSource,
+    folder: &Path,
+    limits: SourceLimits,
+) -> Result<(), StepError> {
+    check(name, source)?;
+    let fact = format!("source/{name}");
+    let recorded: Option<Fetched> = ctx.recorded(&fact)?;
+    let workspace = ctx.workspace().await?;
+    let place = tempfile::Builder::new()
+        .prefix("git-")
+        .tempdir_in(workspace)
+        .map_err(|error| no_room(name, &error))?;
+    let access = Access::open(ctx, name, source, place.path()).await?;
+    let domain = ctx.host().domain().await?;
+    let git = Git::new((ctx, name), place.path(), access, domain)?;
+    git.said(&["init", "--quiet", "--template=", "repository"]).await?;
+
+    let wanted = match (&recorded, &source.reference) {
+        (Some(fetched), _) => fetched.commit.clone(),
+        (None, GitRef::Branch(branch)) => format!("refs/heads/{branch}"),
+        (None, GitRef::Tag(tag)) => format!("refs/tags/{tag}"),
+        (None, GitRef::Commit(commit)) => commit.clone(),
+    };
+    ctx.narrate(format_args!(
+        "source {name}: fetching {} of {}",
+        shown(&source.reference),
+        source.url
+    ));
+    let arguments = [
+        "fetch",
+        "--quiet",
+        "--depth=1",
+        "--no-tags",
+        "--no-recurse-submodules",
+        "--",
+        source.url.as_str(),
+        wanted.as_str(),
+    ];
+    let fetched = git.run(&arguments, Size { limit: limits.bytes }).await?;
+    if !fetched.exit.succeeded() {
+        let known = recorded.as_ref().map(|fetched| fetched.commit.as_str());
+        return Err(git_words::explain(name, source, known, &fetched.stderr).into());
+    }
+    let commit = git.said(&["rev-parse", "--verify", "FETCH_HEAD^{commit}"]).await?;
+    let commit = commit.trim().to_owned();
+    if let (GitRef::Commit(asked), None) = (&source.reference, &recorded)
+        && *asked != commit
+    {
+        let failure = Failure::new(
+            "source.otherCommit",
+            format!("source {name}: the server gave commit {commit} for {asked}"),
+        );
+        return Err(failure.hint("name the hash of a commit, not that of a tag").into());
+    }
+    let fetched: Fetched = ctx.fact(&fact, async || Ok(Fetched { commit: commit.clone() })).await?;
+    check_out(&git, name, source, &fetched.commit, (folder, limits)).await
+}
+
+async fn check_out(
+    git: &Git<'_>,
+    name: &str,
+    source: &GitSource,
+    commit: &str,
+    (folder, limits): (&Path, SourceLimits),
+) -> Result<(), StepError> {
+    let within = source.subfolder.as_deref().map_or(".", |path| path.trim_matches('/'));
+    let listed = git.said(&["ls-tree", "-r", "-l", "-z", commit, "--", within]).await?;
+    let tree = git_tree::read(&listed).map_err(|problem| refused(name, &problem))?;
+    let problem = if tree.files == 0 {
+        Some(TreeProblem::Empty {
+            within: within.to_owned(),
+        })
+    } else if tree.files > limits.entries {
+        Some(TreeProblem::TooMany {
+            files: tree.files,
+            limit: limits.entries,
+        })
+    } else if tree.bytes > limits.bytes {
+        Some(TreeProblem::TooLarge {
+            bytes: tree.bytes,
+            limit: limits.bytes,
+        })
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        return Err(refused(name, &problem).into());
+    }
+    let out = git.folder().join("files");
+    fs::create_dir(&out).map_err(|error| no_room(name, &error))?;
+    git.said(&[
+        "--work-tree=../files",
+        "checkout",
+        "--quiet",
+        "--force",
+        commit,
+        "--",
+        within,
+    ])
+    .await?;
+    let root: PathBuf = if within == "." { out } else { out.join(within) };
+    let checked = root.clone();
+    tokio::task::spawn_blocking(move || git_tree::check_links(&checked))
+        .await
+        .map_err(|_| {
+            Failure::new(
+                "source.refused",
+                format!("looking through source {name} failed inside the agent"),
+            )
+        })?
+        .map_err(|problem| refused(name, &problem))?;
+    fs::rename(&root, folder).map_err(|error| no_room(name, &error))?;
+    git.narrate(&tree.summary(commit));
+    Ok(())
+}
+
+/// Again at the agent: the document may have come another way.
+fn check(name: &str, source: &GitSource) -> Result<(), Failure> {
+    let bad = |what: &str, problem: &str| {
+        Failure::new("source.refused", format!("source {name}: {what} {problem}")).hint("correct spec.sources")
+    };
+    if let Some(problem) = url_problem(&source.url) {
+        return Err(bad("its url", problem));
+    }
+    if let Some(problem) = source.reference.problem() {
+        return Err(bad(&format!("`{}`", source.reference.text()), problem));
+    }
+    let leaves = |path: &str| path.starts_with('/') || path.split('/').any(|part| matches!(part, ".." | ".git"));
+    match &source.subfolder {
+        Some(path) if leaves(path) || path.is_empty() => Err(bad("its subfolder", "is no folder within it")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn shown(reference: &GitRef) -> String {
+    match reference {
+        GitRef::Branch(name) => format!("branch {name}"),
+        GitRef::Tag(name) => format!("tag {name}"),
+        GitRef::Commit(hash) => format!("commit {hash}"),
+    }
+}
+
+fn refused(name: &str, problem: &TreeProblem) -> Failure {
+    Failure::new("source.refused", format!("source {name}: {problem}"))
+        .hint("name a `subfolder` that has what the steps need, and keep links within it")
+}

@@ -1,0 +1,144 @@
+//! What is in a commit: counted before anything is written, and its links looked at before anybody follows one.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path};
+
+const SUBMODULE: &str = "160000";
+
+/// Why a commit cannot be a source.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TreeProblem {
+    #[error("there is nothing in {within:?}")]
+    Empty { within: String },
+    #[error("it has {files} files; at most {limit}")]
+    TooMany { files: u64, limit: u64 },
+    #[error("its files have {bytes} bytes; at most {limit}")]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error("its link {path:?} leads out of it, to {target:?}")]
+    Leaves { path: String, target: String },
+    #[error("git lists it in a way that cannot be read: {0:?}")]
+    Unreadable(String),
+    #[error("its files cannot be looked through: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a tree has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tree {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    submodules: u64,
+}
+
+impl Tree {
+    /// For people.
+    pub(super) fn summary(&self, commit: &str) -> String {
+        let mut line = format!(
+            "commit {commit}, {} files, {} KiB",
+            self.files,
+            self.bytes.div_ceil(1024)
+        );
+        if self.submodules > 0 {
+            line.push_str(&format!("; {} submodules were left out", self.submodules));
+        }
+        line
+    }
+}
+
+/// Reads the output of `git ls-tree -r -l -z`.
+pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
+    let mut tree = Tree::default();
+    for line in listed.split_terminator('\0') {
+        let unreadable = || TreeProblem::Unreadable(line.chars().take(200).collect());
+        let (about, _) = line.split_once('\t').ok_or_else(unreadable)?;
+        let mut words = about.split_whitespace();
+        let (mode, size) = (
+            words.next().ok_or_else(unreadable)?,
+            words.next_back().ok_or_else(unreadable)?,
+        );
+        if mode == SUBMODULE {
+            tree.submodules += 1;
+            continue;
+        }
+        tree.files += 1;
+        tree.bytes = tree.bytes.saturating_add(size.parse().map_err(|_| unreadable())?);
+    }
+    Ok(tree)
+}
+
+/// Every link below `root` leads to something below `root`, or to nothing below it.
+pub(super) fn check_links(root: &Path) -> Result<(), TreeProblem> {
+    walk(root, 0)
+}
+
+/// `depth` is how far `folder` is below the root.
+fn walk(folder: &Path, depth: usize) -> Result<(), TreeProblem> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&entry.path(), depth + 1)?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path())?;
+            if leaves(&target, depth) {
+                return Err(TreeProblem::Leaves {
+                    path: entry.file_name().to_string_lossy().into_owned(),
+                    target: target.to_string_lossy().into_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// By its words alone. A way through another link cannot lead out either: `..` after a name is refused, since that name
+/// may be a link.
+fn leaves(target: &Path, depth: usize) -> bool {
+    let mut up = 0;
+    let mut named = false;
+    for component in target.components() {
+        match component {
+            Component::ParentDir if named || up == depth => return true,
+            Component::ParentDir => up += 1,
+            Component::Normal(_) => named = true,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return true,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_counted_and_submodules_are_not() {
+        let listed = "100644 blob 0a      12\ta b\0120000 blob 0b       4\tlink\0160000 commit 0c       -\tsub\0";
+        let tree = read(listed).expect("read");
+        assert_eq!((tree.files, tree.bytes, tree.submodules), (2, 16, 1));
+        assert!(tree.summary("0a").contains("1 submodules were left out"));
+        assert!(read("nonsense").is_err() && read("100644 blob 0a many\tx").is_err());
+    }
+
+    #[test]
+    fn links_within_are_kept_and_links_out_are_refused() {
+        for (target, good) in [
+            ("b", true),
+            ("../top", true),
+            ("./b", true),
+            ("none/there", true),
+            ("../../etc/passwd", false),
+            ("/etc/passwd", false),
+            ("b/../../../etc", false),
+        ] {
+            let root = tempfile::tempdir().expect("a folder");
+            fs::create_dir(root.path().join("a")).expect("made");
+            symlink(target, root.path().join("a/link")).expect("a link");
+            assert_eq!(check_links(root.path()).is_ok(), good, "{target}");
+        }
+    }
+}

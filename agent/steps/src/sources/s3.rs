@@ -1,0 +1,154 @@
+//! A source from S3: one version of one object, into a file. Who calls unpacks it. The version is a fact; where a bucket
+//! keeps none, the entity tag is, and another one is told.
+
+use std::path::Path;
+
+use deputy_credentials::s3_object::{Object, ObjectAsked, ObjectError};
+use deputy_task::document::origin::S3Source;
+use deputy_task::outcome::Failure;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+
+use super::SourceLimits;
+use super::git_words::no_room;
+use crate::aws::explain::Asked;
+use crate::context::StepContext;
+use crate::failure::StepError;
+
+/// Which object was fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fetched {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+}
+
+/// Fetches the object into `file`, which must not exist.
+///
+/// # Errors
+/// If it is not there, may not be read, has changed since an earlier attempt, or is too large; or a halt.
+pub async fn fetch(
+    ctx: &StepContext,
+    name: &str,
+    source: &S3Source,
+    file: &Path,
+    limits: SourceLimits,
+) -> Result<(), StepError> {
+    let fact = format!("source/{name}");
+    let recorded: Option<Fetched> = ctx.recorded(&fact)?;
+    let identity = ctx.identity().await?;
+    let version = recorded.as_ref().and_then(|fetched| fetched.version_id.as_deref());
+    let etag = recorded.as_ref().and_then(|fetched| fetched.etag.as_deref());
+    let asked = ObjectAsked {
+        bucket: &source.bucket,
+        key: &source.key,
+        region: source.region.as_deref(),
+        version_id: version.or(source.version_id.as_deref()),
+        etag: etag.filter(|_| version.is_none()),
+    };
+    let on = format!("the object s3://{}/{}", source.bucket, source.key);
+    ctx.narrate(format_args!("source {name}: fetching {on}"));
+    let object = tokio::select! {
+        halt = ctx.halted() => return Err(halt.into()),
+        object = identity.s3_object(&asked) => object.map_err(|error| {
+            let asked = Asked { action: "s3:GetObject", on: &on, identity: &identity };
+            explain(name, &asked, &error, recorded.is_some())
+        })?,
+    };
+    let fetched = Fetched {
+        version_id: object.version_id.clone(),
+        etag: object.etag.clone(),
+    };
+    ctx.fact(&fact, async || Ok(fetched)).await?;
+    let bytes = tokio::select! {
+        halt = ctx.halted() => return Err(halt.into()),
+        written = write(object, file, limits.bytes) => written.map_err(|error| error.told(name, &on))?,
+    };
+    ctx.narrate(format_args!("source {name}: {} KiB", bytes.div_ceil(1024)));
+    Ok(())
+}
+
+enum Unwritten {
+    Disk(std::io::Error),
+    BrokenOff(String),
+    TooLarge(u64),
+}
+
+impl Unwritten {
+    fn told(self, name: &str, on: &str) -> Failure {
+        match self {
+            Self::Disk(error) => no_room(name, &error),
+            Self::BrokenOff(why) => Failure::new("source.unreachable", format!("source {name}: {on} broke off: {why}"))
+                .hint("check the way from the agent to S3 (VPC endpoint, proxy), and run the task again"),
+            Self::TooLarge(limit) => Failure::new(
+                "source.refused",
+                format!("source {name}: {on} has more than {limit} bytes"),
+            )
+            .hint("sources are for scripts and manifests; put large files where the step can fetch them"),
+        }
+    }
+}
+
+async fn write(mut object: Object, path: &Path, limit: u64) -> Result<u64, Unwritten> {
+    let mut file = tokio::fs::File::create_new(path).await.map_err(Unwritten::Disk)?;
+    let mut total = 0_u64;
+    while let Some(bytes) = object.body.next().await {
+        let bytes = bytes.map_err(|error| Unwritten::BrokenOff(error.to_string()))?;
+        total = total.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if total > limit {
+            return Err(Unwritten::TooLarge(limit));
+        }
+        file.write_all(&bytes).await.map_err(Unwritten::Disk)?;
+    }
+    file.flush().await.map_err(Unwritten::Disk)?;
+    Ok(total)
+}
+
+fn explain(name: &str, asked: &Asked<'_>, error: &ObjectError, was_read: bool) -> Failure {
+    let on = asked.on;
+    let failure = match error {
+        ObjectError::Credentials(error) => return error.failure(),
+        ObjectError::Unaskable(why) => Failure::new("source.refused", format!("source {name}: {on} {why}"))
+            .hint("correct `bucket`, `key` and `region` of the source"),
+        ObjectError::NoAnswer(_) => Failure::new(
+            "source.unreachable",
+            format!("source {name}: {on} could not be fetched"),
+        )
+        .hint("check the way from the agent to S3 (VPC endpoint, proxy, DNS), and the source's region"),
+        ObjectError::Refused { code, .. }
+            if was_read && matches!(code.as_str(), "PreconditionFailed" | "NoSuchKey" | "NoSuchVersion") =>
+        {
+            Failure::new(
+                "source.gone",
+                format!("source {name}: {on} is not the one any more that an earlier attempt of this run had fetched"),
+            )
+            .hint("`deputy retry` begins a new run with what there is now; a bucket that keeps versions keeps them")
+        }
+        ObjectError::Refused { code, message, .. }
+            if matches!(code.as_str(), "NoSuchKey" | "NoSuchBucket" | "NoSuchVersion") =>
+        {
+            Failure::new(
+                "source.notFound",
+                format!("source {name}: {on} does not exist: {message}"),
+            )
+            .hint("check `bucket`, `key` and `versionId` of the source")
+        }
+        ObjectError::Refused { status, code, message }
+            if matches!(status, 301 | 307 | 400) && message.contains("the bucket is in") =>
+        {
+            Failure::new(
+                "source.notFound",
+                format!("source {name}: {on} was asked for in the wrong region ({code}): {message}"),
+            )
+            .hint("set `region` of the source")
+        }
+        ObjectError::Refused { code, message, .. } => {
+            let mut failure = asked.refusal(code, message);
+            failure.summary = format!("source {name}: {}", failure.summary);
+            failure
+        }
+    };
+    failure.caused_by(error)
+}

@@ -1,0 +1,429 @@
+//! Sources that the agent fetches itself.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::cloud::{AWAY, Cloud};
+use deputy_tests::git_server::GitServer;
+use deputy_tests::world::World;
+
+use crate::recipe;
+use crate::secrets_stay::has_none_of;
+
+const SOON: Duration = Duration::from_secs(60);
+const TOKEN: &str = "glpat-Token/For+Tests-31";
+
+/// A server with a repository in `private/` and one that is open to all, and an agent that knows the server's authority.
+async fn world(failpoint: Option<&str>) -> (World, GitServer) {
+    let mut world = World::builder().start().await.expect("a world");
+    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
+    for repository in ["private/app.git", "open/app.git"] {
+        let files = |copy: &std::path::Path| {
+            std::fs::create_dir_all(copy.join("deploy/bin"))?;
+            std::fs::write(copy.join("deploy/bin/run.sh"), "#!/bin/sh\necho first\n")?;
+            std::fs::write(copy.join("README"), "not deployed\n")?;
+            std::fs::write(copy.join(".gitattributes"), "*.sh filter=evil\n")?;
+            Ok(symlink("bin/run.sh", copy.join("deploy/run"))?)
+        };
+        server.commit(repository, files).expect("a commit");
+    }
+    let mut options = AgentOptions::default()
+        .env("GIT_SSL_CAINFO", &server.authority())
+        .env("DEPUTY_SECRET_GIT", TOKEN)
+        .env("DEPUTY_SECRET_WRONG", "a-token-that-is-wrong");
+    if let Some(failpoint) = failpoint {
+        options = options.failpoint(failpoint);
+    }
+    world.agent(options).await.expect("an agent");
+    (world, server)
+}
+
+fn source(url: &str, more: &str) -> String {
+    format!("  sources:\n    - name: app\n      git:\n        url: {url}\n{more}")
+}
+
+const AUTH: &str = "        auth: { httpsToken: { token: { environment: DEPUTY_SECRET_GIT } } }\n";
+
+/// Guards the main way: the files of the commit, the token nowhere but in the request.
+#[tokio::test]
+async fn a_private_repository_is_fetched_with_a_token_that_is_nowhere_else() {
+    let (world, server) = world(None).await;
+    let commit = server.git("private/app.git", &["rev-parse", "HEAD"]).expect("a commit");
+    let seen = world.folder().join("seen");
+    let run = format!(
+        "ls -a > {seen}; cat run >> {seen}; test ! -x bin/run.sh\nenv\ngrep -r 'glp[a]t' .. && exit 3 || true",
+        seen = seen.display()
+    );
+    let more = format!("        ref: {{ branch: main }}\n        subfolder: deploy\n{AUTH}");
+    let document = recipe::script("git", &source(&server.url("private/app.git"), &more), "", &run);
+    let task = world.submit(&document).await.expect("queued");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    let lines = recipe::lines(&seen);
+    assert_eq!(
+        lines,
+        [".", "..", "bin", "run", "#!/bin/sh", "echo first"]
+            .map(str::to_owned)
+            .to_vec()
+    );
+    let logs = world.logs(&task).await.expect("logs");
+    assert!(logs.contains(&format!("commit {}", commit.trim())), "{logs}");
+    let journal = format!("{:?}", world.tasks.journal(&task).await.expect("the journal"));
+    assert!(
+        journal.contains("@task/source/app") && journal.contains(commit.trim()),
+        "{journal}"
+    );
+    assert!(
+        server.requests().contains(&format!("git:{TOKEN}")),
+        "{}",
+        server.requests()
+    );
+    for said in [&logs, &journal, &world.report()] {
+        assert!(!said.contains("glpat"), "{said}");
+    }
+    let token = [TOKEN.to_owned()];
+    has_none_of(&world.manager.data(), &token);
+    has_none_of(&world.agents[0].work_folder(), &token);
+}
+
+/// Guards every other way to name a commit, and every reason for which there is none.
+#[tokio::test]
+async fn what_cannot_be_fetched_is_told_with_the_reason_and_what_to_do() {
+    let (world, server) = world(None).await;
+    let (open, private) = (server.url("open/app.git"), server.url("private/app.git"));
+    let commit = server.git("open/app.git", &["rev-parse", "HEAD"]).expect("a commit");
+    let commit = commit.trim();
+    server.git("open/app.git", &["tag", "v1"]).expect("a tag");
+    let bare = world.folder().join("git/open/app.git").display().to_string();
+    server
+        .git("open/app.git", &["push", "--quiet", &bare, "v1"])
+        .expect("pushed");
+    for reference in [
+        format!("{{ commit: {commit} }}"),
+        "{ tag: v1 }".into(),
+        "{ branch: \"${{ 'main' }}\" }".into(),
+    ] {
+        let spec = source(&open, &format!("        ref: {reference}\n"));
+        let document = recipe::script("git", &spec, "", "test -f README && test ! -e .git");
+        let task = world.submit(&document).await.expect("queued");
+        world
+            .succeeded(&task, SOON)
+            .await
+            .unwrap_or_else(|error| panic!("{reference}: {error:#}"));
+    }
+    let escape = |copy: &std::path::Path| Ok(symlink("../../../../etc/hostname", copy.join("out"))?);
+    server.commit("open/links.git", escape).expect("a commit");
+    let main = "        ref: { branch: main }\n";
+    let wrong = "        auth: { httpsToken: { token: { environment: DEPUTY_SECRET_WRONG } } }\n";
+    for (url, more, class, words) in [
+        (&private, main.to_owned(), "source.denied", "does not let this agent in"),
+        (
+            &private,
+            format!("{main}{wrong}"),
+            "source.denied",
+            "does not let this agent in",
+        ),
+        (
+            &open,
+            "        ref: { branch: none }\n".into(),
+            "source.notFound",
+            "has no branch none",
+        ),
+        (
+            &open,
+            format!("        ref: {{ commit: {} }}\n", "0a".repeat(20)),
+            "source.notFound",
+            "has no commit 0a",
+        ),
+        (
+            &server.url("open/none.git"),
+            main.into(),
+            "source.notFound",
+            "there is no repository",
+        ),
+        (
+            &open,
+            format!("{main}        subfolder: none\n"),
+            "source.refused",
+            "there is nothing in \"none\"",
+        ),
+        (
+            &server.url("open/links.git"),
+            main.into(),
+            "source.refused",
+            "leads out of it",
+        ),
+        (
+            &server.url("moved/open/app.git"),
+            format!("{main}{AUTH}"),
+            "source.redirected",
+            "redirects are not followed",
+        ),
+        (
+            &"https://localhost:1/app.git".to_owned(),
+            main.into(),
+            "source.unreachable",
+            "could not be fetched from",
+        ),
+    ] {
+        let document = recipe::script("git", &source(url, &more), "", "echo ran");
+        let task = world.submit(&document).await.expect("queued");
+        let (_, failure) = recipe::failure(&world, &task, SOON).await;
+        let told = format!("{url} {more}: {failure:#?}");
+        assert_eq!(failure.class, class, "{told}");
+        assert!(failure.summary.contains(words) && !failure.hint.is_empty(), "{told}");
+    }
+    let elsewhere: Vec<String> = server
+        .requests()
+        .lines()
+        .filter(|line| line.starts_with("second"))
+        .map(str::to_owned)
+        .collect();
+    assert!(elsewhere.is_empty(), "another host was asked: {elsewhere:?}");
+    assert!(
+        !server.requests().contains("/moved/open/app.git/info/refs -"),
+        "the header goes to the host it is for"
+    );
+}
+
+/// Guards that an attempt which goes on has the files of the first, whatever was pushed meanwhile.
+#[tokio::test]
+async fn an_attempt_that_goes_on_has_the_commit_of_the_first() {
+    let (mut world, server) = world(Some("after-intent@main/run:kill")).await;
+    let first = server.git("open/app.git", &["rev-parse", "HEAD"]).expect("a commit");
+    let seen = world.folder().join("seen");
+    let keys = "retrySafe: true";
+    let run = format!("cat deploy/run > {}", seen.display());
+    let spec = source(&server.url("open/app.git"), "        ref: { branch: main }\n");
+    let task = world
+        .submit(&recipe::script("git", &spec, keys, &run))
+        .await
+        .expect("queued");
+    world.agents[0]
+        .child
+        .ended(SOON)
+        .await
+        .expect("killed after the intent");
+    let change = |copy: &std::path::Path| {
+        Ok(std::fs::write(
+            copy.join("deploy/bin/run.sh"),
+            "#!/bin/sh\necho second\n",
+        )?)
+    };
+    let second = server.commit("open/app.git", change).expect("pushed");
+    assert_ne!(first.trim(), second);
+    world.agents[0].start_again().expect("started");
+    world.succeeded(&task, 2 * SOON).await.expect("succeeded");
+    assert_eq!(recipe::lines(&seen), ["#!/bin/sh", "echo first"], "{}", world.report());
+}
+
+/// A packed folder, as `tar --zstd` makes it.
+fn packed(folder: &std::path::Path, name: &str) -> Vec<u8> {
+    let file = folder.join(name);
+    let made = std::process::Command::new("tar")
+        .args(["-C", &folder.join("content").display().to_string()])
+        .args(["-cf", &file.display().to_string(), "."])
+        .status();
+    assert!(made.expect("tar").success());
+    std::fs::read(&file).expect("packed")
+}
+
+/// Guards sources from S3 with the task's own identity: versions, refusals, and hostile archives.
+#[tokio::test]
+async fn a_source_from_s3_is_fetched_with_the_identity_of_the_task_in_the_version_on_record() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    world
+        .agent(AgentOptions::default().failpoint("after-intent@main/run:kill"))
+        .await
+        .expect("an agent");
+    let bucket = world.unique("releases");
+    let root = world.folder().to_owned();
+    let content = root.join("content");
+    std::fs::create_dir_all(content.join("bin")).expect("made");
+    let s3 = S3::of(&world).await;
+    s3.make_bucket(&bucket).await;
+    let put = async |text: &str| {
+        std::fs::write(content.join("bin/run.sh"), text).expect("written");
+        s3.put(&bucket, "app.tar", packed(&root, "app.tar")).await;
+    };
+    put("echo first\n").await;
+    let role = world
+        .cloud()
+        .expect("a cloud")
+        .role(&world.unique("fetcher"), &["s3:GetObject", "s3:GetObjectVersion"])
+        .await;
+    let aws = |role: &str| {
+        format!(
+            "  aws:\n    region: eu-west-1\n    assumeRole: [ {{ roleArn: \"{role}\", externalId: deputy-demo }} ]\n"
+        )
+    };
+    let role = aws(&role.expect("a role"));
+    let source = |key: &str| format!("  sources: [ {{ name: app, s3: {{ bucket: {bucket}, key: {key} }} }} ]\n");
+    let seen = world.folder().join("seen");
+    let run = format!("sh bin/run.sh > {}", seen.display());
+    let document = recipe::script("s3", &format!("{role}{}", source("app.tar")), "retrySafe: true", &run);
+
+    let task = world.submit(&document).await.expect("queued");
+    world.agents[0]
+        .child
+        .ended(SOON)
+        .await
+        .expect("killed after the intent");
+    put("echo second\n").await;
+    world.agents[0].start_again().expect("started");
+    world.succeeded(&task, 2 * SOON).await.expect("succeeded");
+    assert_eq!(recipe::lines(&seen), ["first"], "{}", world.report());
+
+    s3.put(&bucket, "link.tar", {
+        symlink("/etc/hostname", content.join("out")).expect("a link");
+        packed(&root, "link.tar")
+    })
+    .await;
+    s3.put(&bucket, "text.tar.zst", b"no archive at all".to_vec()).await;
+    let onlooker = recipe::AWS.to_owned();
+    for (aws, key, class, words) in [
+        (&role, "none.tar", "source.notFound", "does not exist"),
+        (&onlooker, "app.tar", "aws.accessDenied", "may not s3:GetObject"),
+        (&role, "link.tar", "source.unpack", "neither a file nor a folder"),
+        (&role, "text.tar.zst", "source.unpack", "cannot be unpacked"),
+    ] {
+        let document = recipe::script("s3", &format!("{aws}{}", source(key)), "", "echo ran");
+        let task = world.submit(&document).await.expect("queued");
+        let (_, failure) = recipe::failure(&world, &task, SOON).await;
+        let told = format!("{key}: {failure:#?}");
+        assert_eq!(failure.class, class, "{told}");
+        assert!(failure.summary.contains(words) && !failure.hint.is_empty(), "{told}");
+    }
+}
+
+/// The deployed account's S3, by the AWS CLI: what the test puts there is not signed by the code under test.
+struct S3 {
+    aws: std::path::PathBuf,
+    endpoint: String,
+}
+
+impl S3 {
+    async fn of(world: &World) -> Self {
+        let tools = deputy_tests::programs::Tools::load().expect("tools");
+        Self {
+            aws: tools.get("aws").expect("aws").to_owned(),
+            endpoint: world.cloud().expect("a cloud").scenery().endpoint.clone(),
+        }
+    }
+
+    async fn run(&self, arguments: &[&str]) {
+        let mut command = std::process::Command::new(&self.aws);
+        command
+            .arg("s3api")
+            .args(arguments)
+            .args(["--endpoint-url", &self.endpoint, "--region", "eu-west-1"]);
+        command
+            .env("AWS_ACCESS_KEY_ID", AWAY)
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("joined")
+            .expect("run");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    async fn make_bucket(&self, bucket: &str) {
+        self.run(&[
+            "create-bucket",
+            "--bucket",
+            bucket,
+            "--create-bucket-configuration",
+            "LocationConstraint=eu-west-1",
+        ])
+        .await;
+        self.run(&[
+            "put-bucket-versioning",
+            "--bucket",
+            bucket,
+            "--versioning-configuration",
+            "Status=Enabled",
+        ])
+        .await;
+    }
+
+    async fn put(&self, bucket: &str, key: &str, bytes: Vec<u8>) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("written");
+        self.run(&[
+            "put-object",
+            "--bucket",
+            bucket,
+            "--key",
+            key,
+            "--body",
+            &file.path().display().to_string(),
+        ])
+        .await;
+    }
+}
+
+/// Stands for `ssh`: what it was called with goes beside it, and the command is run here. That OpenSSH itself checks hosts
+/// as it is told is its own business.
+const SSH: &str = r#"#!/bin/bash
+folder=$(dirname "$0")
+printf '%s\n' "$@" > "$folder/arguments"
+while [ $# -gt 1 ]; do
+  case "$1" in
+    -i) stat -c %a "$2" > "$folder/mode"; cp "$2" "$folder/key"; echo "$2" > "$folder/path"; shift 2;;
+    -o) case "$2" in UserKnownHostsFile=*) cp "${2#*=}" "$folder/hosts";; esac; shift 2;;
+    *) shift;;
+  esac
+done
+exec sh -c "$1"
+"#;
+
+/// Guards the other way in: the key is in one private file while git runs, whole, and in no argument.
+#[tokio::test]
+async fn a_repository_is_fetched_over_ssh_with_a_key_that_is_in_one_private_file() {
+    let mut world = World::builder().start().await.expect("a world");
+    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
+    let file = |copy: &std::path::Path| Ok(std::fs::write(copy.join("file"), "over ssh\n")?);
+    server.commit("app.git", file).expect("a commit");
+    let tools = world.folder().join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    std::fs::write(tools.join("ssh"), SSH).expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tools.join("ssh"), executable).expect("executable");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").expect("a path"));
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END OPENSSH PRIVATE KEY-----";
+    let options = AgentOptions::default()
+        .env("DEPUTY_SECRET_KEY", key)
+        .flag("--tools-path", &path);
+    world.agent(options).await.expect("an agent");
+    let url = format!("ssh://git@localhost{}", world.folder().join("git/app.git").display());
+    let auth = "        ref: { branch: main }\n        auth: { sshKey: { key: { environment: DEPUTY_SECRET_KEY }, knownHosts: \"localhost ssh-ed25519 AAAA\" } }\n";
+    let document = recipe::script("ssh", &source(&url, auth), "", "grep 'over ssh' file");
+    let task = world.submit(&document).await.expect("queued");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    let read = |name: &str| std::fs::read_to_string(tools.join(name)).expect("recorded");
+    assert_eq!(read("mode").trim(), "600");
+    assert_eq!(
+        read("key"),
+        format!("{key}\n"),
+        "OpenSSH wants the end of the last line"
+    );
+    assert_eq!(read("hosts"), "localhost ssh-ed25519 AAAA\n");
+    let arguments = read("arguments");
+    assert!(
+        arguments.contains("StrictHostKeyChecking=yes") && arguments.contains("BatchMode=yes"),
+        "{arguments}"
+    );
+    assert!(!arguments.contains("b3BlbnNzaC1rZXk"), "{arguments}");
+    assert!(
+        !std::path::Path::new(read("path").trim()).exists(),
+        "the key outlived the fetch"
+    );
+    let lines: Vec<String> = key.lines().map(str::to_owned).collect();
+    has_none_of(&world.manager.data(), &lines);
+    has_none_of(&world.agents[0].work_folder(), &lines);
+}
