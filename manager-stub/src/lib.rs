@@ -20,6 +20,8 @@ pub mod dispatcher;
 pub mod scheduler;
 pub mod store;
 pub mod data_folder;
+mod jose;
+pub mod fetch;
 pub mod vital;
 
 pub use program::main_impl;

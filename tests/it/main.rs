@@ -23,6 +23,7 @@ mod unhealthy;
 
 mod co_owned;
 mod ambient;
+mod join_proofs;
 mod containers;
 mod chart;
 mod image;

@@ -13,6 +13,7 @@ use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::TaskIdentity;
+use crate::sts_host::public_sts_host;
 use crate::timestamp;
 
 /// What EKS allows a presigned URL to say of its own life.
@@ -100,12 +101,7 @@ pub fn eks_token(
         cause: cause.to_string(),
     };
     // The cluster's authenticator accepts STS's own public names only, whatever endpoint we use ourselves.
-    let suffix = if region.starts_with("cn-") {
-        "amazonaws.com.cn"
-    } else {
-        "amazonaws.com"
-    };
-    let host = format!("sts.{region}.{suffix}");
+    let host = public_sts_host(region);
     let url = format!("https://{host}/?Action=GetCallerIdentity&Version=2011-06-15");
     let mut settings = SigningSettings::default();
     settings.signature_location = SignatureLocation::QueryParams;

@@ -4,11 +4,14 @@ use deputy_proto::v1;
 use deputy_proto::v1::join_rule::Proof;
 use serde::{Deserialize, Serialize};
 
+use super::key_sets::KeySource;
+use super::service_account_rule::KubernetesRule;
+
 /// Longest name of a rule or a pool.
 const MAX_NAME_BYTES: usize = 63;
 /// Largest key set of an issuer.
 const MAX_JWKS_BYTES: usize = 64 * 1024;
-/// Longest issuer, namespace or other text of a rule.
+/// Longest issuer or URL of a rule.
 const MAX_TEXT_BYTES: usize = 512;
 
 /// A join rule, checked.
@@ -41,16 +44,7 @@ pub enum RuleProof {
         role: String,
     },
     /// A service-account token.
-    Kubernetes {
-        /// Its `iss`.
-        issuer: String,
-        /// A JSON Web Key Set.
-        jwks: String,
-        /// The service account's namespace.
-        namespace: String,
-        /// The service account's name.
-        service_account: String,
-    },
+    Kubernetes(KubernetesRule),
 }
 
 /// What is wrong with a rule, for who wrote it.
@@ -89,17 +83,7 @@ impl JoinRule {
         let proof = match self.proof.clone() {
             RuleProof::Token => Proof::Token(v1::TokenRule {}),
             RuleProof::AwsIdentity { account, role } => Proof::AwsIdentity(v1::AwsIdentityRule { account, role }),
-            RuleProof::Kubernetes {
-                issuer,
-                jwks,
-                namespace,
-                service_account,
-            } => Proof::Kubernetes(v1::KubernetesRule {
-                issuer,
-                jwks,
-                namespace,
-                service_account,
-            }),
+            RuleProof::Kubernetes(rule) => Proof::Kubernetes(kubernetes_to_wire(rule)),
         };
         v1::JoinRule {
             name: self.name.clone(),
@@ -131,27 +115,57 @@ fn service_account(rule: v1::KubernetesRule) -> Result<RuleProof, BadRule> {
         jwks,
         namespace,
         service_account,
+        jwks_url,
+        jwks_ca_pem,
     } = rule;
-    for (what, text) in [
-        ("issuer", &issuer),
-        ("namespace", &namespace),
-        ("service account", &service_account),
-    ] {
-        if text.is_empty() || text.len() > MAX_TEXT_BYTES {
+    let texts = [
+        ("issuer", &issuer, MAX_TEXT_BYTES),
+        ("URL of keys", &jwks_url, MAX_TEXT_BYTES),
+        ("key set", &jwks, MAX_JWKS_BYTES),
+        ("CA file", &jwks_ca_pem, MAX_JWKS_BYTES),
+    ];
+    for (what, text, most) in texts {
+        if text.len() > most {
             return Err(BadRule(format!(
-                "the {what} of a Kubernetes rule has 1 to {MAX_TEXT_BYTES} bytes"
+                "the {what} of a Kubernetes rule has at most {most} bytes"
             )));
         }
     }
-    if jwks.len() > MAX_JWKS_BYTES {
-        return Err(BadRule(format!("a key set has at most {MAX_JWKS_BYTES} bytes")));
-    }
-    Ok(RuleProof::Kubernetes {
+    let keys = match (jwks.is_empty(), jwks_url.is_empty()) {
+        (false, true) => KeySource::Given(jwks),
+        (true, false) => KeySource::Url {
+            url: jwks_url,
+            ca_pem: jwks_ca_pem,
+        },
+        (true, true) | (false, false) => {
+            return Err(BadRule(
+                "a Kubernetes rule needs the issuer's keys: a key set, or the URL of one, and not both".into(),
+            ));
+        }
+    };
+    let rule = KubernetesRule {
         issuer,
-        jwks,
+        keys,
         namespace,
         service_account,
-    })
+    };
+    rule.check().map_err(BadRule)?;
+    Ok(RuleProof::Kubernetes(rule))
+}
+
+fn kubernetes_to_wire(rule: KubernetesRule) -> v1::KubernetesRule {
+    let (jwks, jwks_url, jwks_ca_pem) = match rule.keys {
+        KeySource::Given(document) => (document, String::new(), String::new()),
+        KeySource::Url { url, ca_pem } => (String::new(), url, ca_pem),
+    };
+    v1::KubernetesRule {
+        issuer: rule.issuer,
+        jwks,
+        namespace: rule.namespace,
+        service_account: rule.service_account,
+        jwks_url,
+        jwks_ca_pem,
+    }
 }
 
 /// A name that may stand in a certificate's URI.
@@ -183,9 +197,15 @@ mod tests {
     fn a_rule_goes_over_the_wire_and_back() {
         let kubernetes = v1::KubernetesRule {
             issuer: "https://oidc.example.com/1".into(),
-            jwks: "{}".into(),
+            jwks: r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#.into(),
             namespace: "deputy".into(),
             service_account: "agent".into(),
+            ..v1::KubernetesRule::default()
+        };
+        let by_url = v1::KubernetesRule {
+            jwks: String::new(),
+            jwks_url: "https://oidc.example.com/1/keys".into(),
+            ..kubernetes.clone()
         };
         let aws = v1::AwsIdentityRule {
             account: "222222222222".into(),
@@ -195,6 +215,7 @@ mod tests {
             Proof::Token(v1::TokenRule {}),
             Proof::AwsIdentity(aws),
             Proof::Kubernetes(kubernetes),
+            Proof::Kubernetes(by_url),
         ] {
             let wire = rule(Some(proof));
             assert_eq!(JoinRule::from_wire(wire.clone()).expect("good").to_wire(), wire);

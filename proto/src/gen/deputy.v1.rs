@@ -1467,17 +1467,23 @@ pub struct ExchangeResponse {
     #[prost(message, repeated, tag = "1")]
     pub frames: ::prost::alloc::vec::Vec<SessionResponse>,
 }
-/// MintTokenRequest is reserved.
+/// MintTokenRequest asks for a token about an attempt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintTokenRequest {
     /// The live attempt the token is for.
     #[prost(message, optional, tag = "1")]
     pub attempt: ::core::option::Option<AttemptRef>,
-    /// The audience.
+    /// Whom the token is for; empty for the manager's default, `sts.amazonaws.com`.
     #[prost(string, tag = "2")]
     pub audience: ::prost::alloc::string::String,
+    /// Who asks.
+    #[prost(string, tag = "3")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// Its instance, which has the attempt.
+    #[prost(string, tag = "4")]
+    pub instance_id: ::prost::alloc::string::String,
 }
-/// MintTokenResponse is reserved.
+/// MintTokenResponse is the token.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintTokenResponse {
     /// The signed JWT.
@@ -1780,7 +1786,8 @@ pub mod agent_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Agent", "Exchange"));
             self.inner.unary(req, path, codec).await
         }
-        /// MintToken is reserved for short-lived OIDC tokens per (task, epoch). Answers UNIMPLEMENTED until then.
+        /// MintToken answers an OIDC token of a few minutes about a live attempt, to the agent that has it.
+        /// FAILED_PRECONDITION where the manager is no issuer or the attempt is not this instance's any more.
         pub async fn mint_token(
             &mut self,
             request: impl tonic::IntoRequest<super::MintTokenRequest>,
@@ -1893,7 +1900,8 @@ pub mod agent_server {
             tonic::Response<super::ExchangeResponse>,
             tonic::Status,
         >;
-        /// MintToken is reserved for short-lived OIDC tokens per (task, epoch). Answers UNIMPLEMENTED until then.
+        /// MintToken answers an OIDC token of a few minutes about a live attempt, to the agent that has it.
+        /// FAILED_PRECONDITION where the manager is no issuer or the attempt is not this instance's any more.
         async fn mint_token(
             &self,
             request: tonic::Request<super::MintTokenRequest>,
@@ -3906,6 +3914,12 @@ pub struct KubernetesRule {
     /// The service account's name, matched exactly.
     #[prost(string, tag = "4")]
     pub service_account: ::prost::alloc::string::String,
+    /// Where the issuer's keys are instead, `<https://…`:> for clusters that show them to everybody.
+    #[prost(string, tag = "5")]
+    pub jwks_url: ::prost::alloc::string::String,
+    /// Believe only these certificates (PEM) at `jwks_url`; empty for those that the manager's machine believes.
+    #[prost(string, tag = "6")]
+    pub jwks_ca_pem: ::prost::alloc::string::String,
 }
 /// CreateJoinRuleRequest makes a rule.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,0 +1,197 @@
+//! Joining by AWS identity: a signed `GetCallerIdentity` is sent to STS, whose answer says who signed it.
+//! Called by the Enrollment service with a proof and what it must be bound to. The agent's word is
+//! never taken for anything but a signature.
+
+use std::time::SystemTime;
+
+use super::aws_principal::AwsIdentity;
+use super::signed_identity::SignedIdentity;
+use super::sts_host::StsHosts;
+use super::unproven::Unproven;
+use super::{Binding, JoinRule, Proven, RuleProof};
+use crate::fetch::{self, Answer, Endpoint, Roots};
+
+/// Asks STS who signed.
+#[derive(Debug, Clone, Default)]
+pub struct AwsVerifier {
+    hosts: StsHosts,
+    /// Where requests are sent instead of to the host that was signed.
+    endpoint: Option<Endpoint>,
+}
+
+impl AwsVerifier {
+    /// For signatures for these hosts, sent to `endpoint` instead of to the host itself if there is one.
+    #[must_use]
+    pub fn new(hosts: StsHosts, endpoint: Option<Endpoint>) -> Self {
+        Self { hosts, endpoint }
+    }
+
+    /// The rule that lets in who signed the proof, in AWS's words.
+    ///
+    /// # Errors
+    /// Why none does, or why that cannot be said now.
+    pub async fn prove(
+        &self,
+        proof: &SignedIdentity<'_>,
+        binding: &Binding,
+        rules: &[JoinRule],
+        now: SystemTime,
+    ) -> Result<Proven, Unproven> {
+        let request = proof.rebuild(binding, &self.hosts, now)?;
+        let endpoint = self.endpoint.clone().unwrap_or_else(|| Endpoint::tls(proof.host));
+        let answer = fetch::exchange(&endpoint, &Roots::Native, request).await;
+        let answer = answer.map_err(|error| unanswered(proof.host, &error.to_string()))?;
+        let identity = read(proof.host, &answer)?;
+        let admits = |rule: &&JoinRule| match &rule.proof {
+            RuleProof::AwsIdentity { account, role } => identity.is_role(account, role),
+            RuleProof::Kubernetes(_) | RuleProof::Token => false,
+        };
+        let rule = rules.iter().find(admits).ok_or_else(|| {
+            Unproven::denied(
+                format!("no join rule lets in {identity}"),
+                "add a rule for it (deputy fleet join-rule create), or give the agent the role that is meant",
+            )
+        })?;
+        tracing::info!(rule = %rule.name, arn = %identity.arn, "an AWS identity is proved");
+        Ok(Proven {
+            rule: rule.clone(),
+            subject: identity.subject(),
+        })
+    }
+}
+
+fn read(host: &str, answer: &Answer) -> Result<AwsIdentity, Unproven> {
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+    match answer.status.as_u16() {
+        200 => {
+            let found = element(text, "GetCallerIdentityResult")
+                .and_then(|result| Some((element(result, "Account")?, element(result, "Arn")?)));
+            let (account, arn) = found.ok_or_else(|| {
+                unanswered(
+                    host,
+                    "its answer is not that of GetCallerIdentity; is there a proxy in between?",
+                )
+            })?;
+            AwsIdentity::of(account, arn)
+        }
+        status @ (429 | 500..=599) => Err(unanswered(host, &format!("it answered {status}"))),
+        status => Err(not_believed(
+            host,
+            element(text, "Code").map_or_else(|| status.to_string(), |code| code.chars().take(80).collect()),
+            element(text, "Message").unwrap_or_default(),
+        )),
+    }
+}
+
+fn unanswered(host: &str, why: &str) -> Unproven {
+    Unproven::later(
+        format!("{host} did not say who signed the identity: {why}"),
+        "try again in a moment; if it lasts, check the manager's way to STS, or let the agent sign for another region",
+    )
+}
+
+fn not_believed(host: &str, code: String, message: &str) -> Unproven {
+    let message: String = message.chars().take(200).collect();
+    let hint = match code.as_str() {
+        "SignatureDoesNotMatch" => {
+            "the identity was signed for another challenge, trust domain or certificate request, or with wrong keys: \
+             join again with a new challenge"
+        }
+        "InvalidClientTokenId" | "UnrecognizedClientException" => {
+            "the keys do not exist, or not in the partition of this host: check the agent's AWS identity"
+        }
+        "ExpiredToken" | "ExpiredTokenException" => "the agent's AWS session is over: check what gives it credentials",
+        "Throttling" | "ThrottlingException" | "RequestThrottled" => {
+            return unanswered(host, "it throttles this caller");
+        }
+        _ => "check the agent's AWS identity and the clocks",
+    };
+    Unproven::denied(
+        format!("{host} does not accept the signed identity ({code}: {message})"),
+        hint,
+    )
+}
+
+/// The text between the only pair of tags of this name, both without attributes. Anything else is no answer of STS's.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let (_, rest) = text.split_once(&open)?;
+    let (inner, after) = rest.split_once(&close)?;
+    let is_only = !rest.contains(&open) && !after.contains(&close);
+    (is_only && !inner.contains('&') && !inner.contains("<!")).then(|| inner.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::StatusCode;
+
+    use super::super::aws_principal::AwsPrincipal;
+    use super::super::unproven::UnprovenKind;
+    use super::*;
+
+    fn answered(status: u16, body: &str) -> Result<AwsIdentity, Unproven> {
+        let answer = Answer {
+            status: StatusCode::from_u16(status).expect("a status"),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        };
+        read("sts.eu-west-1.amazonaws.com", &answer)
+    }
+
+    fn identity(account: &str, arn: &str) -> String {
+        format!(
+            r#"<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
+  <Arn>{arn}</Arn><UserId>AROA:x</UserId><Account>{account}</Account></GetCallerIdentityResult>
+  <ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></GetCallerIdentityResponse>"#
+        )
+    }
+
+    fn error(code: &str) -> String {
+        format!(
+            "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
+        )
+    }
+
+    #[test]
+    fn account_and_role_are_read_from_stss_answer() {
+        let arn = "arn:aws:sts::222222222222:assumed-role/agent/i-0abc";
+        let read = answered(200, &identity("222222222222", arn)).expect("an identity");
+        assert_eq!(read.principal, AwsPrincipal::Role("agent".into()));
+        assert_eq!((read.account.as_str(), read.arn.as_str()), ("222222222222", arn));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_stss_proves_nobody() {
+        let arn = "arn:aws:sts::222222222222:assumed-role/agent/x";
+        let twice = identity("222222222222", &format!("{arn}</Arn><Arn>{arn}"));
+        for body in [
+            "",
+            "<html>Sign in</html>",
+            "{}",
+            &twice,
+            &identity("222222222222", "a&amp;b"),
+        ] {
+            let refused = answered(200, body).expect_err(body);
+            assert_eq!(refused.kind, UnprovenKind::Later, "{body}");
+        }
+        let other = answered(200, &identity("333333333333", arn)).expect_err("another account");
+        assert_eq!(other.kind, UnprovenKind::Denied);
+    }
+
+    #[test]
+    fn what_sts_says_no_to_is_told_with_what_to_do() {
+        let mut told = String::new();
+        for (status, body) in [
+            (403, error("SignatureDoesNotMatch")),
+            (403, error("InvalidClientTokenId")),
+            (403, error("ExpiredToken")),
+            (400, error("Throttling")),
+            (418, String::new()),
+            (503, String::new()),
+        ] {
+            let refused = answered(status, &body).expect_err("refused");
+            told.push_str(&format!("{:?}: {refused}\n", refused.kind));
+        }
+        insta::assert_snapshot!(told);
+    }
+}
