@@ -39,6 +39,8 @@ const CHANNEL: usize = 1024;
 
 /// Bundles asked for and not yet begun.
 const BLOB_REQUESTS: usize = 64;
+/// Tokens that may wait to be asked for: no more than roles of all tasks that are renewed at the same time.
+const TOKEN_REQUESTS: usize = 64;
 
 /// The part that brings the logs to the manager.
 const UPLOADER: &str = "log uploader";
@@ -156,6 +158,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     let (events, events_in) = mpsc::channel(CHANNEL);
     let (commands, commands_in) = mpsc::channel(CHANNEL);
     let (blobs, blobs_in) = mpsc::channel(BLOB_REQUESTS);
+    let (tokens, tokens_in) = mpsc::channel(TOKEN_REQUESTS);
     let (stage, stage_in) = watch::channel(Stage::Serving);
     let (readiness, readiness_in) = watch::channel(Readiness::Serving);
     let (finish, finish_in) = watch::channel(Finish::Never);
@@ -200,6 +203,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         events: events_in,
         commands: commands.clone(),
         blobs,
+        tokens,
         capabilities,
         spool: parts.spool.clone(),
         stage: stage_in,
@@ -220,7 +224,11 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     }
     background.spawn(
         "bundle fetcher",
-        bulk::fetch_blobs(session_config, blobs_in, commands.clone()),
+        bulk::fetch_blobs(session_config.clone(), blobs_in, commands.clone()),
+    );
+    background.spawn(
+        "token requests",
+        bulk::mint_tokens(session_config, tokens_in, commands.clone()),
     );
     background.spawn(
         "capability report",

@@ -9,6 +9,7 @@ use clap::Parser;
 use deputy_task::document::duration;
 
 use crate::dispatcher::timing::Timing;
+use crate::oidc_flags::OidcFlags;
 use crate::server::{DEFAULT_TRUST_DOMAIN, SecuritySettings, Settings, Transport};
 use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
@@ -72,6 +73,8 @@ pub(crate) struct RawConfig {
     /// No TLS, and nobody is asked who he is. Only for a manager that only this machine can reach
     #[arg(long, env = "DEPUTY_MANAGER_INSECURE_LOOPBACK", conflicts_with_all = ["tls_names", "tls_cert"])]
     insecure_loopback: bool,
+    #[command(flatten)]
+    oidc: OidcFlags,
     /// How log lines are written
     #[arg(
         long,
@@ -159,6 +162,7 @@ impl RawConfig {
             data: self.data,
             timing,
             uploads: UploadLimits::default(),
+            oidc: self.oidc.check()?,
             boot: Arc::new(KernelBootClock),
             security: SecuritySettings {
                 transport,
@@ -199,6 +203,37 @@ mod tests {
             .unwrap_or_default();
         assert!(error.contains("shorter than four heartbeats"), "{error}");
         assert!(parse(&["--heartbeat", "250ms", "--lease-ttl", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn an_issuer_needs_a_place_to_show_its_keys() {
+        let error = parse(&["--oidc-issuer", "https://deputy.example.com"])
+            .err()
+            .unwrap_or_default();
+        assert!(error.contains("--oidc-listen <ADDRESS>"), "{error}");
+        let both = [
+            "--oidc-issuer",
+            "https://deputy.example.com",
+            "--oidc-listen",
+            "127.0.0.1:0",
+        ];
+        let oidc = parse(&both)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .settings
+            .oidc
+            .expect("an issuer");
+        assert_eq!(oidc.config.issuer(), "https://deputy.example.com");
+        let error = parse(&["--oidc-issuer", "http://x", "--oidc-listen", "127.0.0.1:0"])
+            .err()
+            .unwrap_or_default();
+        assert!(error.contains("does not begin with https://"), "{error}");
+        assert!(
+            parse(&[])
+                .unwrap_or_else(|error| panic!("{error}"))
+                .settings
+                .oidc
+                .is_none()
+        );
     }
 
     #[test]

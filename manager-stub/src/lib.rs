@@ -8,6 +8,7 @@
 
 mod program;
 mod config;
+mod oidc_flags;
 pub mod server;
 pub mod service;
 pub mod auth;
@@ -16,6 +17,7 @@ pub mod join;
 pub mod trust;
 pub mod log_store;
 pub mod blob_store;
+pub mod oidc;
 pub mod dispatcher;
 pub mod scheduler;
 pub mod store;

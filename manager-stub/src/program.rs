@@ -87,6 +87,8 @@ async fn run(config: Config) -> ExitCode {
                 | StartError::Authority(_)
                 | StartError::Tls(_)
                 | StartError::AdminToken { .. }
+                | StartError::Oidc(_)
+                | StartError::OidcListen(_)
                 | StartError::Listen { .. }
                 | StartError::Reflection(_) => EXIT_START,
             });

@@ -23,12 +23,15 @@ use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
 use crate::log_store::{LogStore, SegmentReader};
+use crate::oidc::config::OidcConfig;
+use crate::oidc::issuer::{Issuer, IssuerError};
+use crate::oidc::listener::{ListenError, OidcListener, TlsFiles};
 use crate::registry::{Registry, Scope};
 use crate::service::{
     AgentService, Context, EnrollmentService, FleetService, TasksService, Trust, UploadLimits, Uploads,
 };
 use crate::store::clock::{BootClock, KernelBootClock};
-use crate::store::contract::{Store, StoreError};
+use crate::store::contract::{Reads, Store, StoreError};
 use crate::store::sqlite::SqliteStore;
 use crate::trust::acceptor::{self, Accepted, Security};
 use crate::trust::authority::{Authority, AuthorityError, write_whole};
@@ -65,6 +68,8 @@ pub struct Settings {
     pub timing: Timing,
     /// What bundles and blobs on their way in may take.
     pub uploads: UploadLimits,
+    /// Vouch for attempts as an OIDC issuer.
+    pub oidc: Option<OidcSettings>,
     /// Where elapsed time comes from.
     pub boot: Arc<dyn BootClock>,
     /// How connections are secured, and who may make them.
@@ -89,6 +94,17 @@ pub enum Transport {
     Tls(CertificateSource),
     /// Nothing, and nobody is asked. On loopback only.
     InsecureLoopback,
+}
+
+/// What the OIDC issuer needs.
+#[derive(Debug, Clone)]
+pub struct OidcSettings {
+    /// Its name, audiences and times.
+    pub config: OidcConfig,
+    /// Where discovery document and keys are served.
+    pub listen: SocketAddr,
+    /// With this certificate; none if something in front has it.
+    pub tls: Option<TlsFiles>,
 }
 
 /// The manager could not start.
@@ -117,6 +133,12 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Store(#[from] StoreError),
+    /// The OIDC issuer's keys cannot be used.
+    #[error(transparent)]
+    Oidc(#[from] IssuerError),
+    /// The OIDC issuer's documents cannot be served.
+    #[error(transparent)]
+    OidcListen(#[from] ListenError),
     /// The address cannot be listened on.
     #[error("cannot listen on {listen}: {source}")]
     Listen {
@@ -158,6 +180,11 @@ impl StartError {
             Self::Store(StoreError::Corrupt { .. } | StoreError::Gone { .. } | StoreError::Sqlite(_)) => {
                 "look at the disk under the folder of --data, or choose another folder"
             }
+            Self::Oidc(_) => "look at the disk under the folder of --data, or restore it",
+            Self::OidcListen(ListenError::Bind { .. }) => "choose with --oidc-listen an address that nobody else uses",
+            Self::OidcListen(ListenError::Certificate { .. }) => {
+                "give --oidc-certificate and --oidc-key a chain and its key as PEM files that this user can read"
+            }
             Self::Listen { .. } => "choose with --listen an address that nobody else uses; port 0 takes any free one",
             Self::Reflection(_) => "this is a fault of the build: use another release",
         }
@@ -168,6 +195,7 @@ impl StartError {
 pub struct Manager {
     address: SocketAddr,
     authority: Arc<Authority>,
+    oidc_address: Option<SocketAddr>,
     dispatcher: DispatcherHandle,
     dispatcher_thread: Dispatcher,
     logs: LogStore,
@@ -187,6 +215,7 @@ impl Settings {
             data,
             timing: Timing::default(),
             uploads: UploadLimits::default(),
+            oidc: None,
             boot: Arc::new(KernelBootClock),
             security: SecuritySettings {
                 transport: Transport::InsecureLoopback,
@@ -219,6 +248,7 @@ impl Manager {
             data,
             timing,
             uploads,
+            oidc,
             boot,
             security,
         } = settings;
@@ -250,6 +280,11 @@ impl Manager {
         if asking == Asking::Everyone {
             first_administrator(&registry, &data).await?;
         }
+        let issuer = match oidc {
+            None => None,
+            Some(oidc) => Some(issue(oidc, &dispatcher, reads.as_ref(), (&tracker, &ending)).await?),
+        };
+        let oidc_address = issuer.as_ref().map(|(_, address)| *address);
         let context = Context {
             dispatcher: dispatcher.clone(),
             reads,
@@ -263,6 +298,7 @@ impl Manager {
                 nonces: Arc::default(),
                 certificate_life: security.certificate_life,
             },
+            issuer: issuer.map(|(issuer, _)| issuer),
             tracker: tracker.clone(),
             ending: ending.clone(),
         };
@@ -279,6 +315,7 @@ impl Manager {
         Ok(Self {
             address,
             authority,
+            oidc_address,
             dispatcher,
             dispatcher_thread,
             logs,
@@ -305,6 +342,12 @@ impl Manager {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the OIDC issuer's documents are served; none if it is none.
+    #[must_use]
+    pub fn oidc_address(&self) -> Option<SocketAddr> {
+        self.oidc_address
     }
 
     /// Ends in order: sessions are told, connections closed (bounded), the last batch committed.
@@ -339,6 +382,21 @@ impl Manager {
             tracing::warn!("the store's threads did not end within {CLOSING:?}");
         }
     }
+}
+
+/// Starts the OIDC issuer; its address.
+async fn issue(
+    oidc: OidcSettings,
+    dispatcher: &DispatcherHandle,
+    reads: &dyn Reads,
+    (tracker, ending): (&TaskTracker, &CancellationToken),
+) -> Result<(Arc<Issuer>, SocketAddr), StartError> {
+    let issuer = Issuer::open(oidc.config, dispatcher.clone(), reads)?;
+    let listener = OidcListener::bind(oidc.listen, oidc.tls).await?;
+    let address = listener.address();
+    tracing::info!(issuer = issuer.config().issuer(), %address, "vouching for attempts as an OIDC issuer");
+    tracker.spawn(listener.serve(Arc::clone(&issuer), ending.clone()));
+    Ok((issuer, address))
 }
 
 /// The same future, with a pulse.
@@ -433,7 +491,6 @@ fn serve(
 mod tests {
     use super::*;
     use crate::store::clock::StoreTime;
-    use crate::store::contract::Reads;
     use crate::store::op::{Applied, Op};
 
     /// A store with a fault of ours in its writing side.

@@ -132,6 +132,9 @@ def main():
     clusters = put_clusters_behind_eks(options, manifest)
     if options.session_seconds:
         sessions.cut_short(options.session_seconds)
+    import web_identity
+
+    web_identity.install()
     leave = leaver(options, clusters, podman)
     try:
         if podman:

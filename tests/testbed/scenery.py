@@ -9,6 +9,7 @@ import json
 import time
 
 import botocore.session
+import web_identity
 from botocore.config import Config
 
 HOME, AWAY = "000000000000", "222222222222"
@@ -94,6 +95,20 @@ class Scenery:
         """A role of a test's own, which may do `actions` as far as its boundary, if it has one, allows them too."""
         most = boundary and allow(*boundary)
         return {"arn": self.role(account, name, trust(trusts, external_id), allow(*actions), boundary=most)}
+
+    def wish_oidc_provider(self, issuer, address, audiences):
+        """An issuer that the account of `deployer` trusts, and where it is really asked for its keys."""
+        self.client("iam", AWAY).create_open_id_connect_provider(
+            Url=issuer, ClientIDList=audiences, ThumbprintList=["0" * 40])
+        web_identity.ISSUERS[issuer] = (address, audiences)
+        return {}
+
+    def wish_web_identity_role(self, name, issuer, conditions, actions):
+        """A role of a test's own that trusts tokens of an issuer under conditions."""
+        host = issuer.removeprefix("https://")
+        statement = {"Effect": "Allow", "Principal": {"Federated": f"arn:aws:iam::{AWAY}:oidc-provider/{host}"},
+                     "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession"], "Condition": conditions}
+        return {"arn": self.role(AWAY, name, {"Version": "2012-10-17", "Statement": [statement]}, allow(*actions))}
 
     def wish_ecs_cluster(self, name):
         return self.client("ecs", AWAY).create_cluster(clusterName=name)["cluster"]["clusterArn"]

@@ -135,7 +135,7 @@ impl Link {
             Origin::Container(_, ambient) | Origin::Instance(_, ambient) => {
                 format!("the agent's own identity ({ambient})")
             }
-            Origin::WebIdentity(identity, _) => format!("its service account's role {}", identity.role_arn()),
+            Origin::WebIdentity(identity, _) => identity.lineage(),
             Origin::Role(parent, hop, _) => format!(
                 "{}, then {} (session {})",
                 parent.lineage(),

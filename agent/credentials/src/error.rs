@@ -25,8 +25,8 @@ pub enum CredentialsError {
         /// What it answered, or that it did not.
         cause: String,
     },
-    /// The token of the agent's service account was not exchanged for its role's session.
-    #[error("the agent's service account could not become {}: {}", .0.role, .0.cause)]
+    /// A token, of the agent's service account or about the attempt, was not exchanged for a role's session.
+    #[error("{} could not become {}: {}", .0.who, .0.role, .0.cause)]
     WebIdentity(Box<RefusedToken>),
     /// A hop of the document breaks a rule of AWS's; nothing was sent.
     #[error("hop {hop} of the role chain ({role}): {problem}")]
@@ -84,6 +84,8 @@ pub struct RefusedHop {
 /// A token that was not exchanged for a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedToken {
+    /// Whose token it is, in words.
+    pub who: &'static str,
     /// The role that was asked for.
     pub role: String,
     /// The likely cause, in words.

@@ -75,7 +75,7 @@ impl Hop {
 }
 
 /// A name of ours made fit: other characters become `-`, and it ends after 64.
-fn session_name_from(text: &str) -> String {
+pub(crate) fn session_name_from(text: &str) -> String {
     let name: String = text
         .chars()
         .map(|c| if is_name_char(c) { c } else { '-' })
@@ -120,7 +120,7 @@ fn checks(hop: &RoleHop, session_name: &str, caller: Caller) -> Result<Duration,
     check_duration(hop.duration.as_deref(), caller)
 }
 
-fn check_role_arn(arn: &str) -> Result<(), String> {
+pub(crate) fn check_role_arn(arn: &str) -> Result<(), String> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let good = matches!(
         parts.as_slice(),

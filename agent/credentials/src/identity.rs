@@ -16,7 +16,7 @@ use aws_smithy_runtime::client::identity::IdentityCache;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
-use deputy_task::document::RoleHop;
+use deputy_task::document::{OidcRole, RoleHop};
 use deputy_task::outcome::Failure;
 use serde_json::Value;
 
@@ -26,13 +26,14 @@ use crate::chain::{Link, LinkProvider, Origin, sts_client};
 use crate::denial::answer_of;
 use crate::env::Env;
 use crate::error::CredentialsError;
-use crate::hop::{Caller as HopCaller, Hop};
+use crate::hop::{Caller as HopCaller, Hop, check_role_arn, session_name_from};
 use crate::http_client;
 use crate::machine::Machine;
 use crate::pace::{Pace, Paced, Tell};
 use crate::rate::{LONGEST_TURN, Rates};
 use crate::refusal::{Refusal, denied, encoded};
-use crate::web_identity::WebIdentity;
+use crate::session::account_of;
+use crate::web_identity::{TokenMinter, WebIdentity};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// One try of one call, without the wait for its turn.
@@ -68,6 +69,17 @@ pub struct Caller {
 
 /// Longest time for having a message decoded, while explaining a denial.
 const DECODE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Where the chain of one attempt begins instead of with the agent's own identity.
+#[derive(Clone)]
+pub struct OidcStart {
+    /// The role that the token is exchanged for.
+    pub role: OidcRole,
+    /// Who makes the token.
+    pub minter: Arc<dyn TokenMinter>,
+    /// The document's own backoff.
+    pub backoff: Backoff,
+}
 
 struct Agent {
     env: Env,
@@ -150,6 +162,48 @@ impl Identities {
             region: Region::new(region.to_owned()),
             link,
             role,
+            pace: Pace::new(backoff, Arc::clone(&agent.rates), account, region.to_owned()),
+        })
+    }
+}
+
+impl Identities {
+    /// The identity at the end of `hops`, which begin with the role of `start`: its token is about one attempt, so no
+    /// link of this chain is shared with another. Nothing is sent before credentials are asked for.
+    ///
+    /// # Errors
+    /// If a role or a hop breaks a rule of AWS's, or `AWS_CA_BUNDLE` cannot be used.
+    pub fn for_oidc_task(
+        &self,
+        region: &str,
+        start: OidcStart,
+        hops: &[RoleHop],
+        default_session_name: &str,
+    ) -> Result<TaskIdentity, CredentialsError> {
+        let agent = &self.agent;
+        let OidcStart { role, minter, backoff } = start;
+        check_role_arn(&role.role_arn).map_err(|problem| CredentialsError::BadHop {
+            hop: 0,
+            role: role.role_arn.clone(),
+            problem,
+        })?;
+        let begin = WebIdentity::minted(&role, session_name_from(default_session_name), minter);
+        let mut last = role.role_arn;
+        let calls = |last: &str| agent.paced(backoff, account_of(last).to_owned(), region);
+        let origin = Origin::WebIdentity(Box::new(begin), Box::new(calls(&last)?));
+        let mut link = Arc::new(Link::new(origin));
+        for (index, hop) in hops.iter().enumerate() {
+            let hop = Hop::check(hop, index + 1, hops.len(), HopCaller::Role, default_session_name)?;
+            let config = calls(&last)?;
+            last.clone_from(&hop.role_arn);
+            link = Arc::new(Link::new(Origin::Role(link, Box::new(hop), Box::new(config))));
+        }
+        let account = account_of(&last).to_owned();
+        Ok(TaskIdentity {
+            agent: Arc::clone(agent),
+            region: Region::new(region.to_owned()),
+            link,
+            role: Some(last.into()),
             pace: Pace::new(backoff, Arc::clone(&agent.rates), account, region.to_owned()),
         })
     }

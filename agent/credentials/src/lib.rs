@@ -34,4 +34,5 @@ mod http_client;
 pub mod env;
 pub mod error;
 
-pub use identity::{Identities, TaskIdentity};
+pub use identity::{Identities, OidcStart, TaskIdentity};
+pub use web_identity::TokenMinter;

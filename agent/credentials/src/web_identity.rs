@@ -1,12 +1,17 @@
-//! A web identity: the token of a Kubernetes service account (IRSA), exchanged for a role's session. The
-//! token file is read anew for every exchange, because the kubelet replaces it before the token ends.
+//! A web identity: a token that an issuer made, exchanged for a role's session. It is the token of a Kubernetes service
+//! account (IRSA), whose file is read anew for every exchange because the kubelet replaces it before the token
+//! ends; or one that the manager makes about an attempt, asked for anew each time.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use aws_credential_types::Credentials;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use deputy_task::document::OidcRole;
+use deputy_task::message::MintedToken;
 use serde::Deserialize;
 
 use crate::denial::{Answer, answer_of};
@@ -14,18 +19,31 @@ use crate::env::Env;
 use crate::error::{CredentialsError, RefusedToken};
 use crate::pace::Paced;
 use crate::session::{account_of, session};
+use crate::token_file;
 
 const DEFAULT_SESSION_NAME: &str = "deputy-agent";
 
-/// Longest token that is read. Kubernetes's have about 1 KiB.
-const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+/// Makes tokens about one attempt. The manager does; whoever knows the way to it implements this.
+#[async_trait]
+pub trait TokenMinter: Send + Sync {
+    /// A token for `audience`; empty for the issuer's own choice. The error is for people.
+    async fn mint(&self, audience: &str) -> Result<MintedToken, String>;
+}
 
-/// Where the token is and for which role it is exchanged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the token comes from and for which role it is exchanged.
+#[derive(Clone)]
 pub(crate) struct WebIdentity {
-    token_file: PathBuf,
+    source: TokenSource,
     role_arn: String,
     session_name: String,
+}
+
+#[derive(Clone)]
+enum TokenSource {
+    /// In a file that somebody else renews.
+    File(PathBuf),
+    /// Made for this audience when it is needed.
+    Minted(Arc<dyn TokenMinter>, String),
 }
 
 /// What a token says of itself. None of it is secret: a trust policy names the same.
@@ -69,7 +87,7 @@ impl WebIdentity {
             return Some(Err("AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not"));
         };
         Some(Ok(Self {
-            token_file: token_file.into(),
+            source: TokenSource::File(token_file.into()),
             role_arn: role_arn.to_owned(),
             session_name: env
                 .get("AWS_ROLE_SESSION_NAME")
@@ -78,9 +96,26 @@ impl WebIdentity {
         }))
     }
 
+    /// From tokens about an attempt.
+    pub(crate) fn minted(role: &OidcRole, session_name: String, minter: Arc<dyn TokenMinter>) -> Self {
+        Self {
+            source: TokenSource::Minted(minter, role.audience.clone().unwrap_or_default()),
+            role_arn: role.role_arn.clone(),
+            session_name,
+        }
+    }
+
     /// The role of the session.
     pub(crate) fn role_arn(&self) -> &str {
         &self.role_arn
+    }
+
+    /// How the agent came to have the role.
+    pub(crate) fn lineage(&self) -> String {
+        match &self.source {
+            TokenSource::File(_) => format!("its service account's role {}", self.role_arn),
+            TokenSource::Minted(..) => format!("{} by the manager's word about the task", self.role_arn),
+        }
     }
 
     /// Exchanges the token as it is in the file now.
@@ -88,7 +123,7 @@ impl WebIdentity {
     /// # Errors
     /// With the token's own claims beside what AWS said of them; never with the token.
     pub(crate) async fn assume(&self, config: &Paced) -> Result<Credentials, CredentialsError> {
-        let token = self.token().map_err(|cause| self.no_token(cause))?;
+        let token = self.token().await?;
         let sts = {
             let config = aws_sdk_sts::config::Builder::from(&config.sdk).interceptor(config.pace.clone());
             aws_sdk_sts::Client::from_conf(config.build())
@@ -104,7 +139,7 @@ impl WebIdentity {
         let Some(got) = answer.credentials else {
             return Err(self.refused(&token, &Answer::of_transport("STS answered without credentials")));
         };
-        tracing::info!(role.arn = %self.role_arn, session = %self.session_name, "role assumed with the service account's token");
+        tracing::info!(role.arn = %self.role_arn, session = %self.session_name, "role assumed with a web identity's token");
         Ok(session(&self.role_arn, got))
     }
 
@@ -113,35 +148,39 @@ impl WebIdentity {
         self.refused("", &Answer::of_transport(cause))
     }
 
-    /// The token, whole. A file that is being replaced may be there and empty for a moment: then the next renewal
-    /// reads it, and the present credentials are still good.
-    fn token(&self) -> Result<String, String> {
-        use std::io::Read;
-        let mut text = String::new();
-        let read = std::fs::File::open(&self.token_file)
-            .and_then(|file| file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text));
-        read.map_err(|error| format!("cannot be read: {error}"))?;
-        let token = text.trim();
-        if token.is_empty() {
-            return Err("is empty".into());
-        }
-        if text.len() as u64 > MAX_TOKEN_BYTES {
-            return Err(format!("is longer than {MAX_TOKEN_BYTES} bytes"));
-        }
-        if token.split('.').count() != 3 {
-            return Err("holds no token of three parts; it is perhaps written at this moment".into());
-        }
-        Ok(token.to_owned())
+    /// The token as it is in the file now (if it is being replaced, the next renewal reads it, and the present
+    /// credentials are still good), or a new one.
+    async fn token(&self) -> Result<String, CredentialsError> {
+        let (cause, hint) = match &self.source {
+            TokenSource::File(file) => match token_file::read(file) {
+                Ok(token) => return Ok(token),
+                Err(cause) => (
+                    format!("the token file {} {cause}", file.display()),
+                    "check that the pod's service account has the annotation eks.amazonaws.com/role-arn and that its token volume is mounted; \
+                     a subPath mount is never renewed",
+                ),
+            },
+            TokenSource::Minted(minter, audience) => match minter.mint(audience).await {
+                Ok(token) => return Ok(token.0),
+                Err(cause) => (
+                    format!("the manager made no token: {cause}"),
+                    "spec.aws.oidc needs a manager that is an OIDC issuer; without it, begin the chain with the agent's own identity",
+                ),
+            },
+        };
+        Err(self.failed(cause, hint, String::new()))
     }
 
-    fn no_token(&self, cause: String) -> CredentialsError {
+    fn failed(&self, cause: String, hint: &str, raw: String) -> CredentialsError {
         CredentialsError::WebIdentity(Box::new(RefusedToken {
+            who: match &self.source {
+                TokenSource::File(_) => "the agent's service account",
+                TokenSource::Minted(..) => "the task (spec.aws.oidc)",
+            },
             role: self.role_arn.clone(),
-            cause: format!("the token file {} {cause}", self.token_file.display()),
-            hint: "check that the pod's service account has the annotation eks.amazonaws.com/role-arn and that its token volume is mounted; \
-                   a subPath mount is never renewed"
-                .into(),
-            raw: String::new(),
+            cause,
+            hint: hint.to_owned(),
+            raw,
         }))
     }
 
@@ -161,13 +200,24 @@ impl WebIdentity {
             "InvalidIdentityToken" | "IDPRejectedClaim" => (
                 format!("AWS cannot verify the token of {sub} from {iss}"),
                 format!(
-                    "make an IAM OIDC provider for {iss} with the audience {aud} in account {account}; \
-                     check that the token is the one of this cluster"
+                    "make an IAM OIDC provider for {iss} with the audience {aud} in account {account}; {}",
+                    match &self.source {
+                        TokenSource::File(_) => "check that the token is the one of this cluster".to_owned(),
+                        TokenSource::Minted(..) =>
+                            format!("check that {iss}/.well-known/openid-configuration can be read from the internet"),
+                    }
                 ),
             ),
             "ExpiredToken" | "ExpiredTokenException" => (
-                format!("the token of {sub} in {} is over", self.token_file.display()),
-                "the kubelet renews it: check that the file is not a copy or a subPath mount, and the clock of the host".into(),
+                match &self.source {
+                    TokenSource::File(file) => format!("the token of {sub} in {} is over", file.display()),
+                    TokenSource::Minted(..) => format!("the token of {sub} was over when AWS saw it"),
+                },
+                match &self.source {
+                    TokenSource::File(_) => "the kubelet renews it: check that the file is not a copy or a subPath mount, and the clock of the host",
+                    TokenSource::Minted(..) => "check the clock of the manager",
+                }
+                .into(),
             ),
             "IDPCommunicationError" => (
                 format!("AWS could not reach {iss} to verify the token"),
@@ -179,12 +229,7 @@ impl WebIdentity {
             ),
             _ => (answer.message.clone(), String::new()),
         };
-        CredentialsError::WebIdentity(Box::new(RefusedToken {
-            role: self.role_arn.clone(),
-            cause,
-            hint,
-            raw: answer.raw(),
-        }))
+        self.failed(cause, &hint, answer.raw())
     }
 }
 
@@ -207,7 +252,9 @@ mod tests {
         let env: Env = [("AWS_WEB_IDENTITY_TOKEN_FILE", token_file), ("AWS_ROLE_ARN", ROLE)]
             .into_iter()
             .collect();
-        WebIdentity::of(&env).expect("configured").expect("complete")
+        WebIdentity::of(&env)
+            .expect("configured")
+            .unwrap_or_else(|half| panic!("{half}"))
     }
 
     fn token(claims: &serde_json::Value) -> String {
@@ -219,25 +266,54 @@ mod tests {
         )
     }
 
-    #[test]
-    fn a_file_that_holds_no_token_is_told_apart_from_one_that_does() {
+    #[tokio::test]
+    async fn a_file_that_holds_no_token_is_told_apart_from_one_that_does() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("token");
         let identity = identity(file.to_str().expect("UTF-8"));
         let mut told = Vec::new();
-        told.push(identity.token().expect_err("missing"));
+        told.push(identity.token().await.expect_err("missing").to_string());
         for text in ["", " \n", "eyJhbGciOi"] {
             std::fs::write(&file, text).expect("written");
-            told.push(identity.token().expect_err("no token"));
+            told.push(identity.token().await.expect_err("no token").to_string());
         }
-        insta::assert_snapshot!(told.join("\n"), @r"
-        cannot be read: No such file or directory (os error 2)
-        is empty
-        is empty
-        holds no token of three parts; it is perhaps written at this moment
+        let told = told.join("\n").replace(&folder.path().display().to_string(), "…");
+        insta::assert_snapshot!(told, @r"
+        the agent's service account could not become arn:aws:iam::000000000000:role/agent: the token file …/token cannot be read: No such file or directory (os error 2)
+        the agent's service account could not become arn:aws:iam::000000000000:role/agent: the token file …/token is empty
+        the agent's service account could not become arn:aws:iam::000000000000:role/agent: the token file …/token is empty
+        the agent's service account could not become arn:aws:iam::000000000000:role/agent: the token file …/token holds no token of three parts; it is perhaps written at this moment
         ");
         std::fs::write(&file, "a.b.c\n").expect("written");
-        assert_eq!(identity.token().as_deref(), Ok("a.b.c"));
+        assert_eq!(identity.token().await.as_deref(), Ok("a.b.c"));
+    }
+
+    /// A manager that makes this token, or says this.
+    struct Manager(Result<&'static str, &'static str>);
+
+    #[async_trait]
+    impl TokenMinter for Manager {
+        async fn mint(&self, audience: &str) -> Result<MintedToken, String> {
+            assert_eq!(audience, "vault");
+            let made = self.0.map(|token| MintedToken(token.to_owned()));
+            made.map_err(str::to_owned)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_about_an_attempt_is_asked_for_and_its_absence_explained() {
+        let role = OidcRole {
+            role_arn: ROLE.into(),
+            audience: Some("vault".into()),
+        };
+        let made = |answer| WebIdentity::minted(&role, "deputy-t1-1".into(), Arc::new(Manager(answer)));
+        assert_eq!(made(Ok("a.b.c")).token().await.as_deref(), Ok("a.b.c"));
+        let refused = made(Err("this manager is no OIDC issuer"))
+            .token()
+            .await
+            .expect_err("none");
+        insta::assert_snapshot!(refused, @"the task (spec.aws.oidc) could not become arn:aws:iam::000000000000:role/agent: the manager made no token: this manager is no OIDC issuer");
+        assert_eq!(refused.class(), "aws.webIdentity");
     }
 
     #[test]
@@ -277,8 +353,11 @@ mod tests {
     #[test]
     fn half_a_configuration_is_named() {
         let env: Env = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/x")].into_iter().collect();
-        let half = WebIdentity::of(&env).expect("configured").expect_err("half");
-        assert_eq!(half, "AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not");
-        assert_eq!(WebIdentity::of(&Env::default()), None);
+        let half = WebIdentity::of(&env).expect("configured").err();
+        assert_eq!(
+            half.unwrap_or_default(),
+            "AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not"
+        );
+        assert!(WebIdentity::of(&Env::default()).is_none());
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use deputy_credentials::TaskIdentity;
 use deputy_credentials::backoff::Backoff;
+use deputy_credentials::{OidcStart, TaskIdentity, TokenMinter};
 use deputy_logs::AttemptLog;
 use deputy_policy::policy::Policy;
 use deputy_policy::source::Unusable;
@@ -16,7 +16,7 @@ use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::document::{Document, Inputs, StepKind, duration};
-use deputy_task::message::{Assignment, BlobRef, WriteOp, WriteVerdict};
+use deputy_task::message::{Assignment, BlobRef, MintedToken, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
 use deputy_task::record::{Record, RecordBody};
 use serde_json::Value;
@@ -210,7 +210,20 @@ impl Attempt {
             let session = session_name(&self.reference);
             let backoff = aws.backoff.as_ref().map_or_else(Backoff::default, Backoff::of);
             let identities = &self.shared.environment.identities;
-            let identity = identities.for_task_with(&aws.region, &aws.assume_role, &session, backoff);
+            let identity = match &aws.oidc {
+                None => identities.for_task_with(&aws.region, &aws.assume_role, &session, backoff),
+                Some(role) => {
+                    let start = OidcStart {
+                        role: role.clone(),
+                        minter: Arc::new(Vouching {
+                            attempt: self.reference.clone(),
+                            shared: Arc::clone(&self.shared),
+                        }),
+                        backoff,
+                    };
+                    identities.for_oidc_task(&aws.region, start, &aws.assume_role, &session)
+                }
+            };
             identity.map_err(|error| StepError::from(Failure::from(error)))
         });
         Ok(taken.await?.clone())
@@ -231,6 +244,20 @@ impl Attempt {
                 Err(error) => tracing::error!(folder = shown, error = %error, "removing a workspace failed"),
             }
         }
+    }
+}
+
+/// Asks the manager for tokens about one attempt.
+struct Vouching {
+    attempt: AttemptRef,
+    shared: Arc<Shared>,
+}
+
+#[async_trait::async_trait]
+impl TokenMinter for Vouching {
+    async fn mint(&self, audience: &str) -> Result<MintedToken, String> {
+        let answer = self.shared.outbox.mint(&self.attempt, audience).await;
+        answer.unwrap_or_else(|closed| Err(closed.to_string()))
     }
 }
 

@@ -110,6 +110,7 @@ impl Running {
         match command {
             Command::Written { id, verdict } => self.shared.outbox.answer(id, verdict),
             Command::BlobFetched { id, result } => self.shared.outbox.answer_blob(id, result),
+            Command::TokenMinted { id, result } => self.shared.outbox.answer_token(id, result),
             Command::Assign(assignment) => self.assign(*assignment),
             Command::Lease { until } => drop(self.shared.lease.send_replace(until)),
             Command::Cancel { attempt, reason } => {

@@ -100,6 +100,10 @@ impl MemoryJournal {
                 id,
                 result: Err("there is no manager to fetch it from".into()),
             }),
+            Event::MintToken { id, .. } => Some(Command::TokenMinted {
+                id,
+                result: Err("there is no manager that could vouch for the task".into()),
+            }),
             Event::Progress { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => None,
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use deputy_steps::failure::Halt;
 use deputy_task::attempt::AttemptRef;
-use deputy_task::message::{BlobRef, Event, RequestId, WriteOp, WriteVerdict};
+use deputy_task::message::{BlobRef, Event, MintedToken, RequestId, WriteOp, WriteVerdict};
 use deputy_task::progress::StepProgress;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +28,8 @@ enum Waiter {
     Switch(Arc<Switch>, Granted),
     /// Somebody awaits the blob.
     Blob(oneshot::Sender<Result<(), String>>),
+    /// Somebody awaits the token.
+    Token(oneshot::Sender<Result<MintedToken, String>>),
 }
 
 /// What a good answer means for the switch.
@@ -103,6 +105,24 @@ impl Outbox {
         receiver.await.map_err(|_| Closed)
     }
 
+    /// Has the manager vouch for the attempt; the error is for people.
+    pub(crate) async fn mint(
+        &self,
+        attempt: &AttemptRef,
+        audience: &str,
+    ) -> Result<Result<MintedToken, String>, Closed> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.lock().insert(id, Waiter::Token(sender));
+        self.send(Event::MintToken {
+            id,
+            attempt: attempt.clone(),
+            audience: audience.to_owned(),
+        })
+        .await?;
+        receiver.await.map_err(|_| Closed)
+    }
+
     /// Tells what steps do; lost if the way out is full, for the next one will say more.
     pub(crate) fn progress(&self, attempt: &AttemptRef, steps: Vec<StepProgress>) -> Result<(), Vec<StepProgress>> {
         let event = Event::Progress {
@@ -111,7 +131,11 @@ impl Outbox {
         };
         self.events.try_send(event).map_err(|error| match error.into_inner() {
             Event::Progress { steps, .. } => steps,
-            Event::Write { .. } | Event::FetchBlob { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => Vec::new(),
+            Event::Write { .. }
+            | Event::FetchBlob { .. }
+            | Event::MintToken { .. }
+            | Event::GivenUp { .. }
+            | Event::FreeSlots(_) => Vec::new(),
         })
     }
 
@@ -139,13 +163,20 @@ impl Outbox {
                 None => {}
                 Some(halt) => turn(&switch, halt),
             },
-            Some(Waiter::Blob(_)) | None => tracing::debug!(id, "a verdict that nobody awaits"),
+            Some(Waiter::Blob(_) | Waiter::Token(_)) | None => tracing::debug!(id, "a verdict that nobody awaits"),
         }
     }
 
     /// A blob has come, or not.
     pub(crate) fn answer_blob(&self, id: RequestId, result: Result<(), String>) {
         if let Some(Waiter::Blob(sender)) = self.lock().remove(&id) {
+            drop(sender.send(result));
+        }
+    }
+
+    /// A token has come, or not.
+    pub(crate) fn answer_token(&self, id: RequestId, result: Result<MintedToken, String>) {
+        if let Some(Waiter::Token(sender)) = self.lock().remove(&id) {
             drop(sender.send(result));
         }
     }

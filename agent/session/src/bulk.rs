@@ -14,12 +14,16 @@ use tracing::error;
 use crate::blob_fetch;
 use crate::config::SessionConfig;
 use crate::log_upload;
+use crate::token_request;
 
 pub use crate::blob_fetch::BlobRequest;
 pub use crate::log_upload::Finish;
+pub use crate::token_request::TokenRequest;
 
 /// Blobs fetched at the same time; more requests wait in their channel.
 const MAX_FETCHES: usize = 4;
+/// Tokens asked for at the same time.
+const MAX_MINTS: usize = 8;
 
 /// Uploads the spool until [`Finish::WhenEmpty`] and every log is complete at the manager.
 pub async fn upload_logs(config: SessionConfig, spool: Spool, finish: watch::Receiver<Finish>) {
@@ -44,6 +48,34 @@ pub async fn fetch_blobs(
             Some(answer) = fetches.next() => {
                 if commands.send(answer).await.is_err() {
                     return;
+                }
+            }
+        }
+    }
+}
+
+/// Answers token requests until the session drops its end of the channel. They have a way of their own: a role's
+/// session must not wait behind a bundle.
+pub async fn mint_tokens(
+    config: SessionConfig,
+    mut requests: mpsc::Receiver<TokenRequest>,
+    commands: mpsc::Sender<Command>,
+) {
+    let mut going_on = JoinSet::new();
+    loop {
+        tokio::select! {
+            request = requests.recv(), if going_on.len() < MAX_MINTS => {
+                let Some(request) = request else { return };
+                let (config, commands) = (config.clone(), commands.clone());
+                going_on.spawn(async move {
+                    let result = token_request::mint(&config, &request).await;
+                    // An executor that has ended needs no answers.
+                    drop(commands.send(Command::TokenMinted { id: request.id, result }).await);
+                });
+            }
+            Some(ended) = going_on.join_next() => {
+                if let Err(broken) = ended {
+                    error!(%broken, "asking for a token broke");
                 }
             }
         }

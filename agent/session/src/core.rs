@@ -16,6 +16,7 @@ use crate::blob_fetch::BlobRequest;
 use crate::from_wire::{self, Blame, WireError};
 use crate::inventory::Inventory;
 use crate::progress_digest::ProgressDigest;
+use crate::token_request::TokenRequest;
 use crate::write_queue::{BadAck, OpKind, WriteQueue};
 
 /// Commands waiting for the executor. Beyond it nothing is read from the manager: an executor that
@@ -40,10 +41,11 @@ pub(crate) struct Core {
     lease_news: Option<BootTime>,
     drain_wished: bool,
     blobs: mpsc::Sender<BlobRequest>,
+    tokens: mpsc::Sender<TokenRequest>,
 }
 
 impl Core {
-    pub(crate) fn new(blobs: mpsc::Sender<BlobRequest>) -> Self {
+    pub(crate) fn new(blobs: mpsc::Sender<BlobRequest>, tokens: mpsc::Sender<TokenRequest>) -> Self {
         Self {
             queue: WriteQueue::default(),
             inventory: Inventory::default(),
@@ -55,6 +57,7 @@ impl Core {
             lease_news: None,
             drain_wished: false,
             blobs,
+            tokens,
         }
     }
 
@@ -102,6 +105,23 @@ impl Core {
                     };
                     warn!(reason = why, "a bundle is not fetched");
                     self.commands.push_back(Command::BlobFetched {
+                        id: refused.into_inner().id,
+                        result: Err(why.into()),
+                    });
+                }
+            }
+            Event::MintToken { id, attempt, audience } => {
+                let request = TokenRequest { id, attempt, audience };
+                if let Err(refused) = self.tokens.try_send(request) {
+                    let why = match &refused {
+                        mpsc::error::TrySendError::Full(_) => {
+                            "too many tokens are asked for at the same time; it is tried again"
+                        }
+                        // The agent is about to leave for it.
+                        mpsc::error::TrySendError::Closed(_) => "the part of this agent that asks for tokens has ended",
+                    };
+                    warn!(reason = why, "a token is not asked for");
+                    self.commands.push_back(Command::TokenMinted {
                         id: refused.into_inner().id,
                         result: Err(why.into()),
                     });
@@ -290,7 +310,7 @@ mod tests {
     #[test]
     fn a_fetcher_that_is_busy_and_one_that_has_ended_are_told_apart() {
         let (blobs, fetcher) = mpsc::channel(1);
-        let mut core = Core::new(blobs);
+        let mut core = Core::new(blobs, mpsc::channel(1).0);
         assert_eq!(fetch(&mut core, 1), None, "it waits for the fetcher");
         let busy = fetch(&mut core, 2).expect("answered at once");
         assert!(busy.contains("too many bundles"), "{busy}");

@@ -15,6 +15,7 @@ mod core;
 pub mod bulk;
 mod log_upload;
 mod blob_fetch;
+mod token_request;
 mod dial;
 
 pub mod config;

@@ -25,6 +25,7 @@ use crate::core::Core;
 use crate::dial::{DialError, dial};
 use crate::inventory::Grant;
 use crate::to_wire;
+use crate::token_request::TokenRequest;
 
 pub use crate::conversation::Stage;
 
@@ -81,6 +82,8 @@ pub struct SessionPorts {
     pub commands: mpsc::Sender<Command>,
     /// To [`crate::bulk::fetch_blobs`].
     pub blobs: mpsc::Sender<BlobRequest>,
+    /// To [`crate::bulk::mint_tokens`].
+    pub tokens: mpsc::Sender<TokenRequest>,
     /// What the agent offers; changes are sent on.
     pub capabilities: watch::Receiver<Capabilities>,
     /// Its bytes not yet acknowledged are reported with every heartbeat.
@@ -107,6 +110,7 @@ impl Session {
             events,
             commands,
             blobs,
+            tokens,
             capabilities,
             spool,
             stage,
@@ -122,7 +126,7 @@ impl Session {
         };
         Self {
             config,
-            core: Core::new(blobs),
+            core: Core::new(blobs, tokens),
             ports,
             state,
         }

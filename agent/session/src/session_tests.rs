@@ -32,6 +32,7 @@ impl Agent {
         let (events, events_in) = mpsc::channel(64);
         let (commands_out, commands) = mpsc::channel(64);
         let (blobs, _) = mpsc::channel(1);
+        let (tokens, _) = mpsc::channel(1);
         let (stage, stage_in) = watch::channel(Stage::Serving);
         let (capabilities, capabilities_in) = watch::channel(Capabilities {
             slots: 3,
@@ -42,6 +43,7 @@ impl Agent {
             events: events_in,
             commands: commands_out,
             blobs,
+            tokens,
             capabilities: capabilities_in,
             spool: Spool::open(SpoolConfig::in_folder(folder.path())).expect("spool"),
             stage: stage_in,

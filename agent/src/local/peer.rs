@@ -93,6 +93,11 @@ impl Peer {
                 let result = self.copy(&blob.sha256, &path);
                 Ok(Some(Command::BlobFetched { id, result }))
             }
+            Event::MintToken { id, .. } => {
+                let why = "a local run has no manager that could vouch for it: leave out spec.aws.oidc, and begin with the agent's own identity";
+                let result = Err(why.to_owned());
+                Ok(Some(Command::TokenMinted { id, result }))
+            }
             Event::Progress { steps, .. } => {
                 self.printer.progress(&steps);
                 Ok(None)

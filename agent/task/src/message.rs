@@ -2,6 +2,7 @@
 //! supervisor carries these values between them, and `deputy-agent task` answers them itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::outcome::{Completion, Failure};
 use crate::progress::StepProgress;
 use crate::record::Record;
 
-/// Names one [`Event::Write`] or [`Event::FetchBlob`] until it is answered. Unique per process.
+/// Names one [`Event::Write`], [`Event::FetchBlob`] or [`Event::MintToken`] until it is answered. Unique per process.
 pub type RequestId = u64;
 
 /// A task offered to this agent, checked.
@@ -46,6 +47,17 @@ pub struct BlobRef {
     pub sha256: String,
     /// Bytes.
     pub size_bytes: u64,
+}
+
+/// An OIDC token about an attempt. Whoever has it can be the attempt for some minutes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MintedToken(pub String);
+
+/// Shows nothing of the token.
+impl fmt::Debug for MintedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MintedToken(…)")
+    }
 }
 
 /// One journaled operation.
@@ -120,6 +132,15 @@ pub enum Event {
         /// Where to. The file does not exist yet.
         path: PathBuf,
     },
+    /// Have the manager vouch for an attempt; answered by [`Command::TokenMinted`].
+    MintToken {
+        /// Answered with the same id.
+        id: RequestId,
+        /// The attempt that the token is about.
+        attempt: AttemptRef,
+        /// Whom it is for; empty for the manager's default.
+        audience: String,
+    },
     /// The last message of this attempt was refused, and there is none other to give: it is held no more,
     /// so that the manager can find it lost.
     GivenUp {
@@ -148,6 +169,13 @@ pub enum Command {
         id: RequestId,
         /// The answer.
         result: Result<(), String>,
+    },
+    /// Answers [`Event::MintToken`]; the error is for people.
+    TokenMinted {
+        /// The request.
+        id: RequestId,
+        /// The answer.
+        result: Result<MintedToken, String>,
     },
     /// Somebody wishes the task to be cancelled.
     Cancel {

@@ -205,6 +205,7 @@ fn rule_of(new: NewJoinRule) -> Result<v1::JoinRule, CliError> {
             jwks,
             namespace: new.namespace.unwrap_or_default(),
             service_account: new.service_account.unwrap_or_default(),
+            ..v1::KubernetesRule::default()
         })
     } else {
         Proof::Token(v1::TokenRule {})

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::context::{Answers, Context};
 use super::trust::not_done;
-use super::{blob, push_logs};
+use super::{blob, mint, push_logs};
 use crate::auth::caller::{self, Caller};
 use crate::dispatcher::Outbound;
 use crate::dispatcher::inbound::{Inbound, SessionId};
@@ -159,8 +159,11 @@ impl Agent for AgentService {
         Err(Status::unimplemented("Exchange is reserved; use Session"))
     }
 
-    async fn mint_token(&self, _: Request<v1::MintTokenRequest>) -> Result<Response<v1::MintTokenResponse>, Status> {
-        Err(Status::unimplemented("MintToken is reserved"))
+    async fn mint_token(
+        &self,
+        request: Request<v1::MintTokenRequest>,
+    ) -> Result<Response<v1::MintTokenResponse>, Status> {
+        mint::mint(&self.context, request.into_inner()).await.map(Response::new)
     }
 
     async fn renew_certificate(

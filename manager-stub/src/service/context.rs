@@ -15,6 +15,7 @@ use crate::blob_store::BlobStore;
 use crate::dispatcher::DispatcherHandle;
 use crate::dispatcher::inbound::Refused;
 use crate::log_store::{LogStoreHandle, SegmentReader};
+use crate::oidc::issuer::Issuer;
 use crate::registry::Registry;
 use crate::store::contract::{Reads, StoreError, TaskRow};
 use crate::store::op::Missed;
@@ -55,6 +56,8 @@ pub struct Context {
     pub registry: Registry,
     /// What certificates are made with.
     pub trust: Trust,
+    /// Mints tokens about attempts; none if the manager is no issuer.
+    pub issuer: Option<Arc<Issuer>>,
     /// Owns what the services spawn.
     pub tracker: TaskTracker,
     /// Cancelled when the manager ends.

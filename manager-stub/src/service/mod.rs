@@ -3,6 +3,7 @@
 mod agent;
 mod enrollment;
 mod push_logs;
+mod mint;
 mod tasks;
 mod submission;
 mod explanation;

@@ -15,6 +15,7 @@ use prost::Message;
 
 use super::clock::StoreTime;
 use super::contract::{EventQuery, ListQuery, Reads, Store};
+use super::oidc_key::OidcKeyRow;
 use super::op::{Change, InstanceRow, LogExtent, Missed, Op, OpResult, TrustChange, TrustRow, Verdict, Write};
 use super::task::{Needs, Resolve, TaskHead, TaskKey, TaskSpec};
 
@@ -202,7 +203,7 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 18] = [
+pub(super) const SUITE: [(&str, Test); 19] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -237,6 +238,10 @@ pub(super) const SUITE: [(&str, Test); 18] = [
     ("leases are never shortened, and a wished drain is kept", leases),
     ("a log grows only at its committed end", logs),
     ("an intent written again is granted anew", renewed_intents),
+    (
+        "signing keys of the OIDC issuer are kept in order",
+        oidc_keys_are_kept_in_the_order_in_which_they_sign,
+    ),
     ("everything answered is there after opening again", reopening),
     (
         "trust is changed whole and only as it was seen",
@@ -888,6 +893,30 @@ fn trust_is_changed_whole_and_only_as_it_was_seen(bench: &mut Bench) {
         body: Bytes::from_static(b"1"),
     };
     assert_eq!(bench.reads().trust().expect("read"), [row]);
+}
+
+fn oidc_key(kid: &str, signs_from_ms: i64) -> OidcKeyRow {
+    OidcKeyRow {
+        kid: kid.into(),
+        pkcs8: vec![1, 2, 3],
+        created_ms: 1,
+        signs_from_ms,
+    }
+}
+
+fn oidc_keys_are_kept_in_the_order_in_which_they_sign(bench: &mut Bench) {
+    for (kid, signs_from_ms) in [("b", 20), ("a", 10), ("b", 30)] {
+        bench.one(Op::PutOidcKey(Box::new(oidc_key(kid, signs_from_ms))));
+    }
+    bench.reopen();
+    let kept = bench.reads().oidc_keys().expect("read");
+    assert_eq!(
+        kept,
+        [oidc_key("a", 10), oidc_key("b", 20)],
+        "a key that is there is not changed"
+    );
+    bench.one(Op::ForgetOidcKey { kid: "a".into() });
+    assert_eq!(bench.reads().oidc_keys().expect("read"), [oidc_key("b", 20)]);
 }
 
 fn reopening(bench: &mut Bench) {

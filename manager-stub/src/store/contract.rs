@@ -10,6 +10,7 @@ use deputy_task::state::TaskState;
 
 use super::clock::StoreTime;
 use super::event::{Event, Sequence};
+use super::oidc_key::OidcKeyRow;
 use super::op::{Applied, InstanceRow, LogExtent, Op, TrustRow};
 use super::task::{TaskHead, TaskKey, TaskSpec};
 
@@ -60,6 +61,8 @@ pub trait Reads: Send + Sync {
     fn trust(&self) -> Result<Vec<TrustRow>, StoreError>;
     /// The size of a blob.
     fn blob(&self, project: &Project, sha256: &str) -> Result<Option<u64>, StoreError>;
+    /// The signing keys of the OIDC issuer, in the order in which they sign.
+    fn oidc_keys(&self) -> Result<Vec<OidcKeyRow>, StoreError>;
 }
 
 /// What is known about a store.

@@ -18,5 +18,6 @@ pub mod rules;
 pub mod op;
 pub mod journal;
 pub mod event;
+pub mod oidc_key;
 pub mod task;
 pub mod clock;

@@ -10,6 +10,7 @@ use deputy_task::id::{AgentId, InstanceId, Project, TaskId};
 
 use super::clock::StoreTime;
 use super::event::Sequence;
+use super::oidc_key::OidcKeyRow;
 use super::task::{Resolve, TaskHead, TaskKey, TaskSpec};
 
 /// One operation.
@@ -87,6 +88,13 @@ pub enum Op {
     /// Change what the manager remembers of people, rules and agents: all of it or nothing. Answered by
     /// [`OpResult::Done`], or by [`Missed::NotNow`] if something is not what the caller saw.
     Trust(Vec<TrustChange>),
+    /// Keep a signing key of the OIDC issuer; its own, whatever the project. Answered by [`OpResult::Done`].
+    PutOidcKey(Box<OidcKeyRow>),
+    /// Forget a signing key of the OIDC issuer. Answered by [`OpResult::Done`].
+    ForgetOidcKey {
+        /// Its id.
+        kid: String,
+    },
     /// Forget instances whose lease ended before then and that no live task names.
     ForgetInstances {
         /// Before when.

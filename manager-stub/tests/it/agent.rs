@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use deputy_manager::dispatcher::timing::Timing;
-use deputy_manager::server::{Manager, Settings};
+use deputy_manager::server::{Manager, OidcSettings, Settings};
 use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_proto::v1::fleet_client::FleetClient;
@@ -24,6 +24,7 @@ pub(crate) struct World {
     pub(crate) manager: Option<Manager>,
     pub(crate) folder: tempfile::TempDir,
     timing: Timing,
+    oidc: Option<OidcSettings>,
     requests: AtomicU32,
 }
 
@@ -40,11 +41,17 @@ pub(crate) fn quick() -> Timing {
 
 impl World {
     pub(crate) async fn start(timing: Timing) -> Self {
+        Self::start_with(timing, None).await
+    }
+
+    /// With a manager that vouches for attempts.
+    pub(crate) async fn start_with(timing: Timing, oidc: Option<OidcSettings>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut world = Self {
             manager: None,
             folder,
             timing,
+            oidc,
             requests: AtomicU32::new(0),
         };
         world.boot().await;
@@ -54,6 +61,7 @@ impl World {
     pub(crate) async fn boot(&mut self) {
         let mut settings = Settings::on_loopback(self.folder.path().to_owned());
         settings.timing = self.timing.clone();
+        settings.oidc = self.oidc.clone();
         self.manager = Some(Manager::start(settings).await.expect("the manager starts"));
     }
 

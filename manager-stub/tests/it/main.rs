@@ -8,6 +8,7 @@ mod joining;
 mod journal;
 mod logs;
 mod loss;
+mod oidc;
 mod program;
 mod secured;
 mod sessions;

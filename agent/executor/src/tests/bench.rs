@@ -184,7 +184,7 @@ impl Bench {
                 Event::Progress { steps, .. } => self.progress.extend(steps.iter().cloned()),
                 Event::Write { .. } => self.writes += 1,
                 Event::GivenUp { .. } => self.given_up += 1,
-                Event::FetchBlob { .. } | Event::FreeSlots(_) => {}
+                Event::FetchBlob { .. } | Event::MintToken { .. } | Event::FreeSlots(_) => {}
             }
             if crash == Some(Crash::WriteLost(self.writes)) {
                 return true;
@@ -249,7 +249,11 @@ fn topic(event: &Event) -> (Option<String>, bool) {
             ..
         } => (Some("complete".into()), true),
         Event::Write { .. } => (Some("release".into()), true),
-        Event::Progress { .. } | Event::FetchBlob { .. } | Event::GivenUp { .. } | Event::FreeSlots(_) => (None, false),
+        Event::Progress { .. }
+        | Event::FetchBlob { .. }
+        | Event::MintToken { .. }
+        | Event::GivenUp { .. }
+        | Event::FreeSlots(_) => (None, false),
     }
 }
 

@@ -25,7 +25,7 @@ pub use aws::{EcsDocument, ecs_spelling};
 pub use backoff::{BackoffSpec, Delays};
 pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
-pub use model::{AwsSpec, Document, Inputs, Metadata, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
+pub use model::{AwsSpec, Document, Inputs, Metadata, OidcRole, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
 pub use origin::SourceKind;
 pub use read::{ReadDocument, read, read_values, validate};
 pub use shape::{schema, schema_text};

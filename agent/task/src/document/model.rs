@@ -118,13 +118,28 @@ pub enum InputType {
 pub struct AwsSpec {
     /// For example `eu-west-1`.
     pub region: String,
-    /// Roles to assume one after the other; empty means the agent's own identity.
+    /// Begin with a role that the manager's OIDC token about this attempt is exchanged for, and not with the agent's
+    /// own identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcRole>,
+    /// Roles to assume one after the other; empty means the agent's own identity, or that of `oidc`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assume_role: Vec<RoleHop>,
     /// How AWS calls that were throttled, or not answered, are made again. Default: `fullJitter` with a base of
     /// 500 ms and 5 retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffSpec>,
+}
+
+/// The role that a token of the manager is exchanged for (AssumeRoleWithWebIdentity).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OidcRole {
+    /// `arn:aws:iam::222222222222:role/deployer`; its trust policy names the manager's issuer.
+    pub role_arn: String,
+    /// Whom the token is for; default: the manager's, `sts.amazonaws.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
 }
 
 /// One hop of a role chain.

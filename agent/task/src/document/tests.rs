@@ -77,6 +77,31 @@ fn what_is_outside_the_steps_is_resolved_before_queueing() {
 }
 
 #[test]
+fn keys_of_aws_are_refused_at_their_place() {
+    let text = task(&format!(
+        "  aws:\n    region: eu-west-1\n    accessKeyId: AKIA\n    aws_secret_access_key: x\n    assumeRole: [ {{ roleArn: 'arn:aws:iam::222222222222:role/x', sessionToken: y }} ]\n{ONE_STEP}"
+    ));
+    insta::assert_snapshot!(read_text(&text, json!({})).expect_err("keys"));
+    let text = task(
+        "  steps:\n    - { name: one, shell: { run: 'true', env: { AWS_SESSION_TOKEN: x, SESSION_TOKEN: y } } }\n",
+    );
+    insta::assert_snapshot!(read_text(&text, json!({})).expect_err("a key"));
+}
+
+#[test]
+fn a_chain_may_begin_with_a_token_of_the_manager() {
+    let oidc = |role: &str, duration: &str| {
+        task(&format!(
+            "  aws:\n    region: eu-west-1\n    oidc: {{ roleArn: '{role}' }}\n    assumeRole: [ {{ roleArn: 'arn:aws:iam::222222222222:role/x', duration: {duration} }} ]\n{ONE_STEP}"
+        ))
+    };
+    let good = read_text(&oidc("arn:aws:iam::222222222222:role/first", "1h"), json!({})).expect("good");
+    let aws = good.checked.document.spec.aws.expect("aws");
+    assert_eq!(aws.oidc.expect("oidc").role_arn, "arn:aws:iam::222222222222:role/first");
+    insta::assert_snapshot!(read_text(&oidc("first", "2h"), json!({})).expect_err("no role, and too long"));
+}
+
+#[test]
 fn yaml_of_old_does_not_surprise() {
     let text = task(
         "  steps:\n    - name: one\n      shell:\n        run: 'true'\n        env: { A: yes, B: on, C: 012345678901, D: 1:30, E: 0x1F, F: .5, G: 1_000, H: !!str 5, I: '~' }\n",

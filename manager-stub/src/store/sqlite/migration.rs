@@ -5,11 +5,12 @@ use rusqlite::Connection;
 use crate::store::contract::StoreError;
 
 /// Applied in order; the database remembers the number of the last one in `user_version`.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("0001_first.sql"),
     include_str!("0002_kept_wishes.sql"),
     include_str!("0003_losses.sql"),
     include_str!("0004_trust.sql"),
+    include_str!("0006_oidc_keys.sql"),
 ];
 
 /// Brings the database to the newest schema.

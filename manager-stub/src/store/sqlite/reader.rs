@@ -19,6 +19,7 @@ use super::{open, trust_rows, writer_rows};
 use crate::store::clock::StoreTime;
 use crate::store::contract::{EventQuery, ListQuery, LogStreamRow, Meta, Reads, StoreError, TaskRow};
 use crate::store::event::{Event, Sequence};
+use crate::store::oidc_key::OidcKeyRow;
 use crate::store::op::{InstanceRow, LogExtent, TrustRow};
 use crate::store::task::{TaskKey, TaskSpec};
 
@@ -352,6 +353,23 @@ impl Reads for SqliteReads {
                 connection.prepare_cached("SELECT size_bytes FROM blob WHERE project = ?1 AND sha256 = ?2")?;
             let mut found = statement.query((project.as_str(), sha256))?;
             found.next()?.map(|row| rows::unsigned(row, 0)).transpose()
+        })
+    }
+
+    fn oidc_keys(&self) -> Result<Vec<OidcKeyRow>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT kid, pkcs8, created_ms, signs_from_ms FROM oidc_key ORDER BY signs_from_ms, kid",
+            )?;
+            let keys = statement.query_map([], |row| {
+                Ok(OidcKeyRow {
+                    kid: row.get(0)?,
+                    pkcs8: row.get(1)?,
+                    created_ms: row.get(2)?,
+                    signs_from_ms: row.get(3)?,
+                })
+            })?;
+            Ok(keys.collect::<Result<_, _>>()?)
         })
     }
 }

@@ -185,6 +185,14 @@ impl SqliteStore {
                 Ok(OpResult::Done)
             }
             Op::Trust(changes) => trust_rows::apply(&self.connection, &changes),
+            Op::PutOidcKey(row) => {
+                writer_rows::put_oidc_key(&self.connection, &row)?;
+                Ok(OpResult::Done)
+            }
+            Op::ForgetOidcKey { kid } => {
+                writer_rows::forget_oidc_key(&self.connection, &kid)?;
+                Ok(OpResult::Done)
+            }
             Op::ForgetInstances { before } => {
                 writer_rows::forget_instances(&self.connection, before)?;
                 Ok(OpResult::Done)

@@ -15,6 +15,7 @@ use crate::store::clock::StoreTime;
 use crate::store::contract::StoreError;
 use crate::store::event::{NewEvent, Sequence};
 use crate::store::journal::Journal;
+use crate::store::oidc_key::OidcKeyRow;
 use crate::store::op::{InstanceRow, LogExtent};
 use crate::store::task::{TaskHead, TaskKey, TaskSpec};
 
@@ -362,6 +363,22 @@ pub(super) fn append_log(connection: &Connection, extent: &LogExtent) -> Result<
             extent.crc32,
             extent.complete,
         ))?;
+    Ok(())
+}
+
+pub(super) fn put_oidc_key(connection: &Connection, row: &OidcKeyRow) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO oidc_key (kid, pkcs8, created_ms, signs_from_ms) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute((&row.kid, &row.pkcs8, row.created_ms, row.signs_from_ms))?;
+    Ok(())
+}
+
+pub(super) fn forget_oidc_key(connection: &Connection, kid: &str) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("DELETE FROM oidc_key WHERE kid = ?1")?
+        .execute([kid])?;
     Ok(())
 }
 

@@ -202,6 +202,13 @@ impl<'a> Check<'a> {
         if let Some(backoff) = aws.get("backoff") {
             self.backoff(backoff);
         }
+        let oidc = aws.get("oidc");
+        if let Some(arn) = oidc.and_then(|oidc| oidc.get("roleArn")) {
+            self.role_arn(arn);
+        }
+        if let Some(audience) = oidc.and_then(|oidc| oidc.get("audience")) {
+            self.not_empty(audience, "the audience of a token");
+        }
         for (index, hop) in aws
             .get("assumeRole")
             .map(Node::items)
@@ -230,9 +237,10 @@ impl<'a> Check<'a> {
             if let Some(node) = hop.get("duration")
                 && let Some(length) = self.duration(node)
             {
-                let longest = if index == 0 { 12 * 3600 } else { 3600 };
+                let is_first = index == 0 && oidc.is_none();
+                let longest = if is_first { 12 * 3600 } else { 3600 };
                 if length < Duration::from_secs(900) || length > Duration::from_secs(longest) {
-                    let hint = if index == 0 {
+                    let hint = if is_first {
                         "15m to 12h"
                     } else {
                         "from the second role of a chain on, AWS allows 15m to 1h"

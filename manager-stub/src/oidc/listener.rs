@@ -1,0 +1,223 @@
+//! Serves the discovery document and the key set, and nothing else, on a listener of its own. Both are public: AWS reads
+//! them. Without TLS, something in front of it has the issuer's certificate.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::issuer::{DISCOVERY_PATH, Issuer, KEYS_PATH};
+
+/// Connections at the same time; more wait to be accepted.
+const CONNECTIONS: usize = 128;
+/// From the first packet of a connection to its last.
+const WITHIN: Duration = Duration::from_secs(20);
+/// A changed certificate is looked for at most this often.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the listener's certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, PEM, leaf first.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+/// The listener cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address cannot be had.
+    #[error("the OIDC issuer cannot listen on {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its certificate cannot be used.
+    #[error("the OIDC issuer's {file} cannot be used: {why}")]
+    Certificate {
+        /// Which file.
+        file: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A listener that has its address and is not serving yet.
+pub struct OidcListener {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<Reloading>>,
+}
+
+/// A certificate that is read again when its file has changed.
+struct Reloading {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    acceptor: TlsAcceptor,
+    changed: Option<SystemTime>,
+    looked: Instant,
+}
+
+impl OidcListener {
+    /// Binds `address`; with `tls`, its certificate must be good now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Self, ListenError> {
+        let tls = tls.map(Reloading::read).transpose()?.map(Arc::new);
+        let bad = |source| ListenError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(bad)?;
+        let address = listener.local_addr().map_err(bad)?;
+        Ok(Self { listener, address, tls })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `ending`; connections are cut then, for they have nothing to lose.
+    pub async fn serve(self, issuer: Arc<Issuer>, ending: CancellationToken) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = ending.cancelled() => return,
+            };
+            while connections.try_join_next().is_some() {}
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the OIDC issuer could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (issuer, tls) = (Arc::clone(&issuer), self.tls.clone());
+            connections.spawn(async move {
+                let _place = place;
+                let served = async {
+                    match tls {
+                        None => answer(stream, issuer).await,
+                        Some(tls) => match tls.acceptor().accept(stream).await {
+                            Ok(stream) => answer(stream, issuer).await,
+                            Err(error) => tracing::debug!(%error, "a caller of the OIDC issuer gave up its handshake"),
+                        },
+                    }
+                };
+                if tokio::time::timeout(WITHIN, served).await.is_err() {
+                    tracing::debug!("a connection to the OIDC issuer was cut after {WITHIN:?}");
+                }
+            });
+        }
+    }
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, issuer: Arc<Issuer>) {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let issuer = Arc::clone(&issuer);
+        async move { Ok::<_, std::convert::Infallible>(respond(&issuer, request.method(), request.uri().path()).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(WITHIN / 2)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection to the OIDC issuer broke");
+    }
+}
+
+async fn respond(issuer: &Issuer, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let below = path.strip_prefix(issuer.config().path());
+    let (status, body) = match (below, *method == Method::GET || *method == Method::HEAD) {
+        (Some(DISCOVERY_PATH), true) => (StatusCode::OK, issuer.discovery()),
+        (Some(KEYS_PATH), true) => (StatusCode::OK, issuer.key_set(SystemTime::now()).await),
+        (Some(DISCOVERY_PATH | KEYS_PATH), false) => (StatusCode::METHOD_NOT_ALLOWED, Bytes::new()),
+        _ => (StatusCode::NOT_FOUND, Bytes::new()),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    // A key is shown long before it signs.
+    headers.insert("cache-control", HeaderValue::from_static("public, max-age=300"));
+    response
+}
+
+impl Reloading {
+    fn read(files: TlsFiles) -> Result<Self, ListenError> {
+        let current = Current {
+            acceptor: acceptor(&files)?,
+            changed: changed(&files),
+            looked: Instant::now(),
+        };
+        Ok(Self {
+            files,
+            current: Mutex::new(current),
+        })
+    }
+
+    /// With the certificate as it is in its file now; the old one as long as the new one cannot be used.
+    fn acceptor(&self) -> TlsAcceptor {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.elapsed() >= LOOKED_AT_EVERY {
+            current.looked = Instant::now();
+            let changed = changed(&self.files);
+            if changed != current.changed {
+                match acceptor(&self.files) {
+                    Ok(acceptor) => (current.acceptor, current.changed) = (acceptor, changed),
+                    Err(error) => tracing::warn!(%error, "the old certificate is used on"),
+                }
+            }
+        }
+        current.acceptor.clone()
+    }
+}
+
+fn changed(files: &TlsFiles) -> Option<SystemTime> {
+    let of = |path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    of(&files.certificate).max(of(&files.key))
+}
+
+fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
+    let bad = |path: &PathBuf, why: String| ListenError::Certificate {
+        file: path.display().to_string(),
+        why,
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| bad(&files.certificate, error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad(&files.key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| bad(&files.certificate, error.to_string()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
