@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use deputy_credentials::Identities;
+use deputy_credentials::join_proof::{self, ProofBinding};
 use deputy_dial::authority::Authority;
 use deputy_dial::url::Transport;
 use deputy_session::identity::Identity;
 use deputy_session::join_proof::{Challenge, JoinProof, ProofSource};
 use deputy_session::membership::{AuthoritySource, Joining, Membership};
 use deputy_task::id::AgentId;
+use deputy_task::outcome::Failure;
 use zeroize::Zeroizing;
 
 use crate::config::checked::{Believed, Config, JoinBy};
@@ -28,6 +31,7 @@ pub(crate) fn membership(
     config: &Config,
     agent_id: &AgentId,
     identity: Option<Identity>,
+    identities: &Identities,
 ) -> Result<Membership, StartupError> {
     let joining = match (config.manager.transport(), &config.believed) {
         (Transport::Clear, _) | (Transport::Tls, None) => None,
@@ -42,7 +46,7 @@ pub(crate) fn membership(
             Some(Joining {
                 authority,
                 trust_domain: config.trust_domain.clone(),
-                proof: proof(&config.join),
+                proof: proof(&config.join, identities),
                 identity,
             })
         }
@@ -66,11 +70,13 @@ fn authority(believed: Believed) -> AuthoritySource {
     })
 }
 
-fn proof(join: &JoinBy) -> Option<Arc<dyn ProofSource>> {
+fn proof(join: &JoinBy, identities: &Identities) -> Option<Arc<dyn ProofSource>> {
     match join {
         JoinBy::Nothing => None,
         JoinBy::Token(token) => Some(Arc::new(TokenText(token.clone()))),
         JoinBy::TokenFile(path) => Some(Arc::new(TokenFile(path.clone()))),
+        JoinBy::Aws => Some(Arc::new(AwsIdentity(identities.clone()))),
+        JoinBy::Kubernetes(path) => Some(Arc::new(ServiceAccount(path.clone()))),
     }
 }
 
@@ -105,6 +111,56 @@ impl ProofSource for TokenFile {
 
     fn lasts(&self) -> bool {
         false
+    }
+}
+
+/// The agent's own AWS identity, which signs for STS in its region.
+struct AwsIdentity(Identities);
+
+#[async_trait]
+impl ProofSource for AwsIdentity {
+    async fn proof(&self, challenge: &Challenge) -> Result<JoinProof, String> {
+        let identity = self.0.own().map_err(|error| told(&error.failure()))?;
+        let binding = ProofBinding {
+            nonce: &challenge.nonce,
+            trust_domain: &challenge.trust_domain,
+            csr_sha256: challenge.csr_sha256,
+        };
+        let signed = join_proof::aws_identity(&identity, &binding).await;
+        let signed = signed.map_err(|failure| told(&failure))?;
+        Ok(JoinProof::AwsIdentity {
+            host: signed.host,
+            authorization: signed.authorization,
+            amz_date: signed.amz_date,
+            security_token: signed.security_token,
+        })
+    }
+
+    fn lasts(&self) -> bool {
+        true
+    }
+}
+
+/// The token of the pod's service account, which the kubelet renews.
+struct ServiceAccount(PathBuf);
+
+#[async_trait]
+impl ProofSource for ServiceAccount {
+    async fn proof(&self, _: &Challenge) -> Result<JoinProof, String> {
+        let token = join_proof::service_account_token(&self.0);
+        token.map(JoinProof::Kubernetes).map_err(|failure| told(&failure))
+    }
+
+    fn lasts(&self) -> bool {
+        true
+    }
+}
+
+fn told(failure: &Failure) -> String {
+    if failure.hint.is_empty() {
+        failure.summary.clone()
+    } else {
+        format!("{}; {}", failure.summary, failure.hint)
     }
 }
 

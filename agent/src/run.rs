@@ -55,7 +55,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         path: root.clone(),
         source: Box::new(source),
     })?;
-    let identities = Identities::new(env);
+    let identities = identities_of(&config, env.clone());
     let ambient = identities.ambient();
     if !ambient.warning.is_empty() {
         tracing::warn!("{}", ambient.warning);
@@ -67,7 +67,8 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         source: Box::new(source),
     })?;
     let identity = kept.as_ref().and_then(|kept| kept.load(agent_id.as_str()));
-    let membership = membership(&config, &agent_id, identity)?;
+    // Joining happens on the session's thread, so it has an HTTP client of its own.
+    let membership = membership(&config, &agent_id, identity, &identities_of(&config, env))?;
     let parts = Parts {
         agent_id,
         membership,
@@ -89,6 +90,14 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     // Whatever still blocks a thread (a read of a dead disk) must not keep the process.
     runtime.shutdown_background();
     exit
+}
+
+/// The agent's own AWS identity, found or named.
+fn identities_of(config: &Config, env: Env) -> Identities {
+    match &config.aws_profile {
+        Some(profile) => Identities::with_profile(env, profile),
+        None => Identities::new(env),
+    }
 }
 
 /// Starts this program anew with another PATH, so that the agent, its report and its children all

@@ -416,11 +416,17 @@ pub(crate) struct NewJoinRule {
     #[arg(long, value_name = "ROLE", requires = "aws_account")]
     pub(crate) aws_role: Option<String>,
     /// By Kubernetes service account: the issuer of its tokens
-    #[arg(long, value_name = "URL", requires_all = ["jwks", "namespace", "service_account"])]
+    #[arg(long, value_name = "URL", requires_all = ["keys", "namespace", "service_account"])]
     pub(crate) issuer: Option<String>,
     /// The issuer's keys, a JSON Web Key Set
-    #[arg(long, value_name = "FILE", requires = "issuer")]
+    #[arg(long, value_name = "FILE", requires = "issuer", group = "keys")]
     pub(crate) jwks: Option<PathBuf>,
+    /// Where the manager finds the issuer's keys instead, for clusters that show them to everybody
+    #[arg(long, value_name = "URL", requires = "issuer", group = "keys")]
+    pub(crate) jwks_url: Option<String>,
+    /// Whose certificates to believe there, PEM; default: what the manager's machine believes
+    #[arg(long, value_name = "FILE", requires = "jwks_url")]
+    pub(crate) jwks_ca: Option<PathBuf>,
     /// The service account's namespace
     #[arg(long, value_name = "NAMESPACE", requires = "issuer")]
     pub(crate) namespace: Option<String>,

@@ -13,6 +13,7 @@ use crate::oidc_flags::OidcFlags;
 use crate::server::{DEFAULT_TRUST_DOMAIN, SecuritySettings, Settings, Transport};
 use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
+use crate::sts_flags::StsFlags;
 use crate::trust::server_tls::CertificateSource;
 
 /// Queues deployment tasks, gives them to agents, and keeps their journals.
@@ -75,6 +76,8 @@ pub(crate) struct RawConfig {
     insecure_loopback: bool,
     #[command(flatten)]
     oidc: OidcFlags,
+    #[command(flatten)]
+    sts: StsFlags,
     /// How log lines are written
     #[arg(
         long,
@@ -168,6 +171,7 @@ impl RawConfig {
                 transport,
                 trust_domain: self.trust_domain,
                 certificate_life: self.certificate_life,
+                aws: self.sts.check()?,
             },
         };
         Ok(Config {
@@ -203,6 +207,23 @@ mod tests {
             .unwrap_or_default();
         assert!(error.contains("shorter than four heartbeats"), "{error}");
         assert!(parse(&["--heartbeat", "250ms", "--lease-ttl", "1s"]).is_ok());
+    }
+
+    #[test]
+    fn signed_identities_are_sent_to_sts_or_to_this_machine() {
+        let error = |arguments: &[&str]| parse(arguments).err().unwrap_or_default();
+        assert!(error(&["--sts-host", "sts.example.com"]).contains("names no region"));
+        assert!(error(&["--sts-endpoint", "http://example.com"]).contains("only a loopback address"));
+        assert!(error(&["--sts-endpoint", "not a url"]).contains("--sts-endpoint"));
+        assert_eq!(
+            error(&[
+                "--sts-host",
+                "sts.eu-west-1.amazonaws.com",
+                "--sts-endpoint",
+                "http://127.0.0.1:4566"
+            ]),
+            ""
+        );
     }
 
     #[test]

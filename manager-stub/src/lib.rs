@@ -9,6 +9,7 @@
 mod program;
 mod config;
 mod oidc_flags;
+mod sts_flags;
 pub mod server;
 pub mod service;
 pub mod auth;

@@ -22,13 +22,14 @@ use crate::data_folder::{self, DataFolderError};
 use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
+use crate::join::aws_identity::AwsVerifier;
 use crate::log_store::{LogStore, SegmentReader};
 use crate::oidc::config::OidcConfig;
 use crate::oidc::issuer::{Issuer, IssuerError};
 use crate::oidc::listener::{ListenError, OidcListener, TlsFiles};
 use crate::registry::{Registry, Scope};
 use crate::service::{
-    AgentService, Context, EnrollmentService, FleetService, TasksService, Trust, UploadLimits, Uploads,
+    AgentService, Context, EnrollmentService, FleetService, Proofs, TasksService, Trust, UploadLimits, Uploads,
 };
 use crate::store::clock::{BootClock, KernelBootClock};
 use crate::store::contract::{Reads, Store, StoreError};
@@ -85,6 +86,8 @@ pub struct SecuritySettings {
     pub trust_domain: String,
     /// How long a client certificate lives.
     pub certificate_life: Duration,
+    /// Who is asked about signed AWS identities.
+    pub aws: AwsVerifier,
 }
 
 /// What is spoken below HTTP/2.
@@ -221,6 +224,7 @@ impl Settings {
                 transport: Transport::InsecureLoopback,
                 trust_domain: DEFAULT_TRUST_DOMAIN.into(),
                 certificate_life: DEFAULT_CERTIFICATE_LIFE,
+                aws: AwsVerifier::default(),
             },
         }
     }
@@ -298,6 +302,10 @@ impl Manager {
                 nonces: Arc::default(),
                 certificate_life: security.certificate_life,
             },
+            proofs: Arc::new(Proofs {
+                aws: security.aws,
+                ..Proofs::default()
+            }),
             issuer: issuer.map(|(issuer, _)| issuer),
             tracker: tracker.clone(),
             ending: ending.clone(),

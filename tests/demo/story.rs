@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use deputy_tests::agent_process::AgentOptions;
-use deputy_tests::cloud::{Cloud, EcsTasks};
+use deputy_tests::cloud::{Cloud, EcsTasks, HOME};
 use deputy_tests::programs::{Tools, workspace};
 use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::world::World;
@@ -58,16 +58,25 @@ fn keep_report(report: &str) -> Result<PathBuf> {
 }
 
 async fn all(told: &mut Told, place: &mut Option<World>, afterwards: Afterwards) -> Result<()> {
-    told.chapter("An emulated AWS with IAM enforced, a manager, two agents")?;
+    told.chapter("An emulated AWS with IAM enforced, a manager, two agents that join by their AWS role")?;
     let cloud = Cloud::start(EcsTasks::Pretended).await?;
     let quick = |options: &mut deputy_tests::manager_process::ManagerOptions| {
         options.heartbeat = Duration::from_millis(500);
         options.lease_ttl = Duration::from_secs(3);
         options.guard = Duration::from_millis(500);
+        options.flags = vec![format!("--sts-endpoint={}", cloud.scenery().endpoint)];
     };
     let world = place.insert(World::builder().cloud(&cloud).manager(quick).start().await?);
-    world.agent(AgentOptions::named("agent-1").label("pool=eu")).await?;
-    world.agent(AgentOptions::named("agent-2").label("pool=eu")).await?;
+    let rule = ["--pool", "eu", "--aws-account", HOME, "--aws-role", "deputy-agent"];
+    deputy(world, &[&["fleet", "join-rule", "create", "home"], &rule[..]].concat()).await?;
+    for id in ["agent-1", "agent-2"] {
+        let options = AgentOptions {
+            join: Some("aws"),
+            ..AgentOptions::named(id)
+        };
+        world.agent(options.label("pool=eu")).await?;
+    }
+    told.say("nothing secret was given to the agents: AWS says who they are, and the rule lets their role in")?;
     told.say(&format!("the agents' own role: {}", cloud.scenery().agent_role))?;
     told.say(&format!(
         "the role they deploy with: {} (asks for an external id)",

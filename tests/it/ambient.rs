@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
-use deputy_tests::cloud::Cloud;
+use deputy_tests::cloud::{Cloud, HOME};
 use deputy_tests::instance_metadata::InstanceMetadata;
 use deputy_tests::service_account::ServiceAccount;
 use deputy_tests::world::World;
@@ -87,6 +87,43 @@ async fn a_pods_identity_begins_a_chain() {
         .expect("an agent");
     let fleet = deploys(&world, "pod").await;
     assert!(fleet.contains("token from a file"), "{fleet}");
+}
+
+/// Guards profiles: read only because the operator named one, with a role by its `source_profile`, and what is said of
+/// one that has no login.
+#[tokio::test]
+async fn a_profile_begins_a_chain_only_where_the_operator_names_it() {
+    let mut world = world().await;
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let config = world.folder().join("aws-config");
+    let role = &cloud.scenery().agent_role;
+    let text = format!(
+        "[profile keys]\naws_access_key_id = {HOME}\naws_secret_access_key = test\n\
+         [profile work]\nrole_arn = {role}\nsource_profile = keys\nrole_session_name = of-a-profile\n\
+         [sso-session people]\nsso_region = eu-west-1\nsso_start_url = https://example.awsapps.com/start\n\
+         [profile person]\nsso_session = people\nsso_account_id = {HOME}\nsso_role_name = deployer\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let environment = |profile: &str| AgentOptions {
+        flags: vec!["--aws-profile".into(), profile.into()],
+        ..surroundings(vec![
+            ("AWS_CONFIG_FILE".into(), config.display().to_string()),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI".into(), String::new()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN".into(), String::new()),
+        ])
+    };
+    world.agent(environment("work")).await.expect("an agent");
+    let fleet = deploys(&world, "profile").await;
+    assert!(fleet.contains("profile work of the shared config files"), "{fleet}");
+
+    world.agents[0].kill().expect("killed");
+    world.agent(environment("person")).await.expect("another agent");
+    let (service, _) = recipe::service(&world, "sso").await;
+    let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+    let (_, failure) = recipe::failure(&world, &task, SOON).await;
+    assert_eq!(failure.class, "aws.profile", "{failure:#?}");
+    assert!(failure.summary.contains("profile person"), "{failure:#?}");
+    assert!(failure.hint.contains("aws sso login"), "{failure:#?}");
 }
 
 /// Guards the instance profile, and what is said where the metadata service gives nothing.

@@ -24,6 +24,7 @@ mod unhealthy;
 mod co_owned;
 mod ambient;
 mod join_proofs;
+mod joining;
 mod oidc;
 mod containers;
 mod chart;

@@ -83,7 +83,7 @@ impl Issuing {
 async fn a_role_that_trusts_the_managers_word_deploys_and_begins_a_chain() {
     let issuing = Issuing::start("vouches.deputy.example.com", &[]).await;
     let host = &issuing.host;
-    let fits = json!({ format!("{host}:aud"): "sts.amazonaws.com", format!("{host}:sub"): "project:default:pool:test:submitter:ADMIN",
+    let fits = json!({ format!("{host}:aud"): "sts.amazonaws.com", format!("{host}:sub"): "project:default:pool:test:submitter:admin",
         "aws:RequestTag/deputy:project": "default" });
     let role = issuing.role("trusts", fits).await;
     let (task, service) = issuing.submit(&format!("oidc: {{ roleArn: '{role}' }}")).await;
@@ -140,13 +140,13 @@ async fn a_token_that_does_not_fit_a_roles_conditions_is_refused_and_explained()
     assert!(
         failure
             .summary
-            .contains("does not accept the token of project:default:pool:test:submitter:ADMIN"),
+            .contains("does not accept the token of project:default:pool:test:submitter:admin"),
         "{failure:#?}"
     );
     assert!(
         failure
             .hint
-            .contains(&format!("{host}:sub = project:default:pool:test:submitter:ADMIN")),
+            .contains(&format!("{host}:sub = project:default:pool:test:submitter:admin")),
         "{failure:#?}"
     );
 

@@ -25,6 +25,8 @@ pub struct AgentOptions {
     pub join_token_file: Option<PathBuf>,
     /// The Cedar policy that it is started with; without one it is started with `--allow-all`.
     pub policy: Policy,
+    /// `--join`; with `aws` it is given no token.
+    pub join: Option<&'static str>,
     /// More environment; wins over what the harness sets.
     pub environment: Vec<(String, String)>,
     /// More arguments.
@@ -198,10 +200,15 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
         .arg(format!("https://{}", link.address()))
         .arg("--ca-file")
         .arg(&start.ca_file)
-        .arg("--join-token-file")
-        .arg(options.join_token_file.as_ref().unwrap_or(&start.join_token))
         .arg("--state-folder")
         .arg(start.folder.join("state"));
+    if let Some(join) = options.join {
+        command.args(["--join", join]);
+    }
+    if options.join != Some("aws") {
+        command.arg("--join-token-file");
+        command.arg(options.join_token_file.as_ref().unwrap_or(&start.join_token));
+    }
     command.args(["--agent-id", id, "--reconnect-base", "100ms", "--reconnect-max", "1s"]);
     command.args(["--log-level", "info,deputy_session=debug,deputy_executor=debug"]);
     command.arg("--work-folder").arg(start.folder.join("work"));

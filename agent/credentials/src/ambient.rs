@@ -20,6 +20,8 @@ pub enum AmbientKind {
     Instance,
     /// Keys in the environment.
     Environment,
+    /// A profile of the shared config files, because the operator named it.
+    Profile,
     /// Something this version cannot use; the description says what.
     Unsupported,
     /// Nothing.
@@ -40,8 +42,8 @@ pub struct Ambient {
 }
 
 impl Ambient {
-    /// Looks at `env` in the order of the AWS SDKs: keys, web identity, container endpoint, instance. Profiles
-    /// are not read.
+    /// Looks at `env` in the order of the AWS SDKs: keys, web identity, container endpoint, instance. A profile is
+    /// never found by itself.
     pub(crate) fn detect(env: &Env, machine: Machine) -> Self {
         match (env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")) {
             (Some(_), Some(_)) => {
@@ -100,6 +102,14 @@ impl Ambient {
             }
             None => Self::new(AmbientKind::None, "none"),
         }
+    }
+
+    /// The operator has said where it comes from: nothing else is looked for.
+    pub(crate) fn profile(name: &str) -> Self {
+        Self::new(
+            AmbientKind::Profile,
+            &format!("profile {name} of the shared config files"),
+        )
     }
 
     fn new(kind: AmbientKind, description: &str) -> Self {

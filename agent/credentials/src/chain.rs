@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_sts::error::SdkError;
@@ -41,6 +42,8 @@ pub(crate) enum Origin {
     Container(Box<EcsCredentialsProvider>, String),
     /// A service account's token. The config names region and HTTP client.
     WebIdentity(Box<WebIdentity>, Box<Paced>),
+    /// A profile of the shared config files, described.
+    Profile(Box<ProfileFileCredentialsProvider>, String),
     /// The metadata of the EC2 instance, described.
     Instance(Box<ImdsCredentialsProvider>, String),
     /// AssumeRole with the credentials of another link. The config names region and HTTP client.
@@ -132,7 +135,7 @@ impl Link {
             Origin::Keys(_) => "the agent's own keys".into(),
             #[cfg(test)]
             Origin::Script(_) => "a script".into(),
-            Origin::Container(_, ambient) | Origin::Instance(_, ambient) => {
+            Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
                 format!("the agent's own identity ({ambient})")
             }
             Origin::WebIdentity(identity, _) => identity.lineage(),
@@ -189,6 +192,10 @@ impl Link {
                 let answer = provider.provide_credentials().await;
                 answer.map_err(|error| self.failed(chain_of(&error)))
             }
+            Origin::Profile(provider, _) => {
+                let answer = provider.provide_credentials().await;
+                answer.map_err(|error| self.failed(chain_of(&error)))
+            }
             Origin::WebIdentity(identity, config) => identity.assume(config).await,
             Origin::Instance(provider, _) => {
                 let answer = provider.provide_credentials().await;
@@ -211,6 +218,10 @@ impl Link {
                 ambient: ambient.clone(),
                 cause,
             },
+            Origin::Profile(_, profile) => CredentialsError::Profile {
+                profile: profile.clone(),
+                cause,
+            },
             Origin::Instance(_, _) => CredentialsError::Instance { cause },
             Origin::WebIdentity(identity, _) => identity.unreachable(cause),
             Origin::Role(_, hop, _) => explain(hop, ("", ""), &Answer::of_transport(cause)),
@@ -225,7 +236,9 @@ impl fmt::Debug for Link {
             Origin::Keys(_) => f.write_str("keys"),
             #[cfg(test)]
             Origin::Script(_) => f.write_str("script"),
-            Origin::Container(_, ambient) | Origin::Instance(_, ambient) => f.write_str(ambient),
+            Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
+                f.write_str(ambient)
+            }
             Origin::WebIdentity(identity, _) => write!(f, "web identity -> {}", identity.role_arn()),
             Origin::Role(parent, hop, _) => write!(f, "{parent:?} -> {}", hop.role_arn),
             Origin::Nothing(error) => write!(f, "{error}"),

@@ -25,6 +25,14 @@ pub enum CredentialsError {
         /// What it answered, or that it did not.
         cause: String,
     },
+    /// The profile that the operator named gave no credentials.
+    #[error("the {profile} gave no AWS identity: {cause}")]
+    Profile {
+        /// Which.
+        profile: String,
+        /// What the SDK says of it.
+        cause: String,
+    },
     /// A token, of the agent's service account or about the attempt, was not exchanged for a role's session.
     #[error("{} could not become {}: {}", .0.who, .0.role, .0.cause)]
     WebIdentity(Box<RefusedToken>),
@@ -104,6 +112,7 @@ impl CredentialsError {
             Self::NoAmbient { .. } => "aws.noIdentity",
             Self::Ambient { .. } => "aws.ambientIdentity",
             Self::Instance { .. } => "aws.instanceIdentity",
+            Self::Profile { .. } => "aws.profile",
             Self::WebIdentity(_) => "aws.webIdentity",
             Self::BadHop { .. } => "aws.badRole",
             Self::AssumeRoleDenied(_) => "aws.assumeRoleDenied",
@@ -128,6 +137,10 @@ impl CredentialsError {
             Self::Instance { .. } => failure.hint(
                 "attach an instance profile; inside a container the instance's HttpPutResponseHopLimit must be 2 or more, \
                  or give the agent an identity of its own (ECS task role, IRSA, EKS Pod Identity)",
+            ),
+            Self::Profile { .. } => failure.hint(
+                "look at the profile in ~/.aws/config and ~/.aws/credentials (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE); \
+                 for SSO, log in anew: aws sso login --profile …",
             ),
             Self::NoAmbient { .. } => failure.hint(
                 "give the agent an ECS task role, IRSA, EKS Pod Identity or an instance profile, or set AWS_ACCESS_KEY_ID and \

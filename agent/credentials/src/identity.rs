@@ -30,6 +30,7 @@ use crate::hop::{Caller as HopCaller, Hop, check_role_arn, session_name_from};
 use crate::http_client;
 use crate::machine::Machine;
 use crate::pace::{Pace, Paced, Tell};
+use crate::profile;
 use crate::rate::{LONGEST_TURN, Rates};
 use crate::refusal::{Refusal, denied, encoded};
 use crate::session::account_of;
@@ -84,6 +85,8 @@ pub struct OidcStart {
 struct Agent {
     env: Env,
     ambient: Ambient,
+    /// The profile that the operator named.
+    profile: Option<String>,
     http: OnceLock<Result<SharedHttpClient, CredentialsError>>,
     ambient_link: OnceLock<Arc<Link>>,
     /// Links in use, by region and hops from the first on; a link nobody holds any more is dropped.
@@ -100,10 +103,21 @@ impl Identities {
     #[must_use]
     pub fn new(env: Env) -> Self {
         let ambient = Ambient::detect(&env, Machine::read());
+        Self::of(env, ambient, None)
+    }
+
+    /// From a profile of the shared config files, because the operator named it; nothing else is looked for.
+    #[must_use]
+    pub fn with_profile(env: Env, profile: &str) -> Self {
+        Self::of(env, Ambient::profile(profile), Some(profile.to_owned()))
+    }
+
+    fn of(env: Env, ambient: Ambient, profile: Option<String>) -> Self {
         Self {
             agent: Arc::new(Agent {
                 env,
                 ambient,
+                profile,
                 http: OnceLock::new(),
                 ambient_link: OnceLock::new(),
                 links: Mutex::new(BTreeMap::new()),
@@ -116,6 +130,18 @@ impl Identities {
     #[must_use]
     pub fn ambient(&self) -> &Ambient {
         &self.agent.ambient
+    }
+
+    /// The agent's own identity, in the region of its environment or, without one, in `us-east-1`.
+    ///
+    /// # Errors
+    /// If `AWS_CA_BUNDLE` cannot be used.
+    pub fn own(&self) -> Result<TaskIdentity, CredentialsError> {
+        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| self.agent.env.get(name))
+            .unwrap_or("us-east-1");
+        self.for_task(region, &[], "deputy-agent")
     }
 
     /// The identity at the end of `hops`, assumed one after the other; no hops: the agent's own.
@@ -400,11 +426,25 @@ impl Agent {
                 let provider = ImdsCredentialsProvider::builder().configure(&metadata_config()).build();
                 Origin::Instance(Box::new(provider), self.ambient.description.clone())
             }
+            AmbientKind::Profile => match self.http() {
+                Ok(http) => {
+                    let name = self.profile.as_deref().unwrap_or("default");
+                    let provider = profile::provider(name, self.own_region(), http);
+                    Origin::Profile(Box::new(provider), self.ambient.description.clone())
+                }
+                Err(error) => Origin::Nothing(error),
+            },
             AmbientKind::WebIdentity => self.web_identity(),
             AmbientKind::Unsupported | AmbientKind::None => Origin::Nothing(CredentialsError::NoAmbient {
                 found: self.ambient.description.clone(),
             }),
         }
+    }
+
+    fn own_region(&self) -> Option<&str> {
+        ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| self.env.get(name))
     }
 
     fn web_identity(&self) -> Origin {
@@ -418,10 +458,9 @@ impl Agent {
             Some(Err(half)) => return nothing(half),
             None => return nothing("no web identity"),
         };
-        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-            .iter()
-            .find_map(|name| self.env.get(name));
-        let region = region.unwrap_or_else(|| region_of_partition(identity.role_arn()));
+        let region = self
+            .own_region()
+            .unwrap_or_else(|| region_of_partition(identity.role_arn()));
         match self.paced(Backoff::default(), String::new(), region) {
             Ok(config) => Origin::WebIdentity(Box::new(identity), Box::new(config)),
             Err(error) => Origin::Nothing(error),

@@ -17,6 +17,7 @@ pub mod identity;
 mod chain;
 pub mod ambient;
 mod web_identity;
+mod profile;
 mod token_file;
 mod sts_host;
 mod session;

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) believed: Option<Believed>,
     pub(crate) trust_domain: Option<String>,
     pub(crate) join: JoinBy,
+    /// None: profiles are not read.
+    pub(crate) aws_profile: Option<String>,
     /// None: generated.
     pub(crate) agent_id: Option<AgentId>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -95,7 +97,14 @@ pub(crate) enum JoinBy {
     Token(Zeroizing<String>),
     /// The join token in this file.
     TokenFile(PathBuf),
+    /// The agent's own AWS identity.
+    Aws,
+    /// The service-account token in this file.
+    Kubernetes(PathBuf),
 }
+
+/// Where a pod's token for its manager is, if nobody says otherwise: docs/configuration.md shows its volume.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/deputy/token";
 
 impl std::fmt::Debug for JoinBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,6 +112,8 @@ impl std::fmt::Debug for JoinBy {
             Self::Nothing => f.write_str("Nothing"),
             Self::Token(_) => f.write_str("Token"),
             Self::TokenFile(path) => write!(f, "TokenFile({})", path.display()),
+            Self::Aws => f.write_str("Aws"),
+            Self::Kubernetes(path) => write!(f, "Kubernetes({})", path.display()),
         }
     }
 }
@@ -227,6 +238,7 @@ impl Config {
             text.parse()
                 .map_err(|_| format!("{text:?} is not an address and a port; write for example 127.0.0.1:8080"))
         });
+        let aws_profile = reader.read(&key::AWS_PROFILE, |text| Ok(text.to_owned()));
         let log = log(reader);
         let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
         let backoff = backoff(reader);
@@ -237,6 +249,7 @@ impl Config {
             believed,
             trust_domain,
             join,
+            aws_profile,
             agent_id,
             labels: labels?,
             slots: slots?,
@@ -290,6 +303,26 @@ fn believed(reader: &mut Reader<'_>, manager: Option<&ManagerUrl>) -> Option<Bel
 fn join_by(reader: &mut Reader<'_>) -> JoinBy {
     let file = reader.read(&key::JOIN_TOKEN_FILE, folder);
     let token = reader.read(&key::JOIN_TOKEN, |text| Ok(Zeroizing::new(text.to_owned())));
+    let how = reader.read(&key::JOIN, |text| match text {
+        "aws" | "kubernetes" | "token" => Ok(text.to_owned()),
+        other => Err(format!(
+            "{other:?} is no way to join; there are aws, kubernetes and token"
+        )),
+    });
+    match (how.as_deref(), &token) {
+        (Some("aws"), None) if file.is_none() => return JoinBy::Aws,
+        (Some("kubernetes"), None) => {
+            return JoinBy::Kubernetes(file.unwrap_or_else(|| SERVICE_ACCOUNT_TOKEN.into()));
+        }
+        (Some("aws" | "kubernetes"), _) => {
+            reader.blame(
+                &key::JOIN,
+                "needs no join token; leave out join_token and, with aws, join_token_file",
+            );
+            return JoinBy::Nothing;
+        }
+        (Some(_) | None, _) => {}
+    }
     match (file, token) {
         (Some(_), Some(_)) => {
             reader.blame(

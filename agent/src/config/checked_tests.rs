@@ -94,6 +94,35 @@ fn with_tls_the_agent_has_to_know_whom_to_believe() {
 }
 
 #[test]
+fn an_agent_joins_by_one_thing() {
+    let joins = |more: &[(&str, &str)]| {
+        let pin = "ab".repeat(32);
+        let mut flags = vec![("manager", "https://m:1"), ("ca_sha256", pin.as_str())];
+        flags.extend(more);
+        Config::check(&collect(&flags, &[], None)).map(|config| format!("{:?}", config.join))
+    };
+    assert_eq!(joins(&[("join", "aws")]).expect("good"), "Aws");
+    let at = |more: &[(&str, &str)]| joins(more).expect("good");
+    assert_eq!(
+        at(&[("join", "kubernetes")]),
+        "Kubernetes(/var/run/secrets/deputy/token)"
+    );
+    assert_eq!(
+        at(&[("join", "kubernetes"), ("join_token_file", "/x")]),
+        "Kubernetes(/x)"
+    );
+    assert_eq!(at(&[("join", "token"), ("join_token_file", "/x")]), "TokenFile(/x)");
+    for bad in [
+        &[("join", "iam")][..],
+        &[("join", "aws"), ("join_token", "dpj_1_2")],
+        &[("join", "aws"), ("join_token_file", "/x")],
+        &[("join", "kubernetes"), ("join_token", "dpj_1_2")],
+    ] {
+        assert!(joins(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let file = "manager = \"http://127.0.0.1:1\"\nslots = 1\ngrace = \"1s\"\ndrain_timeout = \"9s\"\n[labels]\nenv = \"prod\"\npool = \"eu\"\n";
     let raw = collect(

@@ -61,6 +61,18 @@ pub(crate) const JOIN_TOKEN: Key = Key {
     default: None,
     help: "The join token itself. Use the environment variable or join_token_file: a flag is visible to everybody on the machine.",
 };
+pub(crate) const JOIN: Key = Key {
+    name: "join",
+    value: "HOW",
+    default: None,
+    help: "What to join with: aws (the agent's own AWS identity signs) or kubernetes (the pod's service-account token, from join_token_file). Default: a join token, if one is given.",
+};
+pub(crate) const AWS_PROFILE: Key = Key {
+    name: "aws_profile",
+    value: "PROFILE",
+    default: None,
+    help: "Take the agent's own AWS identity from this profile of the shared config files (~/.aws), and look for no other. Default: profiles are not read.",
+};
 pub(crate) const AGENT_ID: Key = Key {
     name: "agent_id",
     value: "ID",
@@ -196,6 +208,8 @@ pub(crate) const KEYS: [&Key; 27] = [
     &TRUST_DOMAIN,
     &JOIN_TOKEN_FILE,
     &JOIN_TOKEN,
+    &JOIN,
+    &AWS_PROFILE,
     &AGENT_ID,
     &LABELS,
     &SLOTS,

@@ -1,5 +1,6 @@
 //! `deputy fleet join-rule`, `join-token` and `token`: who may join and who may call.
 
+use std::path::Path;
 use std::time::Duration;
 
 use deputy_proto::v1;
@@ -196,16 +197,14 @@ fn shown_once(context: &Context, id: &str, about: &str) {
 fn rule_of(new: NewJoinRule) -> Result<v1::JoinRule, CliError> {
     let proof = if let (Some(account), Some(role)) = (new.aws_account, new.aws_role) {
         Proof::AwsIdentity(v1::AwsIdentityRule { account, role })
-    } else if let (Some(issuer), Some(path)) = (new.issuer, new.jwks) {
-        let jwks = std::fs::read_to_string(&path).map_err(|error| {
-            CliError::bad_input(format!("cannot read {} for the issuer's keys", path.display())).caused_by(&error)
-        })?;
+    } else if let Some(issuer) = new.issuer {
         Proof::Kubernetes(v1::KubernetesRule {
             issuer,
-            jwks,
+            jwks: read_file(new.jwks.as_deref(), "the issuer's keys")?,
             namespace: new.namespace.unwrap_or_default(),
             service_account: new.service_account.unwrap_or_default(),
-            ..v1::KubernetesRule::default()
+            jwks_url: new.jwks_url.unwrap_or_default(),
+            jwks_ca_pem: read_file(new.jwks_ca.as_deref(), "the certificates of the keys' server")?,
         })
     } else {
         Proof::Token(v1::TokenRule {})
@@ -216,6 +215,13 @@ fn rule_of(new: NewJoinRule) -> Result<v1::JoinRule, CliError> {
         proof: Some(proof),
         ..v1::JoinRule::default()
     })
+}
+
+/// The text of a file, if one was named.
+fn read_file(path: Option<&Path>, what: &str) -> Result<String, CliError> {
+    let Some(path) = path else { return Ok(String::new()) };
+    std::fs::read_to_string(path)
+        .map_err(|error| CliError::bad_input(format!("cannot read {} for {what}", path.display())).caused_by(&error))
 }
 
 /// Whom a rule lets in, for people.

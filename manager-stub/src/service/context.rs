@@ -14,6 +14,8 @@ use crate::auth::caller;
 use crate::blob_store::BlobStore;
 use crate::dispatcher::DispatcherHandle;
 use crate::dispatcher::inbound::Refused;
+use crate::join::aws_identity::AwsVerifier;
+use crate::join::kubernetes::KubernetesVerifier;
 use crate::log_store::{LogStoreHandle, SegmentReader};
 use crate::oidc::issuer::Issuer;
 use crate::registry::Registry;
@@ -37,6 +39,15 @@ pub struct Trust {
     pub certificate_life: Duration,
 }
 
+/// Who an agent is, by the word of others.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    /// Signed AWS identities.
+    pub aws: AwsVerifier,
+    /// Service-account tokens.
+    pub kubernetes: KubernetesVerifier,
+}
+
 /// What every service has at hand. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -56,6 +67,8 @@ pub struct Context {
     pub registry: Registry,
     /// What certificates are made with.
     pub trust: Trust,
+    /// Who an agent is, by the word of AWS and of clusters.
+    pub proofs: Arc<Proofs>,
     /// Mints tokens about attempts; none if the manager is no issuer.
     pub issuer: Option<Arc<Issuer>>,
     /// Owns what the services spawn.

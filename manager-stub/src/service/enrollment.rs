@@ -1,6 +1,8 @@
 //! The `Enrollment` service: a proof and a signing request in, a certificate out. The only service without credentials;
 //! everything in a request is hostile until it is proved.
 
+use std::time::SystemTime;
+
 use deputy_proto::v1;
 use deputy_proto::v1::enrollment_server::Enrollment;
 use deputy_proto::v1::join_request::Proof;
@@ -11,7 +13,9 @@ use tonic::{Request, Response, Status};
 use super::context::Context;
 use super::trust::not_done;
 use crate::auth::gate::CERTIFICATE_REFUSED;
-use crate::join::{Binding, Proven, Refusal};
+use crate::join::signed_identity::SignedIdentity;
+use crate::join::unproven::{Unproven, UnprovenKind};
+use crate::join::{Binding, Proven};
 use crate::registry::Joining;
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 use crate::trust::peer::{self, PeerName};
@@ -41,15 +45,35 @@ impl EnrollmentService {
     }
 
     /// Which rule lets whom in. One arm per kind of proof.
-    async fn prove(&self, proof: Proof, _binding: &Binding) -> Result<(Proven, Option<String>), Refusal> {
+    async fn prove(&self, proof: Proof, binding: &Binding) -> Result<(Proven, Option<String>), Unproven> {
+        let (proofs, rules) = (&self.context.proofs, self.context.registry.rules());
+        let now = SystemTime::now();
         match proof {
             Proof::Token(v1::TokenProof { token }) => {
-                let (rule, id) = self.context.registry.join_token(&token).map_err(Refusal)?;
+                let (rule, id) = self
+                    .context
+                    .registry
+                    .join_token(&token)
+                    .map_err(|why| Unproven::denied(why, ""))?;
                 let subject = format!("token:{}", rule.name);
                 Ok((Proven { rule, subject }, Some(id)))
             }
-            Proof::AwsIdentity(_) => Err(Refusal("this manager checks no AWS identities".into())),
-            Proof::Kubernetes(_) => Err(Refusal("this manager checks no service-account tokens".into())),
+            Proof::AwsIdentity(proof) => {
+                let proof = SignedIdentity {
+                    host: &proof.host,
+                    authorization: &proof.authorization,
+                    amz_date: &proof.amz_date,
+                    security_token: &proof.security_token,
+                };
+                let proven = proofs.aws.prove(&proof, binding, &rules, now).await?;
+                Ok((proven, None))
+            }
+            Proof::Kubernetes(proof) => {
+                let proven = proofs
+                    .kubernetes
+                    .prove(&proof.token, &binding.trust_domain, &rules, now);
+                Ok((proven.await?, None))
+            }
         }
     }
 }
@@ -86,7 +110,10 @@ impl Enrollment for EnrollmentService {
         };
         let (proven, token) = self.prove(proof, &binding).await.map_err(|refusal| {
             tracing::warn!(agent.id = %agent_id, why = %refusal, "a join was refused");
-            Status::permission_denied(refusal.to_string())
+            match refusal.kind {
+                UnprovenKind::Denied => Status::permission_denied(refusal.to_string()),
+                UnprovenKind::Later => Status::unavailable(refusal.to_string()),
+            }
         })?;
         let issued = self.context.sign(&signing, &proven.rule.pool, &agent_id)?;
         let joining = Joining {

@@ -18,7 +18,7 @@ mod context;
 mod uploads;
 
 pub use agent::AgentService;
-pub use context::{Context, Trust};
+pub use context::{Context, Proofs, Trust};
 pub use enrollment::EnrollmentService;
 pub use fleet::FleetService;
 pub use tasks::TasksService;
