@@ -34,8 +34,8 @@ pub(crate) struct Children {
 /// What is this agent's own: every key that names a file or folder of its own is here.
 pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
     let token = match &config.join {
-        JoinBy::TokenFile(path) => Some(path.as_path()),
-        JoinBy::Nothing | JoinBy::Token(_) => None,
+        JoinBy::TokenFile(path) | JoinBy::Kubernetes(path) => Some(path.as_path()),
+        JoinBy::Nothing | JoinBy::Token(_) | JoinBy::Aws => None,
     };
     let places = [
         Some(root),

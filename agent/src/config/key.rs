@@ -201,7 +201,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 27] = [
+pub(crate) const KEYS: [&Key; 29] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,

@@ -42,7 +42,11 @@ pub(crate) async fn ambient(identities: &Identities, region: &str) -> Vec<Findin
         AmbientKind::Unsupported => {
             return vec![Finding::new(AMBIENT, "source", Verdict::Bad, found.warning.clone())];
         }
-        AmbientKind::Container | AmbientKind::WebIdentity | AmbientKind::Instance | AmbientKind::Environment => {
+        AmbientKind::Container
+        | AmbientKind::WebIdentity
+        | AmbientKind::Instance
+        | AmbientKind::Environment
+        | AmbientKind::Profile => {
             let verdict = if found.warning.is_empty() {
                 Verdict::Good
             } else {
