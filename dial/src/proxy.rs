@@ -87,7 +87,7 @@ impl ProxyRule {
         });
         // What is on this machine is never asked of another.
         let here = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
-        (!passes && !(here && !proxy.is_here())).then_some(proxy)
+        (!passes && (!here || proxy.is_here())).then_some(proxy)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::log_store::{LogStore, SegmentReader};
 use crate::oidc::config::OidcConfig;
 use crate::oidc::issuer::{Issuer, IssuerError};
 use crate::oidc::listener::{ListenError, OidcListener, TlsFiles};
-use crate::registry::{Registry, Scope};
+use crate::registry::{NewGrant, Registry, Scope};
 use crate::service::{
     AgentService, Context, EnrollmentService, FleetService, Proofs, TasksService, Trust, UploadLimits, Uploads,
 };
@@ -423,7 +423,13 @@ async fn first_administrator(registry: &Registry, data: &std::path::Path) -> Res
         why,
     };
     let scopes = vec![Scope::Read, Scope::Submit, Scope::Administer];
-    let made = registry.create_grant("admin".into(), scopes, Vec::new(), 0, "first start".into());
+    let made = registry.create_grant(NewGrant {
+        name: "admin".into(),
+        scopes,
+        projects: Vec::new(),
+        life_ms: 0,
+        created_by: "first start".into(),
+    });
     let (grant, secret) = made.await.map_err(|error| failed(error.to_string()))?;
     if let Err(error) = write_whole(&path, &format!("{secret}\n")) {
         // Nobody has seen it; the next start makes another only if this one is gone.

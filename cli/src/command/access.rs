@@ -88,7 +88,7 @@ pub(super) async fn join_token(context: &mut Context, manager: &Manager, args: J
                     safe(&token.id),
                     safe(&token.rule),
                     uses,
-                    ends(token.expires_at_ms, token.revoked),
+                    standing(token.expires_at_ms, token.revoked.then_some("revoked")),
                     safe(&token.created_by),
                 ]
             };
@@ -137,13 +137,13 @@ pub(super) async fn token(context: &mut Context, manager: &Manager, args: Token)
             let info = answer.info.unwrap_or_default();
             if let (Some(path), Some(key)) = (certificate, key) {
                 key.write(&path, &answer.certificate.unwrap_or_default())?;
-                let line = format!("{} is written, {}", path.display(), ends(info.expires_at_ms, false));
+                let line = format!("{} is written, {}", path.display(), ends(info.expires_at_ms));
                 return context.tell(&[line], || json!({ "file": path, "info": token_json(&info) }));
             }
             shown_once(
                 context,
                 &info.id,
-                &format!("for {}, {}", scopes(&info), ends(info.expires_at_ms, false)),
+                &format!("for {}, {}", scopes(&info), ends(info.expires_at_ms)),
             );
             context.tell(
                 std::slice::from_ref(&answer.token),
@@ -164,7 +164,7 @@ pub(super) async fn token(context: &mut Context, manager: &Manager, args: Token)
                     safe(&token.name),
                     scopes(token),
                     projects,
-                    ends(token.expires_at_ms, token.revoked),
+                    standing(token.expires_at_ms, token.revoked.then_some("revoked")),
                     safe(&token.created_by),
                 ]
             };
@@ -263,12 +263,16 @@ fn scopes(token: &v1::TokenInfo) -> String {
     scope_names(token).join(" ")
 }
 
-fn ends(expires_at_ms: i64, is_revoked: bool) -> String {
-    match (is_revoked, expires_at_ms) {
-        (true, _) => "revoked".to_owned(),
-        (false, 0) => "never ends".to_owned(),
-        (false, at) => moment(at),
+fn ends(expires_at_ms: i64) -> String {
+    match expires_at_ms {
+        0 => "never ends".to_owned(),
+        at => moment(at),
     }
+}
+
+/// When it ends, or that it has been ended.
+fn standing(expires_at_ms: i64, revoked: Option<&str>) -> String {
+    revoked.map_or_else(|| ends(expires_at_ms), str::to_owned)
 }
 
 fn millis(life: Duration) -> i64 {

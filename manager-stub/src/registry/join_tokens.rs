@@ -30,6 +30,15 @@ pub struct JoinToken {
     pub created_by: String,
 }
 
+/// Whether an agent joins with a key that this manager has seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinAttempt {
+    /// It has not.
+    First,
+    /// The answer was lost on its way.
+    Repeated,
+}
+
 impl Remembered for JoinToken {
     const KIND: &'static str = "join-token";
 }
@@ -37,7 +46,7 @@ impl Remembered for JoinToken {
 impl JoinToken {
     /// Why nobody joins by it now; `None` if somebody can. A join that is only repeated, with the same key, takes no use.
     #[must_use]
-    pub fn refusal(&self, now_ms: i64, is_repeated: bool) -> Option<String> {
+    pub fn refusal(&self, now_ms: i64, attempt: JoinAttempt) -> Option<String> {
         let id = &self.id;
         if self.revoked {
             return Some(format!("the join token {id} was revoked"));
@@ -48,7 +57,7 @@ impl JoinToken {
                 self.rule
             ));
         }
-        (self.uses >= self.max_uses && !is_repeated).then(|| {
+        (self.uses >= self.max_uses && attempt == JoinAttempt::First).then(|| {
             format!(
                 "the join token {id} is used up ({} of {} uses); a token is good for the joins it was made for: deputy \
                  fleet join-token create {}",

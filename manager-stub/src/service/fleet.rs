@@ -12,7 +12,7 @@ use super::trust::not_done;
 use crate::auth::caller;
 use crate::dispatcher::inbound::{FleetLine, Inbound};
 use crate::join::JoinRule;
-use crate::registry::{Grant, JoinToken, Scope, Standing};
+use crate::registry::{Grant, JoinToken, NewGrant, Scope, Standing};
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 
 /// A join token is good for so long if nobody says otherwise.
@@ -255,10 +255,13 @@ impl Fleet for FleetService {
             (0, Some(_)) => CERTIFICATE_LIFE_MS,
             (life_ms, _) => life(life_ms)?,
         };
-        let made = self
-            .context
-            .registry
-            .create_grant(name, scopes, projects, life_ms, by());
+        let made = self.context.registry.create_grant(NewGrant {
+            name,
+            scopes,
+            projects,
+            life_ms,
+            created_by: by(),
+        });
         let (grant, secret) = made.await.map_err(not_done)?;
         tracing::info!(token = grant.id, name = grant.name, by = by(), "a token was made");
         Ok(Response::new(v1::CreateTokenResponse {

@@ -126,7 +126,7 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
 
 impl Accepted {
     fn new(stream: Stream, certificate: Option<Arc<peer::PeerCertificate>>) -> Self {
-        let peer = Peer::new(certificate, matches!(stream, Stream::Tls(_)));
+        let peer = Peer::new(certificate);
         Self {
             cut: Box::pin(peer.cut_token().cancelled_owned()),
             peer,

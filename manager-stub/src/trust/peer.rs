@@ -16,8 +16,6 @@ pub struct Peer {
     pub certificate: Option<Arc<PeerCertificate>>,
     /// When the connection was made, Unix milliseconds.
     pub since_ms: i64,
-    /// Is this TLS?
-    pub is_tls: bool,
     wire: Arc<Wire>,
 }
 
@@ -32,11 +30,10 @@ struct Wire {
 impl Peer {
     /// The other end of a new connection.
     #[must_use]
-    pub fn new(certificate: Option<Arc<PeerCertificate>>, is_tls: bool) -> Self {
+    pub fn new(certificate: Option<Arc<PeerCertificate>>) -> Self {
         Self {
             certificate,
             since_ms: millis(unix_now()),
-            is_tls,
             wire: Arc::default(),
         }
     }

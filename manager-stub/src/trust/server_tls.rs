@@ -260,7 +260,7 @@ mod tests {
         let source = write(folder.path(), &authority);
         let (_, other) = authority.server(&[]).expect("made");
         std::fs::write(folder.path().join("tls-key.pem"), other.serialize_pem()).expect("written");
-        let error = config(&authority, source).err().expect("refused");
+        let error = config(&authority, source).expect_err("refused");
         assert!(matches!(error, TlsError::Files { .. }), "{error}");
     }
 }

@@ -1,0 +1,251 @@
+//! Who may join: rules, join tokens, and taking an agent in.
+
+use deputy_task::id::AgentId;
+
+use super::agents::{AgentRecord, Standing};
+use super::book::{BookError, Edit, MAX_ROWS, Registry, missing, recorded, room};
+use super::join_tokens::{JoinAttempt, JoinToken};
+use super::secret;
+use crate::join::{JoinRule, RuleProof};
+use crate::trust::authority::{Issued, millis, unix_now};
+
+/// What join tokens begin with.
+const JOIN_PREFIX: &str = "dpj";
+/// Joins by one token.
+const MAX_USES: u32 = 10_000;
+/// Agents that are remembered.
+const MAX_AGENTS: usize = 100_000;
+
+/// An agent that proved who it is.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// Who it wants to be.
+    pub agent_id: AgentId,
+    /// Who it is.
+    pub subject: String,
+    /// The rule that lets it in.
+    pub rule: JoinRule,
+    /// The join token that it used.
+    pub token: Option<String>,
+}
+
+impl Registry {
+    /// Every join rule, by name.
+    #[must_use]
+    pub fn rules(&self) -> Vec<JoinRule> {
+        self.look(|known| known.rules.all().cloned().collect())
+    }
+
+    /// Makes a join rule.
+    ///
+    /// # Errors
+    /// If there is one of this name, or the store does not take it.
+    pub async fn create_rule(&self, rule: JoinRule) -> Result<(), BookError> {
+        self.change(move |known| {
+            room(known.rules.len(), MAX_ROWS, "join rules")?;
+            if known.rules.get(&rule.name).is_some() {
+                return Err(BookError::Exists(format!(
+                    "there is a join rule {} already; remove it first: deputy fleet join-rule remove {}",
+                    rule.name, rule.name
+                )));
+            }
+            let mut edit = Edit::default();
+            edit.rules.push(known.rules.pending(&rule.name, Some(rule.clone())));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// Removes a join rule and its join tokens.
+    ///
+    /// # Errors
+    /// If there is none, or the store does not take it.
+    pub async fn remove_rule(&self, name: &str) -> Result<(), BookError> {
+        self.change(|known| {
+            known.rules.get(name).ok_or_else(|| missing("join rule", name))?;
+            let mut edit = Edit::default();
+            edit.rules.push(known.rules.pending(name, None));
+            let tokens = known.join_tokens.all().filter(|token| token.rule == name);
+            edit.join_tokens
+                .extend(tokens.map(|token| known.join_tokens.pending(&token.id, None)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// Every join token, oldest first.
+    #[must_use]
+    pub fn join_tokens(&self) -> Vec<JoinToken> {
+        let mut all: Vec<JoinToken> = self.look(|known| known.join_tokens.all().cloned().collect());
+        all.sort_by_key(|token| token.created_at_ms);
+        all
+    }
+
+    /// Makes a join token; answers it with its secret.
+    ///
+    /// # Errors
+    /// If the rule is none for tokens, or the store does not take it.
+    pub async fn create_join_token(
+        &self,
+        rule: &str,
+        uses: u32,
+        life_ms: i64,
+        created_by: String,
+    ) -> Result<(JoinToken, String), BookError> {
+        if !(1..=MAX_USES).contains(&uses) {
+            return Err(BookError::Invalid(format!(
+                "a join token is good for 1 to {MAX_USES} joins"
+            )));
+        }
+        let made = secret::make(JOIN_PREFIX);
+        let now_ms = millis(unix_now());
+        let token = JoinToken {
+            id: made.id.clone(),
+            rule: rule.into(),
+            hashed: made.hashed,
+            max_uses: uses,
+            uses: 0,
+            created_at_ms: now_ms,
+            expires_at_ms: now_ms.saturating_add(life_ms),
+            revoked: false,
+            created_by,
+        };
+        let stored = token.clone();
+        self.change(move |known| {
+            let of = known
+                .rules
+                .get(&stored.rule)
+                .ok_or_else(|| missing("join rule", &stored.rule))?;
+            if of.proof != RuleProof::Token {
+                return Err(BookError::Invalid(format!(
+                    "the join rule {} is not for tokens; make one that is: deputy fleet join-rule create NAME --token",
+                    of.name
+                )));
+            }
+            let mut edit = Edit::default();
+            // What nobody can use any more makes room.
+            let over = known.join_tokens.all().filter(|token| token.expires_at_ms < now_ms);
+            edit.join_tokens
+                .extend(over.map(|token| known.join_tokens.pending(&token.id, None)));
+            room(
+                known.join_tokens.len() - edit.join_tokens.len(),
+                MAX_ROWS,
+                "join tokens",
+            )?;
+            edit.join_tokens
+                .push(known.join_tokens.pending(&stored.id, Some(stored.clone())));
+            Ok((edit, ()))
+        })
+        .await?;
+        Ok((token, made.text))
+    }
+
+    /// Ends a join token.
+    ///
+    /// # Errors
+    /// If there is none, or the store does not take it.
+    pub async fn revoke_join_token(&self, id: &str) -> Result<(), BookError> {
+        self.change(|known| {
+            let token = known.join_tokens.get(id).ok_or_else(|| missing("join token", id))?;
+            let revoked = JoinToken {
+                revoked: true,
+                ..token.clone()
+            };
+            let mut edit = Edit::default();
+            edit.join_tokens.push(known.join_tokens.pending(id, Some(revoked)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// The rule that a join token is for, and its id. Whether it has uses left is decided when the agent joins.
+    ///
+    /// # Errors
+    /// Why it is not good.
+    pub fn join_token(&self, text: &str) -> Result<(JoinRule, String), String> {
+        let unknown = || "the join token is not known to this manager: it may be another's, removed, or cut".to_owned();
+        let (id, secret) = secret::parse(JOIN_PREFIX, text).ok_or_else(unknown)?;
+        self.look(|known| {
+            let token = known.join_tokens.get(id).ok_or_else(unknown)?;
+            if !token.hashed.is_of(secret) {
+                return Err(unknown());
+            }
+            let rule = known.rules.get(&token.rule).ok_or_else(unknown)?;
+            Ok((rule.clone(), token.id.clone()))
+        })
+    }
+
+    /// Takes an agent in with its first certificate.
+    ///
+    /// # Errors
+    /// If it is banned, its id is somebody else's, its token is used up, or the store does not take it.
+    pub async fn join(&self, joining: Joining, issued: &Issued) -> Result<(), BookError> {
+        let certificate = recorded(issued);
+        self.change(move |known| {
+            let now_ms = millis(unix_now());
+            let id = joining.agent_id.as_str();
+            let before = known.agents.get(id);
+            let has_key = |agent: &AgentRecord| agent.certificates.iter().any(|one| one.key == certificate.key);
+            let attempt = if before.is_some_and(has_key) {
+                JoinAttempt::Repeated
+            } else {
+                JoinAttempt::First
+            };
+            let mut edit = Edit::default();
+            if let Some(token) = &joining.token {
+                let token = known
+                    .join_tokens
+                    .get(token)
+                    .ok_or_else(|| missing("join token", token))?;
+                if let Some(why) = token.refusal(now_ms, attempt) {
+                    return Err(BookError::Denied(why));
+                }
+                let used = JoinToken {
+                    uses: token.uses + u32::from(attempt == JoinAttempt::First),
+                    ..token.clone()
+                };
+                edit.join_tokens.push(known.join_tokens.pending(&token.id, Some(used)));
+            }
+            let agent = taken_in(before, &joining, now_ms)?;
+            if before.is_none() {
+                room(known.agents.len(), MAX_AGENTS, "agents")?;
+            }
+            let mut agent = agent;
+            agent.add(certificate.clone());
+            edit.agents.push(known.agents.pending(id, Some(agent)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+}
+
+/// The agent as it is when it has joined.
+fn taken_in(before: Option<&AgentRecord>, joining: &Joining, now_ms: i64) -> Result<AgentRecord, BookError> {
+    let id = joining.agent_id.as_str();
+    let certificates = match before {
+        None => Vec::new(),
+        Some(before) => {
+            if let Standing::Banned { reason } = &before.standing {
+                return Err(BookError::Denied(format!(
+                    "the agent {id} is banned: {reason}; an administrator lifts it with: deputy fleet unban {id}"
+                )));
+            }
+            if before.subject != joining.subject {
+                return Err(BookError::Denied(format!(
+                    "the agent id {id} belongs to {}, and this is {}; give this agent another id",
+                    before.subject, joining.subject
+                )));
+            }
+            before.certificates.clone()
+        }
+    };
+    Ok(AgentRecord {
+        agent_id: id.into(),
+        subject: joining.subject.clone(),
+        rule: joining.rule.name.clone(),
+        pool: joining.rule.pool.clone(),
+        standing: Standing::Active,
+        joined_at_ms: now_ms,
+        certificates,
+    })
+}

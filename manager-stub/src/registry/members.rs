@@ -1,0 +1,161 @@
+//! Agents that have joined: their certificates from the first to the last.
+
+use deputy_task::id::AgentId;
+
+use super::agents::{AgentRecord, Standing, Use};
+use super::book::{BookError, Edit, Registry, missing, recorded};
+use crate::trust::authority::{Issued, millis, unix_now};
+
+/// An expired certificate is exchanged for a new one for so long.
+const EXPIRED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
+
+impl Registry {
+    /// Gives an agent its next certificate.
+    ///
+    /// # Errors
+    /// If it may have none, or the store does not take it.
+    pub async fn renew(&self, agent_id: &str, issued: &Issued) -> Result<(), BookError> {
+        let certificate = recorded(issued);
+        self.change(move |known| {
+            let mut agent = known
+                .agents
+                .get(agent_id)
+                .ok_or_else(|| missing("agent", agent_id))?
+                .clone();
+            if let Some(why) = standing_refusal(&agent) {
+                return Err(BookError::Denied(why));
+            }
+            agent.add(certificate.clone());
+            let mut edit = Edit::default();
+            edit.agents.push(known.agents.pending(agent_id, Some(agent)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// May an agent exchange this expired certificate? Answers the agent.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn expired(&self, agent_id: &str, serial: &str) -> Result<AgentRecord, String> {
+        let now_ms = millis(unix_now());
+        self.look(|known| {
+            let agent = known
+                .agents
+                .get(agent_id)
+                .ok_or_else(|| format!("there is no agent {agent_id}"))?;
+            if let Some(why) = standing_refusal(agent) {
+                return Err(why);
+            }
+            if !agent.subject.starts_with("token:") {
+                return Err(format!(
+                    "the agent {agent_id} joined as {}: it joins again by the same proof",
+                    agent.subject
+                ));
+            }
+            let found = agent.certificates.iter().find(|one| one.serial == serial);
+            let Some(found) = found.filter(|one| !one.revoked && one.superseded_at_ms.is_none()) else {
+                return Err(format!(
+                    "the certificate {serial} of the agent {agent_id} was revoked, or a newer one was used"
+                ));
+            };
+            if now_ms.saturating_sub(found.not_after_ms) > EXPIRED_FOR_MS {
+                return Err(format!(
+                    "the certificate {serial} of the agent {agent_id} expired more than 30 days ago: join again with a \
+                     new join token"
+                ));
+            }
+            Ok(agent.clone())
+        })
+    }
+
+    /// May a certificate be used on this connection?
+    #[must_use]
+    pub fn may_use(&self, agent_id: &str, serial: &str, connected_at_ms: i64) -> Use {
+        self.look(|known| match known.agents.get(agent_id) {
+            Some(agent) => agent.may_use(serial, connected_at_ms, millis(unix_now())),
+            None => Use::Refused(format!("this manager knows no agent {agent_id}")),
+        })
+    }
+
+    /// A certificate was used for the first time: the ones before it end for new connections.
+    ///
+    /// # Errors
+    /// If the store does not take it.
+    pub async fn used(&self, agent_id: &str, serial: &str) -> Result<(), BookError> {
+        self.change(|known| {
+            let mut agent = known
+                .agents
+                .get(agent_id)
+                .ok_or_else(|| missing("agent", agent_id))?
+                .clone();
+            agent.used(serial, millis(unix_now()));
+            let mut edit = Edit::default();
+            edit.agents.push(known.agents.pending(agent_id, Some(agent)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// One agent.
+    #[must_use]
+    pub fn agent(&self, agent_id: &str) -> Option<AgentRecord> {
+        self.look(|known| known.agents.get(agent_id).cloned())
+    }
+
+    /// Ends an agent's certificates, its session and its connections; how many certificates were good.
+    ///
+    /// # Errors
+    /// If there is none, or the store does not take it.
+    pub async fn end(&self, agent_id: &AgentId, standing: Standing) -> Result<u32, BookError> {
+        let (code, reason) = match &standing {
+            Standing::Banned { reason } => ("banned", reason.clone()),
+            Standing::Revoked { reason } => ("revoked", reason.clone()),
+            Standing::Active => return Err(BookError::Invalid("an agent is ended by revoking or banning it".into())),
+        };
+        let id = agent_id.as_str();
+        let ended = self
+            .change(move |known| {
+                let mut agent = known.agents.get(id).ok_or_else(|| missing("agent", id))?.clone();
+                let ended = agent.end(standing.clone(), millis(unix_now()));
+                let mut edit = Edit::default();
+                edit.agents.push(known.agents.pending(id, Some(agent)));
+                Ok((edit, ended))
+            })
+            .await?;
+        self.expel(agent_id, code, reason).await;
+        Ok(ended)
+    }
+
+    /// Lets a banned agent join again.
+    ///
+    /// # Errors
+    /// If it is not banned, or the store does not take it.
+    pub async fn unban(&self, agent_id: &str) -> Result<(), BookError> {
+        self.change(|known| {
+            let agent = known.agents.get(agent_id).ok_or_else(|| missing("agent", agent_id))?;
+            if !matches!(agent.standing, Standing::Banned { .. }) {
+                return Err(BookError::Invalid(format!("the agent {agent_id} is not banned")));
+            }
+            let free = AgentRecord {
+                standing: Standing::Revoked {
+                    reason: "it was banned before; it has to join again".into(),
+                },
+                ..agent.clone()
+            };
+            let mut edit = Edit::default();
+            edit.agents.push(known.agents.pending(agent_id, Some(free)));
+            Ok((edit, ()))
+        })
+        .await
+    }
+}
+
+fn standing_refusal(agent: &AgentRecord) -> Option<String> {
+    let id = &agent.agent_id;
+    match &agent.standing {
+        Standing::Active => None,
+        Standing::Revoked { reason } => Some(format!("the agent {id} was revoked: {reason}")),
+        Standing::Banned { reason } => Some(format!("the agent {id} is banned: {reason}")),
+    }
+}
