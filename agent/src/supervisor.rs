@@ -176,6 +176,9 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     if let Some(warning) = config.policy.warning() {
         warn!(policy = warning, "the agent's policy");
     }
+    if let Err(unusable) = config.signers.names() {
+        warn!(%unusable, "signed tasks are not taken");
+    }
     let session_config = SessionConfig {
         manager: config.manager,
         membership: parts.membership.clone(),
@@ -191,6 +194,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         identities: parts.identities,
         confinement: parts.children.confinement,
         policy: config.policy.clone(),
+        signers: config.signers.clone(),
         agent: AgentFacts {
             id: parts.agent_id.to_string(),
             labels: config.labels,

@@ -8,6 +8,7 @@ mod run;
 mod command;
 mod follow;
 mod client;
+mod signing;
 mod bundle;
 mod values;
 mod usage;

@@ -259,3 +259,62 @@ fn a_local_run_asks_a_policy_only_if_it_is_given_one() {
     let said = String::from_utf8_lossy(&denied.stdout).into_owned() + &String::from_utf8_lossy(&denied.stderr);
     assert!(said.contains("no-shell (line 6)"), "{said}");
 }
+
+/// A key pair in PEM files; the path of the private one.
+fn key(folder: &Path, trusted: &Path, name: &str) -> String {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use base64::Engine;
+    let pem = |label: &str, der: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    };
+    let pair = Ed25519KeyPair::generate().expect("a key");
+    let secret: Pkcs8V1Der<'_> = pair.as_der().expect("der");
+    let private = folder.join(format!("{name}-key.pem"));
+    std::fs::write(&private, pem("PRIVATE KEY", secret.as_ref())).expect("written");
+    let public = pair.public_key().as_der().expect("der");
+    std::fs::create_dir_all(trusted).expect("a folder");
+    std::fs::write(trusted.join(format!("{name}.pem")), pem("PUBLIC KEY", public.as_ref())).expect("written");
+    private.display().to_string()
+}
+
+/// Guards that a task that was signed on the command line runs where a signature is needed, and one that was not, or
+/// by a stranger, does not.
+#[tokio::test]
+async fn only_what_a_trusted_signer_signed_runs_where_a_signature_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (trusted, strangers) = (folder.path().join("trusted"), folder.path().join("strangers"));
+    let good = key(folder.path(), &trusted, "pipeline");
+    let stranger = key(folder.path(), &strangers, "stranger");
+    let rules = folder.path().join("agent.cedar");
+    let text = "@id(\"signed\") permit (principal == Signer::\"pipeline\", action, resource) when { context has signed && context.signed.project == \"default\" };";
+    std::fs::write(&rules, text).expect("written");
+    let mut world = World::builder().start().await.expect("a world");
+    let options = AgentOptions::named("guarded").policy(Policy::File(rules));
+    let options = options.flag("--trusted-signers", trusted.to_str().expect("a path"));
+    world.agent(options).await.expect("an agent");
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::script("signed", "", "", "echo signed and run")).expect("written");
+    let file = file.to_str().expect("a path");
+    let submit = async |more: &[&str]| {
+        let mut arguments = vec!["submit", file, "--wait"];
+        arguments.extend(more);
+        world.deputy(&arguments).await.expect("run")
+    };
+    let ran = submit(&["--sign-key", &good]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}\n{}", world.report());
+    let unsigned = submit(&[]).await;
+    assert_eq!(unsigned.code, Some(5), "{unsigned:?}");
+    let strange = submit(&["--sign-key", &stranger]).await;
+    assert_eq!(strange.code, Some(5), "{strange:?}");
+    let said = strange.stdout + &strange.stderr;
+    assert!(said.contains("by nobody whom this agent trusts"), "{said}");
+    let public = trusted.join("pipeline.pem");
+    let no_key = submit(&["--sign-key", public.to_str().expect("a path")]).await;
+    assert_eq!(no_key.code, Some(2), "{no_key:?}");
+    assert!(
+        no_key.stderr.contains("holds no private key in PKCS#8 PEM"),
+        "{no_key:?}"
+    );
+}

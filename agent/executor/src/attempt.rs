@@ -28,6 +28,7 @@ use crate::environment::{Environment, ExecutorConfig};
 use crate::outbox::{Granted, Outbox, halt_of, turn};
 use crate::replay::Replay;
 use crate::switch::Switch;
+use crate::vouch::{Vouched, vouch};
 use crate::workspace::remove;
 
 /// Everything the attempts of an executor share.
@@ -50,6 +51,8 @@ pub(crate) struct Attempt {
     pub(crate) reference: AttemptRef,
     pub(crate) document: Arc<Document>,
     pub(crate) inputs: Arc<Inputs>,
+    /// Who vouches for the task.
+    pub(crate) vouched: Vouched,
     pub(crate) submitter: String,
     pub(crate) start_deadline: BootTime,
     pub(crate) switch: Arc<Switch>,
@@ -69,14 +72,16 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn new(shared: Arc<Shared>, assignment: Assignment) -> Self {
+        let vouched = vouch(&shared.environment.signers, &assignment);
         // The document was checked before it was queued; its longest duration is the fallback.
-        let timeout = duration::parse(&assignment.document.spec.timeout).unwrap_or(duration::LONGEST);
+        let timeout = duration::parse(&vouched.document.spec.timeout).unwrap_or(duration::LONGEST);
         Self {
             shared,
             reference: assignment.attempt,
-            board: Board::new(&assignment.document.spec.steps),
-            document: assignment.document,
-            inputs: assignment.inputs,
+            board: Board::new(&vouched.document.spec.steps),
+            document: Arc::clone(&vouched.document),
+            inputs: Arc::clone(&vouched.inputs),
+            vouched,
             submitter: assignment.submitter,
             start_deadline: assignment.start_deadline,
             switch: Arc::new(Switch::new()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_logs::Logs;
+use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_task::repair::Steering;
@@ -78,6 +79,8 @@ pub struct Environment {
     pub identities: Identities,
     /// What tasks may do here.
     pub policy: PolicySource,
+    /// Whose signatures count here.
+    pub signers: TrustedSigners,
     /// Who we are.
     pub agent: AgentFacts,
     /// Around the children of every task; `None` where they are not confined: tasks of different tenants then wait

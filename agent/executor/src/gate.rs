@@ -11,6 +11,7 @@ use deputy_task::outcome::Failure;
 
 use crate::arguments::names_of;
 use crate::attempt::Attempt;
+use crate::vouch::Problem;
 
 /// The agent's label that names its pool.
 const POOL: &str = "pool";
@@ -29,9 +30,16 @@ pub(crate) fn admit(attempt: &Attempt) -> Result<(), NotAdmitted> {
     if let Err(unusable) = attempt.policy() {
         return Err(NotAdmitted::NoPolicy(unusable.to_string()));
     }
+    let begun = attempt.replay().has_records();
+    match &attempt.vouched.problem {
+        None => {}
+        Some(Problem::Agent(why)) => return Err(NotAdmitted::NoPolicy(why.clone())),
+        Some(Problem::Task(failure)) if begun => return Err(NotAdmitted::NoPolicy(failure.summary.clone())),
+        Some(Problem::Task(failure)) => return Err(NotAdmitted::Denied(failure.clone())),
+    }
     // What an attempt before this one has changed cannot be refused any more: the run ends with the truth
     // about it, at the step that is denied.
-    if attempt.replay().has_records() {
+    if begun {
         return Ok(());
     }
     let asked = beforehand(&attempt.document.spec, &scope(attempt));
@@ -60,7 +68,12 @@ fn ask(attempt: &Attempt, questions: &[Question]) -> Result<(), Box<Failure>> {
     let policy = attempt
         .policy()
         .map_err(|unusable| Box::new(Failure::new(DENIED, format!("the agent runs nothing: {unusable}"))))?;
-    policy.admit(&asking(attempt), questions)
+    policy.admit(&asking(attempt), questions).map_err(|mut failure| {
+        if let Some(note) = attempt.vouched.note {
+            failure.hint = format!("{note}; {}", failure.hint);
+        }
+        failure
+    })
 }
 
 fn asking(attempt: &Attempt) -> Asking {
@@ -68,7 +81,7 @@ fn asking(attempt: &Attempt) -> Asking {
     Asking {
         agent: agent.id.clone(),
         pool: agent.labels.get(POOL).cloned().unwrap_or_default(),
-        signer: None,
+        signer: attempt.vouched.signer.clone(),
         said: Said {
             project: attempt.reference.project.to_string(),
             task: attempt.document.metadata.name.clone(),

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod source;
+pub mod signers;
 pub mod policy;
 pub mod rule;
 mod request;

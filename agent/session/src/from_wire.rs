@@ -222,6 +222,7 @@ pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<
         attempt,
         document: Arc::new(checked.document),
         inputs: Arc::new(checked.inputs),
+        signed: checked.signed.map(|signed| Arc::new(*signed)),
         submitter: wire.submitter,
         journal,
         start_deadline: received_at.after(Duration::from_millis(wire.start_deadline_ms.into())),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use deputy_dial::authority::Authority;
 use deputy_dial::proxy::ProxyRule;
 use deputy_dial::url::{ManagerUrl, Transport};
+use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_session::backoff::Backoff;
 use deputy_task::document::duration;
@@ -45,6 +46,7 @@ pub(crate) struct Config {
     pub(crate) state_folder: Option<PathBuf>,
     pub(crate) policy: PolicySource,
     pub(crate) secrets_folder: Option<PathBuf>,
+    pub(crate) signers: TrustedSigners,
     pub(crate) spool_limit_bytes: u64,
     pub(crate) spool_task_limit_bytes: u64,
     pub(crate) grace: Duration,
@@ -214,6 +216,7 @@ impl Config {
         let state_folder = reader.read(&key::STATE_FOLDER, folder);
         let policy = policy(reader);
         let secrets_folder = reader.read(&key::SECRETS_FOLDER, folder);
+        let signers = reader.read(&key::TRUSTED_SIGNERS, folder);
         let spool_limit_bytes = reader.size(&key::SPOOL_LIMIT);
         let spool_task_limit_bytes = reader.size(&key::SPOOL_TASK_LIMIT);
         if let (Some(all), Some(one)) = (spool_limit_bytes, spool_task_limit_bytes)
@@ -257,6 +260,7 @@ impl Config {
             state_folder,
             policy: policy?,
             secrets_folder,
+            signers: signers.map_or_else(TrustedSigners::default, TrustedSigners::at),
             spool_limit_bytes: spool_limit_bytes?,
             spool_task_limit_bytes: spool_task_limit_bytes?,
             grace: grace?,

@@ -121,6 +121,12 @@ pub(crate) const SECRETS_FOLDER: Key = Key {
     default: None,
     help: "Files below it may be given to tasks as secrets (`file:`); nothing else of the agent's files is. Default: none.",
 };
+pub(crate) const TRUSTED_SIGNERS: Key = Key {
+    name: "trusted_signers",
+    value: "FOLDER",
+    default: None,
+    help: "A folder of public keys, NAME.pem each (Ed25519 or ECDSA P-256), or one such file: whose signatures of tasks count here, by the names that policies use. Default: nobody's.",
+};
 pub(crate) const SPOOL_LIMIT: Key = Key {
     name: "spool_limit",
     value: "SIZE",
@@ -201,7 +207,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 29] = [
+pub(crate) const KEYS: [&Key; 30] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,
@@ -218,6 +224,7 @@ pub(crate) const KEYS: [&Key; 29] = [
     &POLICY_FILE,
     &ALLOW_ALL,
     &SECRETS_FOLDER,
+    &TRUSTED_SIGNERS,
     &SPOOL_LIMIT,
     &SPOOL_TASK_LIMIT,
     &GRACE,

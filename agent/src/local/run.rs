@@ -12,6 +12,7 @@ use deputy_credentials::env::Env;
 use deputy_executor::local::MemoryJournal;
 use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
 use deputy_logs::Logs;
+use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_task::attempt::AttemptRef;
@@ -239,6 +240,7 @@ async fn drive(
         attempt: attempt.clone(),
         document: Arc::new(checked.document),
         inputs: Arc::new(checked.inputs),
+        signed: None,
         submitter: "local".into(),
         journal: begun.records,
         start_deadline: BootTime::NEVER,
@@ -306,6 +308,7 @@ fn environment(
         logs: Logs::local(move |stream, step, _, bytes| printer.log(stream, step, bytes)),
         identities: Identities::new(Env::from_process()),
         policy,
+        signers: TrustedSigners::default(),
         agent: AgentFacts {
             id: "local".into(),
             labels: BTreeMap::new(),

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod progress;
 pub mod log_record;
 pub mod touch;
+pub mod signed;
 pub mod attempt;
 pub mod boot_time;
 pub mod id;

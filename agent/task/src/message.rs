@@ -13,6 +13,7 @@ use crate::document::{Document, Inputs};
 use crate::outcome::{Completion, Failure};
 use crate::progress::StepProgress;
 use crate::record::Record;
+use crate::signed::Signed;
 
 /// Names one [`Event::Write`], [`Event::FetchBlob`] or [`Event::MintToken`] until it is answered. Unique per process.
 pub type RequestId = u64;
@@ -26,6 +27,8 @@ pub struct Assignment {
     pub document: Arc<Document>,
     /// The values of `spec.inputs`, after defaults and checks.
     pub inputs: Arc<Inputs>,
+    /// As it was signed, if it was. Nobody has looked at the signature.
+    pub signed: Option<Arc<Signed>>,
     /// Who submitted it.
     pub submitter: String,
     /// The run's journal so far, in commit order.

@@ -11,6 +11,7 @@ use crate::bundle::{Packed, pack};
 use crate::client::Manager;
 use crate::error::{CliError, Exit};
 use crate::screen::{stderr_colour, to_stderr};
+use crate::signing;
 use crate::values::{given, read_file};
 
 pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, CliError> {
@@ -31,14 +32,21 @@ pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, 
         note(&packed);
     }
     let bundles = store(&manager, packed).await?;
-    let request = SubmitRequest {
+    let mut request = SubmitRequest {
         project: manager.project.clone(),
-        client_request_id: args.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        client_request_id: args
+            .request_id
+            .clone()
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         document: bytes.into(),
         inputs: serde_json::to_vec(&inputs).unwrap_or_default().into(),
         bundles,
         submitter: submitter(),
+        signature: None,
     };
+    if let Some(key) = &args.sign_key {
+        signing::sign_request(&mut request, key, &args.sign_for)?;
+    }
     let answer = manager.submit(request).await?;
     let follows = if args.follow {
         Some(FollowsLog::Yes)

@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::document::step::ShellProgram;
-use deputy_task::document::{Inputs, OnAgentLoss, Paint, StepKind, duration, read, to_canonical};
+use deputy_task::document::{Inputs, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical};
 use deputy_task::id::TaskId;
+use deputy_task::signed::Signed;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
@@ -28,6 +29,8 @@ const KEPT_DOCUMENT_BYTES: usize = 16 * 1024;
 /// Checked documents that are kept.
 const CHECKED_DOCUMENTS: usize = 64;
 const MAX_REQUEST_ID_BYTES: usize = 256;
+/// ECDSA P-256 takes at most 72, Ed25519 takes 64.
+const MAX_SIGNATURE_BYTES: usize = 128;
 const MAX_SUBMITTER_BYTES: usize = 256;
 
 /// Checked documents by the digest of their text and inputs.
@@ -70,16 +73,21 @@ impl CheckedDocuments {
                 "a submitter has at most {MAX_SUBMITTER_BYTES} bytes"
             )));
         }
+        let signed = signed(&project, &request)?;
         let text = digest(&[&request.document, &request.inputs]);
         let document = self.checked(text, request.document, request.inputs).await?;
         let bundles = bundles(context, &project, &document, request.bundles).await?;
         let described: Vec<u8> = serde_json::to_vec(&bundles).unwrap_or_default();
         let content = digest(&[&text, &described]);
+        let canonical = match signed {
+            None => document.canonical.clone(),
+            Some(signed) => with_signature(&document.canonical, signed)?,
+        };
         let requirement = Requirement::new(document.needs.clone(), &[]);
         let submitter = caller::current().name(&request.submitter);
         let mut entry = Entry::new(requirement, &submitter, &document.exclusive_key);
-        if document.canonical.len() <= KEPT_DOCUMENT_BYTES {
-            entry.document = document.canonical.clone();
+        if canonical.len() <= KEPT_DOCUMENT_BYTES {
+            entry.document = canonical.clone();
         }
         entry.bundles = bundles.clone().into();
         let spec = TaskSpec {
@@ -96,7 +104,7 @@ impl CheckedDocuments {
             queue_timeout: document.queue_timeout,
             needs: document.needs.clone(),
             bundles,
-            document: document.canonical.clone(),
+            document: canonical,
         };
         let submission = Submission {
             request: request.client_request_id,
@@ -136,6 +144,47 @@ impl CheckedDocuments {
         }
         Ok(checked)
     }
+}
+
+/// The task as its signer signed it. Whether the signature is good, only agents can say.
+fn signed(project: &deputy_task::id::Project, request: &v1::SubmitRequest) -> Result<Option<Signed>, Status> {
+    let Some(signature) = &request.signature else {
+        return Ok(None);
+    };
+    let text = |what: &str, bytes: &Bytes| {
+        let text = String::from_utf8(bytes.to_vec());
+        text.map_err(|_| Status::invalid_argument(format!("{what} of a signed task must be UTF-8")))
+    };
+    if signature.signature.is_empty() || signature.signature.len() > MAX_SIGNATURE_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "a signature has 1 to {MAX_SIGNATURE_BYTES} bytes"
+        )));
+    }
+    let bundles = request
+        .bundles
+        .iter()
+        .map(|bundle| (bundle.name.clone(), bundle.sha256.clone()));
+    let signed = Signed {
+        document: text("the document", &request.document)?,
+        inputs: text("the inputs", &request.inputs)?,
+        bundles: bundles.collect(),
+        project: project.to_string(),
+        request: request.client_request_id.clone(),
+        not_after: signature.not_after,
+        signature: hex::encode(&signature.signature),
+    };
+    match signed.statement() {
+        Ok(_) => Ok(Some(signed)),
+        Err(error) => Err(Status::invalid_argument(error.to_string())),
+    }
+}
+
+/// The checked document with what its signer signed, for the agents.
+fn with_signature(canonical: &[u8], signed: Signed) -> Result<Bytes, Status> {
+    let internal = |error: deputy_task::document::NotCanonical| Status::internal(error.to_string());
+    let mut checked = from_canonical(canonical).map_err(internal)?;
+    checked.signed = Some(Box::new(signed));
+    to_canonical(&checked).map(Bytes::from).map_err(internal)
 }
 
 fn digest(parts: &[&[u8]]) -> [u8; 32] {

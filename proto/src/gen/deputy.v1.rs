@@ -2377,6 +2377,20 @@ pub struct SubmitRequest {
     /// Who submits, for people; an authenticated name comes with identities.
     #[prost(string, tag = "6")]
     pub submitter: ::prost::alloc::string::String,
+    /// Given if the task is signed. The manager keeps it for the agents, who judge it.
+    #[prost(message, optional, tag = "20")]
+    pub signature: ::core::option::Option<TaskSignature>,
+}
+/// TaskSignature is what a signer vouches with. It is over the document and the inputs as they are sent, the project,
+/// the client_request_id, the digests of the bundles, and `not_after`; see docs/protocol.md.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskSignature {
+    /// Unix seconds after which no run is begun.
+    #[prost(uint64, tag = "1")]
+    pub not_after: u64,
+    /// Ed25519, or ECDSA P-256 with SHA-256 as ASN.1.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub signature: ::prost::bytes::Bytes,
 }
 /// SubmitResponse names the task.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
 use deputy_logs::Logs;
+use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
 use deputy_steps::permit;
@@ -109,6 +110,7 @@ impl Bench {
         let environment = Environment {
             confinement: self.confinement.clone(),
             policy: self.policy.clone(),
+            signers: TrustedSigners::default(),
             work: WorkFolder::open(self.root.path()).expect("work folder"),
             logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),
@@ -133,6 +135,7 @@ impl Bench {
             attempt: attempt(epoch),
             document: Arc::clone(&self.document),
             inputs: Arc::default(),
+            signed: None,
             submitter: "tests".into(),
             journal: self.journal.records().to_vec(),
             start_deadline: permit::now().after(Duration::from_secs(3600)),

@@ -7,5 +7,6 @@ mod crash;
 mod lifecycle;
 mod policy;
 mod script;
+mod signed;
 mod stops;
 mod undo;

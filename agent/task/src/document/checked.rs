@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::model::{Document, Inputs};
+use crate::signed::Signed;
 
 /// A document that has passed every check, with the values of its inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +14,9 @@ pub struct Checked {
     pub document: Document,
     /// The values of `spec.inputs`, after defaults and checks.
     pub inputs: Inputs,
+    /// As it was signed, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<Signed>>,
 }
 
 /// Bytes that should be a canonical document are not.

@@ -47,7 +47,11 @@ pub fn read(source_name: &str, bytes: &[u8], given: &Inputs) -> Result<ReadDocum
     let document: Document = serde_json::from_value(json)
         .map_err(|error| internal(format!("the document passed every check and cannot be read: {error}")))?;
     Ok(ReadDocument {
-        checked: Checked { document, inputs },
+        checked: Checked {
+            document,
+            inputs,
+            signed: None,
+        },
         warnings,
     })
 }
