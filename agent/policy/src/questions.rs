@@ -56,15 +56,11 @@ pub fn beforehand(spec: &Spec, scope: &Scope) -> Beforehand {
 /// What the task as a whole asks: every role of its chain.
 #[must_use]
 pub fn of_task(spec: &Spec) -> Vec<Question> {
-    let roles = spec.aws.iter().flat_map(|aws| &aws.assume_role);
-    roles
-        .map(|hop| Question {
-            step: String::new(),
-            wish: Wish::AssumeRole {
-                role: hop.role_arn.clone(),
-            },
-        })
-        .collect()
+    let Some(aws) = &spec.aws else { return Vec::new() };
+    let first = aws.oidc.iter().map(|oidc| &oidc.role_arn);
+    let wishes = first.chain(aws.assume_role.iter().map(|hop| &hop.role_arn));
+    let wishes = wishes.map(|role| Wish::AssumeRole { role: role.clone() }).collect();
+    asked("", wishes)
 }
 
 /// What is asked of a step before its expressions have values: its kind and its identity.
@@ -73,7 +69,7 @@ pub fn of_kind(step: &str, kind: &StepKind, aws: Option<&AwsSpec>) -> Vec<Questi
     let name = kind.name().to_owned();
     let mut wishes = vec![Wish::RunStep { kind: name.clone() }];
     let uses_aws = !matches!(kind, StepKind::NoopEffect(_));
-    if uses_aws && aws.is_some_and(|aws| aws.assume_role.is_empty()) {
+    if uses_aws && aws.is_some_and(|aws| aws.assume_role.is_empty() && aws.oidc.is_none()) {
         wishes.push(Wish::UseAgentIdentity { kind: name });
     }
     asked(step, wishes)
@@ -238,4 +234,38 @@ fn asked(step: &str, wishes: Vec<Wish>) -> Vec<Question> {
         wish,
     };
     wishes.into_iter().map(question).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Guards that the role which a token of the manager is exchanged for is asked about like any other.
+    #[test]
+    fn every_role_of_a_chain_is_asked_about_however_it_begins() {
+        let spec = json!({"steps": [], "aws": {"region": "eu-west-1", "oidc": {"roleArn": "arn:aws:iam::2:role/first"},
+            "assumeRole": [{"roleArn": "arn:aws:iam::2:role/second"}]}});
+        let spec: Spec = serde_json::from_value(spec).expect("a spec");
+        let asked: Vec<String> = of_task(&spec).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            asked,
+            [
+                "assuming the role arn:aws:iam::2:role/first",
+                "assuming the role arn:aws:iam::2:role/second"
+            ]
+        );
+        let kind = StepKind::Shell(serde_json::from_value(json!({"run": "true"})).expect("a step"));
+        let own = |assume: serde_json::Value| {
+            let aws: AwsSpec = serde_json::from_value(assume).expect("an identity");
+            of_kind("a", &kind, Some(&aws)).len()
+        };
+        assert_eq!(
+            own(json!({"region": "eu-west-1"})),
+            2,
+            "the agent's own identity is a question"
+        );
+        assert_eq!(own(json!({"region": "eu-west-1", "oidc": {"roleArn": "x"}})), 1);
+    }
 }
