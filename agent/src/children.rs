@@ -42,6 +42,7 @@ pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
         config.state_folder.as_deref(),
         config.secrets_folder.as_deref(),
         config.file.as_deref(),
+        config.policy.path(),
         token,
     ];
     places.into_iter().flatten().map(Path::to_owned).collect()

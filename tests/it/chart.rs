@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use deputy_tests::child::Child;
+use deputy_tests::child::Output::ToLog;
 use deputy_tests::cloud::Cloud;
-use deputy_tests::programs::{Tools, workspace};
+use deputy_tests::programs::{Binaries, Tools, workspace};
+use deputy_tests::world::World;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+
+use crate::recipe;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -188,6 +193,7 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
         .parse()
         .expect("TOML");
     assert_eq!(agent["join_token_file"].as_str(), Some("/var/run/secrets/deputy/token"));
+    assert_eq!(agent["allow_all"].as_bool(), Some(true));
     assert_eq!(agent["health_listen"].as_str(), Some("[::]:8080"));
     assert_eq!(agent["writable_folders"].as_str(), Some("/cache,/more"));
     assert!(!agent.contains_key("policy_file"), "{agent}");
@@ -264,6 +270,76 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             "{told:?} is not told:\n{said}\n{values}"
         );
     }
+}
+
+/// Files and arguments of a rendered pod, with its folders somewhere else; the agent's command.
+fn start_as_the_pod(all: &[Value], folder: &Path, token: &str) -> Command {
+    let place = |text: &str| {
+        let places = [
+            ("/etc/deputy", "etc"),
+            ("/var/run/secrets/deputy", "secrets"),
+            ("/var/lib/deputy", "lib"),
+        ];
+        let moved = places.into_iter().fold(text.to_owned(), |text, (from, to)| {
+            text.replace(from, &folder.join(to).display().to_string())
+        });
+        // Whoever tests must not be reachable from elsewhere.
+        moved.replace("0.0.0.0:8080", "127.0.0.1:0")
+    };
+    for name in ["etc", "secrets", "lib"] {
+        std::fs::create_dir(folder.join(name)).expect("a folder");
+    }
+    let config = of_kind(all, "ConfigMap").expect("a ConfigMap")["data"]
+        .as_object()
+        .expect("files")
+        .clone();
+    for (name, text) in config {
+        std::fs::write(folder.join("etc").join(name), place(text.as_str().expect("text"))).expect("written");
+    }
+    std::fs::write(folder.join("secrets/token"), token).expect("written");
+    let container = &of_kind(all, "Deployment").expect("a Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let mut agent = Command::new(Binaries::beside_this().expect("built").agent);
+    agent
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .current_dir(folder);
+    for variable in container["env"].as_array().into_iter().flatten() {
+        agent.env(
+            variable["name"].as_str().expect("a name"),
+            variable["value"].as_str().expect("a value"),
+        );
+    }
+    agent.args(
+        container["args"]
+            .as_array()
+            .expect("args")
+            .iter()
+            .map(|arg| place(arg.as_str().expect("text"))),
+    );
+    agent
+}
+
+/// Guards that what the chart renders is what the agent reads: it joins with it and runs a task under its policy.
+#[tokio::test]
+async fn the_agent_joins_with_the_files_and_arguments_of_the_rendered_pod() {
+    let world = World::builder().start().await.expect("a world");
+    let access = world.manager.access().expect("access");
+    let values = json!({
+        "manager": { "url": access.url(), "ca": { "pem": std::fs::read_to_string(&access.ca_file).expect("PEM") } },
+        "join": { "with": "token", "token": { "existingSecret": "deputy-join" } },
+        "policy": { "cedar": "permit(principal, action, resource);\n" },
+        "agent": { "labels": { "from": "chart" }, "drainTimeoutSeconds": 20, "graceSeconds": 2 },
+        "extraEnv": [{ "name": "DEPUTY_SLOTS", "value": "2" }],
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = access.join_token(1).await.expect("a token");
+    let agent = start_as_the_pod(&Helm::new().template(&values), folder.path(), &token);
+    let agent = Child::spawn("pod", agent, &folder.path().join("pod.log"), ToLog).expect("started");
+    let document = recipe::script("there", "  selector: \"from == 'chart'\"\n", "", "echo from the pod");
+    let task = world.submit(&document).await.expect("queued");
+    let ended = world.succeeded(&task, SOON).await;
+    ended.unwrap_or_else(|error| panic!("{error:#}\n{}", agent.tail()));
+    assert!(world.logs(&task).await.expect("its log").contains("from the pod"));
 }
 
 async fn restricted_namespace(client: &Client, name: &str) {

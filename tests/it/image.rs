@@ -46,6 +46,7 @@ async fn start(world: &World, image: &Image, id: &str, options: &[&str], argumen
     std::fs::create_dir(&volume).expect("a folder");
     std::fs::copy(&access.ca_file, volume.join("ca.pem")).expect("copied");
     std::fs::write(volume.join("join-token"), access.join_token(1).await.expect("a token")).expect("written");
+    std::fs::write(volume.join("policy.cedar"), "permit(principal, action, resource);\n").expect("written");
     // As a Secret's files are for the pod's group: others of the machine have no business here, the folder is ours.
     let readable = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(volume.join("ca.pem"), readable).expect("readable");
@@ -58,6 +59,8 @@ async fn start(world: &World, image: &Image, id: &str, options: &[&str], argumen
         "/etc/deputy/ca.pem",
         "--join-token-file",
         "/etc/deputy/join-token",
+        "--policy-file",
+        "/etc/deputy/policy.cedar",
     ]);
     run.args(["--drain-timeout", "10s", "--grace", "2s"]).args(arguments);
     Child::spawn(id, run, &world.folder().join(format!("{id}.log")), Output::ToLog).expect("podman")

@@ -118,6 +118,15 @@ impl PolicySource {
         }
     }
 
+    /// The file that it is read from, if it is.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self.0.as_ref() {
+            Origin::File { path, .. } => Some(path),
+            Origin::AllowAll(..) | Origin::Nothing => None,
+        }
+    }
+
     /// What people should see wherever the agent is shown.
     #[must_use]
     pub fn warning(&self) -> Option<String> {

@@ -76,7 +76,9 @@ ca_sha256 = {{ . | toJson }}
 trust_domain = {{ . | toJson }}
 {{- end }}
 {{- if $https }}
+{{- if ne .Values.join.with "token" }}
 join = {{ .Values.join.with | toJson }}
+{{- end }}
 {{- if ne .Values.join.with "aws" }}
 join_token_file = "/var/run/secrets/deputy/token"
 {{- end }}
@@ -84,7 +86,7 @@ join_token_file = "/var/run/secrets/deputy/token"
 {{- if .Values.policy.cedar }}
 policy_file = "/etc/deputy/policy.cedar"
 {{- else }}
-allow_all = "true"
+allow_all = true
 {{- end }}
 slots = {{ .Values.agent.slots }}
 drain_timeout = "{{ .Values.agent.drainTimeoutSeconds }}s"
