@@ -18,6 +18,7 @@ use crate::denial::{Answer, answer_of};
 use crate::env::Env;
 use crate::error::{CredentialsError, RefusedToken};
 use crate::pace::Paced;
+use crate::refusal::{Policy, Refusal, is_denial};
 use crate::session::{account_of, session};
 use crate::token_file;
 
@@ -188,7 +189,12 @@ impl WebIdentity {
         let Claims { iss, sub, aud } = claims(token);
         let account = account_of(&self.role_arn);
         let provider = iss.trim_start_matches("https://");
+        let refusal = Refusal::read(&answer.message);
         let (cause, hint) = match answer.code.as_str() {
+            code if is_denial(code) && !matches!(refusal.policy, Policy::Untold | Policy::Trust) => {
+                let change = refusal.change(sub.as_str(), "sts:AssumeRoleWithWebIdentity", &self.role_arn);
+                (refusal.verdict(), change)
+            }
             "AccessDenied" | "AccessDeniedException" => (
                 format!("the role's trust policy does not accept the token of {sub}, or the role does not exist"),
                 format!(
@@ -348,6 +354,29 @@ mod tests {
           the agent's service account could not become arn:aws:iam::000000000000:role/agent: STS did not answer
           hint: check the way from the agent to the STS endpoint of the region (VPC endpoint, proxy, DNS)
         ");
+    }
+
+    #[test]
+    fn a_policy_that_aws_names_is_told_instead_of_the_trust_policy() {
+        let token =
+            token(&serde_json::json!({ "iss": "https://issuer.test", "sub": "agent", "aud": "sts.amazonaws.com" }));
+        // The wording of the IAM User Guide, "Troubleshoot access denied error messages".
+        let answer = Answer {
+            code: "AccessDenied".into(),
+            message: "User: agent is not authorized to perform: sts:AssumeRoleWithWebIdentity because no VPC endpoint policy \
+                      allows the sts:AssumeRoleWithWebIdentity action"
+                .into(),
+            request_id: String::new(),
+        };
+        let failure = identity("/var/run/token").refused(&token, &answer).failure();
+        assert!(
+            failure.summary.ends_with("no VPC endpoint policy allows it"),
+            "{failure:?}"
+        );
+        assert!(
+            failure.hint.contains("through which the agent reaches sts"),
+            "{failure:?}"
+        );
     }
 
     #[test]
