@@ -23,11 +23,11 @@ pub mod cloud;
 pub mod image;
 pub mod podman;
 
-pub mod leaks;
-
 pub mod link;
 pub mod connect_proxy;
 pub mod proxy;
+
+pub mod leaks;
 
 pub mod child;
 pub mod wall_clock;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use deputy_steps::context::Outputs;
 use deputy_steps::failure::Halt;
 use deputy_task::document::{Step, StepKind};
-use deputy_task::expression::{AgentNames, ExpressionError, Scope, StepNames, TaskNames, evaluate_bool};
+use deputy_task::expression::{AgentNames, ExpressionError, Scope, StepNames, evaluate_bool};
 use deputy_task::outcome::Failure;
 use deputy_task::record::{EffectKey, Record, RecordBody};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ enum AgentSeen {
 impl Arguments {
     fn scope(&mut self, attempt: &Attempt) -> &mut Scope {
         let ended = std::mem::take(&mut self.ended);
-        let scope = self.scope.get_or_insert_with(|| Box::new(names_of(attempt)));
+        let scope = self.scope.get_or_insert_with(|| Box::new(attempt.names()));
         scope.steps.extend(ended);
         scope
     }
@@ -244,24 +244,6 @@ pub(crate) enum ArgumentError {
 impl From<Halt> for ArgumentError {
     fn from(halt: Halt) -> Self {
         Self::Halted(halt)
-    }
-}
-
-/// What is known before any step has ended.
-pub(crate) fn names_of(attempt: &Attempt) -> Scope {
-    let metadata = &attempt.document.metadata;
-    let task = TaskNames {
-        id: attempt.reference.task.to_string(),
-        name: metadata.name.clone(),
-        labels: metadata.labels.clone(),
-        project: attempt.reference.project.to_string(),
-        run: attempt.reference.run,
-        submitter: attempt.submitter.clone(),
-    };
-    Scope {
-        task,
-        inputs: attempt.inputs.as_ref().clone(),
-        ..Scope::default()
     }
 }
 

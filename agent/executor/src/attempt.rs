@@ -16,6 +16,7 @@ use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::document::{Document, Inputs, StepKind, duration};
+use deputy_task::expression::{Scope, TaskNames};
 use deputy_task::message::{Assignment, BlobRef, MintedToken, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
 use deputy_task::record::{Record, RecordBody};
@@ -71,6 +72,24 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
+    /// What expressions can know before any step has ended.
+    pub(crate) fn names(&self) -> Scope {
+        let metadata = &self.document.metadata;
+        let task = TaskNames {
+            id: self.reference.task.to_string(),
+            name: metadata.name.clone(),
+            labels: metadata.labels.clone(),
+            project: self.reference.project.to_string(),
+            run: self.reference.run,
+            submitter: self.submitter.clone(),
+        };
+        Scope {
+            task,
+            inputs: self.inputs.as_ref().clone(),
+            ..Scope::default()
+        }
+    }
+
     pub(crate) fn new(shared: Arc<Shared>, assignment: Assignment) -> Self {
         let vouched = vouch(&shared.environment.signers, &assignment);
         // The document was checked before it was queued; its longest duration is the fallback.

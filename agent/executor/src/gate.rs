@@ -9,7 +9,6 @@ use deputy_task::document::{Step, StepKind};
 use deputy_task::expression::{AgentNames, Scope};
 use deputy_task::outcome::Failure;
 
-use crate::arguments::names_of;
 use crate::attempt::Attempt;
 use crate::vouch::Problem;
 
@@ -98,6 +97,6 @@ fn scope(attempt: &Attempt) -> Scope {
             id: agent.id.clone(),
             labels: agent.labels.clone(),
         },
-        ..names_of(attempt)
+        ..attempt.names()
     }
 }

@@ -8,12 +8,6 @@ mod git_program;
 mod access;
 mod git_tree;
 mod git_words;
+mod limits;
 
-/// What a source may need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourceLimits {
-    /// All files together, and what is received for them.
-    pub bytes: u64,
-    /// Files.
-    pub entries: u64,
-}
+pub use limits::SourceLimits;
