@@ -24,6 +24,7 @@ mod capabilities;
 mod tools;
 mod health;
 mod join;
+mod own_identity;
 mod identity_file;
 mod agent_id;
 mod telemetry;

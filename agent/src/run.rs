@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 
-use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
 use deputy_executor::WorkFolder;
 use deputy_logs::{Spool, SpoolConfig};
@@ -15,6 +14,7 @@ use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::identity_file::IdentityFile;
 use crate::join::membership;
+use crate::own_identity::own_identity;
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
 use crate::work_root::work_root;
@@ -55,7 +55,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         path: root.clone(),
         source: Box::new(source),
     })?;
-    let identities = identities_of(&config, env.clone());
+    let identities = own_identity(&config, env.clone());
     let ambient = identities.ambient();
     if !ambient.warning.is_empty() {
         tracing::warn!("{}", ambient.warning);
@@ -68,7 +68,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     })?;
     let identity = kept.as_ref().and_then(|kept| kept.load(agent_id.as_str()));
     // Joining happens on the session's thread, so it has an HTTP client of its own.
-    let membership = membership(&config, &agent_id, identity, &identities_of(&config, env))?;
+    let membership = membership(&config, &agent_id, identity, &own_identity(&config, env))?;
     let parts = Parts {
         agent_id,
         membership,
@@ -90,14 +90,6 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     // Whatever still blocks a thread (a read of a dead disk) must not keep the process.
     runtime.shutdown_background();
     exit
-}
-
-/// The agent's own AWS identity, found or named.
-fn identities_of(config: &Config, env: Env) -> Identities {
-    match &config.aws_profile {
-        Some(profile) => Identities::with_profile(env, profile),
-        None => Identities::new(env),
-    }
 }
 
 /// Starts this program anew with another PATH, so that the agent, its report and its children all

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use deputy_steps::registry;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::{Document, RoleHop};
+use deputy_task::document::{Document, OidcRole, RoleHop};
 use deputy_task::message::{Assignment, Command, Event, WriteOp};
 use deputy_task::outcome::StopReason;
 use tokio::sync::{mpsc, watch};
@@ -268,9 +268,10 @@ impl Running {
     }
 }
 
-/// The chain that makes the identity of a task's children; none for a task without AWS.
-fn roles(document: &Document) -> Option<&[RoleHop]> {
-    document.spec.aws.as_ref().map(|aws| aws.assume_role.as_slice())
+/// The chain that makes the identity of a task's children, with what it begins with; none for a task without AWS.
+fn roles(document: &Document) -> Option<(Option<&OidcRole>, &[RoleHop])> {
+    let aws = document.spec.aws.as_ref()?;
+    Some((aws.oidc.as_ref(), aws.assume_role.as_slice()))
 }
 
 fn panic_text(error: JoinError) -> String {

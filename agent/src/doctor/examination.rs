@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use deputy_credentials::Identities;
 use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
@@ -10,6 +9,7 @@ use super::report::{Finding, Form, Report, Verdict};
 use super::{cluster, machine, tools};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
+use crate::own_identity::own_identity;
 
 /// Asked of AWS where the agent was told no region.
 const ANY_REGION: &str = "us-east-1";
@@ -67,7 +67,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
         .unwrap_or_default();
     report.extend(tools::findings(&path).await);
 
-    let identities = Identities::new(Env::from_process());
+    let identities = own_identity(config, Env::from_process());
     let own_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
