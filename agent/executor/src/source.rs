@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use deputy_steps::context::StepContext;
 use deputy_steps::failure::{Halt, StepError};
-use deputy_steps::sources::{SourceLimits, git, s3};
+use deputy_steps::sources::limits::SourceLimits;
+use deputy_steps::sources::{git, s3};
 use deputy_task::document::origin::{S3Source, packing_of};
 use deputy_task::document::{Source, SourceKind};
 use deputy_task::outcome::Failure;

@@ -1,6 +1,7 @@
 //! The AWS Systems Manager Parameter Store.
 
 use aws_sdk_ssm::Client;
+use aws_sdk_ssm::config::Builder;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use deputy_credentials::TaskIdentity;
 use deputy_task::document::secret::AwsParameterParts;
@@ -17,7 +18,8 @@ pub(super) async fn fetch(
     parts: &AwsParameterParts,
     pinned: Option<&str>,
 ) -> Result<Fetched, Failure> {
-    let client = Client::new(&in_region_of(identity, &parts.name)?);
+    let config = Builder::from(&in_region_of(identity, &parts.name)?).interceptor(identity.pace());
+    let client = Client::from_conf(config.build());
     let name = match pinned {
         Some(version) => format!("{}:{version}", without_selector(&parts.name)),
         None => parts.name.clone(),

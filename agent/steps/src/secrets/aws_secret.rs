@@ -1,6 +1,7 @@
 //! AWS Secrets Manager.
 
 use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::Builder;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use deputy_credentials::TaskIdentity;
 use deputy_task::document::secret::AwsSecretParts;
@@ -17,7 +18,8 @@ pub(super) async fn fetch(
     parts: &AwsSecretParts,
     pinned: Option<&str>,
 ) -> Result<Fetched, Failure> {
-    let client = Client::new(&in_region_of(identity, &parts.id)?);
+    let config = Builder::from(&in_region_of(identity, &parts.id)?).interceptor(identity.pace());
+    let client = Client::from_conf(config.build());
     let (version, stage) = match pinned {
         Some(version) => (Some(version.to_owned()), None),
         None => (parts.version_id.clone(), parts.version_stage.clone()),

@@ -4,7 +4,8 @@ use aws_config::{Region, SdkConfig};
 use deputy_credentials::TaskIdentity;
 use deputy_task::outcome::Failure;
 
-/// The client configuration for a name or an ARN, which may name another region than the task's.
+/// The configuration of a client for a name or an ARN, which may name another region than the task's. The client adds
+/// its task's `.interceptor(identity.pace())`.
 pub(super) fn in_region_of(identity: &TaskIdentity, id: &str) -> Result<SdkConfig, Failure> {
     let config = identity.sdk_config()?;
     let region = id.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(2));

@@ -125,9 +125,9 @@ mod tests {
 
     #[test]
     fn paths_are_one_word_for_the_shell_that_git_starts() {
-        let command = ssh_command(Path::new("/t/it's/key"), Path::new("/w/hosts"));
+        let command = ssh_command(Path::new("/w/it's/key"), Path::new("/w/hosts"));
         let command = command.to_string_lossy();
-        assert!(command.contains(r" -i '/t/it'\''s/key'"), "{command}");
+        assert!(command.contains(r" -i '/w/it'\''s/key'"), "{command}");
         assert!(command.contains("StrictHostKeyChecking=yes"), "{command}");
     }
 }

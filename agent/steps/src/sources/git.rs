@@ -8,11 +8,11 @@ use deputy_task::document::origin::{GitRef, GitSource, url_problem};
 use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::SourceLimits;
 use super::access::Access;
 use super::git_program::{Git, Size};
 use super::git_tree::{self, TreeProblem};
 use super::git_words::{self, no_room};
+use super::limits::SourceLimits;
 use crate::context::StepContext;
 use crate::failure::StepError;
 

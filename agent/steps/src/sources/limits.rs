@@ -1,4 +1,4 @@
-//! What a source that the agent fetches itself may need.
+//! How large a source may be. Set by the executor, which has the same limits for bundles.
 
 /// What a source may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,4 @@ mod git_program;
 mod access;
 mod git_tree;
 mod git_words;
-mod limits;
-
-pub use limits::SourceLimits;
+pub mod limits;

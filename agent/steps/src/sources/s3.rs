@@ -9,8 +9,8 @@ use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
-use super::SourceLimits;
 use super::git_words::no_room;
+use super::limits::SourceLimits;
 use crate::aws::explain::Asked;
 use crate::context::StepContext;
 use crate::failure::StepError;
