@@ -189,6 +189,8 @@ impl Tasks for TasksService {
 
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let request = request.into_inner();
+        // Who may not work there is told that, and not what is missing.
+        project_of(&request.project)?;
         let resolution = request.resolution();
         let reason = if request.reason.is_empty() {
             "no reason given".into()
