@@ -13,10 +13,19 @@ const URL_UNRESERVED: [&[u8]; 4] = [b"~", b"~!'()*", b"~/", b"*"];
 /// What bash's `printf %q` escapes; `#` and `~` only where a word begins.
 const BASH_SPECIAL: &[u8] = b" \t!\"$&'()*,;<>?[\\]^`{|}";
 
-/// Adds every form; `is_rich` adds those that are rarer too.
-pub(crate) fn add_escaped(forms: &mut HashSet<Vec<u8>>, text: &[u8], is_rich: bool) {
-    add_json(forms, text, is_rich);
-    if is_rich {
+/// How many forms a text gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those that are common.
+    Plain,
+    /// Those that are rarer too.
+    Rich,
+}
+
+/// Adds every form.
+pub(crate) fn add_escaped(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
+    add_json(forms, text, extent);
+    if extent == Extent::Rich {
         add_urls(forms, text);
         add_shell(forms, text);
     } else if std::str::from_utf8(text).is_ok() {
@@ -64,7 +73,7 @@ struct Json {
     digits: Digits,
 }
 
-fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8], is_rich: bool) {
+fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
     let plain = Json {
         ascii: false,
         html: false,
@@ -82,7 +91,7 @@ fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8], is_rich: bool) {
         return;
     };
     let once = json(characters, plain);
-    if is_rich {
+    if extent == Extent::Rich {
         for bits in 0_u8..32 {
             let kind = Json {
                 ascii: bits & 1 != 0,

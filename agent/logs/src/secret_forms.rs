@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::escapes::add_escaped;
+use crate::escapes::{Extent, add_escaped};
 
 /// No form is shorter: the matcher's window.
 pub(crate) const MIN_FORM_BYTES: usize = 4;
@@ -22,10 +22,14 @@ const WRAPPED_LINE_BYTES: [usize; 2] = [57, 48];
 
 /// All forms, each of at least [`MIN_FORM_BYTES`] bytes.
 pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
-    let is_rich = value.len() <= MAX_RICH_BYTES;
+    let extent = if value.len() <= MAX_RICH_BYTES {
+        Extent::Rich
+    } else {
+        Extent::Plain
+    };
     let mut forms = HashSet::from([value.to_vec()]);
     let trimmed = value.trim_ascii();
-    add_forms(&mut forms, trimmed, is_rich);
+    add_forms(&mut forms, trimmed, extent);
     if trimmed.len() < value.len() {
         add_encoded(&mut forms, value);
         add_wrapped(&mut forms, value);
@@ -39,8 +43,8 @@ pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
     {
         // A short line of a longer secret, such as a brace, is no secret.
         if line.len() < trimmed.len() && line.len() >= MIN_FORM_BYTES {
-            if is_rich {
-                add_forms(&mut forms, line, is_rich);
+            if extent == Extent::Rich {
+                add_forms(&mut forms, line, extent);
             } else {
                 forms.insert(line.to_vec());
             }
@@ -50,9 +54,9 @@ pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
     forms
 }
 
-fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8], is_rich: bool) {
+fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
     forms.insert(text.to_vec());
-    add_escaped(forms, text, is_rich);
+    add_escaped(forms, text, extent);
     add_encoded(forms, text);
 }
 
