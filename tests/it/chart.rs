@@ -11,7 +11,8 @@ use deputy_tests::cloud::Cloud;
 use deputy_tests::programs::{Binaries, Tools, workspace};
 use deputy_tests::world::World;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -319,21 +320,86 @@ fn start_as_the_pod(all: &[Value], folder: &Path, token: &str) -> Command {
     agent
 }
 
-/// Guards that what the chart renders is what the agent reads: it joins with it and runs a task under its policy.
+/// The token that the kubelet would project for the rendered pod, from the real API server.
+async fn projected_token(client: &Client, namespace: &str, all: &[Value]) -> String {
+    let pod = &of_kind(all, "Deployment").expect("a Deployment")["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let source = volumes.iter().find(|one| one["name"] == "join").expect("a token");
+    let source = &source["projected"]["sources"][0]["serviceAccountToken"];
+    let wish =
+        json!({ "spec": { "audiences": [source["audience"]], "expirationSeconds": source["expirationSeconds"] } });
+    let wish: TokenRequest = serde_json::from_value(wish).expect("a request");
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let account = pod["serviceAccountName"].as_str().expect("an account");
+    let made = accounts
+        .create_token_request(account, &PostParams::default(), &wish)
+        .await;
+    made.expect("made").status.expect("a token").token
+}
+
+/// Guards that what the chart renders is what the agent and the manager read: with the pod's files, arguments and
+/// projected token the agent joins, and runs a task under its policy.
 #[tokio::test]
-async fn the_agent_joins_with_the_files_and_arguments_of_the_rendered_pod() {
+async fn the_agent_joins_with_the_files_arguments_and_token_of_the_rendered_pod() {
     let world = World::builder().start().await.expect("a world");
     let access = world.manager.access().expect("access");
     let values = json!({
-        "manager": { "url": access.url(), "ca": { "pem": std::fs::read_to_string(&access.ca_file).expect("PEM") } },
-        "join": { "with": "token", "token": { "existingSecret": "deputy-join" } },
+        "manager": { "url": access.url(), "trustDomain": "deputy",
+            "ca": { "pem": std::fs::read_to_string(&access.ca_file).expect("PEM") } },
         "policy": { "cedar": "permit(principal, action, resource);\n" },
         "agent": { "labels": { "from": "chart" }, "drainTimeoutSeconds": 20, "graceSeconds": 2 },
         "extraEnv": [{ "name": "DEPUTY_SLOTS", "value": "2" }],
     });
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let cluster = cloud.kubernetes().await.expect("a cluster");
+    let client = cluster.admin().await.expect("a client");
+    let name = format!("joins-{:08x}", rand::random::<u32>());
+    restricted_namespace(&client, &name).await;
+    let kubeconfig = cluster.folder.join("admin.kubeconfig").display().to_string();
+    let helm = Helm::new();
+    let install = [
+        "install",
+        "edge",
+        &chart(),
+        "--namespace",
+        &name,
+        "--kubeconfig",
+        &kubeconfig,
+    ];
+    helm.good(&install, &values);
+    let all = helm.template(&values);
+    let keys = http::Request::get("/openid/v1/jwks")
+        .body(Vec::new())
+        .expect("a request");
+    let keys_file = world.folder().join("jwks.json");
+    std::fs::write(&keys_file, client.request_text(keys).await.expect("the cluster's keys")).expect("written");
+    let keys_file = keys_file.display().to_string();
+    let rule = [
+        &[
+            "fleet",
+            "join-rule",
+            "create",
+            "chart",
+            "--pool",
+            "eks",
+            "--jwks",
+            &keys_file,
+        ][..],
+        &[
+            "--issuer",
+            "https://kubernetes.default.svc",
+            "--namespace",
+            &name,
+            "--service-account",
+            "edge-deputy-agent",
+        ],
+    ];
+    let made = world.deputy(&rule.concat()).await.expect("asked");
+    assert_eq!(made.code, Some(0), "{made:?}");
+
     let folder = tempfile::tempdir().expect("a folder");
-    let token = access.join_token(1).await.expect("a token");
-    let agent = start_as_the_pod(&Helm::new().template(&values), folder.path(), &token);
+    let token = projected_token(&client, &name, &all).await;
+    let agent = start_as_the_pod(&all, folder.path(), &token);
     let agent = Child::spawn("pod", agent, &folder.path().join("pod.log"), ToLog).expect("started");
     let document = recipe::script("there", "  selector: \"from == 'chart'\"\n", "", "echo from the pod");
     let task = world.submit(&document).await.expect("queued");

@@ -212,7 +212,7 @@ mod tests {
 
     fn forms(text: &[u8]) -> HashSet<Vec<u8>> {
         let mut forms = HashSet::new();
-        add_escaped(&mut forms, text, true);
+        add_escaped(&mut forms, text, Extent::Rich);
         forms
     }
 

@@ -81,7 +81,7 @@ impl KeySets {
     pub(crate) async fn get(&self, source: &KeySource, kid: Option<&str>) -> Result<Arc<KeySet>, Unproven> {
         let read = match source {
             KeySource::Given(document) => KeySet::parse(document.as_bytes()).map(Arc::new),
-            KeySource::Url { url, ca_pem } => self.from_url(source, (url, ca_pem), kid).await,
+            KeySource::Url { url, ca_pem } => self.fetched(source, (url, ca_pem), kid).await,
         };
         read.map_err(|why| {
             Unproven::later(
@@ -92,7 +92,7 @@ impl KeySets {
         })
     }
 
-    async fn from_url(
+    async fn fetched(
         &self,
         source: &KeySource,
         (url, ca_pem): (&str, &str),

@@ -54,7 +54,7 @@ pub async fn fetch(
         halt = ctx.halted() => return Err(halt.into()),
         object = identity.s3_object(&asked) => object.map_err(|error| {
             let asked = Asked { action: "s3:GetObject", on: &on, identity: &identity };
-            explain(name, &asked, &error, recorded.is_some())
+            explain(name, &asked, &error, recorded.as_ref())
         })?,
     };
     let fetched = Fetched {
@@ -106,7 +106,7 @@ async fn write(mut object: Object, path: &Path, limit: u64) -> Result<u64, Unwri
     Ok(total)
 }
 
-fn explain(name: &str, asked: &Asked<'_>, error: &ObjectError, was_read: bool) -> Failure {
+fn explain(name: &str, asked: &Asked<'_>, error: &ObjectError, read: Option<&Fetched>) -> Failure {
     let on = asked.on;
     let failure = match error {
         ObjectError::Credentials(error) => return error.failure(),
@@ -118,7 +118,7 @@ fn explain(name: &str, asked: &Asked<'_>, error: &ObjectError, was_read: bool) -
         )
         .hint("check the way from the agent to S3 (VPC endpoint, proxy, DNS), and the source's region"),
         ObjectError::Refused { code, .. }
-            if was_read && matches!(code.as_str(), "PreconditionFailed" | "NoSuchKey" | "NoSuchVersion") =>
+            if read.is_some() && matches!(code.as_str(), "PreconditionFailed" | "NoSuchKey" | "NoSuchVersion") =>
         {
             Failure::new(
                 "source.gone",
