@@ -1,4 +1,4 @@
-//! Every AWS client of a task waits as its document says: what is made from an identity's `sdk_config` gets its pace.
+//! Every AWS client of a task waits as its document says: whoever makes one gives it a pace.
 
 use super::problem::Problem;
 use super::sources::Source;
@@ -18,11 +18,13 @@ fn check_one(source: &Source) -> Option<Problem> {
         .split("\n#[cfg(test)]\nmod tests {")
         .next()
         .unwrap_or_default();
+    let makes = |line: &str| line.contains("Client::new(") || line.contains("Client::from_conf(");
     let (index, _) = code
         .lines()
         .enumerate()
-        .find(|(_, line)| line.contains(".sdk_config()") && !line.trim_start().starts_with("//"))?;
-    (!code.contains(".interceptor(") || !code.contains(".pace()")).then(|| Problem {
+        .find(|(_, line)| makes(line) && !line.trim_start().starts_with("//"))?;
+    let has_pace = code.contains("interceptor(identity.pace())") || code.contains("interceptor(config.pace.clone())");
+    (code.contains("aws_sdk_") && !has_pace).then(|| Problem {
         file: source.path.clone(),
         line: index + 1,
         what: "an AWS client without the backoff of its task".into(),
@@ -44,9 +46,9 @@ mod tests {
 
     #[test]
     fn a_client_without_its_tasks_backoff_is_found() {
-        let bare = "//! A client.\nlet config = identity.sdk_config()?;\nlet client = Client::new(&config);\n";
+        let bare = "//! A client.\nuse aws_sdk_s3::Client;\nlet client = Client::new(&identity.sdk_config()?);\n";
         assert_eq!(problems("agent/steps/src/s3.rs", bare), 1);
-        let paced = "//! A client.\nlet config = identity.sdk_config()?;\nlet b = Builder::from(&config).interceptor(identity.pace());\n";
+        let paced = "//! A client.\nuse aws_sdk_s3::Client;\nlet b = Builder::from(&config).interceptor(identity.pace());\nClient::from_conf(b)\n";
         assert_eq!(problems("agent/steps/src/s3.rs", paced), 0);
         assert_eq!(problems("tests/src/cloud.rs", bare), 0);
     }
