@@ -107,8 +107,8 @@ impl Report {
     /// Takes a finding; people see it at once.
     pub(crate) fn add(&mut self, finding: Finding) {
         if self.form == Form::Text {
-            let heading = self.findings.last().is_none_or(|last| last.area != finding.area);
-            say(&lines(&finding, heading));
+            let before = self.findings.last().map(|last| last.area);
+            say(&lines(&finding, before));
         }
         self.findings.push(finding);
     }
@@ -145,7 +145,8 @@ fn say(text: &str) {
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
-fn lines(finding: &Finding, heading: bool) -> String {
+/// The lines of a finding, with a heading where the one before was of another area.
+fn lines(finding: &Finding, before: Option<&str>) -> String {
     let mark = match finding.verdict {
         Verdict::Good => "✓",
         Verdict::Warning => "!",
@@ -153,7 +154,7 @@ fn lines(finding: &Finding, heading: bool) -> String {
         Verdict::Skipped => "–",
     };
     let mut text = String::new();
-    if heading {
+    if before != Some(finding.area) {
         text.push_str(&format!("{}\n", finding.area));
     }
     text.push_str(&format!("  {mark} {:<22} {}\n", finding.check, finding.summary));
@@ -197,10 +198,11 @@ mod tests {
             Finding::skipped("clusters", "none named", "give --cluster NAME to look at one"),
             Finding::failed("clusters", "prod", failure),
         ];
+        let before = std::iter::once(None).chain(findings.iter().map(|finding| Some(finding.area)));
         let text: String = findings
             .iter()
-            .enumerate()
-            .map(|(index, finding)| lines(finding, index % 2 == 0))
+            .zip(before)
+            .map(|(finding, before)| lines(finding, before))
             .collect();
         insta::assert_snapshot!(text + &closing(&findings), @r"
         machine
