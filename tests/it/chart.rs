@@ -334,7 +334,8 @@ async fn projected_token(client: &Client, namespace: &str, all: &[Value]) -> Str
     let made = accounts
         .create_token_request(account, &PostParams::default(), &wish)
         .await;
-    made.expect("made").status.expect("a token").token
+    let made = made.expect("made");
+    made.status.and_then(|status| status.token).expect("a token")
 }
 
 /// Guards that what the chart renders is what the agent and the manager read: with the pod's files, arguments and

@@ -26,7 +26,7 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let found = runtime.block_on(run::everything())?;
-    println!("{found}");
+    run::say(&found.to_string());
     Ok(if found.is_good() {
         ExitCode::SUCCESS
     } else {

@@ -24,8 +24,8 @@ pub(crate) struct Planted {
 }
 
 impl Planted {
-    fn judge(&mut self, what: String, is_found: bool) {
-        if is_found {
+    fn judge(&mut self, what: String, hits: usize) {
+        if hits > 0 {
             self.found += 1;
         } else {
             self.missed.push(what);
@@ -119,8 +119,8 @@ fn in_files(planted: &mut Planted) -> Result<()> {
 fn judge_each(planted: &mut Planted, what: &str, canaries: &Canaries, folder: &Path) -> Result<()> {
     let hits = Scanner::new(canaries.all())?.scan_folder(folder, &mut Extent::default())?;
     for canary in canaries.all() {
-        let is_found = hits.iter().any(|hit| hit.canary == canary.name);
-        planted.judge(format!("{what}, {}", canary.name), is_found);
+        let found = hits.iter().filter(|hit| hit.canary == canary.name).count();
+        planted.judge(format!("{what}, {}", canary.name), found);
     }
     Ok(())
 }
@@ -155,7 +155,10 @@ fn in_programs(planted: &mut Planted) -> Result<()> {
         ("a file that is written", written, "write to "),
     ] {
         let hits = in_trace(&Scanner::new(canaries.all())?, &seen, Path::new("/nowhere"));
-        planted.judge(what.to_owned(), hits.iter().any(|hit| hit.place.contains(place)));
+        planted.judge(
+            what.to_owned(),
+            hits.iter().filter(|hit| hit.place.contains(place)).count(),
+        );
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -170,15 +171,21 @@ impl Drop for Ended {
     }
 }
 
+/// How it goes, for whoever watches.
+pub(crate) fn say(line: &str) {
+    // Nobody may be watching; the exit code says the same.
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
 /// Runs everything.
 pub(crate) async fn everything() -> Result<Found> {
     Tools::load_with_kubernetes(TOOLS_WITHIN).await?;
-    println!("the world: an emulated AWS, a real Kubernetes, a manager that records every request");
+    say("the world: an emulated AWS, a real Kubernetes, a manager that records every request");
     let cloud = Cloud::start(EcsTasks::Pretended).await?;
     let mut found = Found::default();
     forward_and_back(&cloud, &mut found).await?;
     under_strace(&cloud, &mut found).await?;
-    println!("planting a leak of each kind");
+    say("planting a leak of each kind");
     found.planted = planted::all().await?;
     Ok(found)
 }
@@ -189,7 +196,7 @@ async fn forward_and_back(cloud: &std::sync::Arc<Cloud>, found: &mut Found) -> R
     scenario::are_complete(&recorded.world).await?;
     for scenario in scenario::all() {
         for way in [Way::Forward, Way::Back] {
-            println!("  {} {way:?}", scenario.kind());
+            say(&format!("  {} {way:?}", scenario.kind()));
             play(scenario.as_ref(), way, &recorded.world, &recorded.canaries).await?;
             found.tasks += 1;
         }
@@ -218,7 +225,7 @@ async fn under_strace(cloud: &std::sync::Arc<Cloud>, found: &mut Found) -> Resul
     })
     .await?;
     for scenario in scenario::all() {
-        println!("  {} under strace", scenario.kind());
+        say(&format!("  {} under strace", scenario.kind()));
         play(scenario.as_ref(), Way::Forward, &recorded.world, &recorded.canaries).await?;
         found.tasks += 1;
     }

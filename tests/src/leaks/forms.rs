@@ -18,10 +18,10 @@ pub(crate) fn forms(value: &[u8]) -> Vec<Form> {
     let hex = hex::encode(value);
     forms.push(("upper-case hex", hex.to_uppercase().into_bytes()));
     forms.push(("hex", hex.into_bytes()));
-    for (name, upper) in [("URL", true), ("URL in lower case", false)] {
+    for (name, digits) in [("URL", Digits::Upper), ("URL in lower case", Digits::Lower)] {
         for kept in ["-._~", "-._~/", "-._~!*'()", ""] {
-            forms.push((name, percent(value, kept, upper, "%20")));
-            forms.push((name, percent(value, kept, upper, "+")));
+            forms.push((name, percent(value, kept, digits, "%20")));
+            forms.push((name, percent(value, kept, digits, "+")));
         }
     }
     forms.push(("URL, every byte", every_byte(value, "%")));
@@ -56,14 +56,21 @@ fn in_the_middle(engine: &impl Engine, value: &[u8], shift: usize) -> Vec<u8> {
     encoded.as_bytes().get(begin..).unwrap_or_default().to_vec()
 }
 
-fn percent(value: &[u8], kept: &str, upper: bool, blank: &str) -> Vec<u8> {
+/// The case of hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digits {
+    Upper,
+    Lower,
+}
+
+fn percent(value: &[u8], kept: &str, digits: Digits, blank: &str) -> Vec<u8> {
     let mut out = String::new();
     for &byte in value {
         if byte.is_ascii_alphanumeric() || kept.as_bytes().contains(&byte) {
             out.push(char::from(byte));
         } else if byte == b' ' {
             out.push_str(blank);
-        } else if upper {
+        } else if digits == Digits::Upper {
             let _ = write!(out, "%{byte:02X}");
         } else {
             let _ = write!(out, "%{byte:02x}");
