@@ -81,12 +81,12 @@ async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
     secured.join_with(&key, "a2", &token).await.expect("joined");
     // The answer was lost on the way: the same agent asks again with the same key.
     secured.join_with(&key, "a2", &token).await.expect("the same join");
-    let refused = secured.join("a3", &token).await.err().expect("used up");
+    let refused = secured.join("a3", &token).await.expect_err("used up");
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("is used up (2 of 2 uses)"), "{refused:?}");
     let forged = token.replace("dpj_", "dpj_0");
     for bad in ["", "x", &forged, &token.to_uppercase()] {
-        let refused = secured.join("a4", bad).await.err().expect("no token");
+        let refused = secured.join("a4", bad).await.expect_err("no token");
         assert!(refused.message().contains("is not known"), "{refused:?}");
     }
 }
@@ -132,7 +132,7 @@ async fn an_agent_id_of_another_rule_is_not_taken_over() {
         .join("a1", &first)
         .await
         .expect("the same subject may join again");
-    let refused = secured.join("a1", &second).await.err().expect("refused");
+    let refused = secured.join("a1", &second).await.expect_err("refused");
     assert!(refused.message().contains("belongs to token:first"), "{refused:?}");
 }
 
@@ -225,7 +225,7 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
         reason: "never again".into(),
     };
     secured.fleet().await.ban(secured.admin(request)).await.expect("banned");
-    let refused = secured.join("a1", &token).await.err().expect("banned");
+    let refused = secured.join("a1", &token).await.expect_err("banned");
     assert!(refused.message().contains("is banned: never again"), "{refused:?}");
     let request = v1::UnbanRequest { agent_id: "a1".into() };
     secured
@@ -292,7 +292,7 @@ async fn call_raw(channel: Channel) -> Status {
     let answered = AgentClient::new(channel)
         .fetch_blob(v1::FetchBlobRequest::default())
         .await;
-    answered.err().expect("refused")
+    answered.expect_err("refused")
 }
 
 #[tokio::test]
