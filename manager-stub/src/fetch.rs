@@ -220,6 +220,7 @@ mod tests {
     }
 
     /// A server that answers one connection with these bytes.
+    #[expect(clippy::disallowed_methods, reason = "a server of the test ends with its runtime")]
     async fn answering(bytes: Vec<u8>) -> Endpoint {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listens");
         let port = listener.local_addr().expect("bound").port();

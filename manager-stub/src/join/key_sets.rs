@@ -166,6 +166,7 @@ mod tests {
     const SET: &str = r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#;
 
     /// A web server that counts how often it is asked.
+    #[expect(clippy::disallowed_methods, reason = "a server of the test ends with its runtime")]
     async fn server(answer: &'static str) -> (KeySource, Arc<AtomicUsize>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listens");
         let url = format!("http://{}/openid/v1/jwks", listener.local_addr().expect("bound"));

@@ -135,7 +135,10 @@ mod tests {
         };
         let now = 300 * DAY;
         let signs_from_ms = now + DAY;
-        assert_eq!(due(&[old.clone()], RHYTHM, now), Some(Due::Make { signs_from_ms }));
+        assert_eq!(
+            due(std::slice::from_ref(&old), RHYTHM, now),
+            Some(Due::Make { signs_from_ms })
+        );
         let new = KeyTimes {
             kid: "new".into(),
             signs_from_ms,

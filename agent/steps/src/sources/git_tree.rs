@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_list_is_counted_and_submodules_are_not() {
-        let listed = "100644 blob 0a      12\ta b\0120000 blob 0b       4\tlink\0160000 commit 0c       -\tsub\0";
+        let listed = "100644 blob 0a      12\ta b\x00120000 blob 0b       4\tlink\x00160000 commit 0c       -\tsub\0";
         let tree = read(listed).expect("read");
         assert_eq!((tree.files, tree.bytes, tree.submodules), (2, 16, 1));
         assert!(tree.summary("0a").contains("1 submodules were left out"));
