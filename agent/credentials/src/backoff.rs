@@ -138,7 +138,8 @@ mod tests {
             assert!((range.0..=range.1).contains(&wait), "{wait} is not in {range:?}");
             (least, most, sum) = (least.min(wait), most.max(wait), sum + wait);
             let share = (wait - range.0) / (range.1 - range.0).max(f64::MIN_POSITIVE);
-            quarters[((share * 4.0) as usize).min(3)] += 1;
+            let quarter = [0.25, 0.5, 0.75].iter().filter(|end| share >= **end).count();
+            quarters[quarter] += 1;
         }
         (least, sum / f64::from(DRAWS), most, quarters)
     }
