@@ -72,6 +72,15 @@ impl IdentityFile {
         })
     }
 
+    /// What is kept in this folder, of whichever agent; the folder stays as it is.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is damaged.
+    pub(crate) fn kept_in(folder: &Path) -> io::Result<Option<Identity>> {
+        let path = folder.join(FILE);
+        Self { path }.read()
+    }
+
     /// What is kept of this agent. A file that cannot be used is told of and left: joining writes it anew.
     pub(crate) fn load(&self, agent_id: &str) -> Option<Identity> {
         match self.read() {

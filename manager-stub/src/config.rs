@@ -167,6 +167,7 @@ impl RawConfig {
             uploads: UploadLimits::default(),
             oidc: self.oidc.check()?,
             boot: Arc::new(KernelBootClock),
+            witness: None,
             security: SecuritySettings {
                 transport,
                 trust_domain: self.trust_domain,

@@ -25,6 +25,7 @@ pub mod store;
 pub mod data_folder;
 mod jose;
 pub mod fetch;
+pub mod witness;
 pub mod vital;
 
-pub use program::main_impl;
+pub use program::{main_impl, main_with};

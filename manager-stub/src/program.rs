@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::server::{Manager, StartError, Transport};
 use crate::vital::Death;
+use crate::witness::Witness;
 
 /// Bad flags or an impossible combination of them.
 const EXIT_USAGE: u8 = 2;
@@ -40,13 +42,20 @@ impl End {
 /// Runs the manager until SIGTERM or SIGINT; the whole of `main`.
 #[must_use]
 pub fn main_impl() -> ExitCode {
-    let config = match RawConfig::parse().check() {
+    main_with(None)
+}
+
+/// The same, and somebody sees every request.
+#[must_use]
+pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
+    let mut config = match RawConfig::parse().check() {
         Ok(config) => config,
         Err(error) => {
             complain(&error, "deputy-manager --help lists the flags and their defaults");
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    config.settings.witness = witness;
     init_tracing(config.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

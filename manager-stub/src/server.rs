@@ -38,6 +38,7 @@ use crate::trust::acceptor::{self, Accepted, Security};
 use crate::trust::authority::{Authority, AuthorityError, write_whole};
 use crate::trust::server_tls::{self, CertificateSource, TlsError};
 use crate::vital::{Death, Pulse, VitalWatch, Vitals};
+use crate::witness::{Witness, WitnessLayer};
 
 /// A log stream may have this much in flight; the whole connection four times as much, so that one
 /// stream that is not read cannot stop the others.
@@ -73,6 +74,8 @@ pub struct Settings {
     pub oidc: Option<OidcSettings>,
     /// Where elapsed time comes from.
     pub boot: Arc<dyn BootClock>,
+    /// Who sees every request; the program has nobody.
+    pub witness: Option<Arc<dyn Witness>>,
     /// How connections are secured, and who may make them.
     pub security: SecuritySettings,
 }
@@ -220,6 +223,7 @@ impl Settings {
             uploads: UploadLimits::default(),
             oidc: None,
             boot: Arc::new(KernelBootClock),
+            witness: None,
             security: SecuritySettings {
                 transport: Transport::InsecureLoopback,
                 trust_domain: DEFAULT_TRUST_DOMAIN.into(),
@@ -254,6 +258,7 @@ impl Manager {
             uploads,
             oidc,
             boot,
+            witness,
             security,
         } = settings;
         let reads = store.reads();
@@ -317,7 +322,7 @@ impl Manager {
         let gate = GateLayer::new(registry, asking);
         let served = tracker.spawn(beating(
             vitals.pulse("server"),
-            serve(connections, gate, context, ending.clone())?,
+            serve(connections, (WitnessLayer::new(witness), gate), context, ending.clone())?,
         ));
         let ticking = tracker.spawn(beating(vitals.pulse("ticker"), Dispatcher::tick(dispatcher.clone())));
         Ok(Self {
@@ -460,7 +465,7 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
 /// The future that serves every connection until the manager ends.
 fn serve(
     connections: ReceiverStream<std::io::Result<Accepted>>,
-    gate: GateLayer,
+    (witness, gate): (WitnessLayer, GateLayer),
     context: Context,
     ending: CancellationToken,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, StartError> {
@@ -478,6 +483,7 @@ fn serve(
         .max_decoding_message_size(MAX_ENROLLMENT_MESSAGE_BYTES);
     let fleet = FleetServer::new(FleetService::new(context));
     let router = tonic::transport::Server::builder()
+        .layer(witness)
         .layer(gate)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))

@@ -144,6 +144,22 @@ impl Policy {
         }
     }
 
+    /// The roles that its permits name one by one. It may speak of whole families of roles too, which nobody can list.
+    #[must_use]
+    pub fn roles(&self) -> BTreeSet<String> {
+        let Self::Rules(rules) = self else {
+            return BTreeSet::new();
+        };
+        let permits = rules.all.policies().filter(|one| one.effect() == Effect::Permit);
+        let mut roles = BTreeSet::new();
+        for text in permits.map(ToString::to_string) {
+            let named = text.split("Role::\"").skip(1);
+            let arns = named.filter_map(|rest| rest.split('"').next());
+            roles.extend(arns.filter(|arn| arn.starts_with("arn:")).map(str::to_owned));
+        }
+        roles
+    }
+
     /// Its rules, in the order of the file.
     #[must_use]
     pub fn rules(&self) -> Vec<&Rule> {

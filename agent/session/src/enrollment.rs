@@ -167,6 +167,12 @@ impl Enrollment {
     }
 }
 
+/// The manager's trust domain, after everything that it says of itself was checked.
+pub(crate) async fn greet(dialer: &Dialer, who: &Who<'_>) -> Result<String, JoinError> {
+    let (_, challenge) = challenged(dialer, who).await?;
+    Ok(challenge.trust_domain)
+}
+
 /// Exchanges a certificate over a connection that was made with it.
 pub(crate) async fn renew(client: &mut AgentClient<Channel>) -> Result<Identity, JoinError> {
     let request = Request::new()?;

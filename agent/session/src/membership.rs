@@ -17,7 +17,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError};
+use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError, Who};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::ProofSource;
 
@@ -97,6 +97,28 @@ impl Membership {
     #[must_use]
     pub fn identity(&self) -> watch::Receiver<Option<Arc<Identity>>> {
         self.shared.identity.subscribe()
+    }
+
+    /// Asks the manager who it is, and nothing else: the way to it, its certificate, its clock and its trust domain
+    /// are looked at. Nothing is joined.
+    ///
+    /// # Errors
+    /// What is in the way, in words.
+    pub async fn greet(&self) -> Result<String, String> {
+        let shared = &self.shared;
+        let who = Who {
+            agent_id: &shared.agent_id,
+            trust_domain: shared
+                .joining
+                .as_ref()
+                .and_then(|joining| joining.trust_domain.as_deref()),
+            within: shared.within,
+        };
+        let greeted = match self.dialer_as(None) {
+            Ok(dialer) => enrollment::greet(&dialer, &who).await,
+            Err(error) => Err(error),
+        };
+        greeted.map_err(|error| error.to_string())
     }
 
     /// Makes connections as the member that the agent is now.

@@ -6,7 +6,7 @@ use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
 use super::report::{Finding, Form, Report, Verdict};
-use super::{cluster, machine, tools};
+use super::{cluster, machine, manager, policy, tools};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::own_identity::own_identity;
@@ -68,17 +68,24 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(tools::findings(&path).await);
 
     let identities = own_identity(config, Env::from_process());
+    report.extend(manager::findings(config, &identities).await);
+    let (findings, permitted) = policy::findings(&config.policy);
+    report.extend(findings);
     let own_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
     let region = questions.region.clone().or(own_region);
     let region = region.as_deref().unwrap_or(ANY_REGION);
     report.extend(identity::ambient(&identities, region).await);
-    let chains: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();
+    // A role that was asked about brings its external id; the policy has only its name.
+    let asked: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();
+    let named = permitted.iter().map(|role| Chain::parse(role));
+    let named = named.filter(|chain| !asked.iter().any(|asked| asked.ends_as(chain)));
+    let chains: Vec<Chain> = asked.iter().cloned().chain(named).collect();
     report.extend(identity::roles(&identities, region, &chains).await);
-    let asked = identity::identity_of(&identities, region, chains.first());
+    let entering = identity::identity_of(&identities, region, asked.first());
     match tempfile::tempdir() {
-        Ok(folder) => report.extend(cluster::findings(asked, &questions.clusters, folder.path()).await),
+        Ok(folder) => report.extend(cluster::findings(entering, &questions.clusters, folder.path()).await),
         Err(error) => report.add(cluster::no_folder(&error)),
     }
 }

@@ -23,6 +23,12 @@ impl Chain {
         Self(text.split(',').map(|arn| arn.trim().to_owned()).collect())
     }
 
+    /// Do both lead to the same role?
+    pub(crate) fn ends_as(&self, other: &Self) -> bool {
+        let role = |chain: &Self| chain.last().split('#').next().map(str::to_owned);
+        role(self) == role(other)
+    }
+
     fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)
     }

@@ -3,6 +3,8 @@
 
 mod examination;
 mod machine;
+mod manager;
+mod policy;
 mod tools;
 mod identity;
 mod cluster;

@@ -4,6 +4,7 @@
 //! The forms are written down here once more, apart from the product's redactor: a form that one of the two does not
 //! know is found by the other.
 
+pub mod witness;
 pub mod strace;
 pub mod scan;
 mod forms;

@@ -1,0 +1,37 @@
+//! What the agent's own policy lets tasks do, and which roles it names.
+
+use std::collections::BTreeSet;
+
+use deputy_policy::policy::Policy;
+use deputy_policy::source::PolicySource;
+
+use super::report::{Finding, Verdict};
+
+const AREA: &str = "policy";
+
+/// What is to be said of the policy, and the roles that it names.
+pub(crate) fn findings(source: &PolicySource) -> (Vec<Finding>, BTreeSet<String>) {
+    let policy = match source.current() {
+        Ok(policy) => policy,
+        Err(unusable) => {
+            let finding = Finding::new(AREA, "rules", Verdict::Bad, format!("nothing runs here: {unusable}"))
+                .hint("`deputy-agent policy check FILE` says what is wrong with a file; examples/policies has some to begin with");
+            return (vec![finding], BTreeSet::new());
+        }
+    };
+    let finding = match policy.as_ref() {
+        Policy::AllowAll => Finding::new(
+            AREA,
+            "rules",
+            Verdict::Warning,
+            "everything that the manager sends is run (--allow-all)",
+        )
+        .hint("write a policy and name it with --policy-file"),
+        Policy::Rules(_) => Finding::good(AREA, "rules", format!("{} rules, all valid", policy.rules().len())),
+    };
+    let notes = policy
+        .notes()
+        .iter()
+        .map(|note| Finding::new(AREA, "note", Verdict::Warning, note.clone()));
+    (std::iter::once(finding).chain(notes).collect(), policy.roles())
+}
