@@ -198,7 +198,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
     /// Signs task, inputs and bundles with this private key (PKCS#8 PEM, Ed25519 or ECDSA P-256)
-    #[arg(long, value_name = "FILE", env = "DEPUTY_SIGN_KEY")]
+    #[arg(long, value_name = "FILE", env = "DEPUTY_SIGN_KEY", hide_env_values = true)]
     pub(crate) sign_key: Option<PathBuf>,
     /// How long the signature may begin a run, for example 45m
     #[arg(long, value_name = "DURATION", default_value = "24h", requires = "sign_key")]
