@@ -29,6 +29,8 @@ async fn an_agent_that_can_work_is_told_so_with_proof() {
         .expect("run");
     assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
     for part in [
+        "its certificate and its clock are good; its trust domain is deputy",
+        "not joined yet; joins with the join token",
         "assumed-role/deputy-agent/ecs-task",
         "can be assumed: ",
         "assumed-role/deployer/deputy-doctor",
@@ -87,6 +89,14 @@ async fn an_agent_without_aws_can_work_and_is_warned() {
     assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
     let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
     assert_eq!(finding(&report, "source")["verdict"], "warning");
+    assert_eq!(finding(&report, "answer")["verdict"], "good");
+    let arguments = ["-o", "json", "--trust-domain", "elsewhere"];
+    let seen = world.doctor(&arguments).await.expect("run");
+    assert_eq!(seen.code, Some(1), "{}{}", seen.stdout, seen.stderr);
+    let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
+    let answer = finding(&report, "answer");
+    let summary = answer["summary"].as_str().unwrap_or_default();
+    assert!(summary.contains("trust domain is deputy"), "{answer:#}");
     let bad = world.doctor(&["--slots", "0"]).await.expect("run");
     assert_eq!(bad.code, Some(2), "{}{}", bad.stdout, bad.stderr);
 }

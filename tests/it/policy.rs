@@ -102,7 +102,8 @@ async fn without_a_good_policy_nothing_runs_until_there_is_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("agent.cedar");
     let world = with_file(path.clone()).await;
-    let ran = folder.path().join("ran");
+    // Not beside the policy: scripts cannot write there.
+    let ran = world.folder().join("ran");
     let document = recipe::script("waits", "", "", &format!("echo ran >> {}", ran.display()));
     let task = world.submit(&document).await.expect("queued");
     let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
@@ -158,7 +159,8 @@ async fn a_denial_in_the_middle_fails_the_task_and_says_what_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let rules = "permit (principal, action, resource);\n@id(\"no-rm\") forbid (principal, action == Action::\"runCommand\", resource) when { context.script like \"*rm -rf*\" };";
     let world = world(folder.path(), rules).await;
-    let ran = folder.path().join("ran");
+    // Not beside the policy: scripts cannot write there.
+    let ran = world.folder().join("ran");
     let steps = format!(
         "    - name: first\n      shell: {{ run: \"echo first >> {ran}; printf 'what=rm -%s /nowhere' rf >> $DEPUTY_OUTPUT\" }}\n    - name: second\n      shell: {{ run: \"echo second >> {ran}; ${{{{ steps.first.outputs.what }}}}\" }}\n",
         ran = ran.display()

@@ -369,7 +369,12 @@ impl World {
             .env("TMPDIR", &self.folder)
             .envs(self.agent_environment());
         command
-            .args(["doctor", "--manager", &format!("https://{}", self.manager.address()?)])
+            .args([
+                "doctor",
+                "--allow-all",
+                "--manager",
+                &format!("https://{}", self.manager.address()?),
+            ])
             .arg("--ca-file")
             .arg(self.manager.access()?.ca_file)
             .arg("--join-token-file")

@@ -14,6 +14,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// After that many reads without an answer people are told. The SDK has tried each of them repeatedly.
 const TELL_AFTER: u32 = 2;
 
+/// A read that was on its way while somebody set this machine's clock is refused for its signature; the next one is
+/// signed by the new clock. A clock that stays wrong is told after so many.
+const SIGNED_ANEW: u32 = 3;
+
 /// Repeats `read` while ECS does not answer.
 pub(crate) async fn patiently<T, F>(ctx: &StepContext, read: impl Fn() -> F) -> Result<T, StepError>
 where
@@ -32,7 +36,8 @@ where
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
-        if !passes(&failure) {
+        let is_old = tries <= SIGNED_ANEW && is_about_the_clock(&failure);
+        if !passes(&failure) && !is_old {
             return Err(failure.into());
         }
         if tries == TELL_AFTER {
@@ -66,6 +71,15 @@ pub(crate) fn passes(failure: &Failure) -> bool {
             | "ecs.server"
             | "ecs.serviceUnavailable"
     )
+}
+
+/// Was a signature too old or too young? AWS's codes, and the words of the one that also means other things.
+pub(crate) fn is_about_the_clock(failure: &Failure) -> bool {
+    let said = |words: &str| failure.detail.contains(words);
+    said("RequestExpired")
+        || said("RequestTimeTooSkewed")
+        || said("Signature expired")
+        || said("Signature not yet current")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::context::StepContext;
 use crate::ecs::client::Ecs;
 use crate::ecs::document::short;
-use crate::ecs::reading::passes;
+use crate::ecs::reading::{is_about_the_clock, passes};
 use crate::ecs::service::Seen;
 use crate::ecs::stopped::{StopKind, Stopped};
 use crate::ecs::verdict::{Followed, Judgement, Rollout, Verdict, View};
@@ -61,7 +61,7 @@ pub(crate) async fn follow(ctx: &StepContext, ecs: &Ecs, target: Target<'_>) -> 
                 follower.trouble = None;
                 what
             }
-            Err(failure) if passes(&failure) => follower.troubled(&failure),
+            Err(failure) if passes(&failure) || is_about_the_clock(&failure) => follower.troubled(&failure),
             Err(failure) => return Err(failure.into()),
         };
         ctx.sleep(pause, waiting_for).await?;
