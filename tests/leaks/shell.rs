@@ -9,7 +9,7 @@ use deputy_tests::world::World;
 use crate::scenario::{AWS, Scenario};
 
 /// In the agent's environment; the script gets it as `PASSWORD`.
-pub(crate) const SECRET_VARIABLE: &str = "LEAKS_PASSWORD";
+pub(crate) const SECRET_VARIABLE: &str = "DEPUTY_SECRET_LEAKS";
 
 /// What a careless script does with a secret.
 const SCRIPT: &str = r#"echo "the password is $PASSWORD"

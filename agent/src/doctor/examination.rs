@@ -6,7 +6,7 @@ use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
 use super::report::{Finding, Form, Report, Verdict};
-use super::{cluster, machine, manager, policy, tools};
+use super::{cluster, machine, policy, standing, tools};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::own_identity::own_identity;
@@ -68,7 +68,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(tools::findings(&path).await);
 
     let identities = own_identity(config, Env::from_process());
-    report.extend(manager::findings(config, &identities).await);
+    report.extend(standing::findings(config, &identities).await);
     let (findings, permitted) = policy::findings(&config.policy);
     report.extend(findings);
     let own_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]

@@ -3,7 +3,7 @@
 
 mod examination;
 mod machine;
-mod manager;
+mod standing;
 mod policy;
 mod tools;
 mod identity;
