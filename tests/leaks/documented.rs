@@ -15,5 +15,10 @@ pub(crate) fn is_documented(hit: &Hit, agent: &Path) -> bool {
         && hit.form == "raw"
         && hit.place.starts_with("execve of ")
         && hit.place.ends_with(", environment");
-    from_platform || asked_for
+    // A script may write its own secret where only its own task can read; what it calls an output is taken out at the end.
+    let own_output = hit.canary == crate::run::SECRET_VARIABLE_CANARY
+        && hit.place.starts_with("write to ")
+        && hit.place.contains("/step-careless-")
+        && hit.place.ends_with("/output");
+    from_platform || asked_for || own_output
 }

@@ -148,7 +148,7 @@ impl Recorded {
         self.world.manager.kill()?;
         Ok(Ended {
             secrets,
-            folder: self.world.folder().to_owned(),
+            folder: self.world.whole_folder().to_owned(),
             requests: self.requests,
             _world: self.world,
         })

@@ -466,6 +466,12 @@ impl World {
         &self.binaries.agent
     }
 
+    /// Everything of this world: the manager's data and log, the agents' folders, what is shared.
+    #[must_use]
+    pub fn whole_folder(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder of the agent with this id: its working directory, its home, its log.
     #[must_use]
     pub fn agent_folder(&self, id: &str) -> PathBuf {

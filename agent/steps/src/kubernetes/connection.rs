@@ -143,7 +143,14 @@ impl Connection {
 /// A client of the kubeconfig's cluster that sends no change without a permit, and has no
 /// authentication of its own.
 async fn client(kubeconfig: &Kubeconfig) -> Result<kube::Client, String> {
-    let file = kube::config::Kubeconfig::read_from(kubeconfig.path()).map_err(|error| error.to_string())?;
+    let mut file = kube::config::Kubeconfig::read_from(kubeconfig.path()).map_err(|error| error.to_string())?;
+    // To ask it for a client certificate, the library would run the plugin by itself, with this process's whole
+    // environment: the agent's own identity. Tokens come from `Bearer`, which gives it the task's alone.
+    for user in &mut file.auth_infos {
+        if let Some(user) = &mut user.auth_info {
+            user.exec = None;
+        }
+    }
     let options = kube::config::KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(file, &options)
         .await
@@ -171,5 +178,40 @@ fn install_crypto() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error means that another thread was first: the same provider.
         let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A certificate that has signed nothing, PEM in base64.
+    const CA: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJnVENDQVNlZ0F3SUJBZ0lVWlhZMGdpeVlueWtJQnpuM1RSdENiVTRGUkJJd0NnWUlLb1pJemowRUF3SXcKRlRFVE1CRUdBMVVFQXd3S1lTQnpkSEpoYm1kbGNqQWdGdzB5TmpFeE1qWXhOakkxTXpsYUdBOHlNVEkyTVRFdwpNakUyTWpVek9Wb3dGVEVUTUJFR0ExVUVBd3dLWVNCemRISmhibWRsY2pCWk1CTUdCeXFHU000OUFnRUdDQ3FHClNNNDlBd0VIQTBJQUJQbVhjOWJWTml3QWJYbFJDOFZId2ZjTlA1bXF6Zldld1NTT0ZZOEZHYW5kNkNqNXpscXMKd2RWbWZzL2pCU1UzQ3dYaGFLZDB3cGsyNTRtaFJTSXNZNDJqVXpCUk1CMEdBMVVkRGdRV0JCU0ExaXZPYVZOKwpHZ09XSHZSVUxNdk9xdU4xZ3pBZkJnTlZIU01FR0RBV2dCU0ExaXZPYVZOK0dnT1dIdlJVTE12T3F1TjFnekFQCkJnTlZIUk1CQWY4RUJUQURBUUgvTUFvR0NDcUdTTTQ5QkFNQ0EwZ0FNRVVDSUF3c3BxQnpCRWNoSjloL3A2Z2QKMzNGV3RDSFRTOFhWRFZFOTlQeHRlcHAvQWlFQWg0TDNwT1MvNWNWem1ydUtEaUt5Y3ZpRHJVK3NaT0V0VGV3SApMSmNuNDg4PQotLS0tLUVORCBDRVJUSUZJQ0FURS0tLS0tCg==";
+
+    /// Guards what a plugin is run with: the library that reads the kubeconfig would give it this process's environment.
+    #[tokio::test]
+    async fn making_a_client_does_not_run_the_plugin() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (plugin, ran) = (folder.path().join("plugin"), folder.path().join("ran"));
+        std::fs::write(&plugin, format!("#!/bin/sh\ntouch {}\n", ran.display())).expect("written");
+        std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).expect("set");
+        let cluster = EksCluster {
+            name: "prod".into(),
+            arn: String::new(),
+            region: "eu-west-1".into(),
+            endpoint: "https://localhost:1".into(),
+            ca_data: CA.into(),
+            version: String::new(),
+        };
+        let program = TokenProgram::Authenticator {
+            path: plugin,
+            version: String::new(),
+        };
+        let plugin = ExecPlugin::new(&program, &cluster);
+        let kubeconfig = Kubeconfig::create(folder.path(), &cluster, &plugin, None).expect("written");
+        client(&kubeconfig).await.expect("a client");
+        assert!(!ran.exists(), "the plugin was run");
     }
 }
