@@ -140,6 +140,11 @@ mod tests {
 
     #[test]
     fn a_real_trace_says_what_was_started_and_written() {
+        let missing = Command::new("strace").arg("-V").output().is_err();
+        let missing = missing.then(|| "strace is not installed".to_owned());
+        if crate::skip::skips("a_real_trace_says_what_was_started_and_written", missing) {
+            return;
+        }
         let folder = tempfile::tempdir().expect("a folder");
         let trace = folder.path().join("trace");
         let script = "echo written > out; printf piped | cat > /dev/null; MARK=in-environment /bin/echo in-arguments";
