@@ -29,12 +29,6 @@ const SLOWEST_SECONDS: u32 = 10;
 /// A target that needs more memory than this is a finding.
 const MEMORY_MIB: u32 = 2048;
 
-/// How much of each target `cargo xtask ci` runs.
-const IN_CI: Bounds = Bounds {
-    runs: 20_000,
-    seconds: 20,
-};
-
 /// What the run is told.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -79,11 +73,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The bounded run of `cargo xtask ci`: each target without a finding is a passed test.
-pub(crate) fn short(root: &Path) -> Result<Summary> {
-    each(root, IN_CI, |_| true)
 }
 
 fn each(root: &Path, bounds: Bounds, wanted: impl Fn(&str) -> bool) -> Result<Summary> {

@@ -10,7 +10,7 @@ use super::binaries::{self, Binary};
 use super::summary::Summary;
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
-use crate::{fuzz, sweep, tidy};
+use crate::{sweep, tidy};
 
 /// Integration tests wait more than they compute.
 const TEST_THREADS: &str = "4";
@@ -22,19 +22,8 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
 }
 
-/// Whether the fuzz targets run too: they are compiled apart, with coverage, which takes minutes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fuzzing {
-    None,
-    Bounded,
-}
-
 /// Runs it.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
-    everything(root, options, Fuzzing::None)
-}
-
-fn everything(root: &Path, options: &Options, fuzzing: Fuzzing) -> Result<ExitCode> {
     let since = Instant::now();
     println!("tools");
     ensure::ensure(root, ensure::everything())?;
@@ -70,10 +59,6 @@ fn everything(root: &Path, options: &Options, fuzzing: Fuzzing) -> Result<ExitCo
     if options.filter.is_none() {
         println!("sweep");
         summary.add(sweep::short(root)?);
-    }
-    if fuzzing == Fuzzing::Bounded {
-        println!("fuzz");
-        summary.add(fuzz::short(root)?);
     }
     println!();
     for failure in &failures {
@@ -139,7 +124,7 @@ fn print_line(name: &str, summary: Summary, time: &str) {
     }
 }
 
-/// What CI runs: the same, and a bounded run of every fuzz target.
+/// What CI runs: the same.
 pub(crate) fn ci(root: &Path) -> Result<ExitCode> {
-    everything(root, &Options { filter: None }, Fuzzing::Bounded)
+    run(root, &Options { filter: None })
 }
