@@ -25,7 +25,7 @@ use crate::proxy::relay::Proxy;
 use crate::tasks::Tasks;
 
 /// How long [`World::agent`] waits for the manager to know the agent.
-const JOINED_WITHIN: Duration = Duration::from_secs(20);
+const JOINED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Joins by the one join token of a world: restarts of agents without what they kept take one each.
 const JOINS: u32 = 1000;
