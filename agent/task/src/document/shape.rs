@@ -68,25 +68,25 @@ struct Words {
     second: (&'static str, &'static str),
 }
 
-const STEP: Words = Words {
+static STEP: Words = Words {
     two: ("a step does one thing, and this one is `", "` already"),
     none: "this step does not say what it does",
     second: ("make `", "` a step of its own"),
 };
 
-const SOURCE: Words = Words {
+static SOURCE: Words = Words {
     two: ("a source comes from one place, and this one is `", "` already"),
     none: "this source does not say where it comes from",
     second: ("make `", "` a source of its own"),
 };
 
-const CHOICE: Words = Words {
+static CHOICE: Words = Words {
     two: ("only one of these can be, and there is `", "` already"),
     none: "this does not say which",
     second: ("remove `", "`"),
 };
 
-const SECRET: Words = Words {
+static SECRET: Words = Words {
     two: ("a secret is in one place, and this one is `", "` already"),
     none: "this secret does not say where it is",
     second: ("remove `", "`, or make it a secret of its own"),
