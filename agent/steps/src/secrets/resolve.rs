@@ -1,6 +1,7 @@
 //! Follows references. Called by the shell step before its script begins, and by sources.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use deputy_logs::SecretRefused;
 use deputy_task::document::secret::SecretRef;
@@ -72,13 +73,10 @@ impl<'a> Secrets<'a> {
             SecretRef::Environment(name) => of_agent::variable(name)?,
             SecretRef::File(path) => of_agent::file(ctx.host().secrets_folder().as_deref(), path)?,
             SecretRef::KubernetesSecret(secret) => {
-                if !self.clusters.contains_key(&secret.cluster) {
-                    let opened = Connection::open(ctx, &secret.cluster, None).await?;
-                    self.clusters.insert(secret.cluster.clone(), opened);
-                }
-                let connection = self.clusters.get(&secret.cluster).ok_or_else(|| {
-                    Failure::new("secret.unreadable", format!("cluster {} is not open", secret.cluster))
-                })?;
+                let connection = match self.clusters.entry(secret.cluster.clone()) {
+                    Entry::Occupied(open) => open.into_mut(),
+                    Entry::Vacant(free) => free.insert(Connection::open(ctx, &secret.cluster, None).await?),
+                };
                 kubernetes_secret::fetch(connection, secret, pinned).await?
             }
         })

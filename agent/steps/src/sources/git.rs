@@ -9,9 +9,9 @@ use deputy_task::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::git_program::{Git, Size};
+use super::git_program::Git;
 use super::git_tree::{self, TreeProblem};
-use super::git_words::{self, no_room};
+use super::git_words::{self, no_room, shown};
 use super::limits::SourceLimits;
 use crate::context::StepContext;
 use crate::failure::StepError;
@@ -67,7 +67,7 @@ pub async fn fetch(
         source.url.as_str(),
         wanted.as_str(),
     ];
-    let fetched = git.run(&arguments, Size { limit: limits.bytes }).await?;
+    let fetched = git.run(&arguments, Some(limits.bytes)).await?;
     if !fetched.exit.succeeded() {
         let known = recorded.as_ref().map(|fetched| fetched.commit.as_str());
         return Err(git_words::explain(name, source, known, &fetched.stderr).into());
@@ -160,14 +160,6 @@ fn check(name: &str, source: &GitSource) -> Result<(), Failure> {
     match &source.subfolder {
         Some(path) if leaves(path) || path.is_empty() => Err(bad("its subfolder", "is no folder within it")),
         Some(_) | None => Ok(()),
-    }
-}
-
-fn shown(reference: &GitRef) -> String {
-    match reference {
-        GitRef::Branch(name) => format!("branch {name}"),
-        GitRef::Tag(name) => format!("tag {name}"),
-        GitRef::Commit(hash) => format!("commit {hash}"),
     }
 }
 

@@ -60,12 +60,6 @@ const CONFIG: [(&str, &str); 14] = [
     ("submodule.recurse", "false"),
 ];
 
-/// How large the folder may grow.
-#[derive(Clone, Copy)]
-pub(super) struct Size {
-    pub(super) limit: u64,
-}
-
 /// How a command ended, and what it said.
 pub(super) struct Said {
     pub(super) exit: Exit,
@@ -124,15 +118,15 @@ impl<'a> Git<'a> {
 
     /// Runs a command that asks no server and must succeed; its standard output.
     pub(super) async fn said(&self, arguments: &[&str]) -> Result<String, StepError> {
-        let said = self.run(arguments, Size { limit: u64::MAX }).await?;
+        let said = self.run(arguments, None).await?;
         if !said.exit.succeeded() {
             return Err(git_words::failed(self.name, arguments, &said.stderr).into());
         }
         Ok(String::from_utf8_lossy(&said.stdout).into_owned())
     }
 
-    /// Runs a command, whatever comes of it.
-    pub(super) async fn run(&self, arguments: &[&str], size: Size) -> Result<Said, StepError> {
+    /// Runs a command, whatever comes of it; it is ended when the folder has more than so many bytes.
+    pub(super) async fn run(&self, arguments: &[&str], most_bytes: Option<u64>) -> Result<Said, StepError> {
         let repository = self.folder.join("repository");
         let within = if repository.exists() {
             repository
@@ -152,7 +146,7 @@ impl<'a> Git<'a> {
             .caused_by(&error)
         })?;
         let mut sink = Sink::default();
-        let ended = child.run(&mut sink, self.stop(size)).await;
+        let ended = child.run(&mut sink, self.stop(most_bytes)).await;
         match ended.stopped {
             None if sink.dropped => Err(Failure::new(
                 "source.refused",
@@ -188,20 +182,23 @@ impl<'a> Git<'a> {
         }
     }
 
-    async fn stop(&self, size: Size) -> Stop<Stopped> {
+    async fn stop(&self, most_bytes: Option<u64>) -> Stop<Stopped> {
         let watch = async {
+            let Some(limit) = most_bytes else {
+                return std::future::pending().await;
+            };
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 let folder = self.folder.clone();
                 let found = tokio::task::spawn_blocking(move || bytes_below(&folder)).await;
-                if found.is_ok_and(|bytes| bytes > size.limit) {
-                    return;
+                if found.is_ok_and(|bytes| bytes > limit) {
+                    return limit;
                 }
             }
         };
         let reason = tokio::select! {
             halt = self.ctx.halted() => Stopped::Halted(halt),
-            () = watch => Stopped::TooLarge(size.limit),
+            limit = watch => Stopped::TooLarge(limit),
             () = tokio::time::sleep(LONGEST) => Stopped::TooLong,
         };
         Stop { reason, grace: GRACE }

@@ -56,11 +56,7 @@ pub(super) fn explain(name: &str, source: &GitSource, recorded: Option<&str>, st
         "unadvertised object",
         "no such remote ref",
     ]) {
-        let what = match &source.reference {
-            GitRef::Branch(name) => format!("branch {name}"),
-            GitRef::Tag(name) => format!("tag {name}"),
-            GitRef::Commit(hash) => format!("commit {hash}"),
-        };
+        let what = shown(&source.reference);
         (
             "source.notFound",
             format!("{url} has no {what}"),
@@ -139,6 +135,15 @@ pub(super) fn no_room(name: &str, error: &std::io::Error) -> Failure {
 fn end_of(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(MAX_LINES)..].join("\n")
+}
+
+/// What was asked for, in words.
+pub(super) fn shown(reference: &GitRef) -> String {
+    match reference {
+        GitRef::Branch(name) => format!("branch {name}"),
+        GitRef::Tag(name) => format!("tag {name}"),
+        GitRef::Commit(hash) => format!("commit {hash}"),
+    }
 }
 
 #[cfg(test)]
