@@ -42,12 +42,6 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Bounds {
-    runs: u64,
-    seconds: u64,
-}
-
 /// How a target's run ended.
 struct Outcome {
     executions: u64,
@@ -62,12 +56,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         let names = TARGETS.map(|(target, _)| target).join(", ");
         bail!("there is no target {name}; there are {names}");
     }
-    let bounds = Bounds {
-        runs: options.runs,
-        seconds: options.seconds,
-    };
-    let wanted = |target: &str| options.targets.is_empty() || options.targets.iter().any(|name| name == target);
-    let summary = each(root, bounds, wanted)?;
+    let summary = each(root, options)?;
     Ok(if summary.failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -75,12 +64,13 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn each(root: &Path, bounds: Bounds, wanted: impl Fn(&str) -> bool) -> Result<Summary> {
+fn each(root: &Path, options: &Options) -> Result<Summary> {
+    let wanted = |target: &str| options.targets.is_empty() || options.targets.iter().any(|name| name == target);
     let built = build(root)?;
     let (mut summary, mut all) = (Summary::default(), 0);
     for (target, more) in TARGETS.iter().filter(|(target, _)| wanted(target)) {
         let since = Instant::now();
-        let outcome = fuzz(root, &built, (target, more), bounds)?;
+        let outcome = fuzz(root, &built, (target, more), options)?;
         all += outcome.executions;
         summary.add(Summary::one(outcome.finding.is_none()));
         let verdict = if outcome.finding.is_none() { "✓" } else { "✗" };
@@ -125,7 +115,7 @@ fn build(root: &Path) -> Result<PathBuf> {
     Ok(folder.join("x86_64-unknown-linux-gnu/release"))
 }
 
-fn fuzz(root: &Path, built: &Path, (target, more): (&str, &[&str]), bounds: Bounds) -> Result<Outcome> {
+fn fuzz(root: &Path, built: &Path, (target, more): (&str, &[&str]), options: &Options) -> Result<Outcome> {
     let kept = manifest::cache()?.join("fuzz").join(target);
     let findings = program::target(root)?.join("fuzz/findings").join(target);
     for folder in [&kept, &findings] {
@@ -133,8 +123,8 @@ fn fuzz(root: &Path, built: &Path, (target, more): (&str, &[&str]), bounds: Boun
     }
     let mut command = Command::new(built.join(target));
     command
-        .arg(format!("-runs={}", bounds.runs))
-        .arg(format!("-max_total_time={}", bounds.seconds))
+        .arg(format!("-runs={}", options.runs))
+        .arg(format!("-max_total_time={}", options.seconds))
         .arg(format!("-timeout={SLOWEST_SECONDS}"))
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))

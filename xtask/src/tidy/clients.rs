@@ -1,7 +1,7 @@
 //! Every AWS client of a task waits as its document says: whoever makes one gives it a pace.
 
 use super::problem::Problem;
-use super::sources::Source;
+use super::sources::{Source, code};
 
 /// AWS clients of the agent.
 pub(crate) fn check(sources: &[Source]) -> Vec<Problem> {
@@ -13,11 +13,7 @@ pub(crate) fn check(sources: &[Source]) -> Vec<Problem> {
 }
 
 fn check_one(source: &Source) -> Option<Problem> {
-    let code = source
-        .text
-        .split("\n#[cfg(test)]\nmod tests {")
-        .next()
-        .unwrap_or_default();
+    let code = code(&source.text);
     let makes = |line: &str| line.contains("Client::new(") || line.contains("Client::from_conf(");
     let (index, _) = code
         .lines()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::problem::Problem;
-use super::sources::Source;
+use super::sources::{Source, code};
 
 /// Checks every crate that has a `lib.rs`, and the modules inside modules.
 pub(crate) fn check(sources: &[Source]) -> Vec<Problem> {
@@ -82,7 +82,7 @@ fn top_module(folder: &Path, path: &Path) -> Option<String> {
 
 /// What the code before the test module names as `crate::…`, comments left out.
 fn names(text: &str) -> Vec<(usize, String)> {
-    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let code = code(text);
     let mut found = Vec::new();
     for (index, line) in code.lines().enumerate() {
         if line.trim_start().starts_with("//") {

@@ -2,7 +2,7 @@
 //! `lib.rs` and `mod.rs` only list.
 
 use super::problem::Problem;
-use super::sources::Source;
+use super::sources::{Source, code};
 
 /// Lines of code without tests that a file may have.
 const MOST_LINES: usize = 600;
@@ -83,7 +83,7 @@ fn check_one(source: &Source) -> Vec<Problem> {
 
 /// Lines before the test module.
 fn code_lines(text: &str) -> usize {
-    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let code = code(text);
     code.lines().count()
 }
 

@@ -39,6 +39,11 @@ impl Source {
     }
 }
 
+/// What is before the unit tests of a file.
+pub(crate) fn code(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text)
+}
+
 /// All text files.
 pub(crate) fn read(root: &Path) -> Result<Vec<Source>> {
     let output = Command::new("git")
