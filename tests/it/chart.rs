@@ -36,9 +36,8 @@ impl Helm {
         }
     }
 
-    fn run(&self, arguments: &[&str], values: &Value) -> Output {
-        let file = self.folder.path().join("values.json");
-        std::fs::write(&file, values.to_string()).expect("written");
+    /// Helm with folders of its own, whatever the machine's are.
+    fn command(&self, arguments: &[&str]) -> Command {
         let helm = Tools::load()
             .and_then(|tools| tools.get("helm").map(Path::to_owned))
             .expect("helm");
@@ -50,8 +49,14 @@ impl Helm {
         ] {
             command.env(name, self.folder.path().join(folder));
         }
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    fn run(&self, arguments: &[&str], values: &Value) -> Output {
+        let file = self.folder.path().join("values.json");
+        std::fs::write(&file, values.to_string()).expect("written");
+        self.command(arguments)
             .arg("--values")
             .arg(file)
             .output()
@@ -490,19 +495,15 @@ async fn a_real_api_server_runs_the_chart_in_a_restricted_namespace() {
 
     let (kubeconfig, namespace) = (kubeconfig.clone(), name.clone());
     let gone = tokio::task::spawn_blocking(move || {
-        let helm = Tools::load()
-            .and_then(|tools| tools.get("helm").map(Path::to_owned))
-            .expect("helm");
-        Command::new(helm)
-            .args([
-                "uninstall",
-                "edge",
-                "--namespace",
-                &namespace,
-                "--kubeconfig",
-                &kubeconfig,
-            ])
-            .output()
+        let arguments = [
+            "uninstall",
+            "edge",
+            "--namespace",
+            &namespace,
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        Helm::new().command(&arguments).output()
     });
     let gone = gone.await.expect("joined").expect("helm starts");
     assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));

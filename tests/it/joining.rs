@@ -40,6 +40,15 @@ async fn rule(world: &World, arguments: &[&str]) {
     assert_eq!(made.code, Some(0), "{made:?}");
 }
 
+/// Lets this role of the agents' account into the pool `eu`.
+async fn role_rule(world: &World, name: &str, role: &str) {
+    rule(
+        world,
+        &[name, "--pool", "eu", "--aws-account", HOME, "--aws-role", role],
+    )
+    .await;
+}
+
 async fn agent_info(world: &World) -> v1::AgentInfo {
     let listed = world.tasks.fleet().list(v1::FleetListRequest::default()).await;
     let listed = listed.expect("listed").into_inner().agents;
@@ -60,19 +69,7 @@ async fn says(world: &World, what: &str) {
 async fn an_agent_joins_by_its_aws_identity_and_works() {
     let cloud = Cloud::shared().await.expect("a cloud");
     let mut world = asking(&cloud.scenery().endpoint).await;
-    rule(
-        &world,
-        &[
-            "home",
-            "--pool",
-            "eu",
-            "--aws-account",
-            HOME,
-            "--aws-role",
-            "deputy-agent",
-        ],
-    )
-    .await;
+    role_rule(&world, "home", "deputy-agent").await;
     world.agent(by("aws")).await.expect("joined");
     let info = agent_info(&world).await;
     assert_eq!((info.pool.as_str(), info.join_rule.as_str()), ("eu", "home"));
@@ -88,34 +85,10 @@ async fn an_agent_joins_by_its_aws_identity_and_works() {
 async fn an_agent_whose_role_no_rule_names_is_told_and_gets_in_when_one_does() {
     let cloud = Cloud::shared().await.expect("a cloud");
     let mut world = asking(&cloud.scenery().endpoint).await;
-    rule(
-        &world,
-        &[
-            "other",
-            "--pool",
-            "eu",
-            "--aws-account",
-            HOME,
-            "--aws-role",
-            "deputy-agent-2",
-        ],
-    )
-    .await;
+    role_rule(&world, "other", "deputy-agent-2").await;
     world.launch(by("aws")).await.expect("started");
     says(&world, "no join rule lets in role deputy-agent of account 000000000000").await;
-    rule(
-        &world,
-        &[
-            "right",
-            "--pool",
-            "eu",
-            "--aws-account",
-            HOME,
-            "--aws-role",
-            "deputy-agent",
-        ],
-    )
-    .await;
+    role_rule(&world, "right", "deputy-agent").await;
     world.joined("agent-1").await.expect("joined");
 }
 
@@ -123,19 +96,7 @@ async fn an_agent_whose_role_no_rule_names_is_told_and_gets_in_when_one_does() {
 #[tokio::test]
 async fn an_agent_waits_while_sts_cannot_be_asked() {
     let mut world = asking("http://127.0.0.1:1").await;
-    rule(
-        &world,
-        &[
-            "home",
-            "--pool",
-            "eu",
-            "--aws-account",
-            HOME,
-            "--aws-role",
-            "deputy-agent",
-        ],
-    )
-    .await;
+    role_rule(&world, "home", "deputy-agent").await;
     world.launch(by("aws")).await.expect("started");
     says(
         &world,

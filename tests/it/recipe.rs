@@ -6,6 +6,7 @@ use aws_sdk_ecs::types::ContainerDefinition;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::ecs;
 use deputy_tests::proxy::rule::{Handle, Matcher};
 use deputy_tests::world::World;
 
@@ -74,30 +75,12 @@ pub(crate) fn slow_deployment(kind: &str, namespace: &str, more: &str) -> String
 /// A service that runs `checkout:1` twice, under a name of the world's own; its name and its revision.
 pub(crate) async fn service(world: &World, stem: &str) -> (String, String) {
     let name = world.unique(stem);
-    let ecs = world.ecs().expect("a cloud");
     let container = ContainerDefinition::builder()
         .name("app")
         .image("checkout:1")
         .memory(64);
-    let registered = ecs
-        .register_task_definition()
-        .family(&name)
-        .container_definitions(container.build())
-        .send()
-        .await
-        .expect("registered");
-    let revision = registered
-        .task_definition()
-        .and_then(|found| found.task_definition_arn())
-        .expect("an ARN")
-        .to_owned();
-    let service = ecs.create_service().cluster("prod").service_name(&name);
-    service
-        .task_definition(&revision)
-        .desired_count(2)
-        .send()
-        .await
-        .expect("created");
+    let made = ecs::service(&world.ecs().expect("a cloud"), &name, container.build()).await;
+    let revision = made.expect("a service");
     (name, revision)
 }
 

@@ -1,8 +1,9 @@
 //! `ecsRollingDeploy` over a service whose task definition has canaries in its environment.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use async_trait::async_trait;
 use aws_sdk_ecs::types::{ContainerDefinition, KeyValuePair};
+use deputy_tests::ecs::service;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::world::World;
 
@@ -18,7 +19,6 @@ impl Scenario for RollingDeploy {
 
     async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String> {
         let name = world.unique(&format!("leaks-{:04x}", rand::random::<u16>()));
-        let ecs = world.ecs()?;
         let secret = KeyValuePair::builder()
             .name("PASSWORD")
             .value(canaries.make("the environment of a live task definition"));
@@ -28,23 +28,7 @@ impl Scenario for RollingDeploy {
             .memory(64)
             .environment(secret.build())
             .command(canaries.make("the command of a live task definition"));
-        let registered = ecs
-            .register_task_definition()
-            .family(&name)
-            .container_definitions(container.build())
-            .send()
-            .await?;
-        let revision = registered
-            .task_definition()
-            .and_then(|found| found.task_definition_arn())
-            .context("an ARN")?;
-        ecs.create_service()
-            .cluster("prod")
-            .service_name(&name)
-            .task_definition(revision)
-            .desired_count(2)
-            .send()
-            .await?;
+        service(&world.ecs()?, &name, container.build()).await?;
         Ok(name)
     }
 

@@ -11,6 +11,7 @@ use deputy_proto::v1;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::leaks::scan::{Extent, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
+use deputy_tests::leaks::witness;
 use deputy_tests::world::World;
 
 use crate::run::in_trace;
@@ -83,7 +84,7 @@ async fn to_the_manager(planted: &mut Planted) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let requests = folder.path().display().to_string();
     let world = World::builder()
-        .manager(move |options| options.environment.push(("DEPUTY_TEST_WITNESS".into(), requests)))
+        .manager(move |options| options.environment.push((witness::VARIABLE.into(), requests)))
         .start()
         .await?;
     let canaries = Canaries::default();

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,8 +14,10 @@ use deputy_tests::cloud::{Cloud, EcsTasks};
 use deputy_tests::leaks::canary::{Canaries, Canary};
 use deputy_tests::leaks::scan::{Extent, Hit, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
+use deputy_tests::leaks::witness;
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
+use tempfile::TempDir;
 
 use crate::documented::is_documented;
 use crate::planted;
@@ -89,20 +92,18 @@ impl fmt::Display for Found {
 /// A world whose every request is recorded, and the secrets that are in it.
 struct Recorded {
     world: World,
-    requests: PathBuf,
+    requests: TempDir,
     canaries: Canaries,
 }
 
 impl Recorded {
-    async fn start(cloud: &std::sync::Arc<Cloud>, agent: impl FnOnce(&World) -> AgentOptions) -> Result<Self> {
-        let kept = tempfile::Builder::new().prefix("deputy-leaks-").tempdir()?.keep();
-        let requests = kept.join("requests");
-        std::fs::create_dir(&requests)?;
-        let folder = requests.display().to_string();
+    async fn start(cloud: &Arc<Cloud>, agent: impl FnOnce(&World) -> AgentOptions) -> Result<Self> {
+        let requests = tempfile::Builder::new().prefix("deputy-leaks-").tempdir()?;
+        let folder = requests.path().display().to_string();
         let mut world = World::builder()
             .cloud(cloud)
             .proxy_before_kubernetes()
-            .manager(move |options| options.environment.push(("DEPUTY_TEST_WITNESS".into(), folder)))
+            .manager(move |options| options.environment.push((witness::VARIABLE.into(), folder)))
             .start()
             .await?;
         let canaries = Canaries::default();
@@ -130,45 +131,27 @@ impl Recorded {
         let secrets = self.secrets()?;
         // A drain, and no signal: one for `strace` would not reach the agent.
         for agent in &mut self.world.agents {
-            let id = agent.id.clone();
             let request = v1::DrainRequest {
-                agent_id: id.clone(),
+                agent_id: agent.id.clone(),
                 reason: "the suite is over".into(),
             };
             self.world.tasks.fleet().drain(request).await?;
-            let deadline = tokio::time::Instant::now() + LEAVING;
-            while agent.child.is_running() {
-                anyhow::ensure!(
-                    tokio::time::Instant::now() < deadline,
-                    "{id} did not leave within {LEAVING:?}"
-                );
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            agent.child.ended(LEAVING).await?;
         }
         self.world.manager.kill()?;
         Ok(Ended {
             secrets,
-            folder: self.world.whole_folder().to_owned(),
+            world: self.world,
             requests: self.requests,
-            _world: self.world,
         })
     }
 }
 
+/// A world that has ended; its files go with it.
 struct Ended {
     secrets: Vec<Canary>,
-    folder: PathBuf,
-    requests: PathBuf,
-    _world: World,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if let Some(folder) = self.requests.parent() {
-            // It is in the system's own temporary folder.
-            drop(std::fs::remove_dir_all(folder));
-        }
-    }
+    world: World,
+    requests: TempDir,
 }
 
 /// How it goes, for whoever watches.
@@ -191,7 +174,7 @@ pub(crate) async fn everything() -> Result<Found> {
 }
 
 /// Every scenario, both ways; everything that the manager received and every file is looked through.
-async fn forward_and_back(cloud: &std::sync::Arc<Cloud>, found: &mut Found) -> Result<()> {
+async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
     let recorded = Recorded::start(cloud, |_| AgentOptions::default().slots(2)).await?;
     scenario::are_complete(&recorded.world).await?;
     for scenario in scenario::all() {
@@ -204,18 +187,18 @@ async fn forward_and_back(cloud: &std::sync::Arc<Cloud>, found: &mut Found) -> R
     let ended = recorded.end().await?;
     let scanner = Scanner::new(ended.secrets.clone())?;
     found.canaries += ended.secrets.len();
-    let received = scanner.scan_folder(&ended.requests, &mut found.received)?;
+    let received = scanner.scan_folder(ended.requests.path(), &mut found.received)?;
     anyhow::ensure!(found.received.bytes > 10_000, "the manager recorded next to nothing");
     found.leaks.extend(received);
     // The agent's folder, the manager's database, logs and blobs, both logs.
     found
         .leaks
-        .extend(scanner.scan_folder(&ended.folder, &mut found.files)?);
+        .extend(scanner.scan_folder(ended.world.whole_folder(), &mut found.files)?);
     Ok(())
 }
 
 /// One run of each scenario with an agent that `strace` follows, with everything that it starts.
-async fn under_strace(cloud: &std::sync::Arc<Cloud>, found: &mut Found) -> Result<()> {
+async fn under_strace(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
     let trace = tempfile::NamedTempFile::new()?;
     let before = std::iter::once("strace".into()).chain(strace::arguments(trace.path()));
     let before = before.collect();

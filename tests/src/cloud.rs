@@ -198,16 +198,15 @@ impl Cloud {
 
     /// A role of the test's own in [`AWAY`], which trusts the agent's role with the external id; its ARN.
     pub async fn role(&self, name: &str, actions: &[&str]) -> Result<String> {
-        let wish = json!({
-            "wish": "role", "account": AWAY, "name": name, "trusts": self.scenery.agent_role,
-            "actions": actions, "external_id": self.scenery.external_id,
-        });
-        let role = self.wish(wish).await?;
-        Ok(role["arn"].as_str().context("the role's ARN")?.to_owned())
+        self.made_role(name, actions, None).await
     }
 
     /// The same, which may do no more than `boundary`.
     pub async fn role_within(&self, name: &str, actions: &[&str], boundary: &[&str]) -> Result<String> {
+        self.made_role(name, actions, Some(boundary)).await
+    }
+
+    async fn made_role(&self, name: &str, actions: &[&str], boundary: Option<&[&str]>) -> Result<String> {
         let wish = json!({
             "wish": "role", "account": AWAY, "name": name, "trusts": self.scenery.agent_role, "actions": actions,
             "external_id": self.scenery.external_id, "boundary": boundary,

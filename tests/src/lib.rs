@@ -20,6 +20,7 @@ pub mod kubernetes;
 
 pub mod microburst;
 pub mod cloud;
+pub mod ecs;
 pub mod image;
 pub mod podman;
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use aws_sdk_ecs::types::{ContainerDefinition, SortOrder, TaskDefinitionField};
 use deputy_tests::cloud::Cloud;
+use deputy_tests::ecs::service;
 use deputy_tests::proxy::recording::Call;
 use deputy_tests::proxy::relay::Proxy;
 use deputy_tests::world::World;
@@ -49,29 +50,12 @@ impl Scenario for Ecs {
         if matches!(self, Self::Create) {
             return Ok(name);
         }
-        let ecs = world.ecs()?;
         let container = ContainerDefinition::builder()
             .name("app")
             .image("checkout:1")
             .memory(64)
             .build();
-        let registered = ecs
-            .register_task_definition()
-            .family(&name)
-            .container_definitions(container)
-            .send()
-            .await?;
-        let revision = registered
-            .task_definition()
-            .and_then(|found| found.task_definition_arn())
-            .context("an ARN")?;
-        ecs.create_service()
-            .cluster("prod")
-            .service_name(&name)
-            .task_definition(revision)
-            .desired_count(2)
-            .send()
-            .await?;
+        service(&world.ecs()?, &name, container).await?;
         Ok(name)
     }
 
