@@ -11,10 +11,11 @@ use deputy_dial::proxy::ProxyRule;
 use crate::config::checked::{self, Config, Mode};
 use crate::config::key::{self, ALLOW_ALL, KEYS, Key, LABELS};
 use crate::config::raw::{File, Mistake, RawConfig};
-use crate::doctor::{self, Form, Questions};
+use crate::doctor::{self, Questions};
 use crate::exit::{Exit, StartupError, explain};
+use crate::form::Form;
 use crate::local::LocalRun;
-use crate::policy_command::{Explain, Given, Shape};
+use crate::policy_command::{Explain, Given};
 use crate::{eks_token, local, policy_command, run};
 
 /// Everything the binary does. The binary itself, and the one of the tests, only call this.
@@ -261,13 +262,9 @@ fn policy(matches: &ArgMatches) -> Result<Exit, StartupError> {
         return Ok(Exit::BadInput);
     };
     let path = matches.get_one::<PathBuf>("policy").cloned().unwrap_or_default();
-    let shape = if text(matches, "output") == "json" {
-        Shape::Json
-    } else {
-        Shape::Text
-    };
+    let form = form(matches);
     if verb == "check" {
-        return policy_command::check(&path, shape);
+        return policy_command::check(&path, form);
     }
     let file = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
     let task = local::document(&file, &inputs(matches))?;
@@ -283,7 +280,7 @@ fn policy(matches: &ArgMatches) -> Result<Exit, StartupError> {
         policy: path,
         task,
         asking,
-        shape,
+        form,
     })
 }
 
@@ -366,17 +363,22 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
     }
 }
 
+/// For whom the answer is.
+fn form(matches: &ArgMatches) -> Form {
+    if text(matches, "output") == "json" {
+        Form::Json
+    } else {
+        Form::Text
+    }
+}
+
 fn questions(matches: &ArgMatches) -> Questions {
     let all = |name: &str| {
         let given = matches.get_many::<String>(name).unwrap_or_default();
         given.cloned().collect()
     };
     Questions {
-        form: if text(matches, "output") == "json" {
-            Form::Json
-        } else {
-            Form::Text
-        },
+        form: form(matches),
         roles: all("role"),
         clusters: all("cluster"),
         region: matches.get_one::<String>("region").cloned(),

@@ -142,7 +142,8 @@ impl StartupError {
         }
     }
 
-    fn hint(&self) -> String {
+    /// What to do next; empty if there is nothing to say.
+    pub(crate) fn hint(&self) -> String {
         match self {
             Self::Config(_) => "`deputy-agent run --help` lists every key".into(),
             Self::Unreadable { .. } => "check the path and who may read it".into(),
@@ -175,6 +176,21 @@ impl StartupError {
         }
     }
 
+    /// What led to it, a line each.
+    pub(crate) fn causes(&self) -> Vec<String> {
+        let mut causes = match self {
+            Self::Config(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+            Self::Credentials(failure) if !failure.detail.is_empty() => vec![failure.detail.clone()],
+            _ => Vec::new(),
+        };
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            causes.push(format!("caused by: {error}"));
+            cause = error.source();
+        }
+        causes
+    }
+
     /// `error: …`, causes indented, `hint: …`.
     pub(crate) fn explained(&self) -> String {
         let mut text = String::new();
@@ -185,20 +201,8 @@ impl StartupError {
                 let _ = write!(text, "error: {other}");
             }
         }
-        if let Self::Config(mistakes) = self {
-            for mistake in mistakes {
-                let _ = write!(text, "\n  {mistake}");
-            }
-        }
-        if let Self::Credentials(failure) = self
-            && !failure.detail.is_empty()
-        {
-            let _ = write!(text, "\n  {}", failure.detail);
-        }
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let _ = write!(text, "\n  caused by: {error}");
-            cause = error.source();
+        for cause in self.causes() {
+            let _ = write!(text, "\n  {cause}");
         }
         let hint = self.hint();
         if !hint.is_empty() {

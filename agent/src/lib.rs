@@ -30,6 +30,7 @@ mod agent_id;
 mod telemetry;
 mod work_root;
 mod children;
+mod form;
 mod exit;
 mod config;
 

@@ -15,13 +15,7 @@ use deputy_task::expression::{AgentNames, Scope, TaskNames};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, StartupError};
-
-/// How the answer is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
-    Text,
-    Json,
-}
+use crate::form::Form;
 
 /// What `policy explain` was asked for.
 #[derive(Debug)]
@@ -29,21 +23,21 @@ pub(crate) struct Explain {
     pub(crate) policy: PathBuf,
     pub(crate) task: Checked,
     pub(crate) asking: Asking,
-    pub(crate) shape: Shape,
+    pub(crate) form: Form,
 }
 
 /// Says whether the file is a policy, and what its author should know.
-pub(crate) fn check(path: &Path, shape: Shape) -> Result<Exit, StartupError> {
+pub(crate) fn check(path: &Path, form: Form) -> Result<Exit, StartupError> {
     let policy = match load(path) {
         Ok(policy) => policy,
-        Err(StartupError::Policy(why)) if shape == Shape::Json => {
+        Err(StartupError::Policy(why)) if form == Form::Json => {
             print(&json!({"file": path.display().to_string(), "valid": false, "problem": why}).to_string());
             return Ok(Exit::BadInput);
         }
         Err(error) => return Err(error),
     };
     let (rules, notes) = (policy.rules(), policy.notes());
-    if shape == Shape::Json {
+    if form == Form::Json {
         let answer = json!({"file": path.display().to_string(), "valid": true, "rules": rules, "notes": notes});
         print(&answer.to_string());
         return Ok(Exit::Success);
@@ -88,9 +82,9 @@ pub(crate) fn explain(asked: &Explain) -> Result<Exit, StartupError> {
                 .map(|step| format!("step {step} is skipped by its `when`")),
         )
         .collect();
-    match asked.shape {
-        Shape::Json => print(&as_json(asked, &answers, &later).to_string()),
-        Shape::Text => print(&as_text(&answers, denied, &later)),
+    match asked.form {
+        Form::Json => print(&as_json(asked, &answers, &later).to_string()),
+        Form::Text => print(&as_text(&answers, denied, &later)),
     }
     Ok(if denied == 0 { Exit::Success } else { Exit::Rejected })
 }

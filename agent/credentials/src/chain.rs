@@ -174,7 +174,8 @@ impl Link {
             _ => Duration::ZERO,
         };
         let limit = RENEWAL_TIMEOUT + waits;
-        tokio::time::timeout(limit, self.fetch())
+        // Apart from the futures around it, which would all be as large, and nested deeper than the compiler goes.
+        tokio::time::timeout(limit, Box::pin(self.fetch()))
             .await
             .unwrap_or_else(|_| Err(self.failed(format!("no answer within {} s", limit.as_secs()))))
     }
@@ -188,21 +189,18 @@ impl Link {
                 tokio::task::yield_now().await;
                 answer()
             }
-            Origin::Container(provider, _) => {
-                let answer = provider.provide_credentials().await;
-                answer.map_err(|error| self.failed(chain_of(&error)))
-            }
-            Origin::Profile(provider, _) => {
-                let answer = provider.provide_credentials().await;
-                answer.map_err(|error| self.failed(chain_of(&error)))
-            }
+            Origin::Container(provider, _) => self.provided(provider.as_ref()).await,
+            Origin::Profile(provider, _) => self.provided(provider.as_ref()).await,
             Origin::WebIdentity(identity, config) => identity.assume(config).await,
-            Origin::Instance(provider, _) => {
-                let answer = provider.provide_credentials().await;
-                answer.map_err(|error| self.failed(chain_of(&error)))
-            }
+            Origin::Instance(provider, _) => self.provided(provider.as_ref()).await,
             Origin::Role(parent, hop, config) => assume(parent, hop, config).await,
         }
+    }
+
+    /// What a provider of the SDK gives.
+    async fn provided(&self, provider: &impl ProvideCredentials) -> Result<Credentials, CredentialsError> {
+        let answer = provider.provide_credentials().await;
+        answer.map_err(|error| self.failed(chain_of(&error)))
     }
 
     fn failed(&self, cause: String) -> CredentialsError {

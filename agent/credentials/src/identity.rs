@@ -132,16 +132,18 @@ impl Identities {
         &self.agent.ambient
     }
 
-    /// The agent's own identity, in the region of its environment or, without one, in `us-east-1`.
+    /// The region of the agent's environment or, without one, `us-east-1`.
+    #[must_use]
+    pub fn own_region(&self) -> &str {
+        self.agent.own_region().unwrap_or("us-east-1")
+    }
+
+    /// The agent's own identity, in its own region.
     ///
     /// # Errors
     /// If `AWS_CA_BUNDLE` cannot be used.
     pub fn own(&self) -> Result<TaskIdentity, CredentialsError> {
-        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-            .iter()
-            .find_map(|name| self.agent.env.get(name))
-            .unwrap_or("us-east-1");
-        self.for_task(region, &[], "deputy-agent")
+        self.for_task(self.own_region(), &[], "deputy-agent")
     }
 
     /// The identity at the end of `hops`, assumed one after the other; no hops: the agent's own.
@@ -309,15 +311,20 @@ impl TaskIdentity {
 
     async fn decode(&self, message: &str) -> Result<Value, String> {
         let words = |error: CredentialsError| error.to_string();
-        let config = Paced {
-            sdk: self.agent.base_config(&self.pace).map_err(words)?,
-            pace: self.pace.clone(),
-        };
-        let sts = sts_client(&config, self.credentials().await.map_err(words)?);
+        let sts = self.sts().await.map_err(words)?;
         let answer = sts.decode_authorization_message().encoded_message(message).send().await;
         let answer = answer.map_err(|error| answer_of(&error).raw())?;
         serde_json::from_str(answer.decoded_message().unwrap_or_default())
             .map_err(|_| "the answer is no JSON".to_owned())
+    }
+
+    /// STS as this identity.
+    async fn sts(&self) -> Result<aws_sdk_sts::Client, CredentialsError> {
+        let config = Paced {
+            sdk: self.agent.base_config(&self.pace)?,
+            pace: self.pace.clone(),
+        };
+        Ok(sts_client(&config, self.credentials().await?))
     }
 
     /// Credentials that are good for at least some seconds more; renewed when it is time.
@@ -333,11 +340,7 @@ impl TaskIdentity {
     /// # Errors
     /// If there are no credentials, or STS does not answer.
     pub async fn caller(&self) -> Result<Caller, CredentialsError> {
-        let config = Paced {
-            sdk: self.agent.base_config(&self.pace)?,
-            pace: self.pace.clone(),
-        };
-        let sts = sts_client(&config, self.credentials().await?);
+        let sts = self.sts().await?;
         let who = sts.get_caller_identity().send().await.map_err(|error| {
             let answer = answer_of(&error);
             CredentialsError::CallerUnknown {
@@ -528,10 +531,7 @@ impl Agent {
 
 /// Which account the calls after these hops are counted for; empty: the agent's own.
 fn account_that_calls(hops: &[Hop]) -> String {
-    hops.last()
-        .and_then(|hop| hop.role_arn.split(':').nth(4))
-        .unwrap_or_default()
-        .to_owned()
+    hops.last().map_or("", |hop| account_of(&hop.role_arn)).to_owned()
 }
 
 /// For asking a service on the machine itself.

@@ -7,6 +7,8 @@
 use deputy_task::outcome::Failure;
 use serde_json::Value;
 
+use crate::session::account_of;
+
 /// The words before a message that only `sts:DecodeAuthorizationMessage` can read.
 const ENCODED: &str = "Encoded authorization failure message: ";
 
@@ -149,8 +151,7 @@ impl Refusal {
         let service = action.split(':').next().unwrap_or("the service");
         let wanted = format!("{action} on {on}");
         let account = |arn: &str| {
-            arn.split(':')
-                .nth(4)
+            Some(account_of(arn))
                 .filter(|id| id.len() == 12)
                 .map(|id| format!(" {id}"))
         };

@@ -17,9 +17,10 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 
 use crate::env::Env;
-use crate::error::CredentialsError;
+use crate::error::{CredentialsError, chain_of};
 use crate::http_client;
 use crate::identity::TaskIdentity;
+use crate::sts_host::dns_suffix;
 
 /// From asking to the head of the answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -129,7 +130,7 @@ async fn ask(
     let answer = tokio::time::timeout(HEAD_TIMEOUT, connector.call(request)).await;
     let answer = match answer {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(ObjectError::NoAnswer(chain(&error))),
+        Ok(Err(error)) => return Err(ObjectError::NoAnswer(chain_of(&error))),
         Err(_) => {
             let late = format!("none within {} s", HEAD_TIMEOUT.as_secs());
             return Err(ObjectError::NoAnswer(late));
@@ -217,11 +218,7 @@ fn signed(
 fn address(env: &Env, asked: &ObjectAsked<'_>, region: &str) -> String {
     let ignored = env.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
     let own = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL"));
-    let suffix = if region.starts_with("cn-") {
-        "amazonaws.com.cn"
-    } else {
-        "amazonaws.com"
-    };
+    let suffix = dns_suffix(region);
     let service = if env.is_true("AWS_USE_FIPS_ENDPOINT") {
         "s3-fips"
     } else {
@@ -256,16 +253,6 @@ fn encoded(text: &str, kept: &str) -> String {
         _ => format!("%{byte:02X}"),
     };
     text.bytes().map(one).collect()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    words
 }
 
 #[cfg(test)]

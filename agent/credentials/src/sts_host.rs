@@ -3,10 +3,14 @@
 
 /// `sts.eu-west-1.amazonaws.com`.
 pub(crate) fn public_sts_host(region: &str) -> String {
-    let suffix = if region.starts_with("cn-") {
+    format!("sts.{region}.{}", dns_suffix(region))
+}
+
+/// What the public names of a region's services end with.
+pub(crate) fn dns_suffix(region: &str) -> &'static str {
+    if region.starts_with("cn-") {
         "amazonaws.com.cn"
     } else {
         "amazonaws.com"
-    };
-    format!("sts.{region}.{suffix}")
+    }
 }

@@ -105,20 +105,22 @@ impl Membership {
     /// # Errors
     /// What is in the way, in words.
     pub async fn greet(&self) -> Result<String, String> {
-        let shared = &self.shared;
-        let who = Who {
-            agent_id: &shared.agent_id,
-            trust_domain: shared
-                .joining
-                .as_ref()
-                .and_then(|joining| joining.trust_domain.as_deref()),
-            within: shared.within,
-        };
         let greeted = match self.dialer_as(None) {
-            Ok(dialer) => enrollment::greet(&dialer, &who).await,
+            Ok(dialer) => enrollment::greet(&dialer, &self.who()).await,
             Err(error) => Err(error),
         };
         greeted.map_err(|error| error.to_string())
+    }
+
+    /// Who wants to join, and whose fleet.
+    fn who(&self) -> Who<'_> {
+        let shared = &self.shared;
+        let joining = shared.joining.as_ref();
+        Who {
+            agent_id: &shared.agent_id,
+            trust_domain: joining.and_then(|joining| joining.trust_domain.as_deref()),
+            within: shared.within,
+        }
     }
 
     /// Makes connections as the member that the agent is now.
@@ -170,11 +172,7 @@ impl Membership {
         }
         let mut enrollment = self.shared.enrollment.lock().await;
         let dialer = self.dialer_as(None)?;
-        let who = enrollment::Who {
-            agent_id: &self.shared.agent_id,
-            trust_domain: joining.trust_domain.as_deref(),
-            within: self.shared.within,
-        };
+        let who = self.who();
         let proof = joining.proof.as_ref();
         let renewed = match &before {
             // What lasts is shown again; a token is used up, but the old key says who we are.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::config::SessionConfig;
-use crate::dial;
+use crate::{dial, to_wire};
 
 /// From the request to its answer; shorter than whoever renews credentials waits.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -59,14 +59,8 @@ async fn mint_once(config: &SessionConfig, request: &TokenRequest) -> Result<Min
     let channel = dial::connect(config)
         .await
         .map_err(|error| Failed::Connection(error.to_string()))?;
-    let attempt = &request.attempt;
     let ask = v1::MintTokenRequest {
-        attempt: Some(v1::AttemptRef {
-            project: attempt.project.as_str().to_owned(),
-            task_id: attempt.task.as_str().to_owned(),
-            run: attempt.run,
-            epoch: attempt.epoch,
-        }),
+        attempt: Some(to_wire::attempt(&request.attempt)),
         audience: request.audience.clone(),
         agent_id: config.agent_id.to_string(),
         instance_id: config.instance_id.to_string(),

@@ -5,14 +5,12 @@ use std::time::Duration;
 use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
-use super::report::{Finding, Form, Report, Verdict};
+use super::report::{Finding, Report, Verdict};
 use super::{cluster, machine, policy, standing, tools};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
+use crate::form::Form;
 use crate::own_identity::own_identity;
-
-/// Asked of AWS where the agent was told no region.
-const ANY_REGION: &str = "us-east-1";
 
 /// A network that swallows everything still lets the examination end.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -71,11 +69,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(standing::findings(config, &identities).await);
     let (findings, permitted) = policy::findings(&config.policy);
     report.extend(findings);
-    let own_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
-    let region = questions.region.clone().or(own_region);
-    let region = region.as_deref().unwrap_or(ANY_REGION);
+    let region = questions.region.as_deref().unwrap_or(identities.own_region());
     report.extend(identity::ambient(&identities, region).await);
     // A role that was asked about brings its external id; the policy has only its name.
     let asked: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();

@@ -102,13 +102,8 @@ fn state_folder(folder: &Path) -> Finding {
 }
 
 fn unusable(check: &str, error: &StartupError) -> Finding {
-    let told = error.explained();
-    let mut lines = told.lines().map(|line| line.trim().trim_start_matches("error: "));
-    let summary = lines.next().unwrap_or_default().to_owned();
-    let (hints, causes): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("hint: "));
-    let mut finding = Finding::new(AREA, check, Verdict::Bad, summary)
-        .hint(hints.first().map_or("", |hint| hint.trim_start_matches("hint: ")));
-    finding.detail = causes.join("\n");
+    let mut finding = Finding::new(AREA, check, Verdict::Bad, error.to_string()).hint(error.hint());
+    finding.detail = error.causes().join("\n");
     finding
 }
 

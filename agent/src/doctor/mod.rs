@@ -11,4 +11,3 @@ mod cluster;
 mod report;
 
 pub(crate) use examination::{Questions, examine};
-pub(crate) use report::Form;

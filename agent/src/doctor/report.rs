@@ -5,12 +5,7 @@ use std::io::Write;
 use deputy_task::outcome::Failure;
 use serde::Serialize;
 
-/// How findings are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    Text,
-    Json,
-}
+use crate::form::Form;
 
 /// What a finding means for the agent's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

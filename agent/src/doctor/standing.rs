@@ -61,14 +61,9 @@ async fn answer(config: &Config, identities: &Identities) -> Finding {
     let member = match membership(config, &agent_id, None, identities) {
         Ok(member) => member,
         Err(error) => {
-            let told = error.explained();
-            return Finding::new(
-                AREA,
-                "answer",
-                Verdict::Bad,
-                told.lines().nth(1).unwrap_or(&told).trim(),
-            )
-            .hint("name the manager's authority with --ca-file, or its hash with --ca-sha256");
+            let why = error.causes().into_iter().next().unwrap_or_else(|| error.to_string());
+            return Finding::new(AREA, "answer", Verdict::Bad, why)
+                .hint("name the manager's authority with --ca-file, or its hash with --ca-sha256");
         }
     };
     match member.greet().await {

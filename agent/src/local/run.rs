@@ -37,6 +37,7 @@ use super::peer::{Ended, Peer};
 use super::printer::Printer;
 use crate::children::children;
 use crate::config::checked::{LogConfig, LogFormat};
+use crate::config::key;
 use crate::exit::{Exit, StartupError};
 use crate::telemetry;
 use crate::work_root::work_root;
@@ -322,7 +323,7 @@ fn environment(
 
 /// Where local runs find the files of secrets.
 fn secrets_folder() -> Option<std::path::PathBuf> {
-    std::env::var_os("DEPUTY_SECRETS_FOLDER").map(Into::into)
+    std::env::var_os(key::SECRETS_FOLDER.env()).map(Into::into)
 }
 
 /// The first signal wishes a cancel; this ends with the second.
