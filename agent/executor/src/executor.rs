@@ -144,9 +144,12 @@ impl Running {
         let Some(slot) = self.slots.take() else {
             return self.refuse(assignment.attempt, "every slot of the agent is taken".into());
         };
-        let predecessors = self.supersede(&assignment.attempt);
         let cancel = assignment.cancel.clone();
         let attempt = Arc::new(Attempt::new(Arc::clone(&self.shared), assignment));
+        if let Err(reason) = self.alone(&attempt) {
+            return self.refuse(attempt.reference.clone(), reason);
+        }
+        let predecessors = self.supersede(&attempt.reference);
         if let Some(reason) = cancel {
             attempt.switch.stop(StopReason::Cancelled(reason));
         }
@@ -165,7 +168,6 @@ impl Running {
         let foreign = assignment.journal.iter().find(|record| {
             !record.step_kind.is_empty() && !registry::replays(&record.step_kind, record.program_version)
         });
-        self.alone(assignment)?;
         match foreign {
             Some(record) => Err(format!(
                 "its journal was written by version {} of {}, which this agent cannot replay",
@@ -176,12 +178,12 @@ impl Running {
     }
 
     /// Children that are not confined can read each other's memory, credentials and files: those that run at the same
-    /// time must be of one tenant.
-    fn alone(&self, assignment: &Assignment) -> Result<(), String> {
+    /// time must be of one tenant. What counts is what will run, not the manager's reading of a signed task.
+    fn alone(&self, attempt: &Attempt) -> Result<(), String> {
         if self.shared.environment.confinement.is_some() {
             return Ok(());
         }
-        let tenant = (&assignment.attempt.project, roles(&assignment.document));
+        let tenant = (&attempt.reference.project, roles(&attempt.document));
         let other = self.attempts.values().map(|live| &live.attempt);
         let other = other.filter(|other| (&other.reference.project, roles(&other.document)) != tenant);
         match other.map(|other| &other.reference).next() {

@@ -64,6 +64,7 @@ pub(super) struct Bench {
     pub(super) confinement: Option<Confinement>,
     pub(super) root: tempfile::TempDir,
     pub(super) policy: PolicySource,
+    pub(super) signers: TrustedSigners,
 }
 
 impl Bench {
@@ -96,6 +97,7 @@ impl Bench {
             confinement: Some(Confinement::new(Vec::new(), Vec::new())),
             root: tempfile::tempdir().expect("root"),
             policy: PolicySource::by_hand(),
+            signers: TrustedSigners::default(),
         }
     }
 
@@ -110,7 +112,7 @@ impl Bench {
         let environment = Environment {
             confinement: self.confinement.clone(),
             policy: self.policy.clone(),
-            signers: TrustedSigners::default(),
+            signers: self.signers.clone(),
             work: WorkFolder::open(self.root.path()).expect("work folder"),
             logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),

@@ -161,7 +161,7 @@ async fn skipped_steps_are_not_run_and_a_wrong_when_fails_the_task() {
 }
 
 /// Sends assignments to one executor and answers nothing; collects what it refuses.
-async fn refusals(
+pub(super) async fn refusals(
     bench: &Bench,
     assignments: Vec<deputy_task::message::Assignment>,
     first: Option<Command>,

@@ -13,6 +13,7 @@ use deputy_task::signed::Signed;
 use serde_json::json;
 
 use super::bench::Bench;
+use super::lifecycle::refusals;
 use super::script::{Do, Script};
 use crate::vouch::{Problem, vouch};
 
@@ -135,4 +136,32 @@ async fn a_stripped_signature_is_an_unsigned_task_and_is_rejected_where_one_is_n
     let completion = bench.run().await.expect("complete");
     assert_eq!(completion.outcome, Outcome::Rejected);
     assert!(bench.world.objects().is_empty());
+}
+
+/// Guards that tenants are told apart by what will run, and not by the manager's reading of it.
+#[tokio::test(start_paused = true)]
+async fn a_signed_task_is_of_the_tenant_that_was_signed() {
+    let signer = Signer::new();
+    let mut bench = Bench::new(Script::from([("a", vec![Do::Hang])]), json!({}));
+    bench.confinement = None;
+    bench.signers = signer.trusted();
+    let mut document = bench.document.as_ref().clone();
+    let aws =
+        json!({ "region": "eu-west-1", "assumeRole": [{ "roleArn": "arn:aws:iam::222222222222:role/deployer" }] });
+    document.spec.aws = Some(serde_json::from_value(aws).expect("aws"));
+    bench.document = Arc::new(document);
+    let task = |name: &str| {
+        let mut assignment = bench.assignment(1);
+        assignment.attempt.task = name.parse().expect("an id");
+        assignment
+    };
+    let (first, mut second) = (task("t1"), task("t2"));
+    let blob = second.bundles["bundle"].clone();
+    second.signed = Some(Arc::new(signer.sign(u64::MAX, &blob)));
+    let refused = refusals(&bench, vec![first, second], None).await;
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(
+        refused[0].starts_with("the agent cannot confine children"),
+        "{refused:?}"
+    );
 }
