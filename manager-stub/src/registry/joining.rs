@@ -33,7 +33,16 @@ impl Registry {
     /// Every join rule, by name.
     #[must_use]
     pub fn rules(&self) -> Vec<JoinRule> {
-        self.look(|known| known.rules.all().cloned().collect())
+        self.rules_by(|_| true)
+    }
+
+    /// The join rules with a proof that is wanted, by name.
+    #[must_use]
+    pub fn rules_by(&self, wanted: impl Fn(&RuleProof) -> bool) -> Vec<JoinRule> {
+        self.look(|known| {
+            let wanted = known.rules.all().filter(|rule| wanted(&rule.proof));
+            wanted.cloned().collect()
+        })
     }
 
     /// Makes a join rule.

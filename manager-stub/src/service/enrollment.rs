@@ -15,7 +15,7 @@ use super::trust::not_done;
 use crate::auth::gate::CERTIFICATE_REFUSED;
 use crate::join::signed_identity::SignedIdentity;
 use crate::join::unproven::{Unproven, UnprovenKind};
-use crate::join::{Binding, Proven};
+use crate::join::{Binding, Proven, RuleProof};
 use crate::registry::Joining;
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 use crate::trust::peer::{self, PeerName};
@@ -46,15 +46,11 @@ impl EnrollmentService {
 
     /// Which rule lets whom in. One arm per kind of proof.
     async fn prove(&self, proof: Proof, binding: &Binding) -> Result<(Proven, Option<String>), Unproven> {
-        let (proofs, rules) = (&self.context.proofs, self.context.registry.rules());
+        let (proofs, registry) = (&self.context.proofs, &self.context.registry);
         let now = SystemTime::now();
         match proof {
             Proof::Token(v1::TokenProof { token }) => {
-                let (rule, id) = self
-                    .context
-                    .registry
-                    .join_token(&token)
-                    .map_err(|why| Unproven::denied(why, ""))?;
+                let (rule, id) = registry.join_token(&token).map_err(|why| Unproven::denied(why, ""))?;
                 let subject = format!("token:{}", rule.name);
                 Ok((Proven { rule, subject }, Some(id)))
             }
@@ -65,10 +61,12 @@ impl EnrollmentService {
                     amz_date: &proof.amz_date,
                     security_token: &proof.security_token,
                 };
+                let rules = registry.rules_by(|proof| matches!(proof, RuleProof::AwsIdentity { .. }));
                 let proven = proofs.aws.prove(&proof, binding, &rules, now).await?;
                 Ok((proven, None))
             }
             Proof::Kubernetes(proof) => {
+                let rules = registry.rules_by(|proof| matches!(proof, RuleProof::Kubernetes(_)));
                 let proven = proofs
                     .kubernetes
                     .prove(&proof.token, &binding.trust_domain, &rules, now);
