@@ -170,7 +170,7 @@ impl StartError {
                 "put ca.pem and ca-key.pem back from a backup of the data folder; without them remove both, and every agent has to join again"
             }
             Self::Authority(_) | Self::AdminToken { .. } => "choose with --data a folder that this user can write to",
-            Self::Tls(TlsError::Files { .. }) => {
+            Self::Tls(TlsError::Files(_)) => {
                 "--tls-cert is a PEM file of the certificate and what signed it, --tls-key the PEM file of its key; both can be replaced while the manager runs"
             }
             Self::Tls(_) => "a --tls-name is a DNS name or an address",
@@ -188,11 +188,13 @@ impl StartError {
             }
             Self::Oidc(_) => "look at the disk under the folder of --data, or restore it",
             Self::OidcListen(ListenError::Bind { .. }) => "choose with --oidc-listen an address that nobody else uses",
-            Self::OidcListen(ListenError::Certificate { .. }) => {
+            Self::OidcListen(ListenError::Certificate(_)) => {
                 "give --oidc-certificate and --oidc-key a chain and its key as PEM files that this user can read"
             }
             Self::Listen { .. } => "choose with --listen an address that nobody else uses; port 0 takes any free one",
-            Self::Reflection(_) => "this is a fault of the build: use another release",
+            Self::OidcListen(ListenError::Setup(_)) | Self::Reflection(_) => {
+                "this is a fault of the build: use another release"
+            }
         }
     }
 }

@@ -3,16 +3,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -20,13 +20,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::issuer::{DISCOVERY_PATH, Issuer, KEYS_PATH};
+use crate::trust::certificate_files::{BadFiles, CertificateFiles};
 
 /// Connections at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 128;
 /// From the first packet of a connection to its last.
 const WITHIN: Duration = Duration::from_secs(20);
-/// A changed certificate is looked for at most this often.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the listener's certificate is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,32 +49,18 @@ pub enum ListenError {
         source: std::io::Error,
     },
     /// Its certificate cannot be used.
-    #[error("the OIDC issuer's {file} cannot be used: {why}")]
-    Certificate {
-        /// Which file.
-        file: String,
-        /// Why.
-        why: String,
-    },
+    #[error("the OIDC issuer's {} cannot be used: {}", .0.file.display(), .0.why)]
+    Certificate(BadFiles),
+    /// A fault of the build.
+    #[error("the OIDC issuer's TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
 }
 
 /// A listener that has its address and is not serving yet.
 pub struct OidcListener {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<Reloading>>,
-}
-
-/// A certificate that is read again when its file has changed.
-struct Reloading {
-    files: TlsFiles,
-    current: Mutex<Current>,
-}
-
-struct Current {
-    acceptor: TlsAcceptor,
-    changed: Option<SystemTime>,
-    looked: Instant,
+    tls: Option<TlsAcceptor>,
 }
 
 impl OidcListener {
@@ -84,7 +69,7 @@ impl OidcListener {
     /// # Errors
     /// Why not.
     pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Self, ListenError> {
-        let tls = tls.map(Reloading::read).transpose()?.map(Arc::new);
+        let tls = tls.map(acceptor).transpose()?;
         let bad = |source| ListenError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bad)?;
         let address = listener.local_addr().map_err(bad)?;
@@ -124,7 +109,7 @@ impl OidcListener {
                 let served = async {
                     match tls {
                         None => answer(stream, issuer).await,
-                        Some(tls) => match tls.acceptor().accept(stream).await {
+                        Some(tls) => match tls.accept(stream).await {
                             Ok(stream) => answer(stream, issuer).await,
                             Err(error) => tracing::debug!(%error, "a caller of the OIDC issuer gave up its handshake"),
                         },
@@ -170,54 +155,14 @@ async fn respond(issuer: &Issuer, method: &Method, path: &str) -> Response<Full<
     response
 }
 
-impl Reloading {
-    fn read(files: TlsFiles) -> Result<Self, ListenError> {
-        let current = Current {
-            acceptor: acceptor(&files)?,
-            changed: changed(&files),
-            looked: Instant::now(),
-        };
-        Ok(Self {
-            files,
-            current: Mutex::new(current),
-        })
-    }
-
-    /// With the certificate as it is in its file now; the old one as long as the new one cannot be used.
-    fn acceptor(&self) -> TlsAcceptor {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() >= LOOKED_AT_EVERY {
-            current.looked = Instant::now();
-            let changed = changed(&self.files);
-            if changed != current.changed {
-                match acceptor(&self.files) {
-                    Ok(acceptor) => (current.acceptor, current.changed) = (acceptor, changed),
-                    Err(error) => tracing::warn!(%error, "the old certificate is used on"),
-                }
-            }
-        }
-        current.acceptor.clone()
-    }
-}
-
-fn changed(files: &TlsFiles) -> Option<SystemTime> {
-    let of = |path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    of(&files.certificate).max(of(&files.key))
-}
-
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
-    let bad = |path: &PathBuf, why: String| ListenError::Certificate {
-        file: path.display().to_string(),
-        why,
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| bad(&files.certificate, error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad(&files.key, error.to_string()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+fn acceptor(files: TlsFiles) -> Result<TlsAcceptor, ListenError> {
+    let provider = Arc::new(default_provider());
+    let shown = CertificateFiles::open(files.certificate, files.key, Arc::clone(&provider));
+    let shown = shown.map_err(ListenError::Certificate)?;
+    let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| bad(&files.certificate, error.to_string()))?;
+        .map_err(ListenError::Setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

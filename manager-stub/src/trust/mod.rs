@@ -3,6 +3,7 @@
 
 pub mod acceptor;
 pub mod server_tls;
+pub mod certificate_files;
 pub mod peer;
 pub mod authority;
 pub mod nonces;

@@ -3,21 +3,17 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::time::Instant;
 
 use super::authority::{Authority, AuthorityError, SERVER_LIFE};
-
-/// How often the operator's files are looked at. A new connection then gets what is in them.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use super::certificate_files::{BadFiles, CertificateFiles};
 
 /// Where the manager's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +36,8 @@ pub enum TlsError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// The operator's files cannot be used.
-    #[error("the certificate {} with the key {} cannot be used: {why}", chain.display(), key.display())]
-    Files {
-        /// The chain's file.
-        chain: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// Why not.
-        why: String,
-    },
+    #[error(transparent)]
+    Files(#[from] BadFiles),
     /// A fault of the build.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
@@ -82,28 +71,29 @@ pub fn config(authority: &Arc<Authority>, source: CertificateSource) -> Result<A
     Ok(Arc::new(config))
 }
 
-/// The certificate that is shown, and when it is looked at again.
-struct Shown {
+/// The certificate that is shown.
+#[derive(Debug)]
+enum Shown {
+    Own(OwnCertificate),
+    Files(CertificateFiles),
+}
+
+/// A certificate of the own authority, made again before it ends.
+struct OwnCertificate {
     authority: Arc<Authority>,
-    source: CertificateSource,
+    names: Vec<String>,
     provider: Arc<CryptoProvider>,
     current: Mutex<Current>,
 }
 
 struct Current {
     certified: Arc<CertifiedKey>,
-    looked: Instant,
-    /// Of the own certificate: when it was made.
     made: Instant,
-    stamps: Stamps,
 }
 
-/// Length and time of the two files: what changes when one is replaced.
-type Stamps = [Option<(u64, SystemTime)>; 2];
-
-impl std::fmt::Debug for Shown {
+impl std::fmt::Debug for OwnCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Shown({:?})", self.source)
+        write!(f, "OwnCertificate({:?})", self.names)
     }
 }
 
@@ -113,48 +103,18 @@ impl Shown {
         source: CertificateSource,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
-        let stamps = stamps(&source);
-        let certified = certified(&authority, &source, provider)?;
-        Ok(Self {
-            authority,
-            source,
-            provider: Arc::clone(provider),
-            current: Mutex::new(Current {
-                certified: Arc::new(certified),
-                looked: Instant::now(),
-                made: Instant::now(),
-                stamps,
-            }),
+        let provider = Arc::clone(provider);
+        Ok(match source {
+            CertificateSource::Own(names) => Self::Own(OwnCertificate::make(authority, names, provider)?),
+            CertificateSource::Files { chain, key } => Self::Files(CertificateFiles::open(chain, key, provider)?),
         })
     }
 
-    /// What is shown now. Files that cannot be used leave the certificate before in its place: a replacement is two
-    /// files, and between them they do not go together.
     fn now(&self) -> Arc<CertifiedKey> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = match &self.source {
-            CertificateSource::Own(_) => current.made.elapsed() > SERVER_LIFE * 2 / 3,
-            CertificateSource::Files { .. } => current.looked.elapsed() > LOOK_EVERY,
-        };
-        if !is_due {
-            return Arc::clone(&current.certified);
+        match self {
+            Self::Own(own) => own.now(),
+            Self::Files(files) => files.now(),
         }
-        current.looked = Instant::now();
-        let stamps = stamps(&self.source);
-        if matches!(self.source, CertificateSource::Own(_)) || stamps != current.stamps {
-            match certified(&self.authority, &self.source, &self.provider) {
-                Ok(certified) => {
-                    current.certified = Arc::new(certified);
-                    current.made = Instant::now();
-                    current.stamps = stamps;
-                    tracing::info!("the manager shows a new certificate from now on");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the certificate before is shown until its files can be used");
-                }
-            }
-        }
-        Arc::clone(&current.certified)
     }
 }
 
@@ -164,59 +124,59 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-fn stamps(source: &CertificateSource) -> Stamps {
-    let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.len(), metadata.modified().ok()?))
-    };
-    match source {
-        CertificateSource::Own(_) => [None, None],
-        CertificateSource::Files { chain, key } => [stamp(chain), stamp(key)],
+impl OwnCertificate {
+    fn make(authority: Arc<Authority>, names: Vec<String>, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
+        let certified = certified(&authority, &names, &provider)?;
+        Ok(Self {
+            authority,
+            names,
+            provider,
+            current: Mutex::new(Current {
+                certified: Arc::new(certified),
+                made: Instant::now(),
+            }),
+        })
+    }
+
+    /// What is shown now; the one before as long as no other can be made.
+    fn now(&self) -> Arc<CertifiedKey> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.made.elapsed() > SERVER_LIFE * 2 / 3 {
+            match certified(&self.authority, &self.names, &self.provider) {
+                Ok(certified) => {
+                    current.certified = Arc::new(certified);
+                    current.made = Instant::now();
+                    tracing::info!("the manager shows a new certificate from now on");
+                }
+                Err(error) => tracing::warn!(%error, "the certificate before is shown until another can be made"),
+            }
+        }
+        Arc::clone(&current.certified)
     }
 }
 
-fn certified(
-    authority: &Authority,
-    source: &CertificateSource,
-    provider: &CryptoProvider,
-) -> Result<CertifiedKey, TlsError> {
-    match source {
-        CertificateSource::Own(names) => {
-            let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-            all.extend(
-                names
-                    .iter()
-                    .filter(|name| !all.contains(name))
-                    .cloned()
-                    .collect::<Vec<_>>(),
-            );
-            let (leaf, key) = authority.server(&all)?;
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-            // The authority is sent along: who pinned its hash has to see it.
-            let chain = vec![leaf, authority.certificate().clone()];
-            CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Setup(error.to_string()))
-        }
-        CertificateSource::Files { chain, key } => {
-            let bad = |why: String| TlsError::Files {
-                chain: chain.clone(),
-                key: key.clone(),
-                why,
-            };
-            let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain)
-                .and_then(Iterator::collect)
-                .map_err(|error| bad(error.to_string()))?;
-            if certificates.is_empty() {
-                return Err(bad("there is no certificate in the first".into()));
-            }
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(error.to_string()))?;
-            CertifiedKey::from_der(certificates, key, provider).map_err(|error| bad(error.to_string()))
-        }
-    }
+fn certified(authority: &Authority, names: &[String], provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    all.extend(
+        names
+            .iter()
+            .filter(|name| !all.contains(name))
+            .cloned()
+            .collect::<Vec<_>>(),
+    );
+    let (leaf, key) = authority.server(&all)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    // The authority is sent along: who pinned its hash has to see it.
+    let chain = vec![leaf, authority.certificate().clone()];
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Setup(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::CertificateDer;
+
     use super::*;
+    use crate::trust::certificate_files::LOOK_EVERY;
 
     fn write(folder: &std::path::Path, authority: &Authority) -> CertificateSource {
         let (leaf, key) = authority.server(&["manager.test".into()]).expect("made");

@@ -1,6 +1,8 @@
 //! The manager as an OIDC issuer: what it shows to everybody, and for whom it makes a token.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rsa::PublicKeyComponents;
@@ -9,14 +11,19 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use deputy_manager::dispatcher::timing::Timing;
 use deputy_manager::oidc::config::OidcConfig;
+use deputy_manager::oidc::listener::TlsFiles;
 use deputy_manager::server::OidcSettings;
 use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::{Code, Status};
 
-use crate::agent::{Agent, World, complete, hello, start};
+use crate::agent::{Agent, SOON, World, complete, hello, start};
+use crate::secured::key;
 
 const ISSUER: &str = "https://deputy.example.com/issuer";
 
@@ -44,8 +51,15 @@ fn asked(attempt: &v1::AttemptRef) -> v1::MintTokenRequest {
 }
 
 async fn get(world: &World, path: &str) -> (String, Value) {
+    asked_for(connected(world).await, path).await
+}
+
+async fn connected(world: &World) -> TcpStream {
     let address = world.manager.as_ref().expect("up").oidc_address().expect("an issuer");
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    TcpStream::connect(address).await.expect("connects")
+}
+
+async fn asked_for(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (String, Value) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("asked");
     let mut answer = String::new();
@@ -78,6 +92,58 @@ async fn verified(world: &World, token: &str) -> Value {
     key.verify(&RSA_PKCS1_2048_8192_SHA256, message.as_bytes(), &bytes(signature))
         .expect("signed by it");
     serde_json::from_slice(&bytes(claims)).expect("JSON")
+}
+
+/// A certificate of its own for this key, in this file.
+fn certify(key: &rcgen::KeyPair, file: &Path) -> CertificateDer<'static> {
+    let params = rcgen::CertificateParams::new(vec!["deputy.example.com".to_owned()]).expect("a name");
+    let made = params.self_signed(key).expect("made");
+    std::fs::write(file, made.pem()).expect("written");
+    made.der().clone()
+}
+
+/// The certificate that the issuer shows now, and its discovery document.
+async fn get_over_tls(world: &World, believed: &CertificateDer<'static>) -> (CertificateDer<'static>, Value) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(believed.clone()).expect("a root");
+    // Made for each connection: a resumed session shows no certificate.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("deputy.example.com").expect("a name");
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, connected(world).await);
+    let stream = stream.await.expect("a handshake");
+    let shown = stream.get_ref().1.peer_certificates().expect("shown")[0].clone();
+    let (_, discovery) = asked_for(stream, "/issuer/.well-known/openid-configuration").await;
+    (shown, discovery)
+}
+
+/// Guards the issuer without a proxy before it: a certificate that is replaced while it runs.
+#[tokio::test]
+async fn the_issuer_shows_a_replaced_certificate_without_a_restart() {
+    let (folder, key) = (tempfile::tempdir().expect("a folder"), key());
+    let files = TlsFiles {
+        certificate: folder.path().join("oidc.pem"),
+        key: folder.path().join("oidc-key.pem"),
+    };
+    std::fs::write(&files.key, key.serialize_pem()).expect("written");
+    let first = certify(&key, &files.certificate);
+    let mut settings = issuing();
+    settings.tls = Some(files.clone());
+    let world = World::start_with(Timing::default(), Some(settings)).await;
+    let (shown, discovery) = get_over_tls(&world, &first).await;
+    assert_eq!((shown, discovery["issuer"].as_str()), (first, Some(ISSUER)));
+
+    let second = certify(&key, &files.certificate);
+    let replaced = async {
+        while get_over_tls(&world, &second).await.0 != second {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(SOON, replaced).await.expect("shown soon");
 }
 
 /// Guards what a relying party reads: documents below the issuer, and nothing else.
