@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::signing_key::SigningKey;
+use crate::trust::authority::millis;
 
 /// A key is published for so long before it signs, or for a quarter of the time between keys if that is shorter.
 const SEEN_BEFORE: Duration = Duration::from_secs(24 * 3_600);
@@ -71,10 +72,6 @@ pub(super) fn due(keys: &[KeyTimes], rhythm: Rhythm, now_ms: i64) -> Option<Due>
     Some(Due::Forget {
         kid: over[0].kid.clone(),
     })
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
