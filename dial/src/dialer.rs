@@ -1,18 +1,16 @@
 //! One connection to a manager: TCP, perhaps CONNECT, TLS. Every failure says which of them failed and why.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::handshake;
 use crate::proxy::ProxyRule;
@@ -29,14 +27,8 @@ pub struct Dialer {
     within: Duration,
 }
 
-/// What a dialer gives.
-#[derive(Debug)]
-pub enum Connection {
-    /// Over TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// In the clear, on loopback.
-    Clear(TcpStream),
-}
+/// What a dialer gives: TLS, or in the clear, on loopback.
+pub type Connection = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 
 /// There is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +111,7 @@ impl Dialer {
     async fn connect(&self) -> Result<Connection, DialError> {
         let stream = self.tcp().await?;
         let tls = match (self.url.transport(), &self.tls) {
-            (Transport::Clear, _) => return Ok(Connection::Clear(stream)),
+            (Transport::Clear, _) => return Ok(Either::Right(stream)),
             (Transport::Tls, Some(tls)) => Arc::clone(tls),
             (Transport::Tls, None) => return Err(DialError::NoAuthority(self.url.to_string())),
         };
@@ -130,7 +122,7 @@ impl Dialer {
         let name = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(error.to_string()))?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
         let stream = stream.map_err(|error| failed(self.meaning(&error)))?;
-        Ok(Connection::Tls(Box::new(stream)))
+        Ok(Either::Left(Box::new(stream)))
     }
 
     async fn tcp(&self) -> Result<TcpStream, DialError> {
@@ -280,54 +272,4 @@ fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tls(stream) => stream.is_write_vectored(),
-            Self::Clear(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Clear(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

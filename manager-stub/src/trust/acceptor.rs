@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
@@ -43,10 +44,8 @@ pub struct Accepted {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-enum Stream {
-    Tls(Box<TlsStream<TcpStream>>),
-    Clear(TcpStream),
-}
+/// TLS, or in the clear.
+type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 
 /// Accepts until `ending`; the connections come out of the channel. Runs as a task of the manager's.
 pub async fn accept(
@@ -98,7 +97,7 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
     rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30)).ok()?;
     let (config, trust_domain) = match security {
         Security::Tls(config, trust_domain) => (config, trust_domain),
-        Security::Clear => return Some(Accepted::new(Stream::Clear(stream), None)),
+        Security::Clear => return Some(Accepted::new(Either::Right(stream), None)),
     };
     match tokio::time::timeout(HANDSHAKE_WITHIN, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -111,7 +110,7 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
                     return None;
                 }
             };
-            Some(Accepted::new(Stream::Tls(Box::new(stream)), certificate))
+            Some(Accepted::new(Either::Left(Box::new(stream)), certificate))
         }
         Ok(Err(error)) => {
             tracing::info!(%from, %error, "a TLS handshake failed");
@@ -155,50 +154,32 @@ impl AsyncRead for Accepted {
         if this.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        match &mut this.stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Accepted {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Tls(stream) => stream.is_write_vectored(),
-            Stream::Clear(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Clear(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
