@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_tests::agent_process::{AgentOptions, Policy};
+use deputy_tests::cloud::{AWAY, Cloud};
 use deputy_tests::programs::{Binaries, workspace};
 use deputy_tests::world::World;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 use crate::recipe;
 
@@ -266,19 +271,25 @@ fn a_local_run_asks_a_policy_only_if_it_is_given_one() {
 fn key(folder: &Path, trusted: &Path, name: &str) -> String {
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-    use base64::Engine;
-    let pem = |label: &str, der: &[u8]| {
-        let text = base64::engine::general_purpose::STANDARD.encode(der);
-        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-    };
     let pair = Ed25519KeyPair::generate().expect("a key");
     let secret: Pkcs8V1Der<'_> = pair.as_der().expect("der");
     let private = folder.join(format!("{name}-key.pem"));
     std::fs::write(&private, pem("PRIVATE KEY", secret.as_ref())).expect("written");
     let public = pair.public_key().as_der().expect("der");
-    std::fs::create_dir_all(trusted).expect("a folder");
-    std::fs::write(trusted.join(format!("{name}.pem")), pem("PUBLIC KEY", public.as_ref())).expect("written");
+    trust(trusted, name, public.as_ref());
     private.display().to_string()
+}
+
+/// Puts a public key among the trusted ones.
+fn trust(trusted: &Path, name: &str, public: &[u8]) {
+    std::fs::create_dir_all(trusted).expect("a folder");
+    std::fs::write(trusted.join(format!("{name}.pem")), pem("PUBLIC KEY", public)).expect("written");
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 
 /// Guards that a task that was signed on the command line runs where a signature is needed, and one that was not, or
@@ -304,19 +315,131 @@ async fn only_what_a_trusted_signer_signed_runs_where_a_signature_is_needed() {
         arguments.extend(more);
         world.deputy(&arguments).await.expect("run")
     };
-    let ran = submit(&["--sign-key", &good]).await;
+    let ran = submit(&["--sign", &good]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}\n{}", world.report());
     let unsigned = submit(&[]).await;
     assert_eq!(unsigned.code, Some(5), "{unsigned:?}");
-    let strange = submit(&["--sign-key", &stranger]).await;
+    let strange = submit(&["--sign", &stranger]).await;
     assert_eq!(strange.code, Some(5), "{strange:?}");
     let said = strange.stdout + &strange.stderr;
     assert!(said.contains("by nobody whom this agent trusts"), "{said}");
     let public = trusted.join("pipeline.pem");
-    let no_key = submit(&["--sign-key", public.to_str().expect("a path")]).await;
+    let no_key = submit(&["--sign", public.to_str().expect("a path")]).await;
     assert_eq!(no_key.code, Some(2), "{no_key:?}");
     assert!(
         no_key.stderr.contains("holds no private key in PKCS#8 PEM"),
         "{no_key:?}"
     );
+}
+
+/// Guards both kinds of KMS keys that agents verify, and the words for those that cannot sign.
+#[tokio::test]
+async fn a_key_of_kms_signs_what_runs_where_a_signature_is_needed() {
+    use aws_sdk_kms::types::{KeySpec, KeyUsageType};
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    let kms = aws_sdk_kms::Client::new(&world.root().expect("a cloud"));
+    let trusted = folder.path().join("trusted");
+    let make = async |name: &str, spec: KeySpec, usage: KeyUsageType| {
+        let made = kms.create_key().key_spec(spec).key_usage(usage).send().await;
+        let arn = made
+            .expect("made")
+            .key_metadata
+            .and_then(|key| key.arn)
+            .expect("an ARN");
+        if let Ok(public) = kms.get_public_key().key_id(&arn).send().await {
+            let der = public.public_key.expect("a key").into_inner();
+            trust(&trusted, name, &der);
+        }
+        arn
+    };
+    let p256 = make("p256", KeySpec::EccNistP256, KeyUsageType::SignVerify).await;
+    let ed25519 = make("ed25519", KeySpec::EccNistEdwards25519, KeyUsageType::SignVerify).await;
+    let rsa = make("rsa", KeySpec::Rsa2048, KeyUsageType::SignVerify).await;
+    std::fs::remove_file(trusted.join("rsa.pem")).expect("a key that no agent takes");
+    let rules = folder.path().join("agent.cedar");
+    let text = "@id(\"signed\") permit (principal, action, resource) when { context has signed && context.signed.project == \"default\" };";
+    std::fs::write(&rules, text).expect("written");
+    let options = AgentOptions::named("guarded").policy(Policy::File(rules));
+    let options = options.flag("--trusted-signers", trusted.to_str().expect("a path"));
+    world.agent(options).await.expect("an agent");
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::script("signed", "", "", "echo signed and run")).expect("written");
+    let file = file.to_str().expect("a path");
+    let endpoint = cloud.scenery().endpoint.clone();
+    let submit = async |key: &str| {
+        let mut command = world.deputy_command().expect("a command");
+        command.args(["submit", file, "--wait", "--sign", key]).envs([
+            ("AWS_ACCESS_KEY_ID", AWAY),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_ENDPOINT_URL", &endpoint),
+        ]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await;
+        output.expect("waited").expect("run")
+    };
+    for key in [&p256, &ed25519] {
+        let ran = submit(key).await;
+        assert_eq!(ran.status.code(), Some(0), "{ran:?}\n{}", world.report());
+    }
+    let missing = "arn:aws:kms:eu-west-1:222222222222:key/00000000-0000-0000-0000-000000000000";
+    for (key, words) in [
+        (rsa.as_str(), "is of kind RSA_2048"),
+        (missing, "cannot be signed with the KMS key"),
+    ] {
+        let refused = submit(key).await;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains(words) && said.contains("hint:"), "{said}");
+    }
+}
+
+/// Guards that an undo, too, runs no image that the policy does not permit: here one that was live before the task.
+#[tokio::test]
+async fn an_undo_does_not_bring_back_an_image_that_the_policy_forbids() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("agent.cedar");
+    let rules = "permit (principal, action, resource);\n@id(\"only-ours\") forbid (principal, action == Action::\"pullImage\", resource) unless { resource in Registry::\"ours.example.com\" };";
+    std::fs::write(&path, rules).expect("written");
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    let options = AgentOptions::named("guarded").policy(Policy::File(path));
+    world.agent(options).await.expect("an agent");
+    let namespace = world.namespace("undoes").await.expect("a namespace");
+
+    let deployment = |image: &str| {
+        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" }, "spec": {
+            "selector": { "matchLabels": { "app": "web" } },
+            "template": { "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{ "name": "web", "image": image }] } } } })
+    };
+    let admin = world.kubernetes().await.expect("a cluster").admin().await;
+    let live: Api<Deployment> = Api::namespaced(admin.expect("a client"), &namespace);
+    let before = Patch::Apply(deployment("theirs.example.com/web:1"));
+    live.patch("web", &PatchParams::apply("deputy"), &before)
+        .await
+        .expect("applied");
+
+    let steps = format!(
+        "    - name: deploy\n      kubernetesApply: {{ cluster: prod, namespace: {namespace}, manifests: [ {} ] }}\n    - name: check\n      shell: {{ run: exit 1, retrySafe: true }}\n",
+        deployment("ours.example.com/web:2")
+    );
+    let more = format!("{}  onFailure: rollback\n", recipe::AWS);
+    let task = world.submit(&recipe::task("undoes", &more, &steps)).await;
+    let ended = world.ended(&task.expect("queued"), SOON).await.expect("ended");
+    let result = ended.result.expect("a result");
+    assert_eq!(
+        (ended.state, result.world()),
+        (v1::TaskState::Failed.into(), v1::World::RollbackFailed),
+        "{result:#?}\n{}",
+        world.report()
+    );
+    let remains = result.remains.join("\n");
+    assert!(
+        remains.contains("theirs.example.com/web:1") && remains.contains("only-ours"),
+        "{remains}"
+    );
+    let now = serde_json::to_value(live.get("web").await.expect("read")).expect("JSON");
+    let image = now.pointer("/spec/template/spec/containers/0/image");
+    assert_eq!(image, Some(&json!("ours.example.com/web:2")));
 }

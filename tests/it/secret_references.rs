@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_sdk_secretsmanager::primitives::Blob;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::leaks::canary::note;
 use deputy_tests::programs::workspace;
 use deputy_tests::world::World;
 use k8s_openapi::api::core::v1::Secret;
@@ -26,6 +27,7 @@ async fn world() -> World {
     let cloud = Cloud::shared().await.expect("a cloud");
     let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
     // Beside the folder that scripts share with the test: what is next to something hidden cannot be written to.
+    note("a mounted secret", PEM);
     let folder = world.agent_folder("mounted");
     std::fs::create_dir_all(&folder).expect("a folder");
     std::fs::write(folder.join("key"), PEM).expect("written");
@@ -196,6 +198,8 @@ async fn a_secret_of_a_cluster_is_read_with_the_identity_of_the_task() {
         .admin()
         .await
         .expect("an admin");
+    note("a value of a live Secret", "in-the-Cluster-88");
+    note("a value of a live Secret", "another-Value-99");
     let secret: Secret = serde_json::from_value(serde_json::json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "app" },
         "stringData": { "password": "in-the-Cluster-88\n", "other": "another-Value-99" },

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deputy_proto::v1;
+use deputy_tests::leaks::canary::note;
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 use serde_json::Value;
@@ -191,6 +192,7 @@ async fn a_kubeconfig_is_gone_after_a_cancel_and_after_a_killed_agent_came_back(
 async fn a_secret_output_is_used_by_the_next_step_and_shown_to_nobody() {
     let world = World::with_one_agent().await.expect("a world");
     let secret = world.unique("swordfish");
+    note("a secret output", &secret);
     let length = world.folder().join("length");
     let steps = format!(
         "    - name: make\n      shell:\n        secretOutputs: [password]\n        run: |\n          echo \"password=swordfish$TAIL\" >> \"$DEPUTY_OUTPUT\"\n        env: {{ TAIL: \"{tail}\" }}\n    - name: use\n      shell:\n        run: |\n          echo \"it is <$PASSWORD>\"\n          printf %s \"$PASSWORD\" > {length}\n        env: {{ PASSWORD: \"${{{{ steps.make.outputs.password }}}}\" }}\n",
@@ -224,6 +226,7 @@ async fn no_piece_of_a_secret_output_is_anywhere_wherever_a_text_is_cut() {
     let world = World::with_one_agent().await.expect("a world");
     // Every eight characters of it are found nowhere else.
     let secret: String = (0..120).map(|_| char::from(b'a' + rand::random::<u8>() % 26)).collect();
+    note("a secret output", &secret);
     let source = world.folder().join("source");
     std::fs::write(&source, &secret).expect("written");
     let used = world.folder().join("used");

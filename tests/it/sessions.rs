@@ -1,7 +1,7 @@
 //! Steps that outlive the sessions they began with: nothing ever answers that a token has expired.
 //!
-//! Sessions, and EKS tokens, last [`session_seconds`]: 20 s by default, so that three of them fit into the suite;
-//! `DEPUTY_SESSION_SECONDS=60 cargo xtask test sessions` is the long way.
+//! Sessions, and EKS tokens, last [`session_seconds`]: 60 s; `DEPUTY_SESSION_SECONDS=20 cargo xtask test sessions` is the
+//! short way.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::recipe;
 
 fn session_seconds() -> u32 {
     let told = std::env::var("DEPUTY_SESSION_SECONDS").ok();
-    told.and_then(|text| text.parse().ok()).unwrap_or(20)
+    told.and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
 /// Three sessions.

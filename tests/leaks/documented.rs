@@ -2,14 +2,37 @@
 
 use std::path::Path;
 
+use deputy_tests::container_credentials::{SECRET_KEY, SESSION_TOKEN};
 use deputy_tests::leaks::scan::Hit;
+
+/// What a container platform gives an agent in its environment.
+const FROM_PLATFORM: [&str; 4] = [
+    crate::run::SECRET_VARIABLE_CANARY,
+    "the token of the credential endpoint",
+    SECRET_KEY,
+    SESSION_TOKEN,
+];
+
+/// What the manager is meant to receive: a request that was signed with a session names the session.
+pub(crate) fn in_request(hit: &Hit) -> bool {
+    let joins = || {
+        let request = std::fs::read(&hit.place).unwrap_or_default();
+        let head = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        head.ends_with(b"/deputy.v1.Enrollment/Join")
+    };
+    hit.canary == SESSION_TOKEN && hit.form == "raw" && joins()
+}
+
+/// What the platform mounts for the agent: token files, a profile's file.
+pub(crate) fn in_file(hit: &Hit) -> bool {
+    hit.place.contains("/mounted/")
+}
 
 /// Is this one of the documented places?
 pub(crate) fn is_documented(hit: &Hit, agent: &Path) -> bool {
     let agent_itself = format!("execve of {}, environment", agent.display());
     // What the platform gives the agent, the agent's own processes inherit, until they are told otherwise.
-    let from_platform = hit.place == agent_itself
-        && (hit.canary == crate::run::SECRET_VARIABLE_CANARY || hit.canary == "the token of the credential endpoint");
+    let from_platform = hit.place == agent_itself && FROM_PLATFORM.contains(&hit.canary.as_str());
     // A step that asks for a secret as a variable has it in its children's environment, and in no other's.
     let asked_for = hit.canary == crate::run::SECRET_VARIABLE_CANARY
         && hit.form == "raw"
@@ -21,4 +44,10 @@ pub(crate) fn is_documented(hit: &Hit, agent: &Path) -> bool {
         && hit.place.contains("/step-careless-")
         && hit.place.ends_with("/output");
     from_platform || asked_for || own_output
+}
+
+/// What an agent that was killed in a step left: the script's own files, until the next start's sweep.
+pub(crate) fn while_a_step_runs(hit: &Hit) -> bool {
+    let in_step = hit.place.contains("/step-");
+    in_step && (hit.place.contains("/secrets/") || hit.place.ends_with("/output"))
 }

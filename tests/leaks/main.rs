@@ -6,6 +6,8 @@
 //! and in docs/threat-model.md.
 
 mod run;
+mod suite;
+mod identity;
 mod scenario;
 mod shell;
 mod ecs;
@@ -13,19 +15,28 @@ mod kubernetes;
 mod planted;
 mod documented;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use clap::Parser;
+
+/// Looks for secrets in everything that leaves an agent or is written.
+#[derive(Parser)]
+struct Arguments {
+    /// The program of the integration tests: runs them all under record too
+    #[arg(long, value_name = "PROGRAM")]
+    suite: Option<PathBuf>,
+}
 
 fn main() -> Result<ExitCode> {
-    if let Some(argument) = std::env::args().nth(1) {
-        bail!("{argument:?} is not an option; there is none");
-    }
+    let arguments = Arguments::parse();
+    let suite = arguments.suite.as_deref().map(suite::run).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let found = runtime.block_on(run::everything())?;
+    let found = runtime.block_on(run::everything(suite.unwrap_or_default()))?;
     run::say(&found.to_string());
     Ok(if found.is_good() {
         ExitCode::SUCCESS

@@ -1,4 +1,4 @@
-//! The whole suite: the scenarios in a recorded world, once more under `strace`, the search, and the planted leaks.
+//! Everything: what the integration tests left, the scenarios in a recorded world, once more under `strace`, the search, and the planted leaks.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,12 +17,14 @@ use deputy_tests::leaks::strace::{self, Trace};
 use deputy_tests::leaks::witness;
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
-use crate::documented::is_documented;
+use crate::documented::{self, is_documented};
+use crate::identity::Identity;
 use crate::planted;
-use crate::scenario::{self, Way, play};
+use crate::scenario::{self, Scenario, Way, play};
 use crate::shell::SECRET_VARIABLE;
+use crate::suite::Suite;
 
 /// The canary in the variable that the script asks for.
 pub(crate) const SECRET_VARIABLE_CANARY: &str = "a secret of a script";
@@ -36,6 +38,7 @@ const LEAVING: Duration = Duration::from_secs(60);
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    suite: Suite,
     canaries: usize,
     received: Extent,
     files: Extent,
@@ -50,37 +53,70 @@ pub(crate) struct Found {
 impl Found {
     /// No leak, and every planted one was found.
     pub(crate) fn is_good(&self) -> bool {
-        self.leaks.is_empty() && self.planted.missed.is_empty()
+        self.leaks.is_empty() && self.suite.leaks.is_empty() && self.planted.missed.is_empty()
+    }
+
+    /// What the manager of a world received, and every file: the agent's folder, the manager's database, logs and
+    /// blobs, both logs.
+    fn look_through(&mut self, ended: &Ended) -> Result<()> {
+        let scanner = Scanner::new(ended.secrets.clone())?;
+        self.canaries += ended.secrets.len();
+        let received = scanner.scan_folder(ended.requests.path(), &mut self.received)?;
+        let files = scanner.scan_folder(ended.world.whole_folder(), &mut self.files)?;
+        let received = received.into_iter().filter(|hit| !documented::in_request(hit));
+        let files = files.into_iter().filter(|hit| !documented::in_file(hit));
+        self.leaks.extend(received.chain(files));
+        Ok(())
     }
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for leak in &self.leaks {
+        for leak in self.suite.leaks.iter().chain(&self.leaks) {
             writeln!(f, "LEAK {leak}")?;
         }
         for missed in &self.planted.missed {
             writeln!(f, "MISSED a leak that was planted: {missed}")?;
         }
-        writeln!(f, "{} tasks, forward and back", self.tasks)?;
+        if self.suite.managers > 0 {
+            writeln!(f, "the integration tests, under record:")?;
+            writeln!(
+                f,
+                "  {} bytes captured in {} requests to {} managers",
+                self.suite.received.bytes, self.suite.received.places, self.suite.managers
+            )?;
+            writeln!(
+                f,
+                "  {} bytes in {} files looked through",
+                self.suite.files.bytes, self.suite.files.places
+            )?;
+            writeln!(
+                f,
+                "  {} canaries, {} found",
+                self.suite.canaries,
+                self.suite.leaks.len()
+            )?;
+        }
+        writeln!(f, "every step and every identity, over canaries:")?;
+        writeln!(f, "  {} tasks", self.tasks)?;
         writeln!(
             f,
-            "{} bytes captured in {} requests to the manager",
+            "  {} bytes captured in {} requests to the manager",
             self.received.bytes, self.received.places
         )?;
         writeln!(
             f,
-            "{} bytes in {} files looked through",
+            "  {} bytes in {} files looked through",
             self.files.bytes, self.files.places
         )?;
         writeln!(
             f,
-            "{} executions seen, {} files written, {} bytes in {} calls",
+            "  {} executions seen, {} files written, {} bytes in {} calls",
             self.executions, self.files_written, self.calls.bytes, self.calls.places
         )?;
         write!(
             f,
-            "{} canaries, {} found, {} of {} planted leaks found",
+            "  {} canaries, {} found\n{} of {} planted leaks found",
             self.canaries,
             self.leaks.len(),
             self.planted.found,
@@ -97,24 +133,31 @@ struct Recorded {
 }
 
 impl Recorded {
-    async fn start(cloud: &Arc<Cloud>, agent: impl FnOnce(&World) -> AgentOptions) -> Result<Self> {
+    async fn start(cloud: &Arc<Cloud>, flags: &[String]) -> Result<Self> {
         let requests = tempfile::Builder::new().prefix("deputy-leaks-").tempdir()?;
         let folder = requests.path().display().to_string();
-        let mut world = World::builder()
+        let world = World::builder()
             .cloud(cloud)
             .proxy_before_kubernetes()
-            .manager(move |options| options.environment.push((witness::VARIABLE.into(), folder)))
+            .manager(|options| {
+                options.environment.push((witness::VARIABLE.into(), folder));
+                options.flags.extend_from_slice(flags);
+            })
             .start()
             .await?;
-        let canaries = Canaries::default();
-        let password = canaries.make(SECRET_VARIABLE_CANARY);
-        let options = agent(&world).env(SECRET_VARIABLE, &password);
-        world.agent(options).await?;
         Ok(Self {
             world,
             requests,
-            canaries,
+            canaries: Canaries::default(),
         })
+    }
+
+    /// Adds the agent, with a secret of its own for scripts.
+    async fn agent(&mut self, options: AgentOptions) -> Result<()> {
+        let password = self.canaries.make(SECRET_VARIABLE_CANARY);
+        let options = options.slots(2).env(SECRET_VARIABLE, &password);
+        self.world.agent(options).await?;
+        Ok(())
     }
 
     /// Every secret that is or was anywhere in this world.
@@ -161,11 +204,14 @@ pub(crate) fn say(line: &str) {
 }
 
 /// Runs everything.
-pub(crate) async fn everything() -> Result<Found> {
+pub(crate) async fn everything(suite: Suite) -> Result<Found> {
     Tools::load_with_kubernetes(TOOLS_WITHIN).await?;
     say("the world: an emulated AWS, a real Kubernetes, a manager that records every request");
     let cloud = Cloud::start(EcsTasks::Pretended).await?;
-    let mut found = Found::default();
+    let mut found = Found {
+        suite,
+        ..Found::default()
+    };
     forward_and_back(&cloud, &mut found).await?;
     under_strace(&cloud, &mut found).await?;
     say("planting a leak of each kind");
@@ -175,7 +221,8 @@ pub(crate) async fn everything() -> Result<Found> {
 
 /// Every scenario, both ways; everything that the manager received and every file is looked through.
 async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
-    let recorded = Recorded::start(cloud, |_| AgentOptions::default().slots(2)).await?;
+    let mut recorded = Recorded::start(cloud, &[]).await?;
+    recorded.agent(AgentOptions::default()).await?;
     scenario::are_complete(&recorded.world).await?;
     for scenario in scenario::all() {
         for way in [Way::Forward, Way::Back] {
@@ -184,45 +231,73 @@ async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
             found.tasks += 1;
         }
     }
-    let ended = recorded.end().await?;
-    let scanner = Scanner::new(ended.secrets.clone())?;
-    found.canaries += ended.secrets.len();
-    let received = scanner.scan_folder(ended.requests.path(), &mut found.received)?;
+    found.look_through(&recorded.end().await?)?;
     anyhow::ensure!(found.received.bytes > 10_000, "the manager recorded next to nothing");
-    found.leaks.extend(received);
-    // The agent's folder, the manager's database, logs and blobs, both logs.
-    found
-        .leaks
-        .extend(scanner.scan_folder(ended.world.whole_folder(), &mut found.files)?);
     Ok(())
 }
 
-/// One run of each scenario with an agent that `strace` follows, with everything that it starts.
+/// One run of each scenario, and one of each identity, with an agent that `strace` follows, with everything that it
+/// starts.
 async fn under_strace(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
-    let trace = tempfile::NamedTempFile::new()?;
-    let before = std::iter::once("strace".into()).chain(strace::arguments(trace.path()));
-    let before = before.collect();
-    let recorded = Recorded::start(cloud, |_| AgentOptions {
-        before,
-        ..AgentOptions::default().slots(2)
-    })
-    .await?;
+    let mut followed = Followed::start(cloud, &[]).await?;
+    followed.agent(AgentOptions::default()).await?;
     for scenario in scenario::all() {
         say(&format!("  {} under strace", scenario.kind()));
-        play(scenario.as_ref(), Way::Forward, &recorded.world, &recorded.canaries).await?;
-        found.tasks += 1;
+        followed.play(scenario.as_ref(), found).await?;
     }
-    let agent = recorded.world.agent_program().to_owned();
-    let ended = recorded.end().await?;
-    found.canaries += ended.secrets.len();
-    let scanner = Scanner::new(ended.secrets.clone())?;
-    let seen = Trace::read(trace.path()).context("the trace")?;
-    anyhow::ensure!(seen.executions > 10, "strace saw next to nothing");
-    found.executions += seen.executions;
-    found.files_written += u64::try_from(seen.files_written.len())?;
-    found.calls = seen.extent;
-    found.leaks.extend(in_trace(&scanner, &seen, &agent));
+    followed.end(found).await?;
+    for identity in Identity::ALL {
+        say(&format!("  {identity:?} as the agent's identity, under strace"));
+        let flags = identity.manager()?;
+        let mut followed = Followed::start(cloud, &flags).await?;
+        let surroundings = identity.surroundings(&followed.recorded.world, &flags).await?;
+        followed.agent(surroundings.agent.clone()).await?;
+        followed.play(surroundings.scenario.as_ref(), found).await?;
+        followed.end(found).await?;
+    }
     Ok(())
+}
+
+/// A recorded world whose agent `strace` follows.
+struct Followed {
+    recorded: Recorded,
+    trace: NamedTempFile,
+}
+
+impl Followed {
+    async fn start(cloud: &Arc<Cloud>, flags: &[String]) -> Result<Self> {
+        Ok(Self {
+            recorded: Recorded::start(cloud, flags).await?,
+            trace: NamedTempFile::new()?,
+        })
+    }
+
+    async fn agent(&mut self, options: AgentOptions) -> Result<()> {
+        let before = std::iter::once("strace".into()).chain(strace::arguments(self.trace.path()));
+        let before = before.collect();
+        self.recorded.agent(AgentOptions { before, ..options }).await
+    }
+
+    async fn play(&self, scenario: &dyn Scenario, found: &mut Found) -> Result<()> {
+        found.tasks += 1;
+        play(scenario, Way::Forward, &self.recorded.world, &self.recorded.canaries).await
+    }
+
+    /// Looks through what the agent and its children did, what the manager received and every file.
+    async fn end(self, found: &mut Found) -> Result<()> {
+        let agent = self.recorded.world.agent_program().to_owned();
+        let ended = self.recorded.end().await?;
+        found.look_through(&ended)?;
+        let scanner = Scanner::new(ended.secrets.clone())?;
+        let seen = Trace::read(self.trace.path()).context("the trace")?;
+        anyhow::ensure!(seen.executions > 0, "strace saw nothing");
+        found.executions += seen.executions;
+        found.files_written += u64::try_from(seen.files_written.len())?;
+        found.calls.places += seen.extent.places;
+        found.calls.bytes += seen.extent.bytes;
+        found.leaks.extend(in_trace(&scanner, &seen, &agent));
+        Ok(())
+    }
 }
 
 /// What is in a trace and not in a documented place.

@@ -7,8 +7,12 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::child::{Child, Output};
+use crate::leaks::canary::note;
 use crate::link::Link;
 use crate::programs::Binaries;
+
+/// Variables of every SDK whose values are secret.
+const SECRETS_OF_AWS: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// How an agent is started.
 #[derive(Debug, Clone, Default)]
@@ -194,6 +198,11 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
         command.env("DEPUTY_FAILPOINT", failpoint);
     }
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    for (name, value) in &options.environment {
+        if name.starts_with("DEPUTY_SECRET_") || SECRETS_OF_AWS.contains(&name.as_str()) {
+            note(name, value);
+        }
+    }
     command
         .arg("run")
         .arg("--manager")

@@ -21,6 +21,10 @@ use crate::http_server::{self, Answer, reply};
 use crate::leaks::canary::Canaries;
 
 const TOKEN: &str = "token-of-the-container-credentials-endpoint";
+/// What the secrets of a session are called where they are looked for.
+pub const SECRET_KEY: &str = "the secret key of the agent's own session";
+/// As [`SECRET_KEY`]: without it, this signs nothing.
+pub const SESSION_TOKEN: &str = "the token of the agent's own session";
 /// Longest session that the emulator gives.
 const SESSION_SECONDS: i32 = 3600;
 
@@ -54,6 +58,7 @@ impl ContainerCredentials {
             asked: AtomicU32::new(0),
             canaries: Canaries::default(),
         });
+        shared.canaries.learn("the token of the credential endpoint", TOKEN);
         let (serving, learn): (_, Learn) = (Arc::clone(&shared), Arc::new(learn));
         let (address, server) = http_server::start(move |request| {
             let (shared, learn) = (Arc::clone(&serving), Arc::clone(&learn));
@@ -94,6 +99,21 @@ impl ContainerCredentials {
         ])
     }
 
+    /// A session in variables, as people export it, and what hides this endpoint.
+    pub async fn exported(&self) -> Result<Vec<(String, String)>> {
+        let session = session(&self.shared, &|_, _| {}).await?;
+        let value = |field: &str| session[field].as_str().unwrap_or_default().to_owned();
+        let [(uri, _), (token, _)] = self.environment();
+        let variables = [
+            ("AWS_ACCESS_KEY_ID", value("AccessKeyId")),
+            ("AWS_SECRET_ACCESS_KEY", value("SecretAccessKey")),
+            ("AWS_SESSION_TOKEN", value("Token")),
+            (uri, String::new()),
+            (token, String::new()),
+        ];
+        Ok(variables.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+
     /// The sessions that it serves, for another way to serve them.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
@@ -114,9 +134,6 @@ impl ContainerCredentials {
     /// Every secret that it has given out, and the token that it asks for.
     #[must_use]
     pub fn secrets(&self) -> Canaries {
-        self.shared
-            .canaries
-            .learn("the token of the credential endpoint", TOKEN);
         self.shared.canaries.clone()
     }
 
@@ -194,9 +211,11 @@ pub(crate) async fn session(shared: &Shared, learn: &(dyn Fn(&str, &str) + Send 
         .await
         .context("AssumeRole for the agent")?;
     let credentials = answer.credentials().context("credentials")?;
-    let keys = [credentials.secret_access_key(), credentials.session_token()];
-    for secret in keys {
-        shared.canaries.learn("a key of the agent's own session", secret);
+    for (name, secret) in [
+        (SECRET_KEY, credentials.secret_access_key()),
+        (SESSION_TOKEN, credentials.session_token()),
+    ] {
+        shared.canaries.learn(name, secret);
     }
     if let Some(user) = answer.assumed_role_user() {
         learn(credentials.access_key_id(), user.arn());

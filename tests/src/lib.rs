@@ -12,6 +12,7 @@ pub mod tasks;
 pub mod access;
 
 pub mod git_server;
+pub mod ssh_server;
 pub mod instance_metadata;
 pub mod container_credentials;
 pub mod service_account;

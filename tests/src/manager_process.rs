@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::access::Access;
 use crate::child::{Child, Output};
+use crate::leaks::whole_run::WholeRun;
+use crate::leaks::witness;
 use crate::programs::Binaries;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -60,8 +62,14 @@ pub struct ManagerProcess {
 
 impl ManagerProcess {
     /// Starts one whose data and log are in `folder`.
-    pub async fn start(binaries: &Binaries, folder: &Path, options: ManagerOptions) -> Result<Self> {
+    pub async fn start(binaries: &Binaries, folder: &Path, mut options: ManagerOptions) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
+        if let Some(run) = WholeRun::asked_for() {
+            let requests = run.requests_of_a_manager()?;
+            options
+                .environment
+                .push((witness::VARIABLE.into(), requests.display().to_string()));
+        }
         let program = binaries.manager.clone();
         let mut manager = Self {
             ca_file: None,

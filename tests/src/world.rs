@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::agent_process::{AgentOptions, AgentProcess, Start};
 use crate::cloud::{AWAY, Cloud, Cluster};
 use crate::container_credentials::{ContainerCredentials, root_config};
+use crate::leaks::whole_run::WholeRun;
 use crate::link::Link;
 use crate::manager_process::{ManagerOptions, ManagerProcess};
 use crate::microburst::Microburst;
@@ -545,5 +546,12 @@ impl Drop for World {
             let _ = agent.kill();
         }
         crate::child::kill_below(&self.root);
+        if let Some(run) = WholeRun::asked_for() {
+            // A manager that still writes would leave half of it behind.
+            let _ = self.manager.kill();
+            // The search must not go on without it.
+            let kept = run.keep(&self.root);
+            assert!(kept.is_ok(), "a world is not in the record: {kept:?}");
+        }
     }
 }

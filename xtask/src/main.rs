@@ -48,7 +48,7 @@ enum What {
     /// Kill the agent at every point of a step and see the world come out the same
     Sweep(sweep::Options),
     /// Run every step over canaries and look for them in everything that leaves or is written
-    Leaks,
+    Leaks(leaks::Options),
     /// Feed what comes from strangers to the code that reads it, within bounds
     Fuzz(fuzz::Options),
     /// Build the agent's image, and run it
@@ -112,7 +112,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         What::Demo(options) => demo::run(&root, &options),
         What::Sweep(options) => sweep::run(&root, &options),
-        What::Leaks => leaks::run(&root),
+        What::Leaks(options) => leaks::run(&root, &options),
         What::Fuzz(options) => fuzz::run(&root, &options),
         What::Images => images::run(&root),
         What::Chart => chart::run(&root),

@@ -8,6 +8,19 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 /// A form, and the bytes that it consists of.
 pub(crate) type Form = (&'static str, Vec<u8>);
 
+/// Of a longer value, pieces of this length stand for the whole.
+const PIECE: usize = 48;
+
+/// What of a value is looked for: the whole, or of a long one pieces at its middle and its end. A piece is enough for a
+/// finding, and its beginning may be common to all values of its kind.
+pub(crate) fn pieces(value: &[u8]) -> Vec<&[u8]> {
+    if value.len() <= 2 * PIECE {
+        return vec![value];
+    }
+    let middle = value.len() / 2;
+    vec![&value[middle..middle + PIECE], &value[value.len() - PIECE..]]
+}
+
 /// Every form of a value, each once.
 pub(crate) fn forms(value: &[u8]) -> Vec<Form> {
     let mut forms: Vec<Form> = vec![("raw", value.to_vec())];

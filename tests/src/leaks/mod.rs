@@ -9,3 +9,4 @@ pub mod strace;
 pub mod scan;
 mod forms;
 pub mod canary;
+pub mod whole_run;

@@ -9,7 +9,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::{Context, Result};
 
 use super::canary::Canary;
-use super::forms::forms;
+use super::forms::{forms, pieces};
 
 /// As much of one compressed stream is unpacked.
 const UNPACKED: u64 = 64 << 20;
@@ -62,7 +62,7 @@ impl Scanner {
         let mut bytes = Vec::new();
         let mut patterns = Vec::new();
         for (index, canary) in canaries.iter().enumerate() {
-            for (form, pattern) in forms(&canary.value) {
+            for (form, pattern) in pieces(&canary.value).into_iter().flat_map(forms) {
                 bytes.push(pattern);
                 patterns.push((index, form));
             }

@@ -66,6 +66,11 @@ fn aws(parts: &Parts, body: &[u8]) -> Asked {
     }
 }
 
+/// The token of an `AssumeRoleWithWebIdentity`. It needs no decoding: three parts in url-safe base64.
+pub(super) fn web_identity_token(body: &[u8]) -> Option<String> {
+    form_value(body, "WebIdentityToken")
+}
+
 fn query(parts: &Parts) -> &[u8] {
     parts.uri.query().unwrap_or_default().as_bytes()
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::classify::Asked;
@@ -136,8 +138,11 @@ impl Recording {
 
     /// Learns who the keys of an `AssumeRole…` answer belong to, and what of it is secret.
     pub(super) fn learn_from(&mut self, operation: &str, answer: &[u8], canaries: &Canaries) {
-        if !operation.starts_with("AssumeRole") {
-            return;
+        match operation {
+            "GetSecretValue" => return learn_secret(answer, &["/SecretString", "/SecretBinary"], canaries),
+            "GetParameter" => return learn_secret(answer, &["/Parameter/Value"], canaries),
+            operation if operation.starts_with("AssumeRole") => {}
+            _ => return,
         }
         let text = String::from_utf8_lossy(answer);
         let (key, user) = (element(&text, "AccessKeyId"), element(&text, "AssumedRoleUser"));
@@ -154,6 +159,26 @@ impl Recording {
 
     pub(super) fn calls(&self) -> &[Call] {
         &self.calls
+    }
+}
+
+/// What Secrets Manager and Parameter Store answer, and each value within where it is JSON.
+fn learn_secret(answer: &[u8], places: &[&str], canaries: &Canaries) {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    for value in places.iter().filter_map(|place| answer.pointer(place)?.as_str()) {
+        canaries.learn("a secret of AWS", value);
+        if let Ok(bytes) = STANDARD.decode(value) {
+            canaries.learn_bytes("a secret of AWS, binary", &bytes);
+        }
+        let mut open = vec![serde_json::from_str(value).unwrap_or_default()];
+        while let Some(next) = open.pop() {
+            match next {
+                serde_json::Value::Object(fields) => open.extend(fields.into_iter().map(|(_, value)| value)),
+                serde_json::Value::Array(items) => open.extend(items),
+                serde_json::Value::String(text) => canaries.learn("a value in a secret of AWS", &text),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::classify::{Asked, Dialect};
+use super::classify::{self, Asked, Dialect};
 use super::lag::{Change, Lag};
 use super::recording::{Call, Recording};
 use super::rule::{Action, Canned, Fate, Handle, Matcher, Rule};
@@ -282,6 +282,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         shared.canaries.learn("a bearer token", token);
     }
     let asked = shared.dialect.classify(&parts, &body);
+    if let Some(token) = classify::web_identity_token(&body) {
+        shared.canaries.learn("a web identity token", &token);
+    }
     let target = format!("{} {}", parts.method, parts.uri);
     let at = shared.started.elapsed();
     let index = lock(&shared.recording).begin(&asked, target.clone(), body.clone(), at);

@@ -10,7 +10,7 @@ use super::binaries::{self, Binary};
 use super::summary::Summary;
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
-use crate::{sweep, tidy};
+use crate::{leaks, sweep, tidy};
 
 /// Integration tests wait more than they compute.
 const TEST_THREADS: &str = "4";
@@ -59,6 +59,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     if options.filter.is_none() {
         println!("sweep");
         summary.add(sweep::short(root)?);
+        println!("leaks");
+        summary.add(leaks::short(root)?);
     }
     println!();
     for failure in &failures {
