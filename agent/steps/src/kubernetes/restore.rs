@@ -2,6 +2,7 @@
 //! nobody since. Two effects: its content, and then who owns which of its fields, so that the next
 //! deployment finds the object as if this one had never been.
 
+use deputy_task::touch::{Touch, images_of};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -47,6 +48,9 @@ pub(crate) async fn restore(
     };
     let build = || async {
         let image = read_image(work, object, place).await?;
+        // It was live before, perhaps in spite of the policy; and who may write Secrets can have changed it since.
+        let images: Vec<Touch> = images_of(&image).into_iter().map(Touch::Image).collect();
+        ctx.may_touch(&images)?;
         let live = read_object(ctx, api, object, Patience::Endless).await?;
         let live = live.ok_or_else(|| changed(object, "somebody deleted it"))?;
         still_ours(object, compare(&live, Some(&image), applied, token))?;
