@@ -39,6 +39,15 @@ pub(crate) struct Paced {
 /// Words for the people who follow a task.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What passes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passing {
+    /// Calls come too fast.
+    Throttled,
+    /// The service is not well, or cannot be reached.
+    Away,
+}
+
 /// A burst of throttling is told once in this time, for each operation.
 const QUIET: Duration = Duration::from_secs(30);
 /// Operations of which it is remembered when they were told. A task uses a handful.
@@ -116,16 +125,34 @@ impl Pace {
         }
     }
 
-    fn throttled(&self, cfg: &ConfigBag, tried: u32, wait: Option<Duration>) {
-        let service = cfg.load::<SigningName>().map_or("aws", |name| name.as_ref());
-        let operation = cfg.load::<Metadata>().map_or("a call", |call| call.name());
-        let lane = Lane {
+    /// For a call that no client of the SDK makes: waits until it is this account's turn.
+    pub(crate) async fn turn(&self, service: &str) {
+        let wait = self.rates.take(&self.lane(service), Instant::now());
+        tokio::time::sleep(wait).await;
+    }
+
+    /// For a call that no client of the SDK makes: it has been tried so often, and what was answered passes by itself.
+    /// How long is waited before it is tried again; none if it is not.
+    pub(crate) fn after(&self, (service, operation): (&str, &str), tried: u32, answer: Passing) -> Option<Duration> {
+        let wait = self.backoff.wait(tried, rand::random());
+        let wait = (tried < self.backoff.tries()).then_some(wait);
+        if answer == Passing::Throttled {
+            self.throttled((service, operation), tried, wait);
+        }
+        wait
+    }
+
+    fn lane(&self, service: &str) -> Lane {
+        Lane {
             account: self.account.clone(),
             region: self.region.clone(),
             service: service.to_owned(),
-        };
+        }
+    }
+
+    fn throttled(&self, (service, operation): (&str, &str), tried: u32, wait: Option<Duration>) {
         let now = Instant::now();
-        self.rates.throttled(&lane, now);
+        self.rates.throttled(&self.lane(service), now);
         let action = format!("{service}:{operation}");
         tracing::debug!(%action, account = %self.account, tried, "AWS throttles");
         if let Some(wait) = wait {
@@ -194,7 +221,9 @@ impl Intercept for Pace {
             .max(wished.min(self.backoff.longest()));
         let is_last = tried >= self.backoff.tries();
         if context.response().is_some_and(is_throttling) {
-            self.throttled(cfg, tried, (!is_last).then_some(wait));
+            let service = cfg.load::<SigningName>().map_or("aws", |name| name.as_ref());
+            let operation = cfg.load::<Metadata>().map_or("a call", |call| call.name());
+            self.throttled((service, operation), tried, (!is_last).then_some(wait));
         }
         // Without a die of its own the SDK waits exactly this long.
         cfg.interceptor_state().store_put(

@@ -20,13 +20,12 @@ use crate::env::Env;
 use crate::error::{CredentialsError, chain_of};
 use crate::http_client;
 use crate::identity::TaskIdentity;
+use crate::pace::Passing;
 use crate::sts_host::dns_suffix;
+use crate::throttling::is_throttling_code;
 
 /// From asking to the head of the answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-/// After answers that pass by themselves.
-const TRIES: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Of an error's body.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
@@ -81,11 +80,15 @@ pub enum ObjectError {
 }
 
 impl ObjectError {
-    fn passes(&self) -> bool {
+    /// Does it pass by itself?
+    fn passing(&self) -> Option<Passing> {
         match self {
-            Self::NoAnswer(_) => true,
-            Self::Refused { status, .. } => *status >= 500 || *status == 429,
-            Self::Credentials(_) | Self::Unaskable(_) => false,
+            Self::NoAnswer(_) => Some(Passing::Away),
+            Self::Refused { status, code, .. } if *status == 429 || is_throttling_code(code) => {
+                Some(Passing::Throttled)
+            }
+            Self::Refused { status, .. } if *status >= 500 => Some(Passing::Away),
+            Self::Refused { .. } | Self::Credentials(_) | Self::Unaskable(_) => None,
         }
     }
 }
@@ -94,25 +97,28 @@ impl TaskIdentity {
     /// Asks for an object of S3.
     ///
     /// # Errors
-    /// If it is not there or may not be read, in S3's words; what passes by itself was tried several times.
+    /// If it is not there or may not be read, in S3's words; what passes by itself was tried as often as `aws.backoff`
+    /// says.
     pub async fn s3_object(&self, asked: &ObjectAsked<'_>) -> Result<Object, ObjectError> {
         let connector = http_client::connector(self.env())?;
         let region = asked.region.unwrap_or(self.region());
         let url = address(self.env(), asked, region);
-        let mut pause = FIRST_PAUSE;
         let mut tried = 1;
         loop {
             let credentials = self.credentials().await?;
-            match ask(&connector, &url, asked, (region, credentials)).await {
-                Err(error) if error.passes() && tried < TRIES => {
-                    // Half of it at random: many tasks must not come back together.
-                    let jitter = rand::random_range(0.5..1.0);
-                    tokio::time::sleep(pause.mul_f64(jitter)).await;
-                    pause *= 4;
-                    tried += 1;
-                }
-                answer => return answer,
+            self.pace().turn("s3").await;
+            let refused = match ask(&connector, &url, asked, (region, credentials)).await {
+                Ok(object) => return Ok(object),
+                Err(refused) => refused,
+            };
+            let wait = refused
+                .passing()
+                .and_then(|passing| self.pace().after(("s3", "GetObject"), tried, passing));
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(refused),
             }
+            tried += 1;
         }
     }
 }

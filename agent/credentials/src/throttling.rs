@@ -31,7 +31,12 @@ pub(crate) fn is_throttling(response: &HttpResponse) -> bool {
     }
     let named = response.headers().get("x-amzn-errortype").map(bare).map(str::to_owned);
     let code = named.or_else(|| response.body().bytes().and_then(code_in));
-    code.is_some_and(|code| CODES.contains(&code.as_str()))
+    code.is_some_and(|code| is_throttling_code(&code))
+}
+
+/// Does this code say it?
+pub(crate) fn is_throttling_code(code: &str) -> bool {
+    CODES.contains(&code)
 }
 
 /// The code in a body: `__type` or `code` in JSON, `<Code>` in XML.
