@@ -33,6 +33,13 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     }
     telemetry::install(&config.log);
     let env = Env::from_process();
+    // Before anything is written there: it is made for this user alone.
+    let kept = config.state_folder.as_deref().map(IdentityFile::in_folder).transpose();
+    let kept = kept.map_err(|source| StartupError::Folder {
+        what: "the state folder",
+        path: config.state_folder.clone().unwrap_or_default(),
+        source: Box::new(source),
+    })?;
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
     let hidden = own_places(&config, &root);
@@ -60,12 +67,6 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     if !ambient.warning.is_empty() {
         tracing::warn!("{}", ambient.warning);
     }
-    let kept = config.state_folder.as_deref().map(IdentityFile::in_folder).transpose();
-    let kept = kept.map_err(|source| StartupError::Folder {
-        what: "the state folder",
-        path: config.state_folder.clone().unwrap_or_default(),
-        source: Box::new(source),
-    })?;
     let identity = kept.as_ref().and_then(|kept| kept.load(agent_id.as_str()));
     // Joining happens on the session's thread, so it has an HTTP client of its own.
     let membership = membership(&config, &agent_id, identity, &own_identity(&config, env))?;

@@ -1,5 +1,6 @@
 //! Whose signatures count here: public keys in a folder of PEM files, or in one file. The name of a
-//! file, without `.pem`, is the signer's name in policies. Read again when something has changed.
+//! file, without `.pem`, is the signer's name in policies. Read for each question: a key that was taken away
+//! counts no more.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
