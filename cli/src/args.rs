@@ -197,11 +197,12 @@ pub(crate) struct Submit {
     /// Makes submitting idempotent: the same id with the same content gives the same task
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
-    /// Signs task, inputs and bundles with this private key (PKCS#8 PEM, Ed25519 or ECDSA P-256)
-    #[arg(long, value_name = "FILE", env = "DEPUTY_SIGN_KEY", hide_env_values = true)]
-    pub(crate) sign_key: Option<PathBuf>,
+    /// Signs task, inputs and bundles with this private key: a file (PKCS#8 PEM, Ed25519 or ECDSA P-256), or a key of
+    /// AWS KMS by ARN or alias/NAME
+    #[arg(long, value_name = "KEY", env = "DEPUTY_SIGN_KEY", hide_env_values = true)]
+    pub(crate) sign: Option<String>,
     /// How long the signature may begin a run, for example 45m
-    #[arg(long, value_name = "DURATION", default_value = "24h", requires = "sign_key")]
+    #[arg(long, value_name = "DURATION", default_value = "24h", requires = "sign")]
     pub(crate) sign_for: String,
 }
 

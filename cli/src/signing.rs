@@ -1,4 +1,5 @@
-//! Signs a task with a key from a file. The key is read, used and forgotten; nothing of it is shown.
+//! Signs a task, with a key from a file or by KMS. A key from a file is read, used and forgotten; nothing of it is
+//! shown.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::error::CliError;
+use crate::kms;
 use crate::values::read_file;
 
 /// A private key.
@@ -21,8 +23,8 @@ enum Key {
     EcdsaP256(EcdsaKeyPair),
 }
 
-/// Puts the signature of the key in `file` on a request, good for `time` from now on.
-pub(crate) fn sign_request(request: &mut SubmitRequest, file: &Path, time: &str) -> Result<(), CliError> {
+/// Puts a signature on a request, good for `time` from now on. The key is a file's path, or a key of KMS.
+pub(crate) async fn sign_request(request: &mut SubmitRequest, key: &str, time: &str) -> Result<(), CliError> {
     let time = duration::parse(time).map_err(|bad| CliError::bad_input(format!("--sign-for: {bad}")))?;
     let text = |bytes: &[u8]| {
         String::from_utf8(bytes.to_vec()).map_err(|_| CliError::bad_input("a document must be UTF-8 to be signed"))
@@ -46,7 +48,14 @@ pub(crate) fn sign_request(request: &mut SubmitRequest, file: &Path, time: &str)
         not_after: (now + time).as_secs(),
         signature: String::new(),
     };
-    let signature = sign(&signed, file)?;
+    let statement = signed
+        .statement()
+        .map_err(|error| CliError::bad_input(format!("the task cannot be signed: {error}")))?;
+    let signature = if kms::is_kms_key(key) {
+        kms::sign(key, &statement).await?
+    } else {
+        sign(&statement, Path::new(key))?
+    };
     request.signature = Some(TaskSignature {
         not_after: signed.not_after,
         signature: signature.into(),
@@ -54,15 +63,12 @@ pub(crate) fn sign_request(request: &mut SubmitRequest, file: &Path, time: &str)
     Ok(())
 }
 
-fn sign(signed: &Signed, file: &Path) -> Result<Vec<u8>, CliError> {
+fn sign(statement: &[u8], file: &Path) -> Result<Vec<u8>, CliError> {
     let key = key(file)?;
-    let statement = signed
-        .statement()
-        .map_err(|error| CliError::bad_input(format!("the task cannot be signed: {error}")))?;
     let signature = match &key {
-        Key::Ed25519(key) => key.sign(&statement).as_ref().to_vec(),
+        Key::Ed25519(key) => key.sign(statement).as_ref().to_vec(),
         Key::EcdsaP256(key) => key
-            .sign(&SystemRandom::new(), &statement)
+            .sign(&SystemRandom::new(), statement)
             .map_err(|_| CliError::bad_input(format!("{} does not sign", file.display())))?
             .as_ref()
             .to_vec(),

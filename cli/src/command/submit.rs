@@ -44,8 +44,8 @@ pub(crate) async fn submit(context: &mut Context, args: Submit) -> Result<Exit, 
         submitter: submitter(),
         signature: None,
     };
-    if let Some(key) = &args.sign_key {
-        signing::sign_request(&mut request, key, &args.sign_for)?;
+    if let Some(key) = &args.sign {
+        signing::sign_request(&mut request, key, &args.sign_for).await?;
     }
     let answer = manager.submit(request).await?;
     let follows = if args.follow {

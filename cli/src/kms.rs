@@ -1,0 +1,109 @@
+//! Signs with a key that never leaves AWS KMS. The caller's own AWS identity is used, as the AWS CLI would: environment,
+//! profiles, SSO, the role of the machine.
+
+use aws_config::BehaviorVersion;
+use aws_sdk_kms::Client;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{KeySpec, MessageType, SigningAlgorithmSpec};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+
+use crate::error::{Class, CliError, Exit};
+
+/// Is this a key of KMS, and no file? Files of such a name are written `./alias/…`.
+pub(crate) fn is_kms_key(text: &str) -> bool {
+    text.starts_with("arn:") || text.starts_with("alias/")
+}
+
+/// The signature of `key` under `statement`, as agents verify it.
+pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliError> {
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https();
+    let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+    // An ARN says where its key is; the caller's own region may be another.
+    if let Some(region) = region_of(key) {
+        config = config.region(aws_config::Region::new(region.to_owned()));
+    }
+    let client = Client::new(&config.load().await);
+    let described = client.get_public_key().key_id(key).send().await;
+    let described = described.map_err(|error| refused(key, "kms:GetPublicKey", &error))?;
+    let algorithm = match described.key_spec() {
+        Some(KeySpec::EccNistP256) => SigningAlgorithmSpec::EcdsaSha256,
+        Some(KeySpec::EccNistEdwards25519) => SigningAlgorithmSpec::Ed25519Sha512,
+        other => {
+            let spec = other.map_or("unknown", KeySpec::as_str);
+            let message = format!("the KMS key {key} is of kind {spec}, which agents do not verify");
+            return Err(CliError::bad_input(message)
+                .hint("make one with `aws kms create-key --key-usage SIGN_VERIFY --key-spec ECC_NIST_P256`"));
+        }
+    };
+    let signed = client
+        .sign()
+        .key_id(key)
+        .message(Blob::new(statement))
+        .message_type(MessageType::Raw)
+        .signing_algorithm(algorithm)
+        .send()
+        .await
+        .map_err(|error| refused(key, "kms:Sign", &error))?;
+    let signature = signed.signature.map(Blob::into_inner);
+    signature.ok_or_else(|| CliError::new(Exit::Unreachable, format!("KMS gave no signature of {key}")))
+}
+
+/// `arn:aws:kms:eu-west-1:…`
+fn region_of(key: &str) -> Option<&str> {
+    key.strip_prefix("arn:")?
+        .split(':')
+        .nth(2)
+        .filter(|region| !region.is_empty())
+}
+
+fn refused<E, R>(key: &str, action: &str, error: &SdkError<E, R>) -> CliError
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    let (exit, class, hint) = match error.code() {
+        Some("NotFoundException") => (
+            Exit::BadInput,
+            Class::NotFound,
+            "check account, region and name of the key; nothing was submitted".to_owned(),
+        ),
+        Some("AccessDeniedException") => (
+            Exit::BadInput,
+            Class::Refused,
+            format!("let the caller's role {action} on this key, in its policy and in the key's; nothing was submitted"),
+        ),
+        Some("DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException") => (
+            Exit::BadInput,
+            Class::Refused,
+            "the key must be enabled and made for SIGN_VERIFY; nothing was submitted".to_owned(),
+        ),
+        _ => (
+            Exit::Unreachable,
+            Class::Unreachable,
+            "KMS is asked with the AWS identity of this shell: `aws sts get-caller-identity` shows it; nothing was submitted"
+                .to_owned(),
+        ),
+    };
+    CliError::new(exit, format!("the task cannot be signed with the KMS key {key}"))
+        .class(class)
+        .caused_by(error)
+        .hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_kms_are_told_from_files_and_say_where_they_are() {
+        let arn = "arn:aws:kms:eu-west-1:222222222222:key/1234abcd";
+        assert!(is_kms_key(arn) && is_kms_key("alias/release"));
+        assert!(!is_kms_key("./alias/release") && !is_kms_key("release-key.pem"));
+        assert_eq!(region_of(arn), Some("eu-west-1"));
+        assert_eq!(region_of("alias/release"), None);
+    }
+}
