@@ -457,9 +457,14 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
             () = ending.cancelled() => return,
             () = tokio::time::sleep(LAPSED_EVERY) => {}
         }
-        for agent in registry.lapsed() {
+        // Together: each takes the moment in which its last word is written.
+        let out = registry.lapsed().into_iter().map(async |agent| {
             let reason = "every certificate of this agent has expired or was revoked".to_owned();
             registry.expel(&agent, "certificate_expired", reason).await;
+        });
+        tokio::select! {
+            () = ending.cancelled() => return,
+            _ = futures::future::join_all(out) => {}
         }
     }
 }

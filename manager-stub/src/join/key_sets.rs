@@ -2,7 +2,7 @@
 //! names a key that is not known, at most every half minute.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,10 +37,10 @@ pub enum KeySource {
     },
 }
 
-/// Key sets by source.
+/// Key sets by source. Each has a lock of its own, so that a cluster which does not answer holds up its own joins only.
 #[derive(Debug, Default)]
 pub(crate) struct KeySets {
-    kept: Mutex<BTreeMap<KeySource, Kept>>,
+    sources: std::sync::Mutex<BTreeMap<KeySource, Arc<Mutex<Option<Kept>>>>>,
 }
 
 #[derive(Debug)]
@@ -98,9 +98,10 @@ impl KeySets {
         (url, ca_pem): (&str, &str),
         kid: Option<&str>,
     ) -> Result<Arc<KeySet>, String> {
+        let place = self.place_of(source);
         // Held while asking: others who come meanwhile want the same answer.
-        let mut kept = self.kept.lock().await;
-        if let Some(found) = kept.get(source) {
+        let mut kept = place.lock().await;
+        if let Some(found) = kept.as_ref() {
             let age = found.asked.elapsed();
             let is_known = matches!(&found.keys, Ok(keys) if keys.key(kid).is_some());
             if age < ASKED_AT_MOST_EVERY || (is_known && age < KEPT) {
@@ -109,17 +110,19 @@ impl KeySets {
         }
         let asked = Instant::now();
         let keys = ask(url, ca_pem).await.map(Arc::new);
-        if kept.len() >= MAX_SETS && !kept.contains_key(source) {
-            kept.clear();
-        }
-        kept.insert(
-            source.clone(),
-            Kept {
-                keys: keys.clone(),
-                asked,
-            },
-        );
+        *kept = Some(Kept {
+            keys: keys.clone(),
+            asked,
+        });
         keys
+    }
+
+    fn place_of(&self, source: &KeySource) -> Arc<Mutex<Option<Kept>>> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= MAX_SETS && !sources.contains_key(source) {
+            sources.clear();
+        }
+        Arc::clone(sources.entry(source.clone()).or_default())
     }
 }
 
@@ -199,10 +202,27 @@ mod tests {
         let earlier = Instant::now().checked_sub(ASKED_AT_MOST_EVERY).expect("up for so long");
         for (kid, times) in [("a", 1), ("b", 2), ("b", 2)] {
             if times == 1 {
-                sets.kept.lock().await.get_mut(&source).expect("kept").asked = earlier;
+                let place = sets.place_of(&source);
+                place.lock().await.as_mut().expect("kept").asked = earlier;
             }
             sets.get(&source, Some(kid)).await.expect("keys");
             assert_eq!(asked.load(Ordering::SeqCst), times, "{kid}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_holds_up_no_other() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listens");
+        let silent = KeySource::Url {
+            url: format!("http://{}/openid/v1/jwks", listener.local_addr().expect("bound")),
+            ca_pem: String::new(),
+        };
+        let (answers, _) = server(SET).await;
+        let sets = KeySets::default();
+        tokio::select! {
+            biased;
+            _ = sets.get(&silent, Some("a")) => panic!("it does not answer"),
+            keys = sets.get(&answers, Some("a")) => drop(keys.expect("keys")),
         }
     }
 

@@ -370,35 +370,22 @@ async fn renew_expired(secured: &Secured, member: &Member, signer: &rcgen::KeyPa
 }
 
 #[tokio::test]
-async fn a_manager_of_another_authority_or_name_is_refused_in_words() {
+async fn a_manager_of_another_authority_is_refused_in_words() {
     let (one, other) = (Secured::start().await, Secured::start().await);
-    let dial = |pem: Vec<u8>, host: &str| {
+    let dial = |pem: Vec<u8>| {
         let tls = Authority::from_pem(&pem)
             .expect("an authority")
             .client_config(None)
             .expect("good");
         let port = one.manager.as_ref().expect("up").address().port();
-        let url = format!("https://{host}:{port}").parse().expect("an address");
+        let url = format!("https://localhost:{port}").parse().expect("an address");
         Dialer::new(url, std::sync::Arc::default(), Some(std::sync::Arc::new(tls)), SOON)
     };
     let pem = |secured: &Secured| std::fs::read(secured.folder.path().join("ca.pem")).expect("read");
-    dial(pem(&one), "localhost").dial().await.expect("the right authority");
-    let refused = dial(pem(&other), "localhost")
-        .dial()
-        .await
-        .expect_err("another")
-        .to_string();
+    dial(pem(&one)).dial().await.expect("the right authority");
+    let refused = dial(pem(&other)).dial().await.expect_err("another").to_string();
     assert!(
         refused.contains("not from the authority that was configured"),
-        "{refused}"
-    );
-    let refused = dial(pem(&one), "127.0.0.2")
-        .dial()
-        .await
-        .expect_err("another name")
-        .to_string();
-    assert!(
-        refused.contains("not for the name 127.0.0.2") || refused.contains("cannot connect"),
         "{refused}"
     );
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod authorization;
+mod bad_certificates;
 mod data_folder;
 mod hand_out;
 mod joining;
