@@ -6,8 +6,11 @@ use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::{Cloud, HOME};
 use deputy_tests::instance_metadata::InstanceMetadata;
+use deputy_tests::leaks::canary::note;
+use deputy_tests::proxy::rule::{Canned, Handle, Matcher};
 use deputy_tests::service_account::ServiceAccount;
 use deputy_tests::world::World;
+use serde_json::json;
 
 use crate::recipe;
 
@@ -89,8 +92,8 @@ async fn a_pods_identity_begins_a_chain() {
     assert!(fleet.contains("token from a file"), "{fleet}");
 }
 
-/// Guards profiles: read only because the operator named one, with a role by its `source_profile`, and what is said of
-/// one that has no login.
+/// Guards profiles: read only because the operator named one, with a role by its `source_profile`, with a login of IAM
+/// Identity Center, and what is said of one that has none.
 #[tokio::test]
 async fn a_profile_begins_a_chain_only_where_the_operator_names_it() {
     let mut world = world().await;
@@ -124,6 +127,40 @@ async fn a_profile_begins_a_chain_only_where_the_operator_names_it() {
     assert_eq!(failure.class, "aws.profile", "{failure:#?}");
     assert!(failure.summary.contains("profile person"), "{failure:#?}");
     assert!(failure.hint.contains("aws sso login"), "{failure:#?}");
+
+    let _portal = logged_in(&world).await;
+    let fleet = deploys(&world, "logged-in").await;
+    assert!(fleet.contains("profile person of the shared config files"), "{fleet}");
+}
+
+/// What `aws sso login` leaves for the second agent, and the portal's answer to it, with a session of the emulator's: no
+/// emulator has a portal. As in
+/// <https://docs.aws.amazon.com/singlesignon/latest/PortalAPIReference/API_GetRoleCredentials.html>.
+async fn logged_in(world: &World) -> Handle {
+    let token = "the-access-token-of-a-login";
+    note("the token of a login", token);
+    let name = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, b"people");
+    let cache = world.agent_folder("agent-2").join(".aws/sso/cache");
+    std::fs::create_dir_all(&cache).expect("a folder");
+    let login = json!({ "accessToken": token, "expiresAt": "2099-01-01T00:00:00Z", "region": "eu-west-1" });
+    let file = cache.join(format!("{}.json", hex::encode(name)));
+    std::fs::write(file, login.to_string()).expect("written");
+    let session = world
+        .credentials()
+        .expect("sessions")
+        .exported()
+        .await
+        .expect("a session");
+    let of = |variable: &str| {
+        let value = session.iter().find(|(name, _)| name == variable);
+        value.map(|(_, value)| value.clone()).expect("a value")
+    };
+    let answer = json!({ "roleCredentials": { "accessKeyId": of("AWS_ACCESS_KEY_ID"), "expiration": 4_070_908_800_000_u64,
+        "secretAccessKey": of("AWS_SECRET_ACCESS_KEY"), "sessionToken": of("AWS_SESSION_TOKEN") } });
+    let asked = Matcher::on("unsigned", "GET /federation/credentials")
+        .target_contains("role_name=deployer")
+        .always();
+    world.proxy().expect("a proxy").answer(asked, Canned::json(&answer))
 }
 
 /// Guards the instance profile, and what is said where the metadata service gives nothing.

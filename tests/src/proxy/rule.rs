@@ -147,6 +147,16 @@ impl Canned {
         }
     }
 
+    /// An answer of an AWS JSON service.
+    #[must_use]
+    pub fn json(body: &serde_json::Value) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: body.to_string().into(),
+        }
+    }
+
     /// An error of an AWS JSON service.
     #[must_use]
     pub fn json_error(status: u16, code: &str, message: &str) -> Self {
