@@ -1,12 +1,12 @@
 //! The chapters.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::agent_process::{AgentOptions, Policy};
 use deputy_tests::cloud::{Cloud, EcsTasks, HOME};
 use deputy_tests::programs::{Tools, workspace};
 use deputy_tests::proxy::rule::Matcher;
@@ -16,6 +16,8 @@ use crate::told::Told;
 
 /// Building the Kubernetes programs takes ten minutes on two cores, and has begun before this program.
 const KUBERNETES_WITHIN: Duration = Duration::from_secs(40 * 60);
+/// What the agents let tasks do.
+const POLICY: &str = "examples/policies/roles.cedar";
 /// For everything else.
 const SOON: Duration = Duration::from_secs(120);
 
@@ -66,17 +68,23 @@ async fn all(told: &mut Told, place: &mut Option<World>, afterwards: Afterwards)
         options.guard = Duration::from_millis(500);
         options.flags = vec![format!("--sts-endpoint={}", cloud.scenery().endpoint)];
     };
-    let world = place.insert(World::builder().cloud(&cloud).manager(quick).start().await?);
+    let built = World::builder()
+        .cloud(&cloud)
+        .manager(quick)
+        .in_folder(Path::new("/var/tmp"));
+    let world = place.insert(built.start().await?);
     let rule = ["--pool", "eu", "--aws-account", HOME, "--aws-role", "deputy-agent"];
     deputy(world, &[&["fleet", "join-rule", "create", "home"], &rule[..]].concat()).await?;
     for id in ["agent-1", "agent-2"] {
         let options = AgentOptions {
             join: Some("aws"),
+            policy: Policy::File(workspace().join(POLICY)),
             ..AgentOptions::named(id)
         };
         world.agent(options.label("pool=eu")).await?;
     }
     told.say("nothing secret was given to the agents: AWS says who they are, and the rule lets their role in")?;
+    told.say(&format!("what tasks may do here, the agents decide by {POLICY}"))?;
     told.say(&format!("the agents' own role: {}", cloud.scenery().agent_role))?;
     told.say(&format!(
         "the role they deploy with: {} (asks for an external id)",

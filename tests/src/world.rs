@@ -40,6 +40,7 @@ pub struct Builder {
     faults: Option<Value>,
     binaries: Option<Binaries>,
     ca_file: Option<PathBuf>,
+    parent: Option<PathBuf>,
 }
 
 /// Whether agents reach the cluster through a proxy of the test's own.
@@ -139,6 +140,13 @@ impl Builder {
         self
     }
 
+    /// Its folder is made in this one, and not among temporary files: steps cannot make files beside what is hidden.
+    #[must_use]
+    pub fn in_folder(mut self, parent: &Path) -> Self {
+        self.parent = Some(parent.into());
+        self
+    }
+
     /// Other programs than those built beside this one.
     #[must_use]
     pub fn binaries(mut self, binaries: Binaries) -> Self {
@@ -148,7 +156,8 @@ impl Builder {
 
     /// Starts the manager, without agents.
     pub async fn start(self) -> Result<World> {
-        let kept = tempfile::Builder::new().prefix("deputy-world-").tempdir()?;
+        let parent = self.parent.unwrap_or_else(std::env::temp_dir);
+        let kept = tempfile::Builder::new().prefix("deputy-world-").tempdir_in(parent)?;
         let root = kept.path().to_owned();
         let folder = root.join("shared");
         std::fs::create_dir(&folder)?;
