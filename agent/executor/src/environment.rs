@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use deputy_bundle::BundleLimits;
 use deputy_credentials::Identities;
 use deputy_logs::Logs;
 use deputy_policy::signers::TrustedSigners;
@@ -27,17 +28,6 @@ pub struct ExecutorConfig {
     pub lease_margin: Duration,
     /// What a bundle may unpack to.
     pub bundle: BundleLimits,
-}
-
-/// What a bundle may unpack to: it comes from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BundleLimits {
-    /// All files together.
-    pub unpacked_bytes: u64,
-    /// Unpacked bytes per packed byte.
-    pub ratio: u64,
-    /// Files and folders.
-    pub entries: u64,
 }
 
 impl ExecutorConfig {

@@ -11,8 +11,6 @@
 
 #[cfg(test)]
 mod tests;
-#[cfg(fuzzing)]
-pub mod fuzzing;
 mod executor;
 mod life;
 mod undo;
@@ -33,11 +31,10 @@ mod outbox;
 mod switch;
 mod replay;
 mod plan;
-mod bundle;
 pub mod environment;
 pub mod workspace;
 
 pub use deputy_steps::failpoint;
-pub use environment::{AgentFacts, BundleLimits, Environment, ExecutorConfig};
+pub use environment::{AgentFacts, Environment, ExecutorConfig};
 pub use executor::Executor;
 pub use workspace::{WorkFolder, WorkFolderError, private_folder};

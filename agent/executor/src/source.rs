@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use deputy_bundle::{BundleError, unpack, unpack_as};
 use deputy_steps::context::StepContext;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::sources::limits::SourceLimits;
@@ -13,7 +14,6 @@ use deputy_task::outcome::Failure;
 use tokio::task::JoinError;
 
 use crate::attempt::Attempt;
-use crate::bundle::{BundleError, unpack, unpack_as};
 
 /// The folder of a source. `ctx` is the task's own, in which what was fetched is recorded.
 pub(crate) async fn folder_of(attempt: &Attempt, ctx: &StepContext, name: Option<&str>) -> Result<PathBuf, StepError> {

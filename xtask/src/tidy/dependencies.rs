@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-proto", &[]),
     ("deputy-dial", &[]),
     ("deputy-logs", &["deputy-task"]),
+    ("deputy-bundle", &["deputy-task"]),
     ("deputy-policy", &["deputy-task"]),
     ("deputy-credentials", &["deputy-task"]),
     (
@@ -32,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "deputy-task",
             "deputy-process",
+            "deputy-bundle",
             "deputy-policy",
             "deputy-steps",
             "deputy-credentials",

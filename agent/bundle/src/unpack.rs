@@ -1,5 +1,4 @@
-//! Bundles: folders packed as tar and zstd by whoever submitted the task. They come from outside, so
-//! every name, kind, size and number in them is checked before anything is written.
+//! Unpacks one bundle into a folder that does not exist yet. Called by the executor when a step first asks for a source.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -11,36 +10,58 @@ use deputy_task::message::BlobRef;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
-use crate::environment::BundleLimits;
+use crate::limits::BundleLimits;
 
 /// Windows of more than 128 MiB are refused: they cost that much memory.
 const WINDOW_LOG_MAX: u32 = 27;
 
 /// Why a bundle is not unpacked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BundleError {
+pub enum BundleError {
     /// It is not what the task was submitted with.
     #[error("its SHA-256 is {found}, and the task was submitted with {expected}")]
-    WrongDigest { expected: String, found: String },
+    WrongDigest {
+        /// What the task was submitted with.
+        expected: String,
+        /// What came.
+        found: String,
+    },
     /// A name leads out of the folder.
     #[error("it has an entry {path:?} that would be written outside its folder")]
-    Escapes { path: String },
+    Escapes {
+        /// The entry's name.
+        path: String,
+    },
     /// Links, devices and the like.
     #[error("its entry {path:?} is neither a file nor a folder")]
-    NotAFile { path: String },
+    NotAFile {
+        /// The entry's name.
+        path: String,
+    },
     /// The same file twice: the second could be meant to replace what the first was checked for.
     #[error("its entry {path:?} comes twice")]
-    Twice { path: String },
+    Twice {
+        /// The entry's name.
+        path: String,
+    },
     /// Too much.
     #[error("it has more than {limit} {what}")]
-    TooMuch { limit: u64, what: &'static str },
+    TooMuch {
+        /// How much is allowed.
+        limit: u64,
+        /// Of what.
+        what: &'static str,
+    },
     /// It cannot be read, or the disk not written.
     #[error("it cannot be unpacked: {0}")]
     Io(#[from] io::Error),
 }
 
 /// Checks the packed file and unpacks it into `folder`, which must not exist. Blocks.
-pub(crate) fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+///
+/// # Errors
+/// What it is refused for; what was unpacked until then is left in the folder.
+pub fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     let mut file = File::open(packed)?;
     verify(&mut file, blob)?;
     io::Seek::rewind(&mut file)?;
@@ -48,12 +69,10 @@ pub(crate) fn unpack(packed: &Path, blob: &BlobRef, folder: &Path, limits: Bundl
 }
 
 /// Unpacks a file of any origin into `folder`, which must not exist. Blocks.
-pub(crate) fn unpack_as(
-    packed: &Path,
-    packing: Packing,
-    folder: &Path,
-    limits: BundleLimits,
-) -> Result<(), BundleError> {
+///
+/// # Errors
+/// What it is refused for; what was unpacked until then is left in the folder.
+pub fn unpack_as(packed: &Path, packing: Packing, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     unpack_file(File::open(packed)?, packing, folder, limits)
 }
 
