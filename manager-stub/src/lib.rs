@@ -6,6 +6,8 @@
 //!
 //! Modules in reading order; a module names only modules below it.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod program;
 mod config;
 mod oidc_flags;

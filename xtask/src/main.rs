@@ -50,7 +50,7 @@ enum What {
     /// Run every step over canaries and look for them in everything that leaves or is written
     Leaks(leaks::Options),
     /// Feed what comes from strangers to the code that reads it, within bounds
-    Fuzz(fuzz::Options),
+    Fuzz(fuzz::run::Options),
     /// Build the agent's image, and run it
     Images,
     /// Check the chart: lint, values, a real API server
@@ -113,7 +113,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         What::Demo(options) => demo::run(&root, &options),
         What::Sweep(options) => sweep::run(&root, &options),
         What::Leaks(options) => leaks::run(&root, &options),
-        What::Fuzz(options) => fuzz::run(&root, &options),
+        What::Fuzz(options) => fuzz::run::run(&root, &options),
         What::Images => images::run(&root),
         What::Chart => chart::run(&root),
         What::Bench(options) => bench::run(&root, &options),

@@ -254,7 +254,8 @@ pub(super) fn read_attempt(attempt: v1::AttemptRef) -> Result<AttemptRef, String
     })
 }
 
-fn read_op(op: v1::WriteOp) -> Result<(AttemptRef, Write), String> {
+/// An operation with checked ids; what it does to its task is for the store to say.
+pub(crate) fn read_op(op: v1::WriteOp) -> Result<(AttemptRef, Write), String> {
     use v1::write_op::Op as Wire;
     let attempt = read_attempt(op.attempt.ok_or("an operation without an attempt")?)?;
     let write = match op.op.ok_or("an operation that this manager does not know")? {

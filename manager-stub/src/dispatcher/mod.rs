@@ -19,6 +19,8 @@ pub mod timing;
 
 pub use actor::{Dispatcher, DispatcherHandle};
 pub use board::Board;
+#[cfg(fuzzing)]
+pub(crate) use frames::read_op;
 pub use outbound::Outbound;
 
 #[cfg(test)]

@@ -64,15 +64,13 @@ fn read(host: &str, answer: &Answer) -> Result<AwsIdentity, Unproven> {
     let text = std::str::from_utf8(&answer.body).unwrap_or_default();
     match answer.status.as_u16() {
         200 => {
-            let found = element(text, "GetCallerIdentityResult")
-                .and_then(|result| Some((element(result, "Account")?, element(result, "Arn")?)));
-            let (account, arn) = found.ok_or_else(|| {
+            let is_other = || {
                 unanswered(
                     host,
                     "its answer is not that of GetCallerIdentity; is there a proxy in between?",
                 )
-            })?;
-            AwsIdentity::of(account, arn)
+            };
+            caller(text).ok_or_else(is_other)?
         }
         status @ (429 | 500..=599) => Err(unanswered(host, &format!("it answered {status}"))),
         status => Err(not_believed(
@@ -81,6 +79,12 @@ fn read(host: &str, answer: &Answer) -> Result<AwsIdentity, Unproven> {
             element(text, "Message").unwrap_or_default(),
         )),
     }
+}
+
+/// Whom the answer names; `None` if it is not that of `GetCallerIdentity`.
+pub(crate) fn caller(text: &str) -> Option<Result<AwsIdentity, Unproven>> {
+    let result = element(text, "GetCallerIdentityResult")?;
+    Some(AwsIdentity::of(element(result, "Account")?, element(result, "Arn")?))
 }
 
 fn unanswered(host: &str, why: &str) -> Unproven {

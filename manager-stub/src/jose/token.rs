@@ -67,7 +67,11 @@ impl<'a> Unverified<'a> {
                 .decode(part)
                 .map_err(|_| TokenError::Malformed("it is not base64url"))
         };
-        let header: Header = serde_json::from_slice(&bytes(header)?)
+        // Readers of JSON that is not UTF-8 may each read something else.
+        let text = |part: &str| {
+            String::from_utf8(bytes(part)?).map_err(|_| TokenError::Malformed("its header or claims are not UTF-8"))
+        };
+        let header: Header = serde_json::from_str(&text(header)?)
             .map_err(|_| TokenError::Malformed("its header is not JSON with an algorithm"))?;
         if header.crit.is_some() {
             return Err(TokenError::Malformed("it has critical extensions, and none is known"));
@@ -78,7 +82,7 @@ impl<'a> Unverified<'a> {
         Ok(Self {
             header,
             message: message.as_bytes(),
-            claims: bytes(claims)?,
+            claims: text(claims)?.into_bytes(),
             signature: bytes(signature)?,
         })
     }
@@ -167,6 +171,31 @@ mod tests {
             issuer.verdict(&parts.join(".")),
             Err(TokenError::BadSignature("k1".into()))
         );
+    }
+
+    /// Bytes that are no text, in a claim that is not asked for, were passed over.
+    #[test]
+    fn what_is_not_utf8_is_refused_whoever_signed_it() {
+        let issuer = issuer();
+        let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        for (header, claims) in [
+            (
+                b"{\"alg\":\"ES256\",\"kid\":\"k1\",\"ty\":\"\xd7\"}".as_slice(),
+                b"{}".as_slice(),
+            ),
+            (b"{\"alg\":\"ES256\",\"kid\":\"k1\"}", b"{\"x\":\"\xd7\"}"),
+        ] {
+            let message = format!("{}.{}", part(header), part(claims));
+            let signature = issuer
+                .key
+                .sign(&SystemRandom::new(), message.as_bytes())
+                .expect("signed");
+            let verdict = issuer.verdict(&format!("{message}.{}", part(signature.as_ref())));
+            assert_eq!(
+                verdict,
+                Err(TokenError::Malformed("its header or claims are not UTF-8"))
+            );
+        }
     }
 
     #[test]

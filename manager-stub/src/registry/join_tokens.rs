@@ -3,8 +3,11 @@
 use deputy_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::secret::Hashed;
+use super::secret::{self, Hashed};
 use super::table::Remembered;
+
+/// What join tokens begin with.
+pub(super) const JOIN_PREFIX: &str = "dpj";
 
 /// A join token, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,18 @@ impl Remembered for JoinToken {
 }
 
 impl JoinToken {
+    /// The id in what somebody shows, if it has the form of a join token.
+    #[must_use]
+    pub fn id_in(text: &str) -> Option<&str> {
+        secret::parse(JOIN_PREFIX, text).map(|(id, _)| id)
+    }
+
+    /// Is this what somebody shows?
+    #[must_use]
+    pub fn is_shown_by(&self, text: &str) -> bool {
+        secret::parse(JOIN_PREFIX, text).is_some_and(|(id, secret)| id == self.id && self.hashed.is_of(secret))
+    }
+
     /// Why nobody joins by it now; `None` if somebody can. A join that is only repeated, with the same key, takes no use.
     #[must_use]
     pub fn refusal(&self, now_ms: i64, attempt: JoinAttempt) -> Option<String> {
@@ -64,6 +79,15 @@ impl JoinToken {
                 self.uses, self.max_uses, self.rule
             )
         })
+    }
+
+    /// The same token after such a join.
+    #[must_use]
+    pub fn used(&self, attempt: JoinAttempt) -> Self {
+        Self {
+            uses: self.uses + u32::from(attempt == JoinAttempt::First),
+            ..self.clone()
+        }
     }
 
     /// What is known of it, without its hash.

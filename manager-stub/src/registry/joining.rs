@@ -4,13 +4,11 @@ use deputy_task::id::AgentId;
 
 use super::agents::{AgentRecord, Standing};
 use super::book::{BookError, Edit, MAX_ROWS, Registry, missing, recorded, room};
-use super::join_tokens::{JoinAttempt, JoinToken};
+use super::join_tokens::{JOIN_PREFIX, JoinAttempt, JoinToken};
 use super::secret;
 use crate::join::{JoinRule, RuleProof};
 use crate::trust::authority::{Issued, millis, unix_now};
 
-/// What join tokens begin with.
-const JOIN_PREFIX: &str = "dpj";
 /// Joins by one token.
 const MAX_USES: u32 = 10_000;
 /// Agents that are remembered.
@@ -173,10 +171,10 @@ impl Registry {
     /// Why it is not good.
     pub fn join_token(&self, text: &str) -> Result<(JoinRule, String), String> {
         let unknown = || "the join token is not known to this manager: it may be another's, removed, or cut".to_owned();
-        let (id, secret) = secret::parse(JOIN_PREFIX, text).ok_or_else(unknown)?;
+        let id = JoinToken::id_in(text).ok_or_else(unknown)?;
         self.look(|known| {
             let token = known.join_tokens.get(id).ok_or_else(unknown)?;
-            if !token.hashed.is_of(secret) {
+            if !token.is_shown_by(text) {
                 return Err(unknown());
             }
             let rule = known.rules.get(&token.rule).ok_or_else(unknown)?;
@@ -209,11 +207,8 @@ impl Registry {
                 if let Some(why) = token.refusal(now_ms, attempt) {
                     return Err(BookError::Denied(why));
                 }
-                let used = JoinToken {
-                    uses: token.uses + u32::from(attempt == JoinAttempt::First),
-                    ..token.clone()
-                };
-                edit.join_tokens.push(known.join_tokens.pending(&token.id, Some(used)));
+                let used = known.join_tokens.pending(&token.id, Some(token.used(attempt)));
+                edit.join_tokens.push(used);
             }
             let agent = taken_in(before, &joining, now_ms)?;
             if before.is_none() {

@@ -16,6 +16,6 @@ pub use agents::{AgentRecord, CertificateRecord, Standing, Use};
 pub use book::{BookError, Registry};
 pub use granting::NewGrant;
 pub use grants::{Grant, Scope};
-pub use join_tokens::JoinToken;
+pub use join_tokens::{JoinAttempt, JoinToken};
 pub use joining::Joining;
 pub use secret::Hashed;

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use deputy_task::expression::{AgentNames, MAX_RESULT_BYTES, Scope, StepNames, TaskNames, evaluate_bool, evaluate_selector, evaluate_text};
+use deputy_task::expression::{
+    AgentNames, MAX_RESULT_BYTES, Scope, StepNames, TaskNames, evaluate_bool, evaluate_selector, evaluate_text,
+};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 
@@ -25,7 +27,9 @@ static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope {
         id: "agent-1".into(),
         labels: BTreeMap::from([("env".into(), "prod".into())]),
     },
-    inputs: object(json!({ "image": "registry/api:1.4.2", "count": 3, "list": [1, "two", null], "deep": { "a": { "b": true } } })),
+    inputs: object(
+        json!({ "image": "registry/api:1.4.2", "count": 3, "list": [1, "two", null], "deep": { "a": { "b": true } } }),
+    ),
     steps: BTreeMap::from([(
         "stage".into(),
         StepNames {
@@ -35,7 +39,16 @@ static SCOPE: LazyLock<Scope> = LazyLock::new(|| Scope {
 });
 
 fuzz_target!(|text: &str| {
-    if let Ok(result) = evaluate_text(text, &SCOPE) {
+    let result = evaluate_text(text, &SCOPE);
+    assert_eq!(result, evaluate_text(text, &SCOPE), "evaluated again it is another");
+    if !text.contains("${{") {
+        assert_eq!(
+            result.as_deref().ok(),
+            Some(text),
+            "what holds no expression is changed"
+        );
+    }
+    if let Ok(result) = result {
         // Every expression of the text may come to so much, and has at least seven characters.
         assert!(result.len() <= text.len() + (text.len() / 7 + 1) * MAX_RESULT_BYTES);
     }

@@ -6,7 +6,9 @@ use deputy_task::log_record::{RecordReader, records};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&step, bytes)) = input.split_first() else { return };
+    let Some((&step, bytes)) = input.split_first() else {
+        return;
+    };
     let mut at_once = Vec::new();
     for record in records(bytes) {
         let Ok(record) = record else { break };
@@ -14,7 +16,10 @@ fuzz_target!(|input: &[u8]| {
     }
     let (mut reader, mut in_pieces) = (RecordReader::default(), Vec::new());
     for piece in bytes.chunks(usize::from(step) + 1) {
-        if reader.push(piece, |record| in_pieces.push(format!("{record:?}"))).is_err() {
+        if reader
+            .push(piece, |record| in_pieces.push(format!("{record:?}")))
+            .is_err()
+        {
             break;
         }
     }

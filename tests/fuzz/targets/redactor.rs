@@ -45,7 +45,10 @@ fuzz_target!(|input: &[u8]| {
     for secret in secrets {
         // A secret with an asterisk could be put together from text and a mask.
         if !secret.contains(&b'*') {
-            assert!(!at_once.windows(secret.len()).any(|window| window == secret), "a secret came through");
+            assert!(
+                !at_once.windows(secret.len()).any(|window| window == secret),
+                "a secret came through"
+            );
         }
     }
 });

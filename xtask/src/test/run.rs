@@ -10,7 +10,7 @@ use super::binaries::{self, Binary};
 use super::summary::Summary;
 use crate::tools::ensure;
 use crate::tools::progress::elapsed;
-use crate::{leaks, sweep, tidy};
+use crate::{fuzz, leaks, sweep, tidy};
 
 /// Integration tests wait more than they compute.
 const TEST_THREADS: &str = "4";
@@ -22,8 +22,21 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
 }
 
+/// How much is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// What a change is tested with.
+    Test,
+    /// That, and what takes longer to build.
+    Ci,
+}
+
 /// Runs it.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    run_all(root, options, Extent::Test)
+}
+
+fn run_all(root: &Path, options: &Options, extent: Extent) -> Result<ExitCode> {
     let since = Instant::now();
     println!("tools");
     ensure::ensure(root, ensure::everything())?;
@@ -61,6 +74,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         summary.add(sweep::short(root)?);
         println!("leaks");
         summary.add(leaks::short(root)?);
+    }
+    if extent == Extent::Ci {
+        println!("fuzz");
+        summary.add(fuzz::run::glance(root)?);
     }
     println!();
     for failure in &failures {
@@ -126,7 +143,7 @@ fn print_line(name: &str, summary: Summary, time: &str) {
     }
 }
 
-/// What CI runs: the same.
+/// What continuous integration runs.
 pub(crate) fn ci(root: &Path) -> Result<ExitCode> {
-    run(root, &Options { filter: None })
+    run_all(root, &Options { filter: None }, Extent::Ci)
 }
