@@ -26,6 +26,9 @@ use crate::write_queue::Urgency;
 /// Heartbeats without any frame from the manager after which the connection is given up.
 const SILENT_HEARTBEATS: u32 = 3;
 
+/// Heartbeats whose answer is waited for. An answer to an older one prolongs nothing that the newer ones do not.
+const AWAITED_HEARTBEATS: usize = 64;
+
 /// How long a result or fact may wait for something to ride with. Only when nothing else is sent.
 const PATIENCE: Duration = Duration::from_millis(1);
 
@@ -280,6 +283,9 @@ impl Conversation<'_> {
 
     fn heartbeat(&mut self) -> v1::Heartbeat {
         self.heartbeat_seq += 1;
+        if self.heartbeats.len() >= AWAITED_HEARTBEATS {
+            self.heartbeats.pop_front();
+        }
         self.heartbeats.push_back((self.heartbeat_seq, boot_now()));
         let slots = self.ports.capabilities.borrow().slots;
         v1::Heartbeat {
@@ -301,15 +307,16 @@ impl Conversation<'_> {
             Some(Inbound::Assignment(assignment)) => self.core.on_assignment(assignment, boot_now()),
             Some(Inbound::Cancel(wish)) => self.core.on_cancel(wish),
             Some(Inbound::Drain(wish)) => {
-                if self.core.on_drain_wish(wish.reason.clone()) {
-                    self.due.drain = Some(wish.reason);
+                let reason = from_wire::text(wish.reason);
+                if self.core.on_drain_wish(reason.clone()) {
+                    self.due.drain = Some(reason);
                 }
             }
             Some(Inbound::Revoked(revoked)) => match from_wire::attempt(revoked.attempt) {
-                Ok(attempt) => self.core.on_revoked(attempt, revoked.reason),
+                Ok(attempt) => self.core.on_revoked(attempt, from_wire::text(revoked.reason)),
                 Err(error) => warn!(%error, "a revocation without a usable attempt was dropped"),
             },
-            Some(Inbound::Disconnect(disconnect)) => return Some(End::Disconnected(disconnect)),
+            Some(Inbound::Disconnect(told)) => return Some(End::Disconnected(from_wire::disconnect(told))),
             Some(Inbound::Welcome(_)) => return Some(End::Broken("the manager welcomed twice".into())),
             None => debug!("a frame of a kind that this version does not know was ignored"),
         }

@@ -164,7 +164,9 @@ impl Core {
     pub(crate) fn on_assignment(&mut self, wire: v1::Assignment, now: BootTime) {
         match from_wire::assignment(wire, now) {
             Ok(assignment) => {
-                if self.inventory.offered(&assignment.attempt) {
+                if self.inventory.is_full() {
+                    warn!(attempt = %assignment.attempt, "an assignment was dropped: so many are held that none can be meant");
+                } else if self.inventory.offered(&assignment.attempt) {
                     self.commands.push_back(Command::Assign(Box::new(assignment)));
                 }
             }
@@ -177,6 +179,11 @@ impl Core {
             warn!(%error, "an assignment without a usable attempt was dropped");
             return;
         };
+        // Not held, so nothing is owed: the manager's own deadline gives the task to another agent.
+        if self.queue.room() == 0 {
+            warn!(%attempt, %error, "an assignment cannot be read, and there is no room to refuse it");
+            return;
+        }
         warn!(%attempt, %error, "an assignment cannot be read and is refused");
         let reason = format!("this agent cannot read the assignment: {error}");
         let permanent = match blame {
@@ -198,7 +205,7 @@ impl Core {
             Ok(attempt) if self.inventory.holds(&attempt) => {
                 self.commands.push_back(Command::Cancel {
                     attempt,
-                    reason: wire.reason,
+                    reason: from_wire::text(wire.reason),
                 });
             }
             Ok(_) => {}
@@ -207,8 +214,11 @@ impl Core {
     }
 
     pub(crate) fn on_revoked(&mut self, attempt: AttemptRef, reason: String) {
+        if !self.inventory.revoked(&attempt) {
+            debug!(%attempt, "an attempt was revoked that is not held");
+            return;
+        }
         info!(%attempt, reason, "revoked");
-        self.inventory.revoked(&attempt);
         self.progress.forget(&attempt);
         self.commands.push_back(Command::Revoke { attempt, reason });
     }
@@ -317,5 +327,84 @@ mod tests {
         drop(fetcher);
         let ended = fetch(&mut core, 3).expect("answered at once");
         assert!(ended.contains("has ended"), "{ended}");
+    }
+
+    fn core() -> Core {
+        Core::new(mpsc::channel(1).0, mpsc::channel(1).0)
+    }
+
+    fn wire_attempt(task: usize) -> v1::AttemptRef {
+        v1::AttemptRef {
+            project: "default".into(),
+            task_id: format!("t{task}"),
+            run: 1,
+            epoch: 1,
+        }
+    }
+
+    #[test]
+    fn assignments_that_cannot_be_read_do_not_fill_the_memory() {
+        let mut core = core();
+        for task in 0..10_000 {
+            let unreadable = v1::Assignment {
+                attempt: Some(wire_attempt(task)),
+                document: b"{}".as_slice().into(),
+                ..v1::Assignment::default()
+            };
+            core.on_assignment(unreadable, BootTime::from_nanos(0));
+        }
+        let mut refused = 0;
+        while let Some(frame) = core.queue.next_frame(BootTime::from_nanos(0)) {
+            refused += frame.ops.len();
+        }
+        assert!(
+            core.queue.room() == 0 && refused > 0,
+            "{refused} refusals are on their way"
+        );
+        assert!(core.next_command().is_none());
+    }
+
+    /// A document as a manager sends it.
+    fn assignment(task: usize) -> v1::Assignment {
+        let text = "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: { name: x }\nspec:\n  steps: [ { name: main, shell: { run: \"true\" } } ]\n";
+        let inputs = deputy_task::document::Inputs::default();
+        let read = deputy_task::document::read("task.yaml", text.as_bytes(), &inputs).expect("good");
+        v1::Assignment {
+            attempt: Some(wire_attempt(task)),
+            document: deputy_task::document::to_canonical(&read.checked)
+                .expect("canonical")
+                .into(),
+            ..v1::Assignment::default()
+        }
+    }
+
+    #[test]
+    fn endless_offers_are_not_followed() {
+        let (mut core, mut taken) = (core(), 0);
+        for task in 0..10_000 {
+            core.on_assignment(assignment(task), BootTime::from_nanos(0));
+            taken += usize::from(core.next_command().is_some());
+        }
+        assert_eq!(taken, core.inventory.lines().count());
+        assert!(taken < 10_000, "{taken}");
+    }
+
+    #[test]
+    fn what_is_not_held_is_neither_cancelled_nor_revoked_and_reasons_are_cut() {
+        let mut core = core();
+        core.on_assignment(assignment(1), BootTime::from_nanos(0));
+        assert!(matches!(core.next_command(), Some(Command::Assign(_))));
+        let wish = |task| v1::CancelWish {
+            attempt: Some(wire_attempt(task)),
+            reason: "ä".repeat(1 << 20),
+        };
+        core.on_cancel(wish(2));
+        core.on_revoked(from_wire::attempt(Some(wire_attempt(2))).expect("good"), "gone".into());
+        assert!(core.next_command().is_none(), "nothing about what is not held");
+        core.on_cancel(wish(1));
+        let Some(Command::Cancel { reason, .. }) = core.next_command() else {
+            panic!("the wish is passed on");
+        };
+        assert!(reason.len() < 5_000 && reason.ends_with('…'), "{}", reason.len());
     }
 }

@@ -7,6 +7,7 @@ use deputy_dial::dialer::{explain_chain, is_about_our_certificate};
 use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -14,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::config::SessionConfig;
 use crate::enrollment::JoinError;
+use crate::frame_codec::FrameCodec;
 use crate::from_wire::{self, Welcome, WireError};
 use crate::status::status_text;
 
@@ -25,8 +27,11 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// already, and a lease is counted from it.
 const FRAMES_BUFFERED: usize = 16;
 
-/// Largest frame taken from the manager: an assignment carries its whole journal.
-const MAX_INBOUND_BYTES: usize = 64 * 1024 * 1024;
+/// Largest frame taken from the manager: an assignment carries its document and its whole journal (3 MiB).
+const MAX_INBOUND_BYTES: usize = 16 * 1024 * 1024;
+
+/// The call as the contract names it. It is made here and not by the generated client, which reads frames in its own way.
+const SESSION: &str = "/deputy.v1.Agent/Session";
 
 /// A welcomed session.
 pub(crate) struct Link {
@@ -113,17 +118,22 @@ async fn greet(config: &SessionConfig, channel: Channel, hello: v1::Hello) -> Re
     frames
         .try_send(hello)
         .map_err(|error| DialError::Call(error.to_string()))?;
-    let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_INBOUND_BYTES);
+    let client = AgentClient::new(channel.clone());
+    let mut call = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_INBOUND_BYTES);
     let failed = |status: tonic::Status| {
         config.membership.heard(&status);
         refused_certificate(config, &status).unwrap_or_else(|| DialError::Call(status_text(&status)))
     };
-    let call = client.session(ReceiverStream::new(outbound)).await;
-    let mut inbound = call.map_err(failed)?.into_inner();
+    call.ready().await.map_err(|error| unreachable(&error))?;
+    let frames_out = tonic::Request::new(ReceiverStream::new(outbound));
+    let answered = call.streaming(frames_out, PathAndQuery::from_static(SESSION), FrameCodec);
+    let mut inbound = answered.await.map_err(failed)?.into_inner();
     let first = inbound.message().await.map_err(failed)?;
     let welcome = match first.and_then(|response| response.frame) {
         Some(v1::session_response::Frame::Welcome(welcome)) => from_wire::welcome(welcome)?,
-        Some(v1::session_response::Frame::Disconnect(disconnect)) => return Err(DialError::Refused(disconnect)),
+        Some(v1::session_response::Frame::Disconnect(disconnect)) => {
+            return Err(DialError::Refused(from_wire::disconnect(disconnect)));
+        }
         _ => return Err(DialError::NotAWelcome),
     };
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {

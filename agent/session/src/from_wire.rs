@@ -12,7 +12,7 @@ use deputy_task::boot_time::BootTime;
 use deputy_task::document::{Checked, from_canonical};
 use deputy_task::id::BadId;
 use deputy_task::message::{Assignment, BlobRef, WriteVerdict};
-use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record, RecordBody};
+use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, MAX_RECORD_BYTES, Record, RecordBody};
 use serde::de::DeserializeOwned;
 
 /// A message does not say what the contract promises.
@@ -60,8 +60,34 @@ pub(crate) struct Welcome {
     pub(crate) version: String,
 }
 
+/// Of a text for people so many characters are taken: it goes into logs, results and the journal.
+const MAX_TEXT_CHARS: usize = 2048;
+/// Most bytes of a task's canonical document.
+const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Longest time to stay away that a manager's word is good for: an hour. After it the agent asks again.
+const MAX_PATIENCE_MS: u32 = 60 * 60 * 1000;
+/// Most bytes of a packed bundle; the command line packs at most 64 MiB.
+const MAX_BUNDLE_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// Heartbeats closer together than this are a mistake of the manager.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(20);
+
+/// A manager's text for people, cut where it is longer than anybody reads.
+pub(crate) fn text(wire: String) -> String {
+    match wire.char_indices().nth(MAX_TEXT_CHARS) {
+        Some((end, _)) => format!("{}…", &wire[..end]),
+        None => wire,
+    }
+}
+
+/// The manager's last word, with a patience that an operator can outwait.
+pub(crate) fn disconnect(wire: v1::Disconnect) -> v1::Disconnect {
+    v1::Disconnect {
+        code: text(wire.code),
+        reason: text(wire.reason),
+        retry_after_ms: wire.retry_after_ms.min(MAX_PATIENCE_MS),
+    }
+}
 
 pub(crate) fn attempt(wire: Option<v1::AttemptRef>) -> Result<AttemptRef, WireError> {
     let wire = wire.ok_or(WireError::Missing("attempt"))?;
@@ -108,7 +134,7 @@ pub(crate) fn welcome(wire: v1::Welcome) -> Result<Welcome, WireError> {
         heartbeat,
         lease,
         stale,
-        version: wire.version,
+        version: text(wire.version),
     })
 }
 
@@ -118,8 +144,8 @@ pub(crate) fn verdict(wire: v1::WriteResult, sent_at: BootTime) -> WriteVerdict 
         Ok(v1::WriteCode::Ok) => WriteVerdict::Ok { sent_at },
         Ok(v1::WriteCode::StaleEpoch) => WriteVerdict::StaleEpoch,
         Ok(v1::WriteCode::UndoDecided) => WriteVerdict::UndoDecided,
-        Ok(v1::WriteCode::Nondeterministic) => WriteVerdict::Nondeterministic(wire.message),
-        Ok(v1::WriteCode::Invalid) => WriteVerdict::Invalid(wire.message),
+        Ok(v1::WriteCode::Nondeterministic) => WriteVerdict::Nondeterministic(text(wire.message)),
+        Ok(v1::WriteCode::Invalid) => WriteVerdict::Invalid(text(wire.message)),
         Ok(v1::WriteCode::Unspecified) | Err(_) => WriteVerdict::Invalid(format!(
             "the manager answered with code {}, which this version does not know",
             wire.code
@@ -134,6 +160,7 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
     if wire.key.is_empty() {
         return Err(WireError::Missing("record key"));
     }
+    at_most("record payload", wire.payload.len(), MAX_RECORD_BYTES)?;
     let body = match v1::RecordKind::try_from(wire.kind) {
         Ok(v1::RecordKind::Intent) => RecordBody::Intent(Intent {
             class: effect_class(&wire)?,
@@ -158,6 +185,15 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
         body,
         epoch: wire.epoch,
     })
+}
+
+/// Before it is read: JSON costs many times its size.
+fn at_most(what: &'static str, len: usize, most: usize) -> Result<(), WireError> {
+    if len > most {
+        let value = u64::try_from(len).unwrap_or(u64::MAX);
+        return Err(WireError::OutOfRange { what, value });
+    }
+    Ok(())
 }
 
 fn effect_class(wire: &v1::Record) -> Result<EffectClass, WireError> {
@@ -188,6 +224,12 @@ fn blob(wire: v1::Bundle) -> Result<(String, BlobRef), WireError> {
         return Err(WireError::Unreadable {
             what: format!("bundle {}", wire.name),
             reason: "its SHA-256 is malformed".into(),
+        });
+    }
+    if wire.size_bytes > MAX_BUNDLE_BYTES {
+        return Err(WireError::OutOfRange {
+            what: "the size of a bundle",
+            value: wire.size_bytes,
         });
     }
     Ok((
@@ -223,16 +265,17 @@ pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<
         document: Arc::new(checked.document),
         inputs: Arc::new(checked.inputs),
         signed: checked.signed.map(|signed| Arc::new(*signed)),
-        submitter: wire.submitter,
+        submitter: text(wire.submitter),
         journal,
         start_deadline: received_at.after(Duration::from_millis(wire.start_deadline_ms.into())),
-        cancel: Some(wire.cancel_reason).filter(|reason| !reason.is_empty()),
+        cancel: Some(text(wire.cancel_reason)).filter(|reason| !reason.is_empty()),
         bundles,
         run_age: Duration::from_millis(run_age),
     })
 }
 
 fn document(bytes: &[u8]) -> Result<Checked, WireError> {
+    at_most("the size of the task document", bytes.len(), MAX_DOCUMENT_BYTES)?;
     from_canonical(bytes).map_err(|error| WireError::Unreadable {
         what: "the task document".into(),
         reason: error.to_string(),

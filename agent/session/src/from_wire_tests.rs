@@ -150,3 +150,56 @@ fn a_welcome_that_would_make_a_busy_loop_is_refused() {
         "heartbeat_interval_ms is 0"
     );
 }
+
+#[test]
+fn sizes_that_no_honest_manager_announces_are_refused_before_anything_is_read() {
+    let bundle = |size_bytes| {
+        let wire = v1::Bundle {
+            name: "app".into(),
+            sha256: "0".repeat(64),
+            size_bytes,
+        };
+        blob(wire).map(|(_, blob)| blob.size_bytes)
+    };
+    assert_eq!(bundle(64 << 20).expect("as the command line packs them"), 64 << 20);
+    assert!(
+        bundle(u64::MAX)
+            .expect_err("no disk holds it")
+            .to_string()
+            .contains("bundle")
+    );
+    let fact = |bytes: usize| {
+        record(v1::Record {
+            key: "s/f".into(),
+            kind: v1::RecordKind::Fact.into(),
+            payload: format!("[{}0]", "0,".repeat(bytes / 2)).into(),
+            ..v1::Record::default()
+        })
+    };
+    fact(200 * 1024).expect("a large fact");
+    let refused = fact(300 * 1024).expect_err("larger than any agent writes");
+    assert!(
+        matches!(
+            refused,
+            WireError::OutOfRange {
+                what: "record payload",
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert!(
+        document(&vec![b' '; MAX_DOCUMENT_BYTES + 1]).is_err_and(|error| matches!(error, WireError::OutOfRange { .. }))
+    );
+}
+
+#[test]
+fn a_manager_cannot_send_an_agent_away_for_weeks() {
+    let told = disconnect(v1::Disconnect {
+        code: "busy".into(),
+        reason: "x".repeat(1 << 20),
+        retry_after_ms: u32::MAX,
+    });
+    assert_eq!(told.retry_after_ms, 60 * 60 * 1000);
+    assert!(told.reason.len() < 5_000);
+}

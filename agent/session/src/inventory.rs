@@ -8,6 +8,10 @@ use deputy_task::message::WriteVerdict;
 
 use crate::write_queue::OpKind;
 
+/// More are held by no agent: one has at most 4096 slots, and what is offered beyond them is refused at once. A manager
+/// that offers without end, and takes no refusal, is not followed.
+const MAX_HELD: usize = 8192;
+
 /// Has the manager granted the start?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grant {
@@ -31,6 +35,11 @@ impl Inventory {
         }
         self.held.insert(attempt.clone(), Grant::Offered);
         true
+    }
+
+    /// Are so many held that none more is taken?
+    pub(crate) fn is_full(&self) -> bool {
+        self.held.len() >= MAX_HELD
     }
 
     /// The manager answered an operation.

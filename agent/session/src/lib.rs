@@ -17,6 +17,7 @@ mod log_upload;
 mod blob_fetch;
 mod token_request;
 mod dial;
+mod frame_codec;
 
 pub mod config;
 pub mod membership;

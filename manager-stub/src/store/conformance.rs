@@ -203,7 +203,7 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 19] = [
+pub(super) const SUITE: [(&str, Test); 21] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
@@ -215,6 +215,10 @@ pub(super) const SUITE: [(&str, Test); 19] = [
         the_fence,
     ),
     ("a late result is kept as evidence", evidence),
+    (
+        "what nobody waits for, or what came before, is no evidence",
+        evidence_is_bounded,
+    ),
     (
         "an exclusive key is held from the assignment to the end",
         exclusive_keys,
@@ -238,6 +242,7 @@ pub(super) const SUITE: [(&str, Test); 19] = [
     ("leases are never shortened, and a wished drain is kept", leases),
     ("a log grows only at its committed end", logs),
     ("an intent written again is granted anew", renewed_intents),
+    ("a journal is not filled by repetition", repetitions_count),
     (
         "signing keys of the OIDC issuer are kept in order",
         oidc_keys_are_kept_in_the_order_in_which_they_sign,
@@ -435,6 +440,49 @@ fn evidence(bench: &mut Bench) {
         1,
         "evidence is not part of the journal"
     );
+}
+
+/// Any agent can name any attempt of any task; what it writes must not fill the store.
+fn evidence_is_bounded(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    bench.write(&attempt, "i1", record("s/a", v1::RecordKind::Intent, ""));
+    let told = |bench: &Bench| bench.kinds(&key).iter().filter(|kind| *kind == "evidence").count();
+    let late = |bench: &mut Bench, attempt: &AttemptRef, instance: &str, key: &str| {
+        let verdict = bench.write(attempt, instance, record(key, v1::RecordKind::Done, "1"));
+        assert_eq!(verdict, Verdict::StaleEpoch);
+    };
+    late(bench, &attempt, "i2", "s/a");
+    late(
+        bench,
+        &AttemptRef {
+            epoch: 7,
+            ..attempt.clone()
+        },
+        "i1",
+        "s/a",
+    );
+    late(
+        bench,
+        &AttemptRef {
+            run: 2,
+            ..attempt.clone()
+        },
+        "i1",
+        "s/a",
+    );
+    assert_eq!(
+        told(bench),
+        0,
+        "these never were attempts of this run before the present one"
+    );
+    bench.write(&attempt, "i1", Write::Release { reason: "drain".into() });
+    bench.now = T0.after(Duration::from_secs(5));
+    bench.one(assign(&key, 1, "i2"));
+    for _ in 0..3 {
+        late(bench, &attempt, "i1", "s/b");
+        late(bench, &attempt, "i1", "s/a");
+    }
+    assert_eq!(told(bench), 1, "once for an intent that is open");
 }
 
 fn exclusive_keys(bench: &mut Bench) {
@@ -863,6 +911,33 @@ fn renewed_intents(bench: &mut Bench) {
         Err(Missed::NotBefore(clear)),
         "the deadline counts from the last grant"
     );
+}
+
+/// Every repetition is a row, and goes out with the next assignment.
+fn repetitions_count(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    let long = || {
+        let Write::Append(mut intent) = record("s/a", v1::RecordKind::Intent, "") else {
+            unreachable!()
+        };
+        intent.summary = "x".repeat(200 * 1024);
+        Write::Append(intent)
+    };
+    let verdicts: Vec<Verdict> = (0..20).map(|_| bench.write(&attempt, "i1", long())).collect();
+    assert_eq!(verdicts[0], Verdict::Ok);
+    assert!(
+        matches!(&verdicts[19], Verdict::Invalid(why) if why.contains("would exceed")),
+        "{:?}",
+        verdicts[19]
+    );
+    let kept: usize = bench
+        .reads()
+        .journal(&key, 1)
+        .expect("read")
+        .iter()
+        .map(bytes::Bytes::len)
+        .sum();
+    assert!(kept <= super::journal::MAX_JOURNAL_BYTES, "{kept}");
 }
 
 fn trust_is_changed_whole_and_only_as_it_was_seen(bench: &mut Bench) {

@@ -15,6 +15,8 @@ use super::op::{Verdict, Write};
 use super::rules::Hand;
 
 const MAX_KEY_BYTES: usize = 1024;
+/// At most so much longer a record is with the epoch and the time that it is kept with.
+const STAMP_BYTES: usize = 22;
 
 impl Hand<'_> {
     /// Judges one write and does it.
@@ -114,7 +116,7 @@ impl Hand<'_> {
             },
             v1::RecordKind::Unspecified => return Verdict::Invalid("a record without a kind".into()),
         }
-        if !is_known && self.journal.bytes() + record.encoded_len() > MAX_JOURNAL_BYTES {
+        if self.journal.bytes() + record.encoded_len() + STAMP_BYTES > MAX_JOURNAL_BYTES {
             return Verdict::Invalid(format!(
                 "the journal of this run would exceed {MAX_JOURNAL_BYTES} bytes"
             ));
@@ -198,9 +200,12 @@ impl Hand<'_> {
         }
     }
 
-    /// A result from an attempt that is not the current one any more is shown, not used.
+    /// A result from an attempt that is not the current one any more is shown, not used. Any agent can name any
+    /// attempt: only what an open intent waits for is kept, and once.
     fn keep_evidence(&mut self, attempt: &AttemptRef, record: &v1::Record) {
-        if record.kind() == v1::RecordKind::Done && check(record).is_ok() {
+        let was_ours = self.head.run == attempt.run && attempt.epoch < self.head.epoch;
+        let is_result = record.kind() == v1::RecordKind::Done && check(record).is_ok();
+        if was_ours && is_result && self.journal.is_news(&record.key) {
             let message = format!(
                 "{} of epoch {} arrived after the task was given away",
                 record.key, attempt.epoch

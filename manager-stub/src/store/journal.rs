@@ -1,6 +1,7 @@
 //! A run's journal as the rules need it: what was recorded under which key, and what is still open.
 //! Payloads stay in the store; only a digest of them is kept here, to tell a repetition from a contradiction.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use deputy_proto::v1;
@@ -43,6 +44,8 @@ pub struct Journal {
     bytes: usize,
     undo: bool,
     grown_in: Epoch,
+    /// Open intents of which a late result was shown.
+    late: BTreeSet<String>,
 }
 
 impl Journal {
@@ -66,6 +69,8 @@ impl Journal {
             step_kind: record.step_kind.clone(),
             summary: record.summary.clone(),
         };
+        // A repetition is one more row of the store.
+        self.bytes += encoded_bytes;
         self.undo |= matches!(decision(record), Some(Decision::Undo { .. }));
         match self
             .entries
@@ -74,14 +79,13 @@ impl Journal {
         {
             Some(old) => *old = entry,
             None => {
-                self.bytes += encoded_bytes;
                 self.grown_in = record.epoch;
                 self.entries.push(entry);
             }
         }
     }
 
-    /// Bytes of all records.
+    /// Bytes of all records, repetitions counted.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -122,6 +126,12 @@ impl Journal {
         self.entries.iter().filter(|entry| {
             entry.kind == v1::RecordKind::Intent && self.find(&entry.key, v1::RecordKind::Done).is_none()
         })
+    }
+
+    /// Is this the first late result of an open intent? Others tell nobody anything.
+    pub fn is_news(&mut self, key: &str) -> bool {
+        let is_open = self.open().any(|entry| entry.key == key);
+        is_open && self.late.insert(key.to_owned())
     }
 
     /// Open held intents that must not be run again elsewhere by a timer.
