@@ -14,6 +14,7 @@ mod denials_replayed;
 mod sessions;
 mod throttling;
 mod hostile_child;
+mod hostile_manager;
 mod local;
 mod policy;
 mod secret_references;

@@ -31,6 +31,8 @@ pub mod proxy;
 
 pub mod leaks;
 
+pub mod hostile;
+
 pub mod child;
 pub mod wall_clock;
 pub mod programs;

@@ -411,6 +411,12 @@ impl World {
         Ok(command)
     }
 
+    /// The environment of this world's agents, for one that is started in another way.
+    #[must_use]
+    pub fn surroundings(&self) -> Vec<(String, OsString)> {
+        self.agent_environment()
+    }
+
     /// The recording proxy in front of AWS. Only with a cloud.
     pub fn proxy(&self) -> Result<&Proxy> {
         Ok(&self.aws()?.proxy)
