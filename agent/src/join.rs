@@ -70,7 +70,8 @@ fn authority(believed: Believed) -> AuthoritySource {
     })
 }
 
-fn proof(join: &JoinBy, identities: &Identities) -> Option<Arc<dyn ProofSource>> {
+/// What it would show, if it has anything.
+pub(crate) fn proof(join: &JoinBy, identities: &Identities) -> Option<Arc<dyn ProofSource>> {
     match join {
         JoinBy::Nothing => None,
         JoinBy::Token(token) => Some(Arc::new(TokenText(token.clone()))),

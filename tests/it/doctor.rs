@@ -1,5 +1,6 @@
 //! `deputy-agent doctor`: what works is told with proof, what does not with what to do.
 
+use base64::Engine as _;
 use deputy_tests::cloud::Cloud;
 use deputy_tests::world::World;
 use serde_json::Value;
@@ -79,6 +80,53 @@ async fn what_stops_an_agent_is_told_with_what_to_do() {
         "{role:#}"
     );
     assert_eq!(finding(&report, "nowhere")["verdict"], "bad");
+}
+
+/// Guards the proof that would be shown: what cannot be made, or would not be taken, stops the agent.
+#[tokio::test]
+async fn an_agent_that_cannot_join_or_judge_signatures_is_told_so() {
+    let world = World::builder().start().await.expect("a world");
+    let file = |name: &str, text: &str| {
+        let path = world.folder().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let empty = file("empty", "");
+    let wrong = file("broken.pem", "no key");
+    let part = |json: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let claims = part(r#"{"aud": ["sts.amazonaws.com"], "exp": 4102444800}"#);
+    let elsewhere = file("elsewhere", &format!("{}.{claims}.{}", part("{}"), part("x")));
+    for (arguments, check, words) in [
+        (
+            vec!["--join", "aws"],
+            "join",
+            "cannot join with the agent's own AWS identity",
+        ),
+        (
+            vec!["--join", "kubernetes", "--join-token-file", &empty],
+            "join",
+            "cannot join with the service-account token",
+        ),
+        (
+            vec!["--join", "kubernetes", "--join-token-file", &elsewhere],
+            "join",
+            "is for the audience",
+        ),
+        (
+            vec!["--trusted-signers", &wrong],
+            "signers",
+            "signed tasks are not taken",
+        ),
+    ] {
+        let seen = world.doctor(&[&["-o", "json"], &arguments[..]].concat()).await;
+        let seen = seen.expect("run");
+        assert_eq!(seen.code, Some(1), "{arguments:?}: {}{}", seen.stdout, seen.stderr);
+        let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
+        let finding = finding(&report, check);
+        let summary = finding["summary"].as_str().unwrap_or_default();
+        assert_eq!(finding["verdict"], "bad", "{finding:#}");
+        assert!(summary.contains(words), "{finding:#}");
+    }
 }
 
 /// Guards an agent without a cloud: no AWS identity is a warning, since scripts run without one.

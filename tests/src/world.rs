@@ -387,10 +387,11 @@ impl World {
             ])
             .arg("--ca-file")
             .arg(self.manager.access()?.ca_file)
-            .arg("--join-token-file")
-            .arg(&self.join_token)
             .arg("--work-folder")
             .arg(self.folder.join("doctor-work"));
+        if !arguments.iter().any(|argument| argument.starts_with("--join")) {
+            command.arg("--join-token-file").arg(&self.join_token);
+        }
         command.args(arguments).current_dir(&self.folder);
         CommandOutput::of(command).await
     }

@@ -3,11 +3,13 @@
 //! is in memory only, and good for one challenge.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use deputy_task::outcome::Failure;
 
 use crate::identity::TaskIdentity;
@@ -79,6 +81,36 @@ pub fn service_account_token(file: &Path) -> Result<String, Failure> {
     })
 }
 
+/// What a service-account token says of itself that decides whether a manager takes it. Read, not verified.
+#[derive(Debug, Default, serde::Deserialize)]
+struct TokenClaims {
+    #[serde(default)]
+    aud: serde_json::Value,
+    #[serde(default)]
+    exp: u64,
+}
+
+/// Why a manager of this trust domain will not take the token, as far as the token itself says.
+#[must_use]
+pub fn unfit_token(token: &str, trust_domain: &str, now: SystemTime) -> Option<String> {
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    let decoded = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    let Ok(claims) = serde_json::from_slice::<TokenClaims>(&decoded) else {
+        return Some("is no service-account token".into());
+    };
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if claims.exp < now {
+        return Some("has expired".into());
+    }
+    let wanted = format!("deputy/{trust_domain}");
+    let is_for_it = match &claims.aud {
+        serde_json::Value::String(one) => *one == wanted,
+        serde_json::Value::Array(all) => all.iter().any(|one| one.as_str() == Some(&wanted)),
+        _ => false,
+    };
+    (!is_for_it).then(|| format!("is for the audience {}, not for {wanted}", claims.aud))
+}
+
 fn signed(
     credentials: &Credentials,
     region: &str,
@@ -125,7 +157,7 @@ fn signed(
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::Duration;
 
     use super::*;
 
@@ -138,6 +170,24 @@ mod tests {
         };
         let now = UNIX_EPOCH + Duration::from_secs(1_795_701_600);
         signed(&keys, "eu-west-1", &binding, now).expect("signed")
+    }
+
+    #[test]
+    fn a_token_that_no_manager_takes_is_told_by_what_it_says() {
+        let token = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let unfit = |claims: &str| unfit_token(&token(claims), "acme", now);
+        assert_eq!(unfit(r#"{"aud": ["deputy/acme"], "exp": 2000}"#), None);
+        assert_eq!(unfit(r#"{"aud": "deputy/acme", "exp": 2000}"#), None);
+        for (claims, words) in [
+            (r#"{"aud": ["deputy/acme"], "exp": 999}"#, "has expired"),
+            (r#"{"aud": ["sts.amazonaws.com"], "exp": 2000}"#, "not for deputy/acme"),
+            (r#"{"exp": 2000}"#, "not for deputy/acme"),
+            ("[]", "is no service-account token"),
+        ] {
+            let why = unfit(claims).unwrap_or_default();
+            assert!(why.contains(words), "{claims}: {why}");
+        }
     }
 
     #[test]

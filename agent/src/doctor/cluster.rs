@@ -7,6 +7,7 @@ use std::time::Duration;
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::authenticator::{TokenProgram, ToolLookup};
 use deputy_credentials::cluster::{EksCluster, describe_cluster};
+use deputy_dial::proxy::ProxyRule;
 use deputy_steps::kubernetes::introduction::who_am_i;
 use deputy_task::outcome::Failure;
 use tokio::net::{TcpStream, lookup_host};
@@ -20,7 +21,7 @@ const AREA: &str = "clusters";
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Looks at each cluster with that identity. A kubeconfig without any secret lies in `folder` meanwhile.
-pub(crate) async fn findings(identity: Asked, names: &[String], folder: &Path) -> Vec<Finding> {
+pub(crate) async fn findings(identity: Asked, names: &[String], proxy: &ProxyRule, folder: &Path) -> Vec<Finding> {
     if names.is_empty() {
         return vec![Finding::skipped(
             AREA,
@@ -35,7 +36,7 @@ pub(crate) async fn findings(identity: Asked, names: &[String], folder: &Path) -
     let program = ToolLookup::from_process().token_program().await;
     let mut findings = vec![token_program(&program)];
     for name in names {
-        findings.extend(cluster(&identity, name, &program, folder).await);
+        findings.extend(cluster(&identity, name, (&program, proxy), folder).await);
     }
     findings
 }
@@ -53,7 +54,12 @@ fn token_program(program: &TokenProgram) -> Finding {
     }
 }
 
-async fn cluster(identity: &TaskIdentity, name: &str, program: &TokenProgram, folder: &Path) -> Vec<Finding> {
+async fn cluster(
+    identity: &TaskIdentity,
+    name: &str,
+    (program, proxy): (&TokenProgram, &ProxyRule),
+    folder: &Path,
+) -> Vec<Finding> {
     let found = match describe_cluster(identity, name).await {
         Ok(found) => found,
         Err(failure) => return vec![Finding::failed(AREA, name, failure)],
@@ -63,8 +69,8 @@ async fn cluster(identity: &TaskIdentity, name: &str, program: &TokenProgram, fo
         name,
         format!("Kubernetes {} at {}", found.version, found.endpoint),
     );
-    let reached = match reach(&found).await {
-        Ok(address) => Finding::good(AREA, &format!("{name} network"), format!("answers at {address}")),
+    let reached = match reach(&found, proxy).await {
+        Ok(how) => Finding::good(AREA, &format!("{name} network"), how),
         Err(failure) => return vec![described, Finding::failed(AREA, &format!("{name} network"), failure)],
     };
     let check = format!("{name} access");
@@ -76,9 +82,13 @@ async fn cluster(identity: &TaskIdentity, name: &str, program: &TokenProgram, fo
 }
 
 /// Opens a TCP connection to the API server and says where it went.
-async fn reach(cluster: &EksCluster) -> Result<String, Failure> {
+async fn reach(cluster: &EksCluster, proxy: &ProxyRule) -> Result<String, Failure> {
     let name = &cluster.name;
     let (host, port) = authority(&cluster.endpoint);
+    if let Some(proxy) = proxy.for_host(&host, port) {
+        // Whether that leads anywhere, the question about access says.
+        return Ok(format!("is asked through the proxy {proxy} (HTTPS_PROXY)"));
+    }
     let unreachable = |what: String, hint: &str| {
         Failure::new("eks.unreachable", format!("the API server of {name} {what}")).hint(hint)
     };
@@ -94,7 +104,7 @@ async fn reach(cluster: &EksCluster) -> Result<String, Failure> {
         )
     })?;
     match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Ok(address.to_string()),
+        Ok(Ok(_)) => Ok(format!("answers at {address}")),
         Ok(Err(error)) => Err(unreachable(
             format!("cannot be reached at {address}: {error}"),
             "check routes and security groups: the cluster's must let this agent in on that port",

@@ -69,6 +69,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(standing::findings(config, &identities).await);
     let (findings, permitted) = policy::findings(&config.policy);
     report.extend(findings);
+    report.extend(policy::signers(&config.signers));
     let region = questions.region.as_deref().unwrap_or(identities.own_region());
     report.extend(identity::ambient(&identities, region).await);
     // A role that was asked about brings its external id; the policy has only its name.
@@ -79,7 +80,9 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(identity::roles(&identities, region, &chains).await);
     let entering = identity::identity_of(&identities, region, asked.first());
     match tempfile::tempdir() {
-        Ok(folder) => report.extend(cluster::findings(entering, &questions.clusters, folder.path()).await),
+        Ok(folder) => {
+            report.extend(cluster::findings(entering, &questions.clusters, &config.proxy, folder.path()).await)
+        }
         Err(error) => report.add(cluster::no_folder(&error)),
     }
 }

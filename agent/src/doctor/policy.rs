@@ -3,11 +3,36 @@
 use std::collections::BTreeSet;
 
 use deputy_policy::policy::Policy;
+use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 
 use super::report::{Finding, Verdict};
 
 const AREA: &str = "policy";
+
+/// Whose signatures count here.
+pub(crate) fn signers(signers: &TrustedSigners) -> Option<Finding> {
+    if signers.is_empty() {
+        return None;
+    }
+    Some(match signers.names() {
+        Ok(names) if names.is_empty() => Finding::new(
+            AREA,
+            "signers",
+            Verdict::Warning,
+            "there are none: every signed task counts as unsigned",
+        )
+        .hint("put their public keys there, NAME.pem each"),
+        Ok(names) => Finding::good(AREA, "signers", names.join(", ")),
+        Err(bad) => Finding::new(
+            AREA,
+            "signers",
+            Verdict::Bad,
+            format!("signed tasks are not taken: {bad}"),
+        )
+        .hint("a folder of public keys in PEM (`-----BEGIN PUBLIC KEY-----`), Ed25519 or ECDSA P-256, NAME.pem each"),
+    })
+}
 
 /// What is to be said of the policy, and the roles that it names.
 pub(crate) fn findings(source: &PolicySource) -> (Vec<Finding>, BTreeSet<String>) {
