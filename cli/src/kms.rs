@@ -1,15 +1,21 @@
 //! Signs with a key that never leaves AWS KMS. The caller's own AWS identity is used, as the AWS CLI would: environment,
 //! profiles, SSO, the role of the machine.
 
+use std::path::Path;
+
 use aws_config::BehaviorVersion;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{KeySpec, MessageType, SigningAlgorithmSpec};
-use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::error::{Class, CliError, Exit};
+use crate::values::read_file;
 
 /// Is this a key of KMS, and no file? Files of such a name are written `./alias/…`.
 pub(crate) fn is_kms_key(text: &str) -> bool {
@@ -18,10 +24,7 @@ pub(crate) fn is_kms_key(text: &str) -> bool {
 
 /// The signature of `key` under `statement`, as agents verify it.
 pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliError> {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .build_https();
-    let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+    let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()?);
     // An ARN says where its key is; the caller's own region may be another.
     if let Some(region) = region_of(key) {
         config = config.region(aws_config::Region::new(region.to_owned()));
@@ -50,6 +53,28 @@ pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliErro
         .map_err(|error| refused(key, "kms:Sign", &error))?;
     let signature = signed.signature.map(Blob::into_inner);
     signature.ok_or_else(|| CliError::new(Exit::Unreachable, format!("KMS gave no signature of {key}")))
+}
+
+/// Proxies as the environment says; the certificates of this machine, or those in `AWS_CA_BUNDLE` instead.
+fn http_client() -> Result<SharedHttpClient, CliError> {
+    let trust = match std::env::var_os("AWS_CA_BUNDLE") {
+        None => TrustStore::empty().with_native_roots(true),
+        Some(path) => TrustStore::empty().with_pem_certificate(read_file(Path::new(&path))?),
+    };
+    let context = TlsContext::builder().with_trust_store(trust).build();
+    let context = context.map_err(|error| {
+        CliError::bad_input(format!("AWS_CA_BUNDLE names certificates that cannot be used: {error}"))
+    })?;
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder();
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector
+            .proxy_config(ProxyConfig::from_env())
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(context.clone())
+            .build()
+    }))
 }
 
 /// `arn:aws:kms:eu-west-1:…`

@@ -358,3 +358,29 @@ async fn a_clock_that_is_ten_minutes_off_stops_the_join_with_its_name() {
         world.joined(id).await.expect("joined");
     }
 }
+
+/// The agent's other way out: clusters are reached through the same proxy, and NO_PROXY counts for them too.
+#[tokio::test]
+async fn a_cluster_is_reached_through_the_proxy_too() {
+    let cloud = deputy_tests::cloud::Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    let proxy = ConnectProxy::start(Rules {
+        login: Some("deputy:let-me-out".into()),
+        ..Rules::default()
+    });
+    let proxy = proxy.await.expect("a proxy");
+    // The manager is at 127.0.0.1, and the cluster at localhost.
+    let options = AgentOptions::default()
+        .env("HTTPS_PROXY", &proxy.url("deputy:let-me-out"))
+        .env("NO_PROXY", "127.0.0.1");
+    world.agent(options).await.expect("joined");
+    let namespace = world.namespace("proxied").await.expect("a namespace");
+    let step = format!(
+        "    - name: apply\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        manifests: [ {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: settings }}, data: {{ x: y }} }} ]\n"
+    );
+    let task = world.submit(&recipe::task("proxied", recipe::AWS, &step)).await;
+    let ended = world.succeeded(&task.expect("queued"), SOON * 2).await;
+    ended.expect("succeeded");
+    assert!(proxy.made() >= 1, "nothing went through the proxy");
+    assert_eq!(proxy.refused(), 0);
+}

@@ -13,10 +13,14 @@ use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::{ExecPlugin, PluginTokens};
 use deputy_credentials::kubeconfig::Kubeconfig;
 use deputy_task::outcome::Failure;
-use hyper_util::client::legacy::connect::HttpConnector;
+use http::Uri;
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{self, HttpConnector};
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use crate::context::StepContext;
 use crate::failure::StepError;
@@ -161,6 +165,27 @@ async fn client(kubeconfig: &Kubeconfig) -> Result<kube::Client, String> {
     connector.set_nodelay(true);
     connector.set_keepalive(Some(Duration::from_secs(30)));
     install_crypto();
+    // As everything else of the agent: HTTPS_PROXY and NO_PROXY decide.
+    match Matcher::from_env().intercept(&config.cluster_url) {
+        None => over(connector, config),
+        Some(proxy) => {
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+            if let Some(login) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(login.clone());
+            }
+            over(tunnel, config)
+        }
+    }
+}
+
+/// A client whose connections are opened by `connector`.
+fn over<C>(connector: C, config: kube::Config) -> Result<kube::Client, String>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: connect::Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
     let connector = config
         .rustls_https_connector_with_connector(connector)
         .map_err(|error| error.to_string())?;
