@@ -142,7 +142,11 @@ impl Task {
             assert!(events.iter().all(|event| event.kind == kind::EVIDENCE));
         }
         if verdict != Verdict::Ok {
-            assert_eq!(what_is_recorded(&journal), what_is_recorded(&self.journal), "a refused write was recorded");
+            assert_eq!(
+                what_is_recorded(&journal),
+                what_is_recorded(&self.journal),
+                "a refused write was recorded"
+            );
         }
         if let TaskState::Ended(_) = head.state {
             assert_eq!(head.state, self.head.state, "a task that ended was changed");

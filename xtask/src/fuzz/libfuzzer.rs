@@ -13,7 +13,7 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
-    /// Takes in a line such as `#1024	pulse  cov: 10 ft: 12 corp: 3/40b lim: 4 exec/s: 512 rss: 30Mb`; others say nothing.
+    /// Takes in a line such as `#1024 pulse cov: 10 ft: 12 corp: 3/40b lim: 4 exec/s: 512 rss: 30Mb`; others say nothing.
     pub(crate) fn take(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
         let Some(executions) = words.next().and_then(|word| word.strip_prefix('#')?.parse().ok()) else {
