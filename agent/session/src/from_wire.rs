@@ -9,7 +9,7 @@ use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::{Checked, from_canonical};
+use deputy_task::document::{Checked, MAX_CANONICAL_BYTES, from_canonical};
 use deputy_task::id::BadId;
 use deputy_task::message::{Assignment, BlobRef, WriteVerdict};
 use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, MAX_RECORD_BYTES, Record, RecordBody};
@@ -62,8 +62,6 @@ pub(crate) struct Welcome {
 
 /// Of a text for people so many characters are taken: it goes into logs, results and the journal.
 const MAX_TEXT_CHARS: usize = 2048;
-/// Most bytes of a task's canonical document.
-const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
 /// Longest time to stay away that a manager's word is good for: an hour. After it the agent asks again.
 const MAX_PATIENCE_MS: u32 = 60 * 60 * 1000;
 /// Most bytes of a packed bundle; the command line packs at most 64 MiB.
@@ -275,7 +273,7 @@ pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<
 }
 
 fn document(bytes: &[u8]) -> Result<Checked, WireError> {
-    at_most("the size of the task document", bytes.len(), MAX_DOCUMENT_BYTES)?;
+    at_most("the size of the task document", bytes.len(), MAX_CANONICAL_BYTES)?;
     from_canonical(bytes).map_err(|error| WireError::Unreadable {
         what: "the task document".into(),
         reason: error.to_string(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::document::step::ShellProgram;
-use deputy_task::document::{Inputs, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical};
+use deputy_task::document::{Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical};
 use deputy_task::id::TaskId;
 use deputy_task::signed::Signed;
 use sha2::{Digest, Sha256};
@@ -83,6 +83,7 @@ impl CheckedDocuments {
             None => document.canonical.clone(),
             Some(signed) => with_signature(&document.canonical, signed)?,
         };
+        fits(&canonical)?;
         let requirement = Requirement::new(document.needs.clone(), &[]);
         let submitter = caller::current().name(&request.submitter);
         let mut entry = Entry::new(requirement, &submitter, &document.exclusive_key);
@@ -144,6 +145,17 @@ impl CheckedDocuments {
         }
         Ok(checked)
     }
+}
+
+/// A task that no agent takes would be handed out again and again.
+fn fits(canonical: &[u8]) -> Result<(), Status> {
+    if canonical.len() <= MAX_CANONICAL_BYTES {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "the task with its inputs has {} bytes; at most {MAX_CANONICAL_BYTES} are taken: give what is large as a source",
+        canonical.len()
+    )))
 }
 
 /// The task as its signer signed it. Whether the signature is good, only agents can say.

@@ -4,7 +4,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::session_response::Frame;
 use deputy_proto::v1::write_op::Op;
 
-use crate::agent::{Agent, World, complete, done, hello, intent, quick, start};
+use crate::agent::{Agent, World, complete, done, hello, intent, quick, start, submit_request};
 use deputy_manager::dispatcher::timing::Timing;
 
 #[tokio::test]
@@ -196,4 +196,19 @@ async fn one_task_of_an_exclusive_key_runs_at_a_time() {
         [v1::WriteCode::Ok]
     );
     assert_eq!(agent.assignment().await.attempt.expect("an attempt").task_id, second);
+}
+
+/// It would be handed out to one agent after the other, and break the session of each.
+#[tokio::test]
+async fn a_task_that_is_too_large_for_an_agent_is_not_queued() {
+    let world = World::start(Timing::default()).await;
+    let sized = |bytes: usize| v1::SubmitRequest {
+        inputs: format!("{{\"text\": \"{}\"}}", "x".repeat(bytes)).into(),
+        ..submit_request(&format!("r-{bytes}"), "  inputs: { text: { type: string } }\n")
+    };
+    let mut tasks = world.tasks().await;
+    tasks.submit(sized(7 << 20)).await.expect("large, and taken");
+    let refused = tasks.submit(sized(9 << 20)).await.expect_err("too large");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("at most 8388608 are taken"), "{refused}");
 }

@@ -19,6 +19,9 @@ pub struct Checked {
     pub signed: Option<Box<Signed>>,
 }
 
+/// Most bytes of a canonical document, inputs and signature included: it goes to an agent in one frame, with the journal.
+pub const MAX_CANONICAL_BYTES: usize = 8 * 1024 * 1024;
+
 /// Bytes that should be a canonical document are not.
 #[derive(Debug, thiserror::Error)]
 #[error("not a canonical task document")]

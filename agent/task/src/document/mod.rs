@@ -23,7 +23,7 @@ pub mod secret;
 
 pub use aws::{EcsDocument, ecs_spelling};
 pub use backoff::{BackoffSpec, Delays};
-pub use checked::{Checked, NotCanonical, from_canonical, to_canonical};
+pub use checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, from_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OidcRole, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
 pub use origin::SourceKind;
