@@ -56,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail "agent.graceSeconds must be less than agent.drainTimeoutSeconds: scripts are told to stop within it" -}}
 {{- end -}}
 {{- range $key, $_ := .Values.agent.config -}}
-{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join" "join_token_file" "join_token" "policy_file" "allow_all" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
+{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join" "join_token_file" "join_token" "policy_file" "allow_all" "pool_key_file" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
 {{- fail (printf "agent.config.%s has a value of its own in this chart; set that" $key) -}}
 {{- end -}}
 {{- end -}}
@@ -87,6 +87,9 @@ join_token_file = "/var/run/secrets/deputy/token"
 policy_file = "/etc/deputy/policy.cedar"
 {{- else }}
 allow_all = true
+{{- end }}
+{{- if .Values.poolKey.existingSecret }}
+pool_key_file = "/var/run/secrets/deputy-pool/pool-key"
 {{- end }}
 slots = {{ .Values.agent.slots }}
 drain_timeout = "{{ .Values.agent.drainTimeoutSeconds }}s"
