@@ -8,6 +8,7 @@ use deputy_credentials::Identities;
 use deputy_credentials::ambient::AmbientKind;
 use deputy_logs::Spool;
 use deputy_policy::source::PolicySource;
+use deputy_seal::KeyRing;
 use deputy_steps::registry;
 use deputy_task::capability::Capabilities;
 use tokio::sync::watch;
@@ -20,7 +21,12 @@ use crate::tools;
 const REFRESH: Duration = Duration::from_secs(3);
 
 /// Everything that is known without running anything.
-pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities, children: &Children) -> Capabilities {
+pub(crate) fn at_start(
+    config: &Config,
+    path: &OsStr,
+    identities: &Identities,
+    (children, pool_keys): (&Children, Option<&KeyRing>),
+) -> Capabilities {
     let ambient = identities.ambient();
     Capabilities {
         slots: config.slots,
@@ -41,6 +47,10 @@ pub(crate) fn at_start(config: &Config, path: &OsStr, identities: &Identities, c
             .chain(config.policy.warning())
             .collect(),
         holds_back: holds_back(&config.policy),
+        pool_keys: pool_keys
+            .into_iter()
+            .flat_map(|ring| ring.ids().map(ToString::to_string))
+            .collect(),
     }
 }
 

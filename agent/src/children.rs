@@ -8,6 +8,7 @@ use deputy_process::{Confinement, Support};
 
 use crate::config::checked::{Config, JoinBy, Mode};
 use crate::exit::StartupError;
+use crate::pool_ring;
 
 /// Variables that name files with the agent's own credentials, or with the way to them.
 const CREDENTIAL_FILES: [&str; 4] = [
@@ -45,7 +46,9 @@ pub(crate) fn own_places(config: &Config, root: &Path) -> Vec<PathBuf> {
         config.policy.path(),
         token,
     ];
-    places.into_iter().flatten().map(Path::to_owned).collect()
+    let ring = config.pool_key_file.as_deref().map(pool_ring::places);
+    let places = places.into_iter().flatten().map(Path::to_owned);
+    places.chain(ring.into_iter().flatten()).collect()
 }
 
 /// Closes this process to others of its user, and finds out how its children can be kept. `hidden` are the files and

@@ -16,7 +16,8 @@ use crate::exit::{Exit, StartupError, explain};
 use crate::form::Form;
 use crate::local::LocalRun;
 use crate::policy_command::{Explain, Given};
-use crate::{eks_token, local, policy_command, run};
+use crate::pool_key_command::Put;
+use crate::{eks_token, local, policy_command, pool_key_command, run};
 
 /// Everything the binary does. The binary itself, and the one of the tests, only call this.
 #[must_use]
@@ -39,6 +40,7 @@ pub fn main_impl() -> ExitCode {
         Some(("doctor", matches)) => config(matches).and_then(|config| doctor::examine(&config, &questions(matches))),
         Some(("task", matches)) => local::run(local_run(matches)),
         Some(("policy", matches)) => policy(matches),
+        Some(("pool-key", matches)) => pool_key(matches),
         Some(("eks-token", matches)) => eks_token::print(text(matches, "cluster"), text(matches, "region")),
         _ => Ok(Exit::BadInput),
     };
@@ -55,6 +57,7 @@ fn command() -> Command {
         .subcommand(task_command())
         .subcommand(doctor_command())
         .subcommand(policy_command())
+        .subcommand(pool_key_command())
         .subcommand(eks_token_command())
 }
 
@@ -154,6 +157,14 @@ fn task_command() -> Command {
                 .value_name("FILE")
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("Ask this policy as an agent would [default: whoever runs the task may run it]"),
+        )
+        .arg(
+            Arg::new("pool-key-file")
+                .long("pool-key-file")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .env(key::POOL_KEY_FILE.env())
+                .help("Authenticate the journal, and seal what could carry secrets, with these keys [default: neither]"),
         )
         .arg(
             Arg::new("log-level")
@@ -284,6 +295,42 @@ fn policy(matches: &ArgMatches) -> Result<Exit, StartupError> {
     })
 }
 
+fn pool_key_command() -> Command {
+    let file = || {
+        Arg::new("file")
+            .value_name("FILE")
+            .required(true)
+            .value_parser(clap::value_parser!(PathBuf))
+    };
+    let new = Command::new("new")
+        .about("Make a pool key in a new file, for this user alone")
+        .arg(file().help("The file to make"))
+        .arg(Arg::new("add").long("add").action(ArgAction::SetTrue).help(
+            "Add the key to the end of an existing file: it opens, and seals when its line is moved to the front",
+        ));
+    let list = Command::new("list")
+        .about("Print the ids of the keys in a file, never the keys")
+        .arg(file().help("The file"));
+    Command::new("pool-key")
+        .about("Make and list the keys that the agents of a pool share and their manager never has")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(new)
+        .subcommand(list)
+}
+
+fn pool_key(matches: &ArgMatches) -> Result<Exit, StartupError> {
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Ok(Exit::BadInput);
+    };
+    let path = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+    match (verb, matches.try_get_one::<bool>("add")) {
+        ("new", Ok(Some(true))) => pool_key_command::new(&path, Put::Behind),
+        ("new", _) => pool_key_command::new(&path, Put::Alone),
+        _ => pool_key_command::list(&path),
+    }
+}
+
 fn eks_token_command() -> Command {
     Command::new("eks-token")
         .about("Print a Kubernetes credential for an EKS cluster, as a client-go exec plugin")
@@ -359,6 +406,7 @@ fn local_run(matches: &ArgMatches) -> LocalRun {
             .map(|Folders(all)| all.clone())
             .unwrap_or_default(),
         policy: matches.get_one::<PathBuf>("policy").cloned(),
+        pool_key_file: matches.get_one::<PathBuf>("pool-key-file").cloned(),
         log_filter: text(matches, "log-level").to_owned(),
     }
 }

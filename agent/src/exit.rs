@@ -103,6 +103,8 @@ pub(crate) enum StartupError {
     Credentials(Box<Failure>),
     #[error("the policy cannot be used: {0}")]
     Policy(String),
+    #[error("cannot use {} as the pool key file: {why}", path.display())]
+    PoolKey { path: PathBuf, why: String },
     #[error("{0}")]
     Journal(String),
     #[error(
@@ -136,6 +138,7 @@ impl StartupError {
             | Self::Unprotected(_)
             | Self::NoLandlock
             | Self::Credentials(_)
+            | Self::PoolKey { .. }
             | Self::Journal(_) => Exit::CannotStart,
             Self::Broken(_) => Exit::Broken,
             Self::Session(SessionError::Superseded(_) | SessionError::IdInUse(_)) => Exit::IdInUse,
@@ -162,6 +165,9 @@ impl StartupError {
             Self::NoLandlock => "run the agent on Linux 5.13 or newer with `landlock` among its security modules and in no seccomp filter that refuses it, or set confinement to auto".into(),
             Self::Credentials(failure) => failure.hint.clone(),
             Self::Policy(_) => "`deputy-agent policy check FILE` tells every mistake".into(),
+            Self::PoolKey { .. } => {
+                "`deputy-agent pool-key new FILE` makes such a file: this user's or root's, mode 0600 or 0400 (0440 for a mounted secret), in a folder that others cannot write to".into()
+            }
             Self::Journal(_) => "take another --journal file; to remove this one is to forget what was done".into(),
             Self::Undecided { again, .. } => {
                 format!("look at what it did and put it right; to run it again from its beginning: {again}")

@@ -15,6 +15,7 @@ use crate::exit::{Exit, StartupError};
 use crate::identity_file::IdentityFile;
 use crate::join::membership;
 use crate::own_identity::own_identity;
+use crate::pool_ring;
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
 use crate::work_root::work_root;
@@ -44,6 +45,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let root = work_root(config.work_folder.as_deref())?;
     let hidden = own_places(&config, &root);
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
+    let pool_keys = pool_ring::open(config.pool_key_file.as_deref())?;
     let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
         what: "the work folder",
         path: root.clone(),
@@ -79,6 +81,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         spool,
         identities,
         children,
+        pool_keys,
         path: std::env::var_os("PATH").unwrap_or_default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

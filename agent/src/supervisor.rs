@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_credentials::Identities;
 use deputy_executor::{AgentFacts, Environment, Executor, ExecutorConfig, WorkFolder};
 use deputy_logs::{Logs, Spool};
+use deputy_seal::KeyRing;
 use deputy_session::bulk::{self, Finish};
 use deputy_session::config::SessionConfig;
 use deputy_session::membership::Membership;
@@ -59,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) spool: Spool,
     pub(crate) identities: Identities,
     pub(crate) children: Children,
+    /// The keys of the pool, if it has any.
+    pub(crate) pool_keys: Option<Arc<KeyRing>>,
     pub(crate) path: OsString,
 }
 
@@ -167,7 +171,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         &config,
         &parts.path,
         &parts.identities,
-        &parts.children,
+        (&parts.children, parts.pool_keys.as_deref()),
     ));
     info!(
         agent_id = %parts.agent_id, instance_id = %parts.instance_id, manager = %config.manager,
@@ -195,6 +199,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         confinement: parts.children.confinement,
         policy: config.policy.clone(),
         signers: config.signers.clone(),
+        pool_keys: parts.pool_keys,
         agent: AgentFacts {
             id: parts.agent_id.to_string(),
             labels: config.labels,

@@ -19,6 +19,7 @@ mod local;
 mod policy;
 mod secret_references;
 mod secrets_stay;
+mod sealed_journal;
 mod sources;
 mod unhealthy;
 

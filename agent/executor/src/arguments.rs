@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use deputy_steps::context::Outputs;
+use deputy_steps::effect::Readers;
 use deputy_steps::failure::Halt;
 use deputy_task::document::{Step, StepKind};
 use deputy_task::expression::{AgentNames, ExpressionError, Scope, StepNames, evaluate_bool};
 use deputy_task::outcome::Failure;
-use deputy_task::record::{EffectKey, Record, RecordBody};
+use deputy_task::record::{EffectKey, Record, RecordBody, Sealing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -97,19 +98,18 @@ impl Arguments {
         self.ended.insert(step.to_owned(), StepNames { outputs: names });
     }
 
-    /// A step ended in an attempt before this one.
-    pub(crate) fn replayed(&mut self, step: &str, outputs: RecordedOutputs) {
-        let step_name = || step.to_owned();
-        self.lost.extend(outputs.secrets.into_iter().map(|name| LostOutput {
-            step: step_name(),
+    /// A step ended in an attempt before this one. `kept` are those of its secret outputs that were sealed.
+    pub(crate) fn replayed(&mut self, step: &str, outputs: RecordedOutputs, kept: BTreeMap<String, String>) {
+        let lost = outputs.secrets.into_iter().filter(|name| !kept.contains_key(name));
+        self.lost.extend(lost.map(|name| LostOutput {
+            step: step.to_owned(),
             name,
         }));
-        self.ended.insert(
-            step.to_owned(),
-            StepNames {
-                outputs: outputs.values,
-            },
-        );
+        let outputs = Outputs {
+            values: outputs.values,
+            secrets: kept,
+        };
+        self.ended(step, outputs);
     }
 
     /// Lets names stand for the secret outputs that are lost. For undo: what it puts back is recorded, so it needs
@@ -187,7 +187,7 @@ impl Arguments {
                 let agent = &attempt.shared.environment.agent;
                 let value = serde_json::json!({ "id": agent.id, "labels": agent.labels });
                 attempt
-                    .post_fact(task_record(key, RecordBody::Fact(value.clone())))
+                    .post_fact(task_record(key, RecordBody::Fact(value.clone())), Readers::Everybody)
                     .await?;
                 value
             }
@@ -213,7 +213,7 @@ impl Arguments {
                 .map(|lost| format!("{}.{}", lost.step, lost.name))
                 .collect();
             failure = failure.hint(format!(
-                "secret outputs live in the agent that made them and are lost with it ({}); run the task again from its beginning",
+                "secret outputs live in the agent that made them and are lost with it ({}), unless the pool has a key to seal them with (--pool-key-file); run the task again from its beginning",
                 lost.join(", ")
             ));
         }
@@ -260,6 +260,7 @@ pub(crate) fn task_record(key: EffectKey, body: RecordBody) -> Record {
         step_kind: String::new(),
         body,
         epoch: 0,
+        sealing: Sealing::default(),
     }
 }
 

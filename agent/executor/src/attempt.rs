@@ -11,6 +11,7 @@ use deputy_credentials::{OidcStart, TaskIdentity, TokenMinter};
 use deputy_logs::AttemptLog;
 use deputy_policy::policy::Policy;
 use deputy_policy::source::Unusable;
+use deputy_steps::effect::Readers;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
@@ -19,16 +20,17 @@ use deputy_task::document::{Document, Inputs, StepKind, duration};
 use deputy_task::expression::{Scope, TaskNames};
 use deputy_task::message::{Assignment, BlobRef, MintedToken, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
-use deputy_task::record::{Record, RecordBody};
+use deputy_task::record::{EffectKey, Record, RecordBody};
 use serde_json::Value;
 use tokio::sync::{OnceCell, watch};
 
 use crate::board::Board;
 use crate::budget::Budget;
 use crate::environment::{Environment, ExecutorConfig};
-use crate::outbox::{Granted, Outbox, halt_of, turn};
+use crate::outbox::{Closed, Granted, Outbox, halt_of, turn};
 use crate::replay::Replay;
 use crate::switch::Switch;
+use crate::trust::{Believed, Trust, believe};
 use crate::vouch::{Vouched, vouch};
 use crate::workspace::remove;
 
@@ -61,6 +63,10 @@ pub(crate) struct Attempt {
     /// What was left of the task's own time when this attempt was assigned.
     pub(crate) time: Budget,
     pub(crate) bundles: BTreeMap<String, BlobRef>,
+    /// Why its journal is not believed: then nothing is done, and nothing undone.
+    pub(crate) forged: Option<Box<Failure>>,
+    /// How it writes to its journal.
+    pub(crate) trust: Trust,
     replay: Mutex<Replay>,
     log: OnceLock<AttemptLog>,
     workspace: OnceCell<PathBuf>,
@@ -94,6 +100,8 @@ impl Attempt {
         let vouched = vouch(&shared.environment.signers, &assignment);
         // The document was checked before it was queued; its longest duration is the fallback.
         let timeout = duration::parse(&vouched.document.spec.timeout).unwrap_or(duration::LONGEST);
+        let ring = shared.environment.pool_keys.as_deref();
+        let Believed { trust, journal, forged } = believe(ring, &assignment.attempt, assignment.journal);
         Self {
             shared,
             reference: assignment.attempt,
@@ -106,7 +114,9 @@ impl Attempt {
             switch: Arc::new(Switch::new()),
             time: Budget::new(timeout.saturating_sub(assignment.run_age)),
             bundles: assignment.bundles,
-            replay: Mutex::new(Replay::of(assignment.journal)),
+            forged,
+            trust,
+            replay: Mutex::new(Replay::of(journal)),
             log: OnceLock::new(),
             workspace: OnceCell::new(),
             sources: tokio::sync::Mutex::new(BTreeMap::new()),
@@ -134,8 +144,15 @@ impl Attempt {
 
     /// The log, opened on first use.
     pub(crate) fn log(&self) -> &AttemptLog {
-        self.log
-            .get_or_init(|| self.shared.environment.logs.open(self.reference.clone()))
+        self.log.get_or_init(|| {
+            let environment = &self.shared.environment;
+            let log = environment.logs.open(self.reference.clone());
+            for secret in environment.pool_keys.iter().flat_map(|ring| ring.secrets()) {
+                // Long enough not to be refused.
+                drop(log.add_secret(&secret));
+            }
+            log
+        })
     }
 
     /// A text without secrets.
@@ -167,10 +184,10 @@ impl Attempt {
     }
 
     /// Appends and awaits the acknowledgement: when the acknowledged frame was sent.
-    pub(crate) async fn append(&self, record: Record) -> Result<BootTime, Halt> {
+    pub(crate) async fn append(&self, record: Record, readers: Readers) -> Result<BootTime, Halt> {
         let verdict = tokio::select! {
             biased;
-            verdict = self.shared.outbox.write(&self.reference, WriteOp::Append(record)) => verdict,
+            verdict = self.write_and_wait(record, readers) => verdict?,
             () = self.switch.revoked() => return Err(Halt::Stale),
         };
         match verdict {
@@ -186,21 +203,50 @@ impl Attempt {
         }
     }
 
+    async fn write_and_wait(&self, record: Record, readers: Readers) -> Result<Result<WriteVerdict, Closed>, Halt> {
+        let Ok(room) = self.shared.outbox.room().await else {
+            return Ok(Err(Closed));
+        };
+        let (answer, written) = self.write(record, readers, |record| {
+            let answer = room.write(&self.reference, WriteOp::Append(record.clone()));
+            (answer, record)
+        })?;
+        let verdict = answer.await.map_err(|_| Closed);
+        if matches!(
+            verdict,
+            Ok(WriteVerdict::UndoDecided | WriteVerdict::Nondeterministic(_) | WriteVerdict::Invalid(_))
+        ) {
+            self.trust.retract(&written);
+        }
+        Ok(verdict)
+    }
+
     /// Appends without waiting; it rides with the next frame.
-    pub(crate) async fn post(&self, record: Record) -> Result<(), Halt> {
-        let sent = self
-            .shared
-            .outbox
-            .post(&self.reference, WriteOp::Append(record), &self.switch, Granted::Record);
-        sent.await.map_err(|_| Halt::Stale)
+    pub(crate) async fn post(&self, record: Record, readers: Readers) -> Result<(), Halt> {
+        let room = self.shared.outbox.room().await.map_err(|_| Halt::Stale)?;
+        self.write(record, readers, |record| {
+            room.post(&self.reference, WriteOp::Append(record), &self.switch, Granted::Record);
+        })
+    }
+
+    /// What cannot be authenticated is not written, and ends the program.
+    fn write<T>(&self, record: Record, readers: Readers, write: impl FnOnce(Record) -> T) -> Result<T, Halt> {
+        self.trust
+            .write(record, readers, write)
+            .inspect_err(|halt| self.switch.fault(halt.clone()))
+    }
+
+    /// The digest of an effect's plan.
+    pub(crate) fn plan_digest(&self, key: &EffectKey, plan: &Value) -> String {
+        self.trust.digest(key, plan)
     }
 
     /// Records a fact of the task itself.
-    pub(crate) async fn post_fact(&self, record: Record) -> Result<(), Halt> {
+    pub(crate) async fn post_fact(&self, record: Record, readers: Readers) -> Result<(), Halt> {
         if let RecordBody::Fact(value) = &record.body {
             self.replay().seen(record.key.clone(), value.clone());
         }
-        self.post(record).await
+        self.post(record, readers).await
     }
 
     /// The folder of the attempt, made on first use.

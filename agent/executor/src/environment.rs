@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_bundle::BundleLimits;
@@ -10,6 +11,7 @@ use deputy_logs::Logs;
 use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
+use deputy_seal::KeyRing;
 use deputy_task::repair::Steering;
 
 use crate::workspace::WorkFolder;
@@ -71,6 +73,8 @@ pub struct Environment {
     pub policy: PolicySource,
     /// Whose signatures count here.
     pub signers: TrustedSigners,
+    /// The keys of the pool; `None`: journals are neither authenticated nor sealed, and plan digests not keyed.
+    pub pool_keys: Option<Arc<KeyRing>>,
     /// Who we are.
     pub agent: AgentFacts,
     /// Around the children of every task; `None` where they are not confined: tasks of different tenants then wait

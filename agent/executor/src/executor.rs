@@ -20,6 +20,7 @@ use crate::environment::{Environment, ExecutorConfig};
 use crate::life::{bury, live};
 use crate::outbox::Outbox;
 use crate::slot::Slots;
+use crate::trust::needs_key;
 
 /// Commands taken at once.
 const BATCH: usize = 256;
@@ -164,6 +165,11 @@ impl Running {
     fn admit(&self, assignment: &Assignment) -> Result<(), String> {
         if self.drain.is_some() {
             return Err("the agent drains".into());
+        }
+        if self.shared.environment.pool_keys.is_none()
+            && let Some(why) = needs_key(&assignment.journal)
+        {
+            return Err(why);
         }
         let foreign = assignment.journal.iter().find(|record| {
             !record.step_kind.is_empty() && !registry::replays(&record.step_kind, record.program_version)

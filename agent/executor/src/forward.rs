@@ -1,16 +1,19 @@
 //! The forward program of a task: its steps in order. Steps that the journal says have ended are
 //! skipped; the one that was interrupted is run again and finds its effects done.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deputy_credentials::refusal::encoded;
 use deputy_steps::context::{Outputs, StepContext};
+use deputy_steps::effect::Readers;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::registry;
 use deputy_task::document::{OnAgentLoss, OnFailure, Step, duration};
 use deputy_task::outcome::{Failure, Outcome, StopReason};
 use deputy_task::progress::StepStatus;
-use deputy_task::record::{Direction, EffectKey, Record, RecordBody};
+use deputy_task::record::{Direction, EffectKey, MAX_RECORD_BYTES, Record, RecordBody, Sealing};
+use serde_json::Value;
 
 use crate::arguments::{ArgumentError, Arguments, Evaluated, RecordedOutputs};
 use crate::attempt::Attempt;
@@ -22,6 +25,8 @@ use crate::host::StepHost;
 
 /// The name of the fact that a step has ended.
 const OUTPUTS: &str = "outputs";
+/// The name of the sealed fact with its secret outputs; before the one above.
+const SECRET_OUTPUTS: &str = "outputs/secret";
 
 /// How a program of a task ended.
 #[derive(Debug)]
@@ -166,26 +171,39 @@ async fn finish_step(attempt: &Attempt, step: &Step, outputs: &Outputs, place: P
         values: outputs.values.clone(),
         secrets: outputs.secrets.keys().cloned().collect(),
     };
-    let value = serde_json::to_value(&recorded).unwrap_or_default();
-    let size = crate::plan::size(&value);
-    if size > deputy_task::record::MAX_RECORD_BYTES {
-        return Err(Halt::Refused(format!(
-            "the outputs of step {} have about {size} bytes",
-            step.name
-        )));
-    }
     let version = attempt
         .replay()
         .version_of(&step.name)
         .unwrap_or_else(|| registry::newest_version(&step.kind));
-    let record = Record {
-        key: EffectKey::new(&step.name, OUTPUTS),
-        program_version: version,
-        step_kind: step.kind.name().to_owned(),
-        body: RecordBody::Fact(value),
-        epoch: 0,
+    let fact = |name, value: Value| {
+        let size = crate::plan::size(&value);
+        if size > MAX_RECORD_BYTES {
+            return Err(Halt::Refused(format!(
+                "the outputs of step {} have about {size} bytes",
+                step.name
+            )));
+        }
+        Ok(Record {
+            key: EffectKey::new(&step.name, name),
+            program_version: version,
+            step_kind: step.kind.name().to_owned(),
+            body: RecordBody::Fact(value),
+            epoch: 0,
+            sealing: Sealing::default(),
+        })
     };
-    attempt.post_fact(record).await
+    let value = fact(OUTPUTS, serde_json::to_value(&recorded).unwrap_or_default())?;
+    if attempt.trust.can_seal() && !outputs.secrets.is_empty() {
+        let secrets = fact(
+            SECRET_OUTPUTS,
+            serde_json::to_value(&outputs.secrets).unwrap_or_default(),
+        )?;
+        // An attempt may have got no further than this.
+        if attempt.replay().fact(&secrets.key).is_none() {
+            attempt.post_fact(secrets, Readers::Pool).await?;
+        }
+    }
+    attempt.post_fact(value, Readers::Everybody).await
 }
 
 /// Outputs as they are recorded, and as later steps get them in this attempt and in every other.
@@ -214,7 +232,18 @@ pub(crate) fn load_outputs(attempt: &Attempt, arguments: &mut Arguments, step: &
         return false;
     };
     attempt.board.outputs(&step.name, recorded.values.clone());
-    arguments.replayed(&step.name, recorded);
+    let secrets = attempt
+        .replay()
+        .fact(&EffectKey::new(&step.name, SECRET_OUTPUTS))
+        .cloned();
+    let secrets: BTreeMap<String, String> = secrets
+        .and_then(|value| serde_json::from_value(value).ok())
+        .unwrap_or_default();
+    for value in secrets.values() {
+        // As when it was made: too short a value cannot be told from ordinary text.
+        drop(attempt.log().add_secret(value.as_bytes()));
+    }
+    arguments.replayed(&step.name, recorded, secrets);
     true
 }
 

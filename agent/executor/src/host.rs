@@ -10,12 +10,14 @@ use deputy_logs::LogWriter;
 use deputy_policy::questions::Change;
 use deputy_process::Domain;
 use deputy_steps::context::{Begun, Host, StepContext, refused};
-use deputy_steps::effect::{Effect, EffectClass, Recorded, RetrySafe};
+use deputy_steps::effect::{Effect, EffectClass, Readers, Recorded, RetrySafe};
 use deputy_steps::failpoint::{self, Point};
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::permit::Permit;
 use deputy_task::boot_time::BootTime;
-use deputy_task::record::{Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody};
+use deputy_task::record::{
+    Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody, Sealing,
+};
 use deputy_task::touch::Touch;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -89,13 +91,14 @@ impl StepHost {
             step_kind: self.kind.to_owned(),
             body,
             epoch: 0,
+            sealing: Sealing::default(),
         }
     }
 
-    fn intent(&self, effect: &Effect) -> Intent {
+    fn intent(&self, key: &EffectKey, effect: &Effect) -> Intent {
         Intent {
             class: effect.class,
-            plan_digest: plan::digest(&effect.plan),
+            plan_digest: self.attempt.plan_digest(key, &effect.plan),
             direction: self.direction,
             summary: self.attempt.mask(&effect.summary),
         }
@@ -128,7 +131,10 @@ impl StepHost {
         };
         let sent_at: BootTime = self
             .attempt
-            .append(self.record(key.clone(), RecordBody::Intent(intent.clone())))
+            .append(
+                self.record(key.clone(), RecordBody::Intent(intent.clone())),
+                Readers::Everybody,
+            )
             .await?;
         self.attempt.replay().written(key.clone(), intent);
         failpoint::hit(Point::AfterIntent, key.as_str());
@@ -168,17 +174,24 @@ impl StepHost {
         Err(halt)
     }
 
-    async fn record_done(&self, key: EffectKey, mut value: Value) -> Result<(), Halt> {
-        self.attempt.mask_value(&mut value);
+    async fn record_done(&self, key: EffectKey, mut value: Value, readers: Readers) -> Result<(), Halt> {
+        self.masked_for(readers, &mut value);
         self.check_size(&key, &value)?;
         self.attempt.replay().done(&key, value.clone());
         let record = self.record(key.clone(), RecordBody::Done(value));
         if failpoint::armed(Point::AfterDone, key.as_str()) {
-            self.attempt.append(record).await?;
+            self.attempt.append(record, readers).await?;
             failpoint::hit(Point::AfterDone, key.as_str());
             return Ok(());
         }
-        self.attempt.post(record).await
+        self.attempt.post(record, readers).await
+    }
+
+    /// What only the pool can read is kept as it is: its secrets are why it is sealed.
+    fn masked_for(&self, readers: Readers, value: &mut Value) {
+        if readers == Readers::Everybody || !self.attempt.trust.can_seal() {
+            self.attempt.mask_value(value);
+        }
     }
 }
 
@@ -190,7 +203,7 @@ impl Host for StepHost {
 
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
         let key = self.key(&effect.name);
-        let intent = self.intent(effect);
+        let intent = self.intent(&key, effect);
         let known = self.known(&key, &intent)?;
         let adopted = if matches!(known, Known::Open { .. }) {
             Adopted::Yes
@@ -226,13 +239,15 @@ impl Host for StepHost {
     }
 
     async fn renew(&self, effect: &Effect) -> Result<Permit, Halt> {
-        self.permit(&self.key(&effect.name), self.intent(effect)).await
+        let key = self.key(&effect.name);
+        let intent = self.intent(&key, effect);
+        self.permit(&key, intent).await
     }
 
     async fn done(&self, effect: &Effect, value: Value) -> Result<(), Halt> {
         let key = self.key(&effect.name);
         failpoint::hit(Point::AfterAct, key.as_str());
-        self.record_done(key, value).await
+        self.record_done(key, value, effect.readers).await
     }
 
     fn recorded_fact(&self, direction: Direction, name: &str) -> Option<Value> {
@@ -242,12 +257,18 @@ impl Host for StepHost {
             .cloned()
     }
 
-    async fn record_fact(&self, name: &str, mut value: Value) -> Result<(), Halt> {
+    async fn record_fact(&self, name: &str, mut value: Value, readers: Readers) -> Result<(), Halt> {
         let key = self.key(name);
-        self.attempt.mask_value(&mut value);
+        self.masked_for(readers, &mut value);
         self.check_size(&key, &value)?;
         self.attempt.replay().seen(key.clone(), value.clone());
-        self.attempt.post(self.record(key, RecordBody::Fact(value))).await
+        self.attempt
+            .post(self.record(key, RecordBody::Fact(value)), readers)
+            .await
+    }
+
+    fn can_seal(&self) -> bool {
+        self.attempt.trust.can_seal()
     }
 
     fn recorded_effect(&self, name: &str) -> Recorded<Value> {
@@ -267,8 +288,8 @@ impl Host for StepHost {
     }
 
     async fn settle_done(&self, name: &str, value: Value) -> Result<(), Halt> {
-        self.record_done(EffectKey::of(&self.step, Direction::Forward, name), value)
-            .await
+        let key = EffectKey::of(&self.step, Direction::Forward, name);
+        self.record_done(key, value, Readers::Pool).await
     }
 
     async fn halted(&self) -> Halt {

@@ -30,6 +30,7 @@ mod budget;
 mod outbox;
 mod switch;
 mod replay;
+mod trust;
 mod plan;
 pub mod environment;
 pub mod workspace;

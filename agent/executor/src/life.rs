@@ -46,6 +46,8 @@ pub(crate) async fn live(attempt: Arc<Attempt>, predecessors: Vec<CancellationTo
         LastWord::None
     } else if permit::now() >= attempt.start_deadline {
         LastWord::Refuse("the deadline for starting it had passed".into())
+    } else if let Some(failure) = &attempt.forged {
+        start_and_hold(&attempt, failure).await
     } else {
         match gate::admit(&attempt) {
             Ok(()) => start_and_run(&attempt).await,
@@ -73,6 +75,23 @@ pub(crate) async fn bury(attempt: Arc<Attempt>, panic: String) {
     attempt.clean_up().await;
     let completion = completion(&attempt, Some(ending), None);
     say(&attempt, LastWord::Complete(Box::new(completion))).await;
+}
+
+/// Ends a run whose journal is not believed: nothing is done, nothing is undone, and a person has to look.
+async fn start_and_hold(attempt: &Attempt, failure: &Failure) -> LastWord {
+    let started = attempt
+        .shared
+        .outbox
+        .post(&attempt.reference, WriteOp::Start, &attempt.switch, Granted::Start);
+    if started.await.is_err() || attempt.switch.started().await.is_err() {
+        return LastWord::None;
+    }
+    let ending = Ending {
+        outcome: Outcome::Failed,
+        failure: failure.clone(),
+        certainty: Certainty::Held,
+    };
+    LastWord::Complete(Box::new(completion(attempt, Some(ending), None)))
 }
 
 async fn start_and_run(attempt: &Arc<Attempt>) -> LastWord {

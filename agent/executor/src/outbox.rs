@@ -57,9 +57,8 @@ impl Outbox {
 
     /// Writes and awaits the answer.
     pub(crate) async fn write(&self, attempt: &AttemptRef, op: WriteOp) -> Result<WriteVerdict, Closed> {
-        let (sender, receiver) = oneshot::channel();
-        self.send_write(attempt, op, Waiter::Verdict(sender)).await?;
-        receiver.await.map_err(|_| Closed)
+        let answer = self.room().await?.write(attempt, op);
+        answer.await.map_err(|_| Closed)
     }
 
     /// Writes without waiting; a refusal turns `switch`.
@@ -70,19 +69,14 @@ impl Outbox {
         switch: &Arc<Switch>,
         granted: Granted,
     ) -> Result<(), Closed> {
-        self.send_write(attempt, op, Waiter::Switch(Arc::clone(switch), granted))
-            .await
+        self.room().await?.post(attempt, op, switch, granted);
+        Ok(())
     }
 
-    async fn send_write(&self, attempt: &AttemptRef, op: WriteOp, waiter: Waiter) -> Result<(), Closed> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, waiter);
-        self.send(Event::Write {
-            id,
-            attempt: attempt.clone(),
-            op,
-        })
-        .await
+    /// Waits until there is room for one write, so that what is written can be made up in the order of writing.
+    pub(crate) async fn room(&self) -> Result<Room<'_>, Closed> {
+        let permit = self.events.reserve().await.map_err(|_| Closed)?;
+        Ok(Room { outbox: self, permit })
     }
 
     /// Brings a blob to a file that does not exist yet; the error is for people.
@@ -187,6 +181,36 @@ impl Outbox {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RequestId, Waiter>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for one write.
+pub(crate) struct Room<'a> {
+    outbox: &'a Outbox,
+    permit: mpsc::Permit<'a, Event>,
+}
+
+impl Room<'_> {
+    /// Writes; the answer comes.
+    pub(crate) fn write(self, attempt: &AttemptRef, op: WriteOp) -> oneshot::Receiver<WriteVerdict> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(attempt, op, Waiter::Verdict(sender));
+        receiver
+    }
+
+    /// Writes; a refusal turns `switch`.
+    pub(crate) fn post(self, attempt: &AttemptRef, op: WriteOp, switch: &Arc<Switch>, granted: Granted) {
+        self.send(attempt, op, Waiter::Switch(Arc::clone(switch), granted));
+    }
+
+    fn send(self, attempt: &AttemptRef, op: WriteOp, waiter: Waiter) {
+        let id = self.outbox.next.fetch_add(1, Ordering::Relaxed);
+        self.outbox.lock().insert(id, waiter);
+        self.permit.send(Event::Write {
+            id,
+            attempt: attempt.clone(),
+            op,
+        });
     }
 }
 

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use deputy_steps::context::Undone;
+use deputy_steps::effect::Readers;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_task::document::Step;
 use deputy_task::outcome::{Failure, Outcome};
 use deputy_task::progress::StepStatus;
-use deputy_task::record::{Decision, Direction, EffectKey, Record, RecordBody};
+use deputy_task::record::{Decision, Direction, EffectKey, Record, RecordBody, Sealing};
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{Arguments, Evaluated, task_key, task_record};
@@ -99,7 +100,9 @@ pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, 
                 failure: ending.failure.clone(),
             };
             let value = serde_json::to_value(&recorded).unwrap_or_default();
-            attempt.post_fact(task_record(key, RecordBody::Fact(value))).await?;
+            attempt
+                .post_fact(task_record(key, RecordBody::Fact(value)), Readers::Everybody)
+                .await?;
             ending
         }
     };
@@ -108,7 +111,10 @@ pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, 
             reason: ending.failure.summary.clone(),
         };
         attempt
-            .append(task_record(task_key(DECISION), RecordBody::Decision(decision)))
+            .append(
+                task_record(task_key(DECISION), RecordBody::Decision(decision)),
+                Readers::Everybody,
+            )
             .await?;
     }
     attempt.replay().decide_undo(ending.failure.summary.clone());
@@ -223,8 +229,9 @@ async fn undo_step(
         step_kind: step.kind.name().to_owned(),
         body: RecordBody::Fact(serde_json::to_value(&undone).unwrap_or_default()),
         epoch: 0,
+        sealing: Sealing::default(),
     };
-    attempt.post_fact(record).await?;
+    attempt.post_fact(record, Readers::Everybody).await?;
     attempt.board.status(
         &step.name,
         if undone.left.is_empty() {

@@ -12,8 +12,11 @@ use deputy_task::boot_time::BootTime;
 use deputy_task::document::{Checked, MAX_CANONICAL_BYTES, from_canonical};
 use deputy_task::id::BadId;
 use deputy_task::message::{Assignment, BlobRef, WriteVerdict};
-use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, MAX_RECORD_BYTES, Record, RecordBody};
+use deputy_task::record::{
+    Direction, EffectClass, EffectKey, Intent, MAC_BYTES, MAX_RECORD_BYTES, Mac, PoolKeyId, Record, RecordBody, Sealing,
+};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// A message does not say what the contract promises.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +31,6 @@ pub(crate) enum WireError {
     UnknownEnum { what: &'static str, value: i32 },
     #[error("{what} cannot be read: {reason}")]
     Unreadable { what: String, reason: String },
-    #[error("record {0} is sealed, and this agent has no pool key")]
-    Sealed(String),
 }
 
 /// An assignment that cannot be taken. With an attempt it can be refused, else only be dropped.
@@ -152,13 +153,11 @@ pub(crate) fn verdict(wire: v1::WriteResult, sent_at: BootTime) -> WriteVerdict 
 }
 
 pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
-    if !wire.seal.is_empty() {
-        return Err(WireError::Sealed(wire.key));
-    }
     if wire.key.is_empty() {
         return Err(WireError::Missing("record key"));
     }
     at_most("record payload", wire.payload.len(), MAX_RECORD_BYTES)?;
+    at_most("sealed value", wire.seal.len(), MAX_RECORD_BYTES)?;
     let body = match v1::RecordKind::try_from(wire.kind) {
         Ok(v1::RecordKind::Intent) => RecordBody::Intent(Intent {
             class: effect_class(&wire)?,
@@ -166,8 +165,8 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
             direction: if wire.undo { Direction::Undo } else { Direction::Forward },
             summary: wire.summary,
         }),
-        Ok(v1::RecordKind::Done) => RecordBody::Done(payload(&wire.key, &wire.payload)?),
-        Ok(v1::RecordKind::Fact) => RecordBody::Fact(payload(&wire.key, &wire.payload)?),
+        Ok(v1::RecordKind::Done) => RecordBody::Done(value(&wire)?),
+        Ok(v1::RecordKind::Fact) => RecordBody::Fact(value(&wire)?),
         Ok(v1::RecordKind::Decision) => RecordBody::Decision(payload(&wire.key, &wire.payload)?),
         Ok(v1::RecordKind::Unspecified) | Err(_) => {
             return Err(WireError::UnknownEnum {
@@ -176,12 +175,17 @@ pub(crate) fn record(wire: v1::Record) -> Result<Record, WireError> {
             });
         }
     };
+    let sealing = Sealing {
+        sealed: wire.seal.to_vec(),
+        mac: mac(&wire.key, &wire.mac, (wire.position, wire.pool_key))?,
+    };
     Ok(Record {
         key: EffectKey::from_journal(wire.key),
         program_version: wire.program_version,
         step_kind: wire.step_kind,
         body,
         epoch: wire.epoch,
+        sealing,
     })
 }
 
@@ -192,6 +196,31 @@ fn at_most(what: &'static str, len: usize, most: usize) -> Result<(), WireError>
         return Err(WireError::OutOfRange { what, value });
     }
     Ok(())
+}
+
+/// Null for a sealed one: only the pool's key opens it.
+fn value(wire: &v1::Record) -> Result<Value, WireError> {
+    if wire.seal.is_empty() {
+        payload(&wire.key, &wire.payload)
+    } else {
+        Ok(Value::Null)
+    }
+}
+
+/// Whether it proves anything is the executor's to say.
+fn mac(key: &str, tag: &Bytes, (position, pool_key): (u32, String)) -> Result<Option<Mac>, WireError> {
+    if tag.is_empty() {
+        return Ok(None);
+    }
+    let tag: [u8; MAC_BYTES] = tag.as_ref().try_into().map_err(|_| WireError::Unreadable {
+        what: format!("the proof of record {key}"),
+        reason: format!("it has {} bytes, not {MAC_BYTES}", tag.len()),
+    })?;
+    Ok(Some(Mac {
+        key: PoolKeyId::from_journal(pool_key),
+        position,
+        tag,
+    }))
 }
 
 fn effect_class(wire: &v1::Record) -> Result<EffectClass, WireError> {

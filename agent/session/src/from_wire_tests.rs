@@ -52,10 +52,28 @@ fn body() -> impl Strategy<Value = RecordBody> {
     ]
 }
 
+/// A body, and what a pool's key may add to it: the value of a sealed one is null.
+fn sealed_body() -> impl Strategy<Value = (RecordBody, Sealing)> {
+    let mac = ("[0-9a-f]{16}", any::<u32>(), any::<[u8; MAC_BYTES]>()).prop_map(|(key, position, tag)| Mac {
+        key: PoolKeyId::from_journal(key),
+        position,
+        tag,
+    });
+    let sealed = proptest::collection::vec(any::<u8>(), 0..40);
+    (body(), proptest::option::of(mac), sealed).prop_map(|(mut body, mac, mut sealed)| {
+        match &mut body {
+            RecordBody::Done(value) | RecordBody::Fact(value) if !sealed.is_empty() => *value = Value::Null,
+            RecordBody::Done(_) | RecordBody::Fact(_) => {}
+            RecordBody::Intent(_) | RecordBody::Decision(_) => sealed.clear(),
+        }
+        (body, Sealing { sealed, mac })
+    })
+}
+
 proptest! {
     #[test]
-    fn a_record_survives_the_wire(key in ".+", program_version: u32, step_kind in ".*", body in body(), epoch: u64) {
-        let sent = Record { key: EffectKey::from_journal(key), program_version, step_kind, body, epoch };
+    fn a_record_survives_the_wire(key in ".+", program_version: u32, step_kind in ".*", (body, sealing) in sealed_body(), epoch: u64) {
+        let sent = Record { key: EffectKey::from_journal(key), program_version, step_kind, body, epoch, sealing };
         let bytes = to_wire::record(sent.clone()).encode_to_vec();
         let read = record(v1::Record::decode(bytes.as_slice()).expect("our own bytes")).expect("our own record");
         prop_assert_eq!(read, sent);

@@ -6,7 +6,7 @@ use deputy_proto::v1::session_request::Frame as Sent;
 use deputy_proto::v1::session_response::Frame as Answer;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::message::{WriteOp, WriteVerdict};
-use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record, RecordBody};
+use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record, RecordBody, Sealing};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -112,6 +112,7 @@ fn record(name: &str, body: RecordBody) -> WriteOp {
         step_kind: "shell".into(),
         body,
         epoch: 0,
+        sealing: Sealing::default(),
     })
 }
 

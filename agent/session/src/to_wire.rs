@@ -46,8 +46,14 @@ pub(crate) fn record(record: Record) -> v1::Record {
         program_version: record.program_version,
         step_kind: record.step_kind,
         epoch: record.epoch,
+        seal: record.sealing.sealed.into(),
         ..v1::Record::default()
     };
+    if let Some(mac) = record.sealing.mac {
+        wire.mac = Bytes::copy_from_slice(&mac.tag);
+        wire.position = mac.position;
+        wire.pool_key = mac.key.as_str().to_owned();
+    }
     match record.body {
         RecordBody::Intent(intent) => {
             wire.set_kind(v1::RecordKind::Intent);
@@ -67,11 +73,19 @@ pub(crate) fn record(record: Record) -> v1::Record {
         }
         RecordBody::Done(value) => {
             wire.set_kind(v1::RecordKind::Done);
-            wire.payload = json(&value);
+            wire.payload = if wire.seal.is_empty() {
+                json(&value)
+            } else {
+                Bytes::new()
+            };
         }
         RecordBody::Fact(value) => {
             wire.set_kind(v1::RecordKind::Fact);
-            wire.payload = json(&value);
+            wire.payload = if wire.seal.is_empty() {
+                json(&value)
+            } else {
+                Bytes::new()
+            };
         }
         RecordBody::Decision(decision) => {
             wire.set_kind(v1::RecordKind::Decision);
@@ -172,6 +186,7 @@ pub(crate) fn capabilities(capabilities: &Capabilities) -> v1::Capabilities {
         platform: capabilities.platform.clone(),
         warnings: capabilities.warnings.clone(),
         holds_back: capabilities.holds_back.clone(),
+        pool_keys: capabilities.pool_keys.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record};
+use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record, Sealing};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -24,6 +24,7 @@ fn record(name: &str, body: RecordBody) -> WriteOp {
         step_kind: "shell".into(),
         body,
         epoch: 0,
+        sealing: Sealing::default(),
     })
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) policy: PolicySource,
     pub(crate) secrets_folder: Option<PathBuf>,
     pub(crate) signers: TrustedSigners,
+    /// Where the pool's keys are; none: the pool has none.
+    pub(crate) pool_key_file: Option<PathBuf>,
     pub(crate) spool_limit_bytes: u64,
     pub(crate) spool_task_limit_bytes: u64,
     pub(crate) grace: Duration,
@@ -217,6 +219,7 @@ impl Config {
         let policy = policy(reader);
         let secrets_folder = reader.read(&key::SECRETS_FOLDER, folder);
         let signers = reader.read(&key::TRUSTED_SIGNERS, folder);
+        let pool_key_file = reader.read(&key::POOL_KEY_FILE, folder);
         let spool_limit_bytes = reader.size(&key::SPOOL_LIMIT);
         let spool_task_limit_bytes = reader.size(&key::SPOOL_TASK_LIMIT);
         if let (Some(all), Some(one)) = (spool_limit_bytes, spool_task_limit_bytes)
@@ -261,6 +264,7 @@ impl Config {
             policy: policy?,
             secrets_folder,
             signers: signers.map_or_else(TrustedSigners::default, TrustedSigners::at),
+            pool_key_file,
             spool_limit_bytes: spool_limit_bytes?,
             spool_task_limit_bytes: spool_task_limit_bytes?,
             grace: grace?,

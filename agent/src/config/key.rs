@@ -127,6 +127,12 @@ pub(crate) const TRUSTED_SIGNERS: Key = Key {
     default: None,
     help: "A folder of public keys, NAME.pem each (Ed25519 or ECDSA P-256), or one such file: whose signatures of tasks count here, by the names that policies use. Default: nobody's.",
 };
+pub(crate) const POOL_KEY_FILE: Key = Key {
+    name: "pool_key_file",
+    value: "FILE",
+    default: None,
+    help: "The keys that this agent shares with its pool and never with the manager, made with `deputy-agent pool-key new`. With them every journal record is authenticated, and values that could carry secrets are sealed. The file is this user's or root's and nobody else's to read; it is read once, at the start. Default: none.",
+};
 pub(crate) const SPOOL_LIMIT: Key = Key {
     name: "spool_limit",
     value: "SIZE",
@@ -207,7 +213,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 30] = [
+pub(crate) const KEYS: [&Key; 31] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,
@@ -225,6 +231,7 @@ pub(crate) const KEYS: [&Key; 30] = [
     &ALLOW_ALL,
     &SECRETS_FOLDER,
     &TRUSTED_SIGNERS,
+    &POOL_KEY_FILE,
     &SPOOL_LIMIT,
     &SPOOL_TASK_LIMIT,
     &GRACE,

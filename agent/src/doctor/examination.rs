@@ -6,7 +6,7 @@ use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
 use super::report::{Finding, Report, Verdict};
-use super::{cluster, machine, policy, standing, tools};
+use super::{cluster, machine, policy, pool, standing, tools};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::form::Form;
@@ -70,6 +70,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     let (findings, permitted) = policy::findings(&config.policy);
     report.extend(findings);
     report.extend(policy::signers(&config.signers));
+    report.add(pool::finding(config.pool_key_file.as_deref()));
     let region = questions.region.as_deref().unwrap_or(identities.own_region());
     report.extend(identity::ambient(&identities, region).await);
     // A role that was asked about brings its external id; the policy has only its name.

@@ -5,6 +5,7 @@ mod examination;
 mod machine;
 mod standing;
 mod policy;
+mod pool;
 mod tools;
 mod identity;
 mod cluster;

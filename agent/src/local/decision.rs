@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use deputy_task::record::{Decision, Direction, EffectClass, EffectKey, Intent, Record, RecordBody};
+use deputy_task::record::{Decision, Direction, EffectClass, EffectKey, Intent, Record, RecordBody, Sealing};
 
 /// A script that was begun, whose end is not recorded, and that does not say that it may be run again.
 /// Steps run one after the other, so there is one at most.
@@ -39,6 +39,7 @@ pub(crate) fn redo(key: EffectKey, records: &[Record]) -> Record {
             reason: "--redo".into(),
         }),
         epoch: records.last().map_or(0, |record| record.epoch),
+        sealing: Sealing::default(),
     }
 }
 
@@ -53,6 +54,7 @@ mod tests {
             step_kind: "shell".into(),
             body,
             epoch: 1,
+            sealing: Sealing::default(),
         }
     }
 

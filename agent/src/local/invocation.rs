@@ -22,6 +22,8 @@ pub(crate) struct LocalRun {
     pub(crate) writable_folders: Vec<PathBuf>,
     /// None: whoever runs the task may do everything that he may do.
     pub(crate) policy: Option<PathBuf>,
+    /// None: the journal is neither authenticated nor sealed.
+    pub(crate) pool_key_file: Option<PathBuf>,
     pub(crate) log_filter: String,
 }
 
@@ -49,6 +51,9 @@ pub(crate) fn command(run: &LocalRun) -> LocalCommand {
     }
     if let Some(policy) = &run.policy {
         start.push_str(&format!(" --policy {}", path(policy)));
+    }
+    if let Some(file) = &run.pool_key_file {
+        start.push_str(&format!(" --pool-key-file {}", path(file)));
     }
     LocalCommand {
         start,
@@ -95,10 +100,11 @@ mod tests {
             confinement: Mode::Off,
             writable_folders: vec!["/cache".into(), "/my data".into()],
             policy: Some("agent.cedar".into()),
+            pool_key_file: Some("pool key".into()),
             log_filter: "warn".into(),
         };
         let command = command(&run);
-        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine --confinement off --writable-folders '/cache,/my data' --policy agent.cedar");
+        insta::assert_snapshot!(command.start, @r"deputy-agent task 'deploy it.yaml' --input image=api:2 --input 'note=it'\''s $HOME' --work-folder /var/tmp/mine --confinement off --writable-folders '/cache,/my data' --policy agent.cedar --pool-key-file 'pool key'");
         assert_eq!(command.journal.as_deref(), Some("'my journal'"));
     }
 }

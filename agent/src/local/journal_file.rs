@@ -252,7 +252,7 @@ fn is_blank(bytes: &[u8], from: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use deputy_task::outcome::{Outcome, World};
-    use deputy_task::record::{EffectKey, RecordBody};
+    use deputy_task::record::{EffectKey, RecordBody, Sealing};
     use proptest::prelude::*;
 
     use super::*;
@@ -264,6 +264,7 @@ mod tests {
             step_kind: "shell".into(),
             body: RecordBody::Fact(n.into()),
             epoch: 1,
+            sealing: Sealing::default(),
         })
     }
 

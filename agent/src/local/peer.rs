@@ -135,7 +135,7 @@ impl Peer {
 mod tests {
     use deputy_task::attempt::AttemptRef;
     use deputy_task::id::Project;
-    use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, RecordBody};
+    use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, RecordBody, Sealing};
 
     use super::*;
 
@@ -154,6 +154,7 @@ mod tests {
                 summary: String::new(),
             }),
             epoch: 0,
+            sealing: Sealing::default(),
         };
         let mut journal = MemoryJournal::resume(vec![intent.clone()]);
         let attempt = AttemptRef {

@@ -15,6 +15,7 @@ use deputy_logs::Logs;
 use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
+use deputy_seal::KeyRing;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
 use deputy_task::document::source::MAX_DOCUMENT_BYTES;
@@ -39,6 +40,7 @@ use crate::children::children;
 use crate::config::checked::{LogConfig, LogFormat};
 use crate::config::key;
 use crate::exit::{Exit, StartupError};
+use crate::pool_ring;
 use crate::telemetry;
 use crate::work_root::work_root;
 
@@ -61,10 +63,13 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         format: LogFormat::Text,
     });
     let root = work_root(asked.work_folder.as_deref())?.join("local");
+    let ring = asked.pool_key_file.as_deref();
     let hidden = [Some(root.clone()), asked.journal.clone(), secrets_folder()]
         .into_iter()
         .flatten()
+        .chain(ring.into_iter().flat_map(pool_ring::places))
         .collect();
+    let pool_keys = pool_ring::open(ring)?;
     let kept = children(
         asked.confinement,
         hidden,
@@ -86,7 +91,7 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
     // A person who runs a task with his own hands needs nobody's permission, and may try a policy.
     let policy = asked.policy.map_or_else(PolicySource::by_hand, PolicySource::file);
     policy.current().map_err(|why| StartupError::Policy(why.to_string()))?;
-    let environment = environment(&root, &printer, kept.confinement, (steering, policy))?;
+    let environment = environment(&root, &printer, (kept.confinement, pool_keys), (steering, policy))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -295,7 +300,7 @@ async fn drive(
 fn environment(
     root: &Path,
     printer: &Arc<Printer>,
-    confinement: Option<Confinement>,
+    (confinement, pool_keys): (Option<Confinement>, Option<Arc<KeyRing>>),
     (steering, policy): (Steering, PolicySource),
 ) -> Result<Environment, StartupError> {
     let work = WorkFolder::open(root).map_err(|source| StartupError::Folder {
@@ -310,6 +315,7 @@ fn environment(
         identities: Identities::new(Env::from_process()),
         policy,
         signers: TrustedSigners::default(),
+        pool_keys,
         agent: AgentFacts {
             id: "local".into(),
             labels: BTreeMap::new(),

@@ -31,7 +31,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use crate::effect::{Effect, EffectClass, Look, Recorded, RetrySafe, Settled};
+use crate::effect::{Effect, EffectClass, Look, Readers, Recorded, RetrySafe, Secrecy, Settled};
 use crate::failure::{Halt, StepError};
 use crate::permit::Permit;
 
@@ -64,11 +64,15 @@ pub trait Host: Send + Sync + 'static {
     /// The recorded fact of that program (forward or undo) of this step, if there is one.
     fn recorded_fact(&self, direction: Direction, name: &str) -> Option<Value>;
     /// Records a fact; rides with the next frame.
-    async fn record_fact(&self, name: &str, value: Value) -> Result<(), Halt>;
+    async fn record_fact(&self, name: &str, value: Value, readers: Readers) -> Result<(), Halt>;
     /// For undo: what the forward program recorded under this effect name.
     fn recorded_effect(&self, name: &str) -> Recorded<Value>;
-    /// For undo: records the result of a forward effect that was found to have happened.
+    /// For undo: records the result of a forward effect that was found to have happened, for the pool alone.
     async fn settle_done(&self, name: &str, value: Value) -> Result<(), Halt>;
+    /// Has the pool a key to seal values with?
+    fn can_seal(&self) -> bool {
+        false
+    }
     /// Ends when the program must stop at its next boundary, and says why.
     async fn halted(&self) -> Halt;
     /// Ends when the child of a held effect must be killed, and says why: as `halted`, but a drain
@@ -273,12 +277,60 @@ impl StepContext {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T, StepError>>,
     {
+        self.guarded_fact(name, |_| Secrecy::Public, observe).await
+    }
+
+    /// As [`Self::fact`], for a value that could carry a secret: `secrecy` says of what was observed whether it
+    /// does. A value for the pool alone is sealed; a secret without a pool key to seal it refuses the step, so this
+    /// must come before the first change.
+    ///
+    /// # Errors
+    /// What `observe` answers, a halt, or `journal.noPoolKey`.
+    pub async fn guarded_fact<T, F>(
+        &self,
+        name: &str,
+        secrecy: impl FnOnce(&T) -> Secrecy,
+        observe: impl FnOnce() -> F,
+    ) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T, StepError>>,
+    {
         if let Some(value) = self.host.recorded_fact(self.direction, name) {
             return decode(name, value);
         }
         let value = observe().await?;
-        self.host.record_fact(name, encode(&value)).await?;
+        let readers = match secrecy(&value) {
+            Secrecy::Public => Readers::Everybody,
+            Secrecy::Private => Readers::Pool,
+            Secrecy::Secret(what) => {
+                self.needs_sealing(what)?;
+                Readers::Pool
+            }
+        };
+        self.host.record_fact(name, encode(&value), readers).await?;
         Ok(value)
+    }
+
+    /// Can values be sealed, so that only agents of the pool read them?
+    #[must_use]
+    pub fn can_seal(&self) -> bool {
+        self.host.can_seal()
+    }
+
+    /// Refuses the step where `what`, which could carry a secret, cannot be sealed.
+    ///
+    /// # Errors
+    /// `journal.noPoolKey`.
+    pub fn needs_sealing(&self, what: &str) -> Result<(), StepError> {
+        if self.can_seal() {
+            return Ok(());
+        }
+        let summary = format!(
+            "{what} could carry secrets and must be kept to be put back, and this agent has no pool key to seal it with"
+        );
+        let hint = "make one with `deputy-agent pool-key new`, give the same file to every agent of the pool with --pool-key-file, and run the task again";
+        Err(Failure::new(NO_POOL_KEY, summary).hint(hint).into())
     }
 
     /// A fact of this program, if it was recorded.
@@ -423,6 +475,9 @@ impl StepContext {
             .ok_or_else(|| Failure::new("source.noSuchFile", format!("{relative} is not a file of the source")).into())
     }
 }
+
+/// The class of a step that would have to seal something, and cannot.
+pub const NO_POOL_KEY: &str = "journal.noPoolKey";
 
 /// The key under which a recorded failure is told apart from a value.
 const REFUSED: &str = "$refused";

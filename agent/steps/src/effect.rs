@@ -26,6 +26,29 @@ pub struct Effect {
     pub settle: Duration,
     /// What it touches, with its concrete arguments: the agent's policy is asked about each.
     pub touches: Vec<Touch>,
+    /// Who may read its recorded result.
+    pub readers: Readers,
+}
+
+/// Who may read a recorded value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Whoever has the journal: the manager, and who may read at the manager.
+    Everybody,
+    /// Only agents with the pool's key; everybody, where the pool has none.
+    Pool,
+}
+
+/// How much a value that is about to be recorded could tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrecy {
+    /// References and counts.
+    Public,
+    /// What could be guessed from it is worth hiding: sealed where the pool has a key.
+    Private,
+    /// It could carry a secret: sealed, and without a pool key the step is refused. Says what could
+    /// carry it, for people.
+    Secret(&'static str),
 }
 
 impl Effect {
@@ -40,6 +63,7 @@ impl Effect {
             summary: summary.into(),
             settle: Duration::from_secs(5),
             touches: Vec::new(),
+            readers: Readers::Everybody,
         }
     }
 
@@ -63,6 +87,13 @@ impl Effect {
     #[must_use]
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
+        self
+    }
+
+    /// The same with a result for these readers.
+    #[must_use]
+    pub fn read_by(mut self, readers: Readers) -> Self {
+        self.readers = readers;
         self
     }
 

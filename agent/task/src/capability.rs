@@ -54,4 +54,7 @@ pub struct Capabilities {
     /// Why it takes no task at all; empty if it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub holds_back: String,
+    /// Ids of the pool keys that it has; the first seals new runs. Empty: it has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pool_keys: Vec<String>,
 }

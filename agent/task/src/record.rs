@@ -15,6 +15,9 @@ pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 /// Longest time between the acknowledgement of a bounded intent and its transmission.
 pub const MAX_BOUNDED_BUDGET: Duration = Duration::from_secs(20);
 
+/// Bytes of the proof of a record.
+pub const MAC_BYTES: usize = 32;
+
 /// `step/effect/<natural id>`: names an effect or a fact within a run. Never a loop index, never
 /// an attempt: the same program run again must arrive at the same key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,7 +97,7 @@ pub enum Direction {
 pub struct Intent {
     /// How long it may be in flight.
     pub class: EffectClass,
-    /// SHA-256 over the canonical non-secret arguments, lower-case hex.
+    /// SHA-256 over the canonical non-secret arguments, keyed where the pool has a key; lower-case hex.
     pub plan_digest: String,
     /// The program it belongs to.
     pub direction: Direction,
@@ -147,4 +150,86 @@ pub struct Record {
     /// The epoch that wrote it; 0 until it is committed.
     #[serde(default)]
     pub epoch: Epoch,
+    /// What the pool's key adds to it.
+    #[serde(default, skip_serializing_if = "Sealing::is_none")]
+    pub sealing: Sealing,
+}
+
+/// What the key of a pool adds to a record. Opaque to everybody without it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sealing {
+    /// The value of a Done or a Fact, sealed; the value itself is null then. Empty: it is not sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "as_hex")]
+    pub sealed: Vec<u8>,
+    /// Proves that an agent of the pool wrote the record, there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+}
+
+impl Sealing {
+    /// Neither sealed nor authenticated.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.sealed.is_empty() && self.mac.is_none()
+    }
+}
+
+/// The proof of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mac {
+    /// Which pool key it is made with.
+    pub key: PoolKeyId,
+    /// The record's place among those that agents wrote in this run, from 0.
+    pub position: u32,
+    /// HMAC-SHA-256.
+    #[serde(with = "as_hex")]
+    pub tag: [u8; MAC_BYTES],
+}
+
+/// Names a pool key and tells nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PoolKeyId(String);
+
+impl PoolKeyId {
+    /// From the bytes of an id.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(hex::encode(bytes))
+    }
+
+    /// An id as it came from a journal.
+    #[must_use]
+    pub fn from_journal(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PoolKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Bytes as lower-case hex.
+mod as_hex {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<Vec<u8>>>(from: D) -> Result<T, D::Error> {
+        let bytes = hex::decode(String::deserialize(from)?).map_err(D::Error::custom)?;
+        T::try_from(bytes).map_err(|_| D::Error::custom("it has another length"))
+    }
 }

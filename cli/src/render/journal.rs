@@ -26,6 +26,7 @@ pub(crate) fn journal(records: &[Record], begin_ms: i64, colour: Colour) -> Vec<
                 };
                 format!("{}{held}", safe(&record.summary))
             }
+            _ if !record.seal.is_empty() => "(sealed: only agents of the pool can read it)".to_owned(),
             _ => shortened(&safe(&payload)),
         };
         let at = if record.committed_at_ms > 0 {

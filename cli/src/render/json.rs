@@ -74,6 +74,7 @@ pub(crate) fn record(record: &Record) -> Value {
     json!({
         "key": record.key, "kind": kind, "stepKind": record.step_kind, "programVersion": record.program_version, "payload": bytes(&record.payload),
         "class": class, "undo": record.undo, "summary": record.summary, "epoch": record.epoch, "committedAtMs": record.committed_at_ms,
+        "poolKey": record.pool_key, "sealed": !record.seal.is_empty(),
     })
 }
 

@@ -16,6 +16,20 @@ pub struct Requirement {
     pub needs: Needs,
     /// Step kinds with the program versions that the run's journal was written with.
     pub versions: Vec<(String, u32)>,
+    /// What the run's journal is authenticated with.
+    pub sealing: Sealing,
+}
+
+/// What a journal is authenticated with: who goes on with it must be able to verify it, and to be verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sealing {
+    /// No agent has written to it yet.
+    #[default]
+    Unbegun,
+    /// With nothing.
+    Plain,
+    /// With these pool keys: one, unless somebody has tampered with it.
+    Keys(Vec<String>),
 }
 
 impl Requirement {
@@ -29,7 +43,49 @@ impl Requirement {
             .collect();
         versions.sort();
         versions.dedup();
-        Self { needs, versions }
+        Self {
+            needs,
+            versions,
+            sealing: Sealing::of(journal),
+        }
+    }
+}
+
+impl Sealing {
+    /// The manager's own decisions are never authenticated.
+    fn of(journal: &[v1::Record]) -> Self {
+        let by_agents = journal
+            .iter()
+            .filter(|record| record.kind() != v1::RecordKind::Decision || !record.pool_key.is_empty());
+        let mut keys: Vec<&str> = by_agents.map(|record| record.pool_key.as_str()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let begun = !keys.is_empty();
+        keys.retain(|key| !key.is_empty());
+        match (begun, keys.is_empty()) {
+            (false, _) => Self::Unbegun,
+            (true, true) => Self::Plain,
+            (true, false) => Self::Keys(keys.into_iter().map(str::to_owned).collect()),
+        }
+    }
+
+    /// Why an agent with these pool keys cannot go on with the run.
+    fn refusal(&self, offered: &[String]) -> Option<String> {
+        match self {
+            Self::Unbegun => None,
+            Self::Plain if offered.is_empty() => None,
+            Self::Plain => Some("it has a pool key, and this run was begun by an agent without one".into()),
+            Self::Keys(keys) => {
+                let missing = keys.iter().find(|key| !offered.contains(key))?;
+                let has = match offered {
+                    [] => "it has none".to_owned(),
+                    offered => format!("it has {}", offered.join(", ")),
+                };
+                Some(format!(
+                    "this run's journal is sealed with the pool key {missing}: {has}"
+                ))
+            }
+        }
     }
 }
 
@@ -72,6 +128,7 @@ pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Ca
             ));
         }
     }
+    reasons.extend(requirement.sealing.refusal(&offered.pool_keys));
     for tool in &requirement.needs.tools {
         match offered.tools.iter().find(|offered| offered.name == *tool) {
             None => reasons.push(format!("it has no {tool}")),
@@ -116,12 +173,14 @@ mod tests {
                 tools: vec!["helm".into(), "sam".into()],
             },
             versions: vec![("shell".into(), 1)],
+            sealing: Sealing::Keys(vec!["0011223344556677".into()]),
         };
         let selector = Selector::read(&requirement.needs.selector).expect("good");
         insta::assert_snapshot!(refusals(&requirement, &selector, &offered()).join("\n"), @r"
         its labels do not match the selector env == 'dev': it has env=prod
         it does not know the step kind ecsRollingDeploy
         it replays journals of shell in versions 2 to 3; this run's was written by version 1
+        this run's journal is sealed with the pool key 0011223344556677: it has none
         its helm (/bin/helm) cannot be used: wrong architecture
         it has no sam
         ");
@@ -135,10 +194,44 @@ mod tests {
                 ..Needs::default()
             },
             versions: vec![("shell".into(), 3)],
+            sealing: Sealing::Unbegun,
         };
         assert_eq!(
             refusals(&requirement, &Selector::default(), &offered()),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn who_goes_on_with_a_run_has_the_key_that_it_was_begun_with() {
+        let record = |kind: v1::RecordKind, key: &str| v1::Record {
+            kind: kind.into(),
+            pool_key: key.into(),
+            ..v1::Record::default()
+        };
+        let decision = || record(v1::RecordKind::Decision, "");
+        let journal = |key: &str| vec![record(v1::RecordKind::Fact, key), decision()];
+        let refusal = |journal: &[v1::Record], offered: &[&str]| {
+            let offered: Vec<String> = offered.iter().map(|key| (*key).to_owned()).collect();
+            Sealing::of(journal).refusal(&offered).unwrap_or_default()
+        };
+        for nobody_began in [vec![], vec![decision()]] {
+            assert_eq!(refusal(&nobody_began, &[]), "");
+            assert_eq!(refusal(&nobody_began, &["a"]), "");
+        }
+        assert_eq!(refusal(&journal(""), &[]), "");
+        assert_eq!(refusal(&journal("a"), &["b", "a"]), "");
+        let refused = [
+            refusal(&journal(""), &["a"]),
+            refusal(&journal("a"), &[]),
+            refusal(&journal("a"), &["b", "c"]),
+            refusal(&[record(v1::RecordKind::Decision, "a")], &[]),
+        ];
+        insta::assert_snapshot!(refused.join("\n"), @r"
+        it has a pool key, and this run was begun by an agent without one
+        this run's journal is sealed with the pool key a: it has none
+        this run's journal is sealed with the pool key a: it has b, c
+        this run's journal is sealed with the pool key a: it has none
+        ");
     }
 }

@@ -56,7 +56,7 @@ pub struct Record {
     /// For intents: the class.
     #[prost(enumeration = "EffectClass", tag = "6")]
     pub effect_class: i32,
-    /// For intents: SHA-256 over the canonical non-secret arguments.
+    /// For intents: SHA-256 over the canonical non-secret arguments, as an HMAC where the pool has a key.
     #[prost(bytes = "bytes", tag = "7")]
     pub plan_digest: ::prost::bytes::Bytes,
     /// For bounded intents: how long after the acknowledged frame was sent the call may still be transmitted.
@@ -71,10 +71,11 @@ pub struct Record {
     /// For intents: one line for people, for example `UpdateService checkout-api`.
     #[prost(string, tag = "11")]
     pub summary: ::prost::alloc::string::String,
-    /// The payload sealed under the pool key; empty means not sealed.
+    /// The payload sealed under the pool key, in place of the payload; empty means not sealed. Opaque here.
     #[prost(bytes = "bytes", tag = "12")]
     pub seal: ::prost::bytes::Bytes,
-    /// The MAC of the record under the pool key; empty where the pool has none.
+    /// The MAC of the record under the pool key; empty where the pool has none, and in the manager's own
+    /// decisions. Opaque here.
     #[prost(bytes = "bytes", tag = "13")]
     pub mac: ::prost::bytes::Bytes,
     /// The epoch of the attempt that wrote it. Set by the manager.
@@ -83,6 +84,12 @@ pub struct Record {
     /// When it was committed, Unix milliseconds on the store's clock. Set by the manager.
     #[prost(int64, tag = "15")]
     pub committed_at_ms: i64,
+    /// With a MAC: the record's place among those that agents wrote in this run, from 0.
+    #[prost(uint32, tag = "16")]
+    pub position: u32,
+    /// With a MAC: the id of the pool key that it was made with. Tells nothing of the key.
+    #[prost(string, tag = "17")]
+    pub pool_key: ::prost::alloc::string::String,
 }
 /// StepProgress is the last that is known about a step. Not part of the journal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1096,6 +1103,11 @@ pub struct Capabilities {
     /// Why it takes no task at all, for example because it has no policy; empty if it does.
     #[prost(string, tag = "12")]
     pub holds_back: ::prost::alloc::string::String,
+    /// Ids of the pool keys that it has, the first of which seals new runs; empty for none. A run whose
+    /// records name a pool key is resumed only where that key is; one whose records name none, only where
+    /// there is no pool key.
+    #[prost(string, repeated, tag = "13")]
+    pub pool_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// StepSupport says which journals of a step kind can be replayed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

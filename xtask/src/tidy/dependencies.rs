@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-logs", &["deputy-task"]),
     ("deputy-bundle", &["deputy-task"]),
     ("deputy-policy", &["deputy-task"]),
+    ("deputy-seal", &["deputy-task"]),
     ("deputy-credentials", &["deputy-task"]),
     (
         "deputy-steps",
@@ -35,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "deputy-process",
             "deputy-bundle",
             "deputy-policy",
+            "deputy-seal",
             "deputy-steps",
             "deputy-credentials",
             "deputy-logs",
@@ -48,6 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "deputy-dial",
             "deputy-logs",
             "deputy-policy",
+            "deputy-seal",
             "deputy-credentials",
             "deputy-steps",
             "deputy-session",

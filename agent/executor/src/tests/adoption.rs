@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deputy_steps::effect::RetrySafe;
 use deputy_task::outcome::{Outcome, World as Left};
-use deputy_task::record::{Decision, EffectKey, Record, RecordBody};
+use deputy_task::record::{Decision, EffectKey, Record, RecordBody, Sealing};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -106,6 +106,7 @@ async fn a_child_that_was_interrupted_is_run_again_only_if_it_is_retry_safe_or_d
                 step_kind: String::new(),
                 body,
                 epoch: 1,
+                sealing: Sealing::default(),
             });
         }
         bench.journal = MemoryJournal::resume(records);
@@ -146,6 +147,7 @@ async fn a_decision_to_run_a_child_again_counts_once() {
         step_kind: String::new(),
         body,
         epoch: 1,
+        sealing: Sealing::default(),
     });
     bench.journal = MemoryJournal::resume(records);
     bench.world.state().crash = Some((2, Instead::NotSent));

@@ -9,6 +9,7 @@ use deputy_logs::Logs;
 use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_process::Confinement;
+use deputy_seal::KeyRing;
 use deputy_steps::permit;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
@@ -65,6 +66,8 @@ pub(super) struct Bench {
     pub(super) root: tempfile::TempDir,
     pub(super) policy: PolicySource,
     pub(super) signers: TrustedSigners,
+    /// The keys of the pool that the next attempt's agent has.
+    pub(super) pool_keys: Option<Arc<KeyRing>>,
 }
 
 impl Bench {
@@ -98,6 +101,7 @@ impl Bench {
             root: tempfile::tempdir().expect("root"),
             policy: PolicySource::by_hand(),
             signers: TrustedSigners::default(),
+            pool_keys: None,
         }
     }
 
@@ -113,6 +117,7 @@ impl Bench {
             confinement: self.confinement.clone(),
             policy: self.policy.clone(),
             signers: self.signers.clone(),
+            pool_keys: self.pool_keys.clone(),
             work: WorkFolder::open(self.root.path()).expect("work folder"),
             logs: Logs::local(move |_, _, _, bytes| log.lock().expect("log").push_str(&String::from_utf8_lossy(bytes))),
             identities: Identities::new(Env::default()),

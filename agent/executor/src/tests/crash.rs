@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::bench::{Bench, Crash};
 use super::script::{Do, Instead, Script};
+use super::sealed::ring;
 
 const NAMES: [&str; 4] = ["w", "x", "y", "z"];
 const STEPS: [&str; 3] = ["a", "b", "c"];
@@ -21,20 +22,37 @@ fn crashes(writes: usize, calls: usize) -> Vec<(Crash, Option<(usize, Instead)>)
         .collect()
 }
 
-fn bench(script: &Script, on_failure: &str) -> Bench {
-    let bench = Bench::new(script.clone(), json!({ "onFailure": on_failure }));
+fn bench(script: &Script, on_failure: &str, pool: Pool) -> Bench {
+    let mut bench = Bench::new(script.clone(), json!({ "onFailure": on_failure }));
     bench.world.state().objects.insert("w".into(), "before".into());
+    bench.pool_keys = match pool {
+        Pool::HasKey => Some(ring(&[1])),
+        Pool::HasNone => None,
+    };
     bench
 }
 
+/// Has the pool a key?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    HasKey,
+    HasNone,
+}
+
 async fn survives_every_crash(script: Script, on_failure: &str) {
-    let mut calm = bench(&script, on_failure);
+    for pool in [Pool::HasNone, Pool::HasKey] {
+        survives_every_crash_in(pool, &script, on_failure).await;
+    }
+}
+
+async fn survives_every_crash_in(pool: Pool, script: &Script, on_failure: &str) {
+    let mut calm = bench(script, on_failure, pool);
     let expected = calm.run().await.expect("complete");
     let (writes, calls) = (calm.writes, calm.world.state().calls);
     let (objects, mut mutations) = (calm.world.objects(), calm.world.state().mutations.clone());
     mutations.sort();
     for (crash, call) in crashes(writes, calls) {
-        let mut bench = bench(&script, on_failure);
+        let mut bench = bench(script, on_failure, pool);
         bench.world.state().crash = call;
         let crashed = bench.attempt(Some(crash)).await;
         bench.world.state().crash = None;
@@ -72,7 +90,7 @@ async fn a_rolled_back_task_survives_every_crash() {
         ("a", vec![Do::Put("w", "1"), Do::Output("o", "v")]),
         ("b", vec![Do::Put("x", "2"), Do::Refused]),
     ]);
-    let mut calm = bench(&script, "rollback");
+    let mut calm = bench(&script, "rollback", Pool::HasNone);
     let completion = calm.run().await.expect("complete");
     assert_eq!(
         (completion.outcome, completion.world),

@@ -7,6 +7,7 @@ mod crash;
 mod lifecycle;
 mod policy;
 mod script;
+mod sealed;
 mod signed;
 mod stops;
 mod undo;

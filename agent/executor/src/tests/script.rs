@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deputy_steps::context::{Outputs, StepContext, Undone};
-use deputy_steps::effect::{Effect, Look, RetrySafe, Settled};
+use deputy_steps::effect::{Effect, Look, RetrySafe, Secrecy, Settled};
 use deputy_steps::failure::StepError;
 use deputy_steps::permit::Permit;
 use deputy_steps::program::StepProgram;
@@ -127,6 +127,8 @@ pub(super) enum Do {
     Tell(&'static str),
     /// The files of the only source become an output.
     Source,
+    /// Keeps a value that could carry a secret.
+    Keep(&'static str, Secrecy),
 }
 
 pub(super) type Script = BTreeMap<&'static str, Vec<Do>>;
@@ -163,6 +165,7 @@ impl StepProgram for Scripted {
                 | Do::Plan(_)
                 | Do::Boast
                 | Do::Source
+                | Do::Keep(..)
                 | Do::Tell(_)
                 | Do::Secret(..)
                 | Do::Output(..) => {}
@@ -209,6 +212,13 @@ impl Scripted {
                 .fact("boast", || async { Ok("x".repeat(300 * 1024)) })
                 .await
                 .map(drop),
+            Do::Keep(value, secrecy) => {
+                let kept: String = ctx
+                    .guarded_fact("kept", |_| *secrecy, || async { Ok((*value).to_owned()) })
+                    .await?;
+                assert_eq!(kept, *value, "every attempt reads what was kept");
+                Ok(())
+            }
             Do::Secret(name, value) => {
                 outputs.secrets.insert((*name).into(), (*value).into());
                 Ok(())

@@ -6,7 +6,7 @@ use deputy_steps::effect::RetrySafe;
 use deputy_task::message::{Command, WriteVerdict};
 use deputy_task::outcome::{Outcome, World as Left};
 use deputy_task::progress::StepStatus;
-use deputy_task::record::{Decision, Record, RecordBody};
+use deputy_task::record::{Decision, Record, RecordBody, Sealing};
 use serde_json::json;
 
 use super::bench::{Bench, label};
@@ -137,6 +137,7 @@ async fn a_decision_of_the_manager_is_obeyed_at_once() {
         step_kind: String::new(),
         body,
         epoch: 1,
+        sealing: Sealing::default(),
     });
     bench.journal = MemoryJournal::resume(records);
     let completion = bench.run().await.expect("complete");

@@ -49,7 +49,9 @@ impl StepProgram for EcsRollingDeployProgram {
         let names = Names::of(&wanted);
         let ecs = Ecs::of(ctx, &wanted.cluster).await?;
         let before: Before = ctx
-            .fact(&names.before, || async { Ok(ecs.before(&wanted).await?) })
+            .guarded_fact(&names.before, Before::secrecy, || async {
+                Ok(ecs.before(&wanted).await?)
+            })
             .await?;
         narrate_before(ctx, &wanted, &before);
         let revision = register(ctx, &ecs, &wanted, &names).await?;
@@ -150,6 +152,7 @@ async fn change(
             format!("UpdateService {} to {}", wanted.service, short(task_definition)),
             &plan(ctx, wanted, &body),
         )
+        .read_by(before.readers())
         .touching(wanted.touches(Some(task_definition)));
         let key = ctx.key(&names.update);
         return ctx

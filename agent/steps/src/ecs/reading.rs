@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::context::{Begun, Host};
-    use crate::effect::{Effect, Recorded, RetrySafe};
+    use crate::effect::{Effect, Readers, Recorded, RetrySafe};
     use crate::failure::Halt;
     use crate::permit::Permit;
 
@@ -132,7 +132,7 @@ mod tests {
         fn recorded_fact(&self, _direction: Direction, _name: &str) -> Option<Value> {
             None
         }
-        async fn record_fact(&self, _name: &str, _value: Value) -> Result<(), Halt> {
+        async fn record_fact(&self, _name: &str, _value: Value, _readers: Readers) -> Result<(), Halt> {
             Ok(())
         }
         fn recorded_effect(&self, _name: &str) -> Recorded<Value> {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::aws::capture::Capture;
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, short};
+use crate::effect::{Readers, Secrecy};
 
 /// Fields that `UpdateService` takes for the service and `DescribeServices` shows at its deployments.
 const OF_DEPLOYMENT: [&str; 3] = [
@@ -63,6 +64,24 @@ impl BeforeService {
     }
 }
 
+impl Before {
+    /// Could it carry a secret?
+    pub(crate) fn secrecy(&self) -> Secrecy {
+        self.service
+            .as_ref()
+            .map_or(Secrecy::Public, |service| secrecy(&service.touched))
+    }
+
+    /// Who may read a result that shows the same fields.
+    pub(crate) fn readers(&self) -> Readers {
+        if self.secrecy() == Secrecy::Public {
+            Readers::Everybody
+        } else {
+            Readers::Pool
+        }
+    }
+}
+
 impl AsSeen<'_> {
     /// What is not as it was, in words: ECS has no update that depends on what is there, so a program
     /// looks right before it sends one. `None`: nothing that the update touches was changed.
@@ -86,6 +105,21 @@ impl AsSeen<'_> {
             .map(|(key, _)| key.as_str())
             .collect();
         (!changed.is_empty()).then(|| format!("{} was set to something else", changed.join(", ")))
+    }
+}
+
+/// Could these fields carry a secret? Every field of a service holds names, numbers and references, but for the
+/// options of a log driver, where some drivers take their credentials; those of `awslogs` name a log group.
+pub(crate) fn secrecy(touched: &Map<String, Value>) -> Secrecy {
+    let logs = touched
+        .get("serviceConnectConfiguration")
+        .and_then(|connect| connect.get("logConfiguration"));
+    let driver = logs.and_then(|logs| logs.get("logDriver")).and_then(Value::as_str);
+    let options = logs.and_then(|logs| logs.get("options")).and_then(Value::as_object);
+    if options.is_some_and(|options| !options.is_empty()) && driver != Some("awslogs") {
+        Secrecy::Secret("the options of the log driver in the serviceConnectConfiguration of the service")
+    } else {
+        Secrecy::Public
     }
 }
 
@@ -233,6 +267,40 @@ mod tests {
 
     fn seen(task_definition: &str, raw: Value) -> Seen {
         Seen::new(Service::builder().task_definition(task_definition).build(), raw)
+    }
+
+    #[test]
+    fn log_options_of_a_service_are_kept_sealed_or_not_at_all() {
+        let of = |connect: Value| {
+            let touched = json!({"desiredCount": 2, "serviceConnectConfiguration": connect});
+            let before = Before {
+                service: Some(BeforeService {
+                    arn: "arn".into(),
+                    task_definition: "web:1".into(),
+                    desired_count: 2,
+                    touched: touched.as_object().cloned().unwrap_or_default(),
+                }),
+            };
+            (before.secrecy() != Secrecy::Public, before.readers())
+        };
+        let logs = |driver: &str| json!({"enabled": true, "logConfiguration": {"logDriver": driver, "options": {"token": "t"}}});
+        for driver in ["splunk", "fluentd", "awsfirelens", "a-driver-of-next-year"] {
+            assert_eq!(of(logs(driver)), (true, Readers::Pool), "{driver}");
+        }
+        assert_eq!(
+            of(json!({"logConfiguration": {"options": {"token": "t"}}})),
+            (true, Readers::Pool)
+        );
+        for open in [
+            logs("awslogs"),
+            json!({"enabled": true}),
+            json!({"logConfiguration": {"logDriver": "splunk", "options": {}}}),
+            json!({"logConfiguration": {"logDriver": "splunk", "secretOptions": [{"name": "token", "valueFrom": "arn"}]}}),
+            Value::Null,
+        ] {
+            assert_eq!(of(open.clone()), (false, Readers::Everybody), "{open}");
+        }
+        assert_eq!(Before { service: None }.secrecy(), Secrecy::Public);
     }
 
     #[test]

@@ -17,9 +17,9 @@ use crate::ecs::names::Names;
 use crate::ecs::reading::{look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
-use crate::ecs::service::{AsSeen, Before, BeforeService};
+use crate::ecs::service::{AsSeen, Before, BeforeService, secrecy};
 use crate::ecs::verdict::Verdict;
-use crate::effect::{Effect, Look, Settled};
+use crate::effect::{Effect, Look, Secrecy, Settled};
 use crate::failure::StepError;
 
 /// ECS's documented read lag is short; an open call is looked at that long.
@@ -48,6 +48,18 @@ enum Current {
     },
     /// It is not there.
     Gone,
+}
+
+impl Current {
+    /// An undo is not refused for want of a key: what it would restore was sealed, or could carry no secret.
+    fn secrecy(&self) -> Secrecy {
+        match self {
+            Self::Ours { touched } | Self::Previous { touched } if secrecy(touched) != Secrecy::Public => {
+                Secrecy::Private
+            }
+            Self::Ours { .. } | Self::Previous { .. } | Self::Other { .. } | Self::Gone => Secrecy::Public,
+        }
+    }
 }
 
 /// Everything an undo needs, in one place.
@@ -145,7 +157,9 @@ impl Undo<'_> {
                 },
             })
         };
-        self.ctx.fact(&self.names.current, observe).await
+        self.ctx
+            .guarded_fact(&self.names.current, Current::secrecy, observe)
+            .await
     }
 
     async fn restore(

@@ -9,6 +9,7 @@ use deputy_task::touch::{Touch, images_of};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Outputs, StepContext};
+use crate::effect::Secrecy;
 use crate::failure::{Halt, StepError};
 
 use super::api::Api;
@@ -135,7 +136,10 @@ impl Deployment {
                     object: live.as_ref().map(Known::of),
                 })
             };
-            all.push(work.ctx.fact(&format!("before/{}", object.id()), observe).await?);
+            // It holds a digest of what the object says, from which short values could be guessed.
+            let fact = format!("before/{}", object.id());
+            let before = work.ctx.guarded_fact(&fact, |_| Secrecy::Private, observe);
+            all.push(before.await?);
         }
         Ok(all)
     }

@@ -24,7 +24,7 @@ use super::preparation::Prepared;
 use super::secret_watch::SecretWatch;
 use super::verdict;
 use crate::context::{Outputs, StepContext, Undone};
-use crate::effect::{Effect, Look, Recorded, RetrySafe};
+use crate::effect::{Effect, Look, Readers, Recorded, RetrySafe};
 use crate::failpoint::{self, Point};
 use crate::failure::{Halt, StepError};
 use crate::permit::{Permit, now};
@@ -60,9 +60,12 @@ pub struct ShellProgram {
 struct Ran {
     exit_code: i32,
     outputs: Map<String, Value>,
-    /// Names only: the values never leave the agent.
+    /// Names only: without a pool key, the values never leave the agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     secret_outputs: Vec<String>,
+    /// With their values where the record is sealed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sealed_outputs: BTreeMap<String, String>,
 }
 
 impl ShellProgram {
@@ -77,6 +80,17 @@ impl ShellProgram {
             RetrySafe::Yes
         } else {
             RetrySafe::No
+        }
+    }
+
+    /// The result of a script that has to do with secrets is for the pool alone, so that secret outputs outlive
+    /// their agent.
+    fn readers(&self, ctx: &StepContext) -> Readers {
+        let has_secrets = !self.shell.secret_outputs.is_empty() || !self.shell.secrets.is_empty();
+        if has_secrets && ctx.can_seal() {
+            Readers::Pool
+        } else {
+            Readers::Everybody
         }
     }
 
@@ -168,6 +182,7 @@ impl ShellProgram {
             exit_code: 0,
             outputs: Map::new(),
             secret_outputs: Vec::new(),
+            sealed_outputs: BTreeMap::new(),
         };
         let mut kept = secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let (declared, others): (Vec<_>, Vec<_>) = written
@@ -195,6 +210,9 @@ impl ShellProgram {
             keep_secret(&mut ran, &format!("output {name}, which holds a secret"), (name, value))?;
         }
         outputs::check_size(&ran.outputs).map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
+        if self.readers(ctx) == Readers::Pool {
+            ran.sealed_outputs.clone_from(&kept);
+        }
         Ok(ran)
     }
 }
@@ -202,7 +220,8 @@ impl ShellProgram {
 #[async_trait]
 impl StepProgram for ShellProgram {
     async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
-        let effect = Effect::held(RUN, self.summary(ctx), &ctx.masked(&self.shell), self.retry_safe());
+        let effect = Effect::held(RUN, self.summary(ctx), &ctx.masked(&self.shell), self.retry_safe())
+            .read_by(self.readers(ctx));
         environment::check_step_variables(&self.shell.env)?;
         let prepared = OnceCell::new();
         // What can fail before anything runs should fail before the intent: then nothing has begun. A plain script
@@ -220,7 +239,11 @@ impl StepProgram for ShellProgram {
             prepared.remove().await;
         }
         let ran = ran?;
-        let secrets = secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut secrets = secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in ran.sealed_outputs {
+            ctx.host().add_secret(value.as_bytes());
+            secrets.entry(name).or_insert(value);
+        }
         let lost: Vec<_> = ran
             .secret_outputs
             .iter()

@@ -66,6 +66,7 @@ impl Bench {
                 Requirement {
                     needs,
                     versions: Vec::new(),
+                    sealing: crate::scheduler::eligibility::Sealing::default(),
                 },
                 submitter,
                 exclusive,

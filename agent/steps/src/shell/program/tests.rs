@@ -82,7 +82,7 @@ impl Host for TestHost {
     fn recorded_fact(&self, _direction: Direction, _name: &str) -> Option<Value> {
         None
     }
-    async fn record_fact(&self, _name: &str, _value: Value) -> Result<(), Halt> {
+    async fn record_fact(&self, _name: &str, _value: Value, _readers: Readers) -> Result<(), Halt> {
         Ok(())
     }
     fn recorded_effect(&self, name: &str) -> Recorded<Value> {
