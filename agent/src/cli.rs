@@ -16,7 +16,7 @@ use crate::exit::{Exit, StartupError, explain};
 use crate::form::Form;
 use crate::local::LocalRun;
 use crate::policy_command::{Explain, Given};
-use crate::pool_key_command::Put;
+use crate::pool_key_command::{Put, Wrap};
 use crate::{eks_token, local, policy_command, pool_key_command, run};
 
 /// Everything the binary does. The binary itself, and the one of the tests, only call this.
@@ -307,7 +307,21 @@ fn pool_key_command() -> Command {
         .arg(file().help("The file to make"))
         .arg(Arg::new("add").long("add").action(ArgAction::SetTrue).help(
             "Add the key to the end of an existing file: it opens, and seals when its line is moved to the front",
-        ));
+        ))
+        .arg(
+            Arg::new("kms-key")
+                .long("kms-key")
+                .value_name("ARN")
+                .requires("pool")
+                .help("Have AWS KMS make the key and wrap it with this symmetric key: the file then holds nothing secret, and agents unwrap it at their start (kms:Decrypt)"),
+        )
+        .arg(
+            Arg::new("pool")
+                .long("pool")
+                .value_name("NAME")
+                .requires("kms-key")
+                .help("The pool it is for: the encryption context deputy:pool, which a role's policy can ask for"),
+        );
     let list = Command::new("list")
         .about("Print the ids of the keys in a file, never the keys")
         .arg(file().help("The file"));
@@ -324,11 +338,19 @@ fn pool_key(matches: &ArgMatches) -> Result<Exit, StartupError> {
         return Ok(Exit::BadInput);
     };
     let path = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
-    match (verb, matches.try_get_one::<bool>("add")) {
-        ("new", Ok(Some(true))) => pool_key_command::new(&path, Put::Behind),
-        ("new", _) => pool_key_command::new(&path, Put::Alone),
-        _ => pool_key_command::list(&path),
+    if verb == "list" {
+        return pool_key_command::list(&path);
     }
+    let put = if matches.get_flag("add") {
+        Put::Behind
+    } else {
+        Put::Alone
+    };
+    let wrap = matches.get_one::<String>("kms-key").map(|key_arn| Wrap {
+        key_arn: key_arn.clone(),
+        pool: text(matches, "pool").to_owned(),
+    });
+    pool_key_command::new(&path, put, wrap.as_ref())
 }
 
 fn eks_token_command() -> Command {

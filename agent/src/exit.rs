@@ -104,7 +104,14 @@ pub(crate) enum StartupError {
     #[error("the policy cannot be used: {0}")]
     Policy(String),
     #[error("cannot use {} as the pool key file: {why}", path.display())]
-    PoolKey { path: PathBuf, why: String },
+    PoolKey {
+        path: PathBuf,
+        why: String,
+        /// Empty: how such a file is made.
+        hint: String,
+        /// Somebody else's own words; empty if there are none.
+        detail: String,
+    },
     #[error("{0}")]
     Journal(String),
     #[error(
@@ -165,6 +172,7 @@ impl StartupError {
             Self::NoLandlock => "run the agent on Linux 5.13 or newer with `landlock` among its security modules and in no seccomp filter that refuses it, or set confinement to auto".into(),
             Self::Credentials(failure) => failure.hint.clone(),
             Self::Policy(_) => "`deputy-agent policy check FILE` tells every mistake".into(),
+            Self::PoolKey { hint, .. } if !hint.is_empty() => hint.clone(),
             Self::PoolKey { .. } => {
                 "`deputy-agent pool-key new FILE` makes such a file: this user's or root's, mode 0600 or 0400 (0440 for a mounted secret), in a folder that others cannot write to".into()
             }
@@ -187,6 +195,7 @@ impl StartupError {
         let mut causes = match self {
             Self::Config(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
             Self::Credentials(failure) if !failure.detail.is_empty() => vec![failure.detail.clone()],
+            Self::PoolKey { detail, .. } if !detail.is_empty() => vec![detail.clone()],
             _ => Vec::new(),
         };
         let mut cause = std::error::Error::source(self);

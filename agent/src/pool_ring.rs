@@ -6,14 +6,22 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use deputy_credentials::Identities;
+use deputy_credentials::data_key::{self, Wrapping};
 use deputy_seal::KeyRing;
-use deputy_seal::key_ring::{BadRing, Entry, MAX_RING_BYTES, read};
+use deputy_seal::key_ring::{BadRing, Entry, MAX_RING_BYTES, Wrapped, read};
+use deputy_seal::pool_key::{KEY_BYTES, PoolKey};
+use deputy_task::outcome::Failure;
 use deputy_task::record::PoolKeyId;
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::exit::StartupError;
+
+/// A network that swallows everything still lets the agent end.
+const UNWRAPPED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why the file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -34,19 +42,22 @@ pub(crate) enum RingError {
     OpenFolder(u32),
     #[error(transparent)]
     Bad(#[from] BadRing),
-    #[error("line {0} holds a key that only AWS KMS can decrypt, which this command does not ask")]
-    NeedsKms(usize),
+    #[error("{}", .0.summary)]
+    Kms(Box<Failure>),
+    #[error("AWS KMS did not answer within {} s", UNWRAPPED_WITHIN.as_secs())]
+    KmsSilent,
+    #[error("what AWS KMS unwraps with {0} is no pool key: it does not have {KEY_BYTES} bytes")]
+    KmsOther(String),
 }
 
 /// The pool's keys, if it has any. Called before anything is said to a manager: an agent of a pool that has a key
 /// must not begin a run without it.
-pub(crate) fn open(path: Option<&Path>) -> Result<Option<Arc<KeyRing>>, StartupError> {
+pub(crate) fn open(path: Option<&Path>, identities: &Identities) -> Result<Option<Arc<KeyRing>>, StartupError> {
     let Some(path) = path else { return Ok(None) };
-    let opened = entries(path).and_then(ring);
-    let opened = opened.map_err(|why| StartupError::PoolKey {
-        path: path.into(),
-        why: why.to_string(),
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(StartupError::Threads)?;
+    let opened = entries(path).and_then(|entries| runtime.block_on(ring(entries, identities)));
+    let opened = opened.map_err(|why| unusable(path, &why))?;
     let ids: Vec<&str> = opened.ids().map(PoolKeyId::as_str).collect();
     tracing::info!(seals = %opened.first().id(), opens = ids.join(","), "the pool has a key");
     Ok(Some(Arc::new(opened)))
@@ -57,14 +68,53 @@ pub(crate) fn entries(path: &Path) -> Result<Vec<Entry>, RingError> {
     Ok(read(&bytes(path)?)?)
 }
 
-/// The ring in this file, which no KMS has to decrypt.
-pub(crate) fn ring(entries: Vec<Entry>) -> Result<KeyRing, RingError> {
-    let key = |entry| match entry {
-        Entry::Plain(key) => Ok(key),
-        Entry::Kms { line, .. } => Err(RingError::NeedsKms(line)),
-    };
-    let keys = entries.into_iter().map(key).collect::<Result<_, _>>()?;
+/// The ring of these lines. Those that AWS KMS wrapped are unwrapped with the agent's own identity.
+pub(crate) async fn ring(entries: Vec<Entry>, identities: &Identities) -> Result<KeyRing, RingError> {
+    let mut keys = Vec::with_capacity(entries.len());
+    for entry in entries {
+        keys.push(match entry {
+            Entry::Plain(key) => key,
+            Entry::Kms(wrapped) => {
+                let unwrapping = unwrapped(&wrapped, identities);
+                let unwrapping = tokio::time::timeout(UNWRAPPED_WITHIN, unwrapping).await;
+                unwrapping.map_err(|_| RingError::KmsSilent)??
+            }
+        });
+    }
     Ok(KeyRing::new(keys)?)
+}
+
+async fn unwrapped(wrapped: &Wrapped, identities: &Identities) -> Result<PoolKey, RingError> {
+    let context = context(&wrapped.pool);
+    let wrapping = Wrapping {
+        key_arn: &wrapped.key_arn,
+        context: &context,
+    };
+    let bytes = data_key::unwrap(identities, &wrapping, &wrapped.ciphertext).await;
+    let bytes = bytes.map_err(|failure| RingError::Kms(Box::new(failure)))?;
+    let other = || RingError::KmsOther(wrapped.key_arn.clone());
+    let secret = Zeroizing::new(bytes.as_slice().try_into().map_err(|_| other())?);
+    PoolKey::new(secret).map_err(|_| other())
+}
+
+/// What AWS KMS binds a pool's key to. A role's policy can ask for it (`kms:EncryptionContext:deputy:pool`), so that
+/// each pool's agents unwrap their own key and no other.
+pub(crate) fn context(pool: &str) -> [(&str, &str); 2] {
+    [("deputy:purpose", "pool-key"), ("deputy:pool", pool)]
+}
+
+/// The agent does not start without its ring.
+pub(crate) fn unusable(path: &Path, why: &RingError) -> StartupError {
+    let (hint, detail) = match why {
+        RingError::Kms(failure) => (failure.hint.clone(), failure.detail.clone()),
+        _ => (String::new(), String::new()),
+    };
+    StartupError::PoolKey {
+        path: path.into(),
+        why: why.to_string(),
+        hint,
+        detail,
+    }
 }
 
 /// Everything that leads to the file: itself, and what it is a link to.
@@ -125,7 +175,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use deputy_seal::key_ring::line;
-    use deputy_seal::pool_key::PoolKey;
 
     use super::*;
 
@@ -146,7 +195,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         for mode in [0o600, 0o400, 0o440] {
             let path = written(folder.path(), mode);
-            assert_eq!(ring(entries(&path).expect("read")).expect("a ring").ids().count(), 1);
+            assert!(matches!(&entries(&path).expect("read")[..], [Entry::Plain(_)]));
             fs::remove_file(path).expect("removed");
         }
         // As kubelet lays it out.

@@ -35,6 +35,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     telemetry::install(&config.log);
     let env = Env::from_process();
     // Before anything is written there: it is made for this user alone.
+    let pool_keys = pool_ring::open(config.pool_key_file.as_deref(), &own_identity(&config, env.clone()))?;
     let kept = config.state_folder.as_deref().map(IdentityFile::in_folder).transpose();
     let kept = kept.map_err(|source| StartupError::Folder {
         what: "the state folder",
@@ -45,7 +46,6 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let root = work_root(config.work_folder.as_deref())?;
     let hidden = own_places(&config, &root);
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
-    let pool_keys = pool_ring::open(config.pool_key_file.as_deref())?;
     let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
         what: "the work folder",
         path: root.clone(),

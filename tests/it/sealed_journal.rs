@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::container_credentials::root_config;
 use deputy_tests::world::World;
 use prost::Message;
 use rusqlite::{Connection, params};
@@ -261,7 +262,78 @@ async fn the_pool_key_is_hidden_from_a_step_and_taken_out_of_its_output() {
         .await
         .expect("examined");
     assert!(
-        doctor.stdout.contains(&format!("{id} of")) && !doctor.stdout.contains(secret),
+        doctor.stdout.contains(&format!("{id} seals, from the file")) && !doctor.stdout.contains(secret),
         "{doctor:?}"
+    );
+}
+
+/// Guards a ring that holds nothing secret: KMS makes its key, and each agent of the pool has it unwrapped.
+#[tokio::test]
+async fn a_key_that_kms_wraps_seals_and_opens_for_its_own_pool_alone() {
+    use deputy_tests::cloud::{AWAY, Cloud, HOME};
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    let key_of = async |account: &str| {
+        let kms = aws_sdk_kms::Client::new(&root_config(&cloud, account));
+        let made = kms.create_key().send().await.expect("made");
+        made.key_metadata.and_then(|key| key.arn).expect("an ARN")
+    };
+    let ring = world.folder().join("pool-key");
+    let program = world.agent_program().to_owned();
+    let new = |key: &str, file: &Path| {
+        std::process::Command::new(&program)
+            .args(["pool-key", "new", "--kms-key", key, "--pool", "eu"])
+            .arg(file)
+            .env("AWS_ACCESS_KEY_ID", HOME)
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_ENDPOINT_URL", &cloud.scenery().endpoint)
+            .output()
+            .expect("runs")
+    };
+    let key = key_of(HOME).await;
+    let made = new(&key, &ring);
+    assert!(made.status.success(), "{made:?}");
+    world
+        .agent(with_key(AgentOptions::default(), &ring))
+        .await
+        .expect("an agent");
+    let task = world
+        .submit(&recipe::script("sealed", "", "", "echo done"))
+        .await
+        .expect("queued");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    let journal = world.tasks.journal(&task).await.expect("the journal");
+    let id = journal[0].pool_key.clone();
+    assert_sealed(&journal, &id);
+    let examined = async |file: &Path| {
+        let arguments = ["--pool-key-file", file.to_str().expect("a path")];
+        world.doctor(&arguments).await.expect("examined").stdout
+    };
+    // Every agent has the same key of it.
+    let doctor = examined(&ring).await;
+    assert!(
+        doctor.contains(&format!("{id} seals, unwrapped by {key} for pool eu")),
+        "{doctor}"
+    );
+    let text = std::fs::read_to_string(&ring).expect("the ring");
+    let other_pool = world.folder().join("other-pool");
+    std::fs::copy(&ring, &other_pool).expect("copied");
+    std::fs::write(&other_pool, text.replace(" eu ", " us ")).expect("written");
+    let doctor = examined(&other_pool).await;
+    assert!(
+        doctor.contains("was not wrapped by") && doctor.contains("for another pool"),
+        "{doctor}"
+    );
+    // A key that does not exist is said by whoever makes a ring, and nothing is written.
+    let nowhere = world.folder().join("nowhere");
+    let refused = new(
+        &format!("arn:aws:kms:eu-west-1:{AWAY}:key/00000000-0000-0000-0000-000000000000"),
+        &nowhere,
+    );
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(10), "{said}");
+    assert!(
+        said.contains("KMS refused kms:GenerateDataKeyWithoutPlaintext") && !nowhere.exists(),
+        "{said}"
     );
 }

@@ -64,7 +64,7 @@ class Scenery:
         trusted = trust(f"arn:aws:iam::{HOME}:root")
         trusted["Statement"].append(trust_web_identity(HOME, ISSUER, SERVICE_ACCOUNT, "sts.amazonaws.com"))
         agent = self.role(HOME, "deputy-agent", trusted,
-                          allow("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"))
+                          allow("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity", "kms:Decrypt"))
         deployer = self.role(AWAY, "deployer", trust(agent, EXTERNAL_ID),
                              allow("ecs:*", "eks:DescribeCluster", "iam:PassRole", "logs:*"))
         reader = self.role(AWAY, "reader", trust(agent, EXTERNAL_ID),

@@ -12,6 +12,7 @@ pub mod eks_token;
 pub mod join_proof;
 pub mod endpoint;
 pub mod s3_object;
+pub mod data_key;
 mod timestamp;
 pub mod identity;
 mod chain;

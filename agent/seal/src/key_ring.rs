@@ -5,7 +5,7 @@
 //! ```text
 //! # comment
 //! deputy-pool-key-v1 <32 bytes, base64url without padding>
-//! deputy-pool-key-kms-v1 <ciphertext that AWS KMS made, base64>
+//! deputy-pool-key-kms-v1 <ARN of the KMS key> <name of the pool> <what AWS KMS wrapped, base64>
 //! ```
 
 use std::sync::Arc;
@@ -40,13 +40,35 @@ pub struct KeyRing {
 pub enum Entry {
     /// The key stands there.
     Plain(PoolKey),
-    /// What AWS KMS decrypts to the key.
-    Kms {
-        /// As KMS gave it.
-        ciphertext: Vec<u8>,
-        /// Where it stands, from 1.
-        line: usize,
-    },
+    /// AWS KMS unwraps the key.
+    Kms(Wrapped),
+}
+
+/// A key that AWS KMS unwraps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrapped {
+    /// The ARN of the KMS key.
+    pub key_arn: String,
+    /// Whose key it is: KMS unwraps it only for who names the same pool.
+    pub pool: String,
+    /// As KMS gave it.
+    pub ciphertext: Vec<u8>,
+}
+
+impl Wrapped {
+    /// The line for it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let ciphertext = STANDARD.encode(&self.ciphertext);
+        format!("{KMS} {} {} {ciphertext}", self.key_arn, self.pool)
+    }
+
+    /// May a pool be called that here? It is one word of a line.
+    #[must_use]
+    pub fn is_pool_name(text: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        (1..=128).contains(&text.len()) && text.bytes().all(plain)
+    }
 }
 
 /// A text is no key ring. Never says what stands there.
@@ -59,7 +81,7 @@ pub enum BadRing {
     #[error("it has more than {MAX_RING_BYTES} bytes")]
     TooLong,
     /// A line that no version of ours writes.
-    #[error("line {0} is not a pool key: it should be `{PLAIN} KEY` or `{KMS} CIPHERTEXT`")]
+    #[error("line {0} is not a pool key: it should be `{PLAIN} KEY` or `{KMS} ARN POOL CIPHERTEXT`")]
     NotAKey(usize),
     /// The key cannot be read.
     #[error("the key in line {0} is not {KEY_BYTES} bytes as base64url without padding")]
@@ -153,12 +175,6 @@ pub fn line(key: &PoolKey) -> Zeroizing<String> {
     Zeroizing::new(format!("{PLAIN} {}", *key.to_text()))
 }
 
-/// The line for what AWS KMS made.
-#[must_use]
-pub fn kms_line(ciphertext: &[u8]) -> String {
-    format!("{KMS} {}", STANDARD.encode(ciphertext))
-}
-
 fn entry(line: &str, number: usize) -> Result<Entry, BadRing> {
     let (form, rest) = line.split_once(' ').ok_or(BadRing::NotAKey(number))?;
     match form {
@@ -170,12 +186,19 @@ fn entry(line: &str, number: usize) -> Result<Entry, BadRing> {
             Ok(Entry::Plain(key))
         }
         KMS => {
-            let ciphertext = STANDARD.decode(rest.trim()).ok();
+            let mut words = rest.split_ascii_whitespace();
+            let (Some(key_arn), Some(pool), Some(text), None) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
+                return Err(BadRing::NotAKey(number));
+            };
+            let ciphertext = STANDARD.decode(text).ok();
             let ciphertext = ciphertext.filter(|bytes| !bytes.is_empty() && bytes.len() <= MAX_CIPHERTEXT_BYTES);
-            Ok(Entry::Kms {
+            Ok(Entry::Kms(Wrapped {
+                key_arn: key_arn.to_owned(),
+                pool: pool.to_owned(),
                 ciphertext: ciphertext.ok_or(BadRing::BadCiphertext(number))?,
-                line: number,
-            })
+            }))
         }
         _ => Err(BadRing::NotAKey(number)),
     }
@@ -188,9 +211,17 @@ mod tests {
     fn plain(entries: Vec<Entry>) -> Vec<PoolKey> {
         let key = |entry| match entry {
             Entry::Plain(key) => key,
-            Entry::Kms { .. } => panic!("a ciphertext"),
+            Entry::Kms(_) => panic!("a ciphertext"),
         };
         entries.into_iter().map(key).collect()
+    }
+
+    fn wrapped(ciphertext: &[u8]) -> Wrapped {
+        Wrapped {
+            key_arn: "arn:aws:kms:eu-west-1:111122223333:key/1234".into(),
+            pool: "eu".into(),
+            ciphertext: ciphertext.to_vec(),
+        }
     }
 
     #[test]
@@ -206,9 +237,17 @@ mod tests {
 
     #[test]
     fn a_ciphertext_is_kept_for_kms() {
-        let text = kms_line(b"from kms");
-        let read = read(text.as_bytes()).expect("read");
-        assert!(matches!(&read[..], [Entry::Kms { ciphertext, line: 1 }] if ciphertext == b"from kms"));
+        let read = read(wrapped(b"from kms").line().as_bytes()).expect("read");
+        assert!(matches!(&read[..], [Entry::Kms(read)] if *read == wrapped(b"from kms")));
+        for (name, fits) in [
+            ("eu", true),
+            ("prod/eu-1_a.b", true),
+            ("", false),
+            ("a b", false),
+            ("ü", false),
+        ] {
+            assert_eq!(Wrapped::is_pool_name(name), fits, "{name}");
+        }
     }
 
     #[test]
@@ -221,9 +260,11 @@ mod tests {
             (format!("\nAES {secret}"), BadRing::NotAKey(2)),
             (format!("{PLAIN} {secret}"), BadRing::BadKey(1)),
             (format!("{PLAIN} {}=", "A".repeat(43)), BadRing::BadKey(1)),
-            (format!("{KMS} !"), BadRing::BadCiphertext(1)),
-            (kms_line(&[1; 6145]), BadRing::BadCiphertext(1)),
-            (format!("{}\n", kms_line(b"x")).repeat(17), BadRing::TooMany),
+            (format!("{KMS} {secret}"), BadRing::NotAKey(1)),
+            (format!("{KMS} arn pool {secret} more"), BadRing::NotAKey(1)),
+            (format!("{KMS} arn pool !"), BadRing::BadCiphertext(1)),
+            (wrapped(&[1; 6145]).line(), BadRing::BadCiphertext(1)),
+            (format!("{}\n", wrapped(b"x").line()).repeat(17), BadRing::TooMany),
             ("#".repeat(MAX_RING_BYTES + 1), BadRing::TooLong),
         ] {
             let error = read(text.as_bytes()).expect_err("refused");

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use deputy_credentials::Identities;
+use deputy_seal::key_ring::Entry;
+
 use super::report::{Finding, Verdict};
-use crate::pool_ring;
+use crate::pool_ring::{self, RingError};
 
 const AREA: &str = "pool";
 const CHECK: &str = "pool key";
 
 /// What is to be said of the pool's keys.
-pub(crate) fn finding(path: Option<&Path>) -> Finding {
+pub(crate) async fn finding(path: Option<&Path>, identities: &Identities) -> Finding {
     let Some(path) = path else {
         return Finding::skipped(
             AREA,
@@ -17,25 +20,32 @@ pub(crate) fn finding(path: Option<&Path>) -> Finding {
             "none: journal records are not authenticated, secret outputs die with their agent, and a step that has to keep what could carry a secret refuses to begin",
         );
     };
-    match pool_ring::entries(path).and_then(pool_ring::ring) {
-        Ok(ring) => {
-            let first = ring.first().id();
-            let others: Vec<String> = ring.ids().skip(1).map(ToString::to_string).collect();
-            let opens = if others.is_empty() {
-                String::new()
-            } else {
-                format!("; {} open too", others.join(", "))
-            };
-            Finding::good(AREA, CHECK, format!("{first} of {} seals{opens}", path.display()))
+    match shown(path, identities).await {
+        Ok(keys) => Finding::good(AREA, CHECK, format!("{}: {}", path.display(), keys.join("; "))),
+        Err(why) => {
+            let told = pool_ring::unusable(path, &why);
+            Finding {
+                detail: told.causes().join("\n"),
+                ..Finding::new(AREA, CHECK, Verdict::Bad, told.to_string()).hint(told.hint())
+            }
         }
-        Err(why) => Finding::new(
-            AREA,
-            CHECK,
-            Verdict::Bad,
-            format!("{} cannot be used, and the agent does not start: {why}", path.display()),
-        )
-        .hint("`deputy-agent pool-key new FILE` makes such a file: this user's or root's, mode 0600 or 0400 (0440 for a mounted secret)"),
     }
+}
+
+/// Each key by its id, where it comes from, and what it is for.
+async fn shown(path: &Path, identities: &Identities) -> Result<Vec<String>, RingError> {
+    let entries = pool_ring::entries(path)?;
+    let source = |entry: &Entry| match entry {
+        Entry::Plain(_) => "from the file".to_owned(),
+        Entry::Kms(wrapped) => format!("unwrapped by {} for pool {}", wrapped.key_arn, wrapped.pool),
+    };
+    let sources: Vec<String> = entries.iter().map(source).collect();
+    let ring = pool_ring::ring(entries, identities).await?;
+    let keys = ring.ids().zip(sources).enumerate().map(|(at, (id, source))| {
+        let role = if at == 0 { "seals" } else { "opens" };
+        format!("{id} {role}, {source}")
+    });
+    Ok(keys.collect())
 }
 
 #[cfg(test)]
@@ -43,17 +53,19 @@ mod tests {
     use super::*;
     use crate::pool_key_command::{Put, new};
 
-    #[test]
-    fn a_key_is_shown_by_its_id_and_where_there_is_none_it_is_said_what_follows() {
-        let none = finding(None);
+    #[tokio::test]
+    async fn a_key_is_shown_by_its_id_and_where_there_is_none_it_is_said_what_follows() {
+        let nobody = Identities::new(deputy_credentials::env::Env::default());
+        let finding = async |path: Option<&Path>| finding(path, &nobody).await;
+        let none = finding(None).await;
         assert_eq!(none.verdict, Verdict::Skipped);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pool-key");
-        let missing = finding(Some(&path));
+        let missing = finding(Some(&path)).await;
         assert_eq!(missing.verdict, Verdict::Bad);
-        new(&path, Put::Alone).expect("made");
-        new(&path, Put::Behind).expect("added");
-        let good = finding(Some(&path));
+        new(&path, Put::Alone, None).expect("made");
+        new(&path, Put::Behind, None).expect("added");
+        let good = finding(Some(&path)).await;
         let text = std::fs::read_to_string(&path).expect("text");
         let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# ")).collect();
         assert_eq!(good.verdict, Verdict::Good);

@@ -69,7 +69,7 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
         .flatten()
         .chain(ring.into_iter().flat_map(pool_ring::places))
         .collect();
-    let pool_keys = pool_ring::open(ring)?;
+    let pool_keys = pool_ring::open(ring, &Identities::new(Env::from_process()))?;
     let kept = children(
         asked.confinement,
         hidden,
