@@ -119,6 +119,12 @@ impl AgentOptions {
         self
     }
 
+    /// With the keys of its pool.
+    #[must_use]
+    pub fn pool_key(self, file: &Path) -> Self {
+        self.flag("--pool-key-file", &file.to_string_lossy())
+    }
+
     /// With another policy than everything.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {

@@ -489,6 +489,17 @@ impl World {
         &self.root
     }
 
+    /// A new pool key, as an operator makes one: its file, which is not where scripts write, for what is hidden closes
+    /// its folder to them.
+    pub async fn pool_key(&self, name: &str) -> Result<PathBuf> {
+        let file = self.root.join(name);
+        let mut command = Command::new(&self.binaries.agent);
+        command.args(["pool-key", "new"]).arg(&file);
+        let made = CommandOutput::of(command).await?;
+        anyhow::ensure!(made.code == Some(0), "no pool key: {made:?}");
+        Ok(file)
+    }
+
     /// The folder of the agent with this id: its working directory, its home, its log.
     #[must_use]
     pub fn agent_folder(&self, id: &str) -> PathBuf {

@@ -51,6 +51,33 @@ struct Effect {
     matcher: Matcher,
 }
 
+/// Has the agents' pool a key? Half of the deaths are in journals that are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    HasKey,
+    HasNone,
+}
+
+impl Pool {
+    const fn of(number: usize) -> Self {
+        if number.is_multiple_of(2) {
+            Self::HasKey
+        } else {
+            Self::HasNone
+        }
+    }
+}
+
+/// One effect at one point.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    scenario: &'a dyn Scenario,
+    measure: &'a Measure,
+    effect: &'a Effect,
+    point: Point,
+    pool: Pool,
+}
+
 /// Runs all scenarios.
 pub(crate) async fn run(scenarios: &[Box<dyn Scenario>], extent: Extent) -> Result<Vec<Verdict>> {
     let cloud = Cloud::start(EcsTasks::Pretended).await?;
@@ -68,24 +95,31 @@ pub(crate) async fn run(scenarios: &[Box<dyn Scenario>], extent: Extent) -> Resu
         measures.push(measure);
     }
     for (scenario, measure) in scenarios.iter().zip(&measures) {
-        for effect in &measure.effects {
-            for point in Point::ALL {
-                jobs.push((scenario.as_ref(), measure, effect, point));
+        for (number, effect) in measure.effects.iter().enumerate() {
+            for (at, point) in Point::ALL.into_iter().enumerate() {
+                let pool = Pool::of(number + at);
+                jobs.push(Job {
+                    scenario: scenario.as_ref(),
+                    measure,
+                    effect,
+                    point,
+                    pool,
+                });
             }
         }
     }
     if extent == Extent::Short {
         jobs = one_of_each(jobs);
     }
-    let verdicts = futures::stream::iter(jobs).map(|(scenario, measure, effect, point)| {
+    let verdicts = futures::stream::iter(jobs).map(|job| {
         let cloud = Arc::clone(&cloud);
         async move {
             let started = Instant::now();
-            let result = survive(scenario, &cloud, measure, effect, point).await;
+            let result = survive(&cloud, job).await;
             let verdict = Verdict {
-                scenario: scenario.name(),
-                effect: effect.key.clone(),
-                point,
+                scenario: job.scenario.name(),
+                effect: job.effect.key.clone(),
+                point: job.point,
                 took: started.elapsed(),
                 failure: result.err().map(|error| format!("{error:#}")),
             };
@@ -97,13 +131,11 @@ pub(crate) async fn run(scenarios: &[Box<dyn Scenario>], extent: Extent) -> Resu
 }
 
 /// Each point once, spread over the effects.
-fn one_of_each<'a>(
-    jobs: Vec<(&'a dyn Scenario, &'a Measure, &'a Effect, Point)>,
-) -> Vec<(&'a dyn Scenario, &'a Measure, &'a Effect, Point)> {
+fn one_of_each(jobs: Vec<Job<'_>>) -> Vec<Job<'_>> {
     let points = Point::ALL.len();
     let effects = jobs.len() / points;
     (0..points)
-        .filter_map(|n| jobs.get((n % effects.max(1)) * points + n).cloned())
+        .filter_map(|n| jobs.get((n % effects.max(1)) * points + n).copied())
         .collect()
 }
 
@@ -165,20 +197,32 @@ fn how_it_ended(task: &Task) -> Result<(i32, i32)> {
     Ok((result.state, result.world))
 }
 
-async fn survive(
-    scenario: &dyn Scenario,
-    cloud: &Arc<Cloud>,
-    measure: &Measure,
-    effect: &Effect,
-    point: Point,
-) -> Result<()> {
+async fn survive(cloud: &Arc<Cloud>, job: Job<'_>) -> Result<()> {
+    let Job {
+        scenario,
+        measure,
+        effect,
+        point,
+        pool,
+    } = job;
     let mut world = scenario.world(cloud).await?;
     let target = scenario.prepare(&world).await?;
-    let mut first = AgentOptions::named("first");
+    let ring = match pool {
+        Pool::HasKey => Some(world.pool_key("pool-key").await?),
+        Pool::HasNone => None,
+    };
+    let agent = |id: &str| {
+        let options = AgentOptions::named(id);
+        match &ring {
+            Some(ring) => options.pool_key(ring),
+            None => options,
+        }
+    };
+    let mut first = agent("first");
     first.failpoint = point.failpoint(&effect.key);
     world.agent(first).await?;
     let task = strike(scenario, &mut world, &target, effect, point).await?;
-    world.agent(AgentOptions::named("second")).await?;
+    world.agent(agent("second")).await?;
     let task = world.ended(&task, FINISHED_WITHIN).await?;
     if point == Point::FrozenBeforeSending {
         let first = world.agents.first_mut().context("an agent")?;

@@ -50,8 +50,7 @@ pub(crate) fn believe(ring: Option<&KeyRing>, attempt: &AttemptRef, journal: Vec
         Err(why) => {
             tracing::error!(task.id = %attempt.task, attempt = attempt.epoch, %why, "the journal is not believed");
             let failure = Failure::new(FORGED, format!("the journal of this run is not what agents of this pool wrote: {why}"))
-                .hint("nothing was done and nothing was undone: find out who changed the records at the manager, compare `deputy explain` with the world, put it right by hand, and only then run the task again")
-                .caused_by(&why);
+                .hint("nothing was done and nothing was undone: find out who changed the records at the manager, compare `deputy explain` with the world, put it right by hand, and only then run the task again");
             Believed {
                 trust: Trust::default(),
                 journal: Vec::new(),
