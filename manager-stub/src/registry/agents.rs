@@ -141,6 +141,13 @@ impl AgentRecord {
         self.certificates.last()
     }
 
+    /// Was its newest certificate made for this key, and is it good for it still? Then a join with the same key only asks
+    /// for the answer again.
+    #[must_use]
+    pub fn awaits(&self, key: &str) -> bool {
+        self.standing == Standing::Active && self.newest().is_some_and(|newest| !newest.revoked && newest.key == key)
+    }
+
     /// Ends every certificate; how many of them were good.
     pub fn end(&mut self, standing: Standing, now_ms: i64) -> u32 {
         let mut ended = 0;

@@ -192,8 +192,7 @@ impl Registry {
             let now_ms = millis(unix_now());
             let id = joining.agent_id.as_str();
             let before = known.agents.get(id);
-            let has_key = |agent: &AgentRecord| agent.certificates.iter().any(|one| one.key == certificate.key);
-            let attempt = if before.is_some_and(has_key) {
+            let attempt = if before.is_some_and(|agent| agent.awaits(&certificate.key)) {
                 JoinAttempt::Repeated
             } else {
                 JoinAttempt::First

@@ -92,6 +92,28 @@ async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
 }
 
 #[tokio::test]
+async fn a_used_up_join_token_does_not_let_a_revoked_agent_back_in_with_its_old_key() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 1).await;
+    let key = key();
+    secured.join_with(&key, "a1", &token).await.expect("joined");
+    secured.join_with(&key, "a1", &token).await.expect("the same join");
+    let request = v1::RevokeRequest {
+        agent_id: "a1".into(),
+        reason: "laptop lost".into(),
+    };
+    let revoked = secured.fleet().await.revoke(secured.admin(request)).await;
+    revoked.expect("revoked");
+    for _ in 0..2 {
+        let refused = secured.join_with(&key, "a1", &token).await.expect_err("used up");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
+    }
+    let another = secured.join_token("rule", 1).await;
+    secured.join_with(&key, "a1", &another).await.expect("a new token lets it in");
+}
+
+#[tokio::test]
 async fn a_challenge_is_good_once() {
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 5).await;
