@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 
 use super::caller::{Caller, serving};
 use super::table::{Who, who};
-use crate::registry::{Registry, Use};
+use crate::registry::{Registry, Scope, Use};
 use crate::trust::peer::{Peer, PeerName};
 
 /// The header of an answer that says: the certificate is the reason, join again.
@@ -120,6 +120,15 @@ async fn admitted(registry: &Registry, shown: &Shown) -> Result<Caller, Status> 
     };
     match (&caller, who) {
         (Caller::Agent { .. }, Who::Agent) | (Caller::User(_), Who::AnyUser) => Ok(caller),
+        // The fleet is no project's: with its rules and tokens one reaches every project.
+        (Caller::User(grant), Who::User(Scope::Administer)) if !grant.projects.is_empty() => {
+            Err(Status::permission_denied(format!(
+                "the token {} of {} is bound to {}, and the fleet belongs to every project",
+                grant.id,
+                grant.name,
+                grant.projects.join(", ")
+            )))
+        }
         (Caller::User(grant), Who::User(scope)) if grant.scopes.contains(&scope) => Ok(caller),
         (Caller::User(grant), Who::User(scope)) => Err(Status::permission_denied(format!(
             "the token {} of {} does not have the scope {scope}",

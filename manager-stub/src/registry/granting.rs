@@ -25,6 +25,51 @@ pub struct NewGrant {
     pub created_by: String,
 }
 
+impl NewGrant {
+    /// The same, ended with the one who makes it if it had no end.
+    ///
+    /// # Errors
+    /// If it could do something that its maker cannot, or administers and is bound to projects.
+    pub fn made_by(self, maker: Option<&Grant>, now_ms: i64) -> Result<Self, BookError> {
+        if self.scopes.contains(&Scope::Administer) && !self.projects.is_empty() {
+            return Err(BookError::Invalid(
+                "a token with the scope administer is for every project: who can make tokens and join rules is bound by \
+                 none; leave out the projects, or the scope"
+                    .into(),
+            ));
+        }
+        let Some(maker) = maker else { return Ok(self) };
+        let who = format!("the token {} of {}", maker.id, maker.name);
+        if let Some(scope) = self.scopes.iter().find(|scope| !maker.scopes.contains(scope)) {
+            return Err(BookError::Denied(format!(
+                "{who} does not have the scope {scope}, and cannot give what it does not have"
+            )));
+        }
+        let is_within = |project: &String| maker.projects.contains(project);
+        if !maker.projects.is_empty() && (self.projects.is_empty() || !self.projects.iter().all(is_within)) {
+            return Err(BookError::Denied(format!(
+                "{who} is for {} only, and cannot make one for more",
+                maker.projects.join(", ")
+            )));
+        }
+        if maker.expires_at_ms == 0 {
+            return Ok(self);
+        }
+        let left_ms = maker.expires_at_ms.saturating_sub(now_ms).max(1);
+        match self.life_ms {
+            0 => Ok(Self {
+                life_ms: left_ms,
+                ..self
+            }),
+            life_ms if life_ms <= left_ms => Ok(self),
+            _ => Err(BookError::Denied(format!(
+                "{who} ends in {} s, and cannot make one that lives longer",
+                left_ms / 1000
+            ))),
+        }
+    }
+}
+
 impl Registry {
     /// The grant that a bearer token stands for.
     ///
@@ -133,5 +178,64 @@ impl Registry {
             Ok((edit, ()))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_000_000;
+
+    fn maker(scopes: &[Scope], projects: &[&str], expires_at_ms: i64) -> Grant {
+        Grant {
+            id: "0123456789abcdef".into(),
+            name: "ops".into(),
+            hashed: secret::make(GRANT_PREFIX).hashed,
+            scopes: scopes.to_vec(),
+            projects: projects.iter().map(ToString::to_string).collect(),
+            created_at_ms: 0,
+            expires_at_ms,
+            revoked: false,
+            created_by: "test".into(),
+        }
+    }
+
+    fn new(scopes: &[Scope], projects: &[&str], life_ms: i64) -> NewGrant {
+        NewGrant {
+            name: "ci".into(),
+            scopes: scopes.to_vec(),
+            projects: projects.iter().map(ToString::to_string).collect(),
+            life_ms,
+            created_by: "ops".into(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_more_than_the_one_it_is_made_with() {
+        use Scope::{Administer, Read, Submit};
+        let all = maker(&[Read, Submit, Administer], &[], 0);
+        let some = maker(&[Read, Administer], &["shop", "web"], NOW_MS + 60_000);
+        let told = [
+            new(&[Read, Administer], &["shop"], 0).made_by(Some(&all), NOW_MS),
+            new(&[Administer], &["shop"], 0).made_by(None, NOW_MS),
+            new(&[Read, Submit], &["shop"], 0).made_by(Some(&some), NOW_MS),
+            new(&[Administer], &[], 0).made_by(Some(&some), NOW_MS),
+            new(&[Read], &["shop", "bank"], 0).made_by(Some(&some), NOW_MS),
+            new(&[Read], &["shop"], 60_001).made_by(Some(&some), NOW_MS),
+        ]
+        .map(|made| made.expect_err("refused").to_string());
+        insta::assert_snapshot!(told.join("\n"), @r"
+        a token with the scope administer is for every project: who can make tokens and join rules is bound by none; leave out the projects, or the scope
+        a token with the scope administer is for every project: who can make tokens and join rules is bound by none; leave out the projects, or the scope
+        the token 0123456789abcdef of ops does not have the scope submit, and cannot give what it does not have
+        the token 0123456789abcdef of ops is for shop, web only, and cannot make one for more
+        the token 0123456789abcdef of ops is for shop, web only, and cannot make one for more
+        the token 0123456789abcdef of ops ends in 60 s, and cannot make one that lives longer
+        ");
+        let life = |made: NewGrant, maker| made.made_by(Some(maker), NOW_MS).expect("good").life_ms;
+        assert_eq!(life(new(&[Submit], &["shop"], 0), &all), 0);
+        assert_eq!(life(new(&[Read], &["web"], 0), &some), 60_000, "it ends with its maker");
+        assert_eq!(life(new(&[Read], &["web"], 1000), &some), 1000);
     }
 }

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::context::{Context, ending, refused};
 use super::trust::not_done;
-use crate::auth::caller;
+use crate::auth::caller::{self, Caller};
 use crate::dispatcher::inbound::{FleetLine, Inbound};
 use crate::join::JoinRule;
 use crate::registry::{Grant, JoinToken, NewGrant, Scope, Standing};
@@ -250,19 +250,25 @@ impl Fleet for FleetService {
         } else {
             Some(SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?)
         };
-        let life_ms = match (life_ms, &signing) {
-            (0, None) => 0,
-            (0, Some(_)) => CERTIFICATE_LIFE_MS,
-            (life_ms, _) => life(life_ms)?,
+        let maker = match caller::current() {
+            Caller::User(grant) => Some(grant),
+            Caller::Nobody | Caller::Agent { .. } | Caller::Unasked => None,
         };
-        let made = self.context.registry.create_grant(NewGrant {
+        let new = NewGrant {
             name,
             scopes,
             projects,
-            life_ms,
+            life_ms: if life_ms == 0 { 0 } else { life(life_ms)? },
             created_by: by(),
-        });
-        let (grant, secret) = made.await.map_err(not_done)?;
+        };
+        let mut new = new.made_by(maker.as_ref(), millis(unix_now())).map_err(not_done)?;
+        if signing.is_some() && life_ms == 0 {
+            new.life_ms = match new.life_ms {
+                0 => CERTIFICATE_LIFE_MS,
+                of_maker => of_maker.min(CERTIFICATE_LIFE_MS),
+            };
+        }
+        let (grant, secret) = self.context.registry.create_grant(new).await.map_err(not_done)?;
         tracing::info!(token = grant.id, name = grant.name, by = by(), "a token was made");
         Ok(Response::new(v1::CreateTokenResponse {
             certificate: signing.map(|signing| self.certificate(&signing, &grant)).transpose()?,

@@ -131,6 +131,32 @@ async fn a_token_for_one_project_is_good_for_no_other_in_any_method() {
 }
 
 #[tokio::test]
+async fn who_administers_is_bound_to_no_project_and_makes_no_token_that_is_more() {
+    let secured = Secured::start().await;
+    let create = |scopes: &[v1::Scope], projects: &[&str], life_ms: i64| v1::CreateTokenRequest {
+        name: "tester".into(),
+        scopes: scopes.iter().map(|scope| i32::from(*scope)).collect(),
+        projects: projects.iter().map(|project| (*project).to_owned()).collect(),
+        life_ms,
+        csr: bytes::Bytes::new(),
+    };
+    let mut fleet = secured.fleet().await;
+    let bound = create(&[v1::Scope::Administer], &["shop"], 0);
+    let refused = fleet.create_token(secured.admin(bound)).await.expect_err("bound");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("bound by none"), "{refused:?}");
+    let (_, short) = grant(&secured, &[v1::Scope::Administer], &[], 60_000).await;
+    let more = create(&[v1::Scope::Administer, v1::Scope::Read], &[], 0);
+    let refused = fleet.create_token(bearer(more, &short)).await.expect_err("more");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let same = create(&[v1::Scope::Administer], &[], 0);
+    let made = fleet.create_token(bearer(same, &short)).await.expect("the same");
+    let info = made.into_inner().info.expect("info");
+    let left = info.expires_at_ms - info.created_at_ms;
+    assert!((1..=60_000).contains(&left), "it ends with its maker: {left}");
+}
+
+#[tokio::test]
 async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_restart() {
     let mut secured = Secured::start().await;
     let (_, short) = grant(&secured, &[v1::Scope::Read], &[], 300).await;
