@@ -3,7 +3,7 @@
 use deputy_task::id::{AgentId, Project};
 use tonic::Status;
 
-use crate::registry::Grant;
+use crate::registry::{Grant, Registry};
 
 /// Who makes a call.
 #[derive(Debug, Clone)]
@@ -36,6 +36,18 @@ pub(super) async fn serving<T>(caller: Caller, call: impl Future<Output = T>) ->
 #[must_use]
 pub fn current() -> Caller {
     CALLER.try_with(Clone::clone).unwrap_or(Caller::Nobody)
+}
+
+/// Ends when what the present caller was granted does, with UNAUTHENTICATED and the reason: for calls that last. The
+/// connections of agents are cut by the registry.
+pub fn over(registry: Registry) -> impl Future<Output = Status> + Send + 'static {
+    let caller = current();
+    async move {
+        match caller {
+            Caller::User(grant) => Status::unauthenticated(registry.ended(&grant.id).await),
+            Caller::Nobody | Caller::Agent { .. } | Caller::Unasked => std::future::pending().await,
+        }
+    }
 }
 
 impl Caller {

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// One change at a time: each is made of what the one before left.
     pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) connections: Mutex<HashMap<String, Vec<Peer>>>,
+    /// Told after every change of a grant.
+    pub(super) grants_changed: tokio::sync::watch::Sender<()>,
 }
 
 pub(super) struct Known {
@@ -106,6 +108,7 @@ impl Registry {
                 known: RwLock::new(known),
                 changing: tokio::sync::Mutex::default(),
                 connections: Mutex::default(),
+                grants_changed: tokio::sync::watch::Sender::new(()),
             }),
         })
     }
@@ -126,6 +129,7 @@ impl Registry {
             let stored = self.shared.dispatcher.commit(vec![Op::Trust(changes)]).await;
             stored.map_err(BookError::Store)?;
         }
+        let is_of_grants = !edit.grants.is_empty();
         let mut known = self.shared.known.write().unwrap_or_else(PoisonError::into_inner);
         edit.grants.into_iter().for_each(|pending| known.grants.see(pending));
         edit.rules.into_iter().for_each(|pending| known.rules.see(pending));
@@ -133,6 +137,10 @@ impl Registry {
             .into_iter()
             .for_each(|pending| known.join_tokens.see(pending));
         edit.agents.into_iter().for_each(|pending| known.agents.see(pending));
+        drop(known);
+        if is_of_grants {
+            self.shared.grants_changed.send_replace(());
+        }
         Ok(answer)
     }
 }

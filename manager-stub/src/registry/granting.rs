@@ -1,5 +1,7 @@
 //! Bearer tokens: made, known again, ended.
 
+use std::time::Duration;
+
 use super::book::{BookError, Edit, MAX_ROWS, Registry, missing, room};
 use super::grants::{Grant, Scope};
 use super::secret;
@@ -9,6 +11,8 @@ use crate::trust::authority::{millis, unix_now};
 const GRANT_PREFIX: &str = "dpt";
 /// An expired bearer token is listed for so long.
 const SHOWN_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
+/// What lasts looks so often whether its token has expired.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
 /// What a grant is to be.
 #[derive(Debug, Clone)]
@@ -92,6 +96,30 @@ impl Registry {
     #[must_use]
     pub fn grant(&self, id: &str) -> Option<Grant> {
         self.look(|known| known.grants.get(id).cloned())
+    }
+
+    /// Waits until a grant is not good any more; answers why.
+    pub async fn ended(&self, id: &str) -> String {
+        let mut changes = self.shared.grants_changed.subscribe();
+        loop {
+            // Before the look, so that no change falls between.
+            changes.mark_unchanged();
+            let now_ms = millis(unix_now());
+            let Some(grant) = self.grant(id) else {
+                return format!("the token {id} is not known to this manager any more");
+            };
+            if let Some(why) = grant.refusal(now_ms) {
+                return why;
+            }
+            // Looked at again now and then: the wall clock may be set.
+            let left_ms = match grant.expires_at_ms {
+                0 => i64::MAX,
+                at_ms => at_ms.saturating_sub(now_ms),
+            };
+            let wait = LOOKED_AT_EVERY.min(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)));
+            // Its other end lives as long as the registry that is asked here.
+            drop(tokio::time::timeout(wait, changes.changed()).await);
+        }
     }
 
     /// Every grant, oldest first.

@@ -17,10 +17,12 @@ const WAITING: usize = 64;
 /// Where what is being served puts its answers.
 pub(super) type Said<T> = mpsc::Sender<Result<T, Status>>;
 
-/// Streams what `serve` says until it has ended, nobody reads any more, or the manager ends. An error of `serve`,
-/// and the end of the manager, is the last thing the reader hears.
+/// Streams what `serve` says until it has ended, nobody reads any more, its caller's credentials are `over`, or the
+/// manager ends. An error of `serve`, the end of the credentials and that of the manager is the last thing the reader
+/// hears.
 pub(super) fn streamed<T, Served>(
     (tracker, ending): (&TaskTracker, &CancellationToken),
+    over: impl Future<Output = Status> + Send + 'static,
     serve: impl FnOnce(Said<T>) -> Served,
 ) -> Answers<T>
 where
@@ -35,6 +37,7 @@ where
         let outcome = tokio::select! {
             outcome = served => outcome,
             () = reader.closed() => Ok(()),
+            status = over => Err(status),
             () = ending.cancelled() => Err(Status::unavailable("the manager is shutting down")),
         };
         if let Err(status) = outcome {
@@ -63,7 +66,7 @@ mod tests {
         let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
         let (full, is_full) = tokio::sync::oneshot::channel();
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        let mut answers = streamed((&tracker, &ending), |said| async move {
+        let mut answers = streamed((&tracker, &ending), std::future::pending(), |said| async move {
             for number in 0..WAITING {
                 said.send(Ok(numbered(i64::try_from(number).expect("small"))))
                     .await

@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::context::{Answers, Context, ending};
 use super::last_word::{Said, streamed};
+use crate::auth::caller;
 use crate::log_store::SegmentReader;
 use crate::store::contract::{LogStreamRow, Reads, StoreError};
 use crate::store::op::LogExtent;
@@ -57,7 +58,8 @@ pub(super) async fn serve(
     let row = context.task(&key).await?;
     let until = if request.follow { Until::TheEnd } else { Until::Now };
     let serving = context.clone();
-    Ok(streamed((&context.tracker, &context.ending), |answers| async move {
+    let over = caller::over(context.registry.clone());
+    Ok(streamed((&context.tracker, &context.ending), over, |answers| async move {
         let mut tail = Tail {
             context: serving,
             key,

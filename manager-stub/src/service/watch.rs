@@ -15,6 +15,7 @@ use tonic::Status;
 use super::context::{Answers, Context, ending, project_of};
 use super::last_word::{Said, streamed};
 use super::view;
+use crate::auth::caller;
 use crate::dispatcher::Board;
 use crate::store::clock::StoreTime;
 use crate::store::contract::{EventQuery, Reads, StoreError};
@@ -56,7 +57,8 @@ pub(super) async fn serve(context: &Context, request: v1::WatchRequest) -> Resul
         (cursor, _) => read_cursor(cursor, generation)?,
     };
     let serving = context.clone();
-    Ok(streamed((&context.tracker, &context.ending), |answers| async move {
+    let over = caller::over(context.registry.clone());
+    Ok(streamed((&context.tracker, &context.ending), over, |answers| async move {
         let mut watcher = Watcher {
             context: serving,
             project,

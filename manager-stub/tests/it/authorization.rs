@@ -8,7 +8,7 @@ use deputy_manager::registry::Scope;
 use deputy_proto::v1;
 use prost::Message;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::secured::{Secured, bearer};
 
@@ -177,6 +177,55 @@ async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_resta
         assert_eq!(code, Code::Unauthenticated);
         assert!(said.contains("was revoked"), "{said}");
         secured.restart().await;
+    }
+}
+
+/// Follows a new task with this token, by both calls that last: how each ends.
+async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [Status; 2] {
+    let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
+    let request = crate::agent::submit_request(&format!("of {token}"), "");
+    let submitted = tasks.submit(secured.admin(request)).await.expect("submitted").into_inner();
+    let watch = v1::WatchRequest {
+        task_id: submitted.task_id.clone(),
+        ..v1::WatchRequest::default()
+    };
+    let tail = v1::TailLogsRequest {
+        task_id: submitted.task_id,
+        follow: true,
+        ..v1::TailLogsRequest::default()
+    };
+    let mut watched = tasks.watch(bearer(watch, token)).await.expect("watched").into_inner();
+    let mut tailed = tasks.tail_logs(bearer(tail, token)).await.expect("tailed").into_inner();
+    watched.message().await.expect("good until now").expect("submitted");
+    end().await;
+    let within = Duration::from_secs(10);
+    let last = async {
+        loop {
+            if let Err(status) = watched.message().await {
+                return status;
+            }
+        }
+    };
+    let watched = tokio::time::timeout(within, last).await.expect("the watch ends");
+    let tailed = tokio::time::timeout(within, tailed.message()).await.expect("the tail ends");
+    [watched, tailed.expect_err("it does not end in order")]
+}
+
+#[tokio::test]
+async fn what_follows_a_task_ends_with_its_token() {
+    let secured = Secured::start().await;
+    let (id, long) = grant(&secured, &[v1::Scope::Read], &[], 0).await;
+    let (_, short) = grant(&secured, &[v1::Scope::Read], &[], 2000).await;
+    let revoked = followed(&secured, &long, async || {
+        let revoke = secured.admin(v1::RevokeTokenRequest { id });
+        secured.fleet().await.revoke_token(revoke).await.expect("revoked");
+    });
+    let (revoked, expired) = tokio::join!(revoked, followed(&secured, &short, async || ()));
+    for (ends, why) in [(revoked, "was revoked"), (expired, "has expired")] {
+        for status in ends {
+            assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+            assert!(status.message().contains(why), "{status:?}");
+        }
     }
 }
 
