@@ -413,6 +413,9 @@ pub(crate) struct NewJoinRule {
     /// The pool that its agents are in
     #[arg(long, value_name = "POOL")]
     pub(crate) pool: String,
+    /// Give its agents tasks of this project only; may be given several times
+    #[arg(long = "for-project", value_name = "PROJECT")]
+    pub(crate) projects: Vec<String>,
     /// By join tokens
     #[arg(long, conflicts_with_all = ["aws_account", "issuer"], required_unless_present_any = ["aws_account", "issuer"])]
     pub(crate) token: bool,

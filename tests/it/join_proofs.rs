@@ -64,6 +64,7 @@ fn rule(name: &str, proof: RuleProof) -> JoinRule {
     JoinRule {
         name: name.into(),
         pool: "eu".into(),
+        projects: Vec::new(),
         proof,
         created_at_ms: 0,
         created_by: String::new(),

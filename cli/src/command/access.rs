@@ -212,6 +212,7 @@ fn rule_of(new: NewJoinRule) -> Result<v1::JoinRule, CliError> {
     Ok(v1::JoinRule {
         name: new.name,
         pool: new.pool,
+        projects: new.projects,
         proof: Some(proof),
         ..v1::JoinRule::default()
     })
@@ -288,7 +289,7 @@ fn rule_json(rule: &v1::JoinRule) -> Value {
         } }),
         None => Value::Null,
     };
-    json!({ "name": rule.name, "pool": rule.pool, "proof": proof, "createdAtMs": rule.created_at_ms, "createdBy": rule.created_by })
+    json!({ "name": rule.name, "pool": rule.pool, "projects": rule.projects, "proof": proof, "createdAtMs": rule.created_at_ms, "createdBy": rule.created_by })
 }
 
 fn join_token_json(token: &v1::JoinTokenInfo) -> Value {

@@ -18,6 +18,8 @@ pub enum Caller {
         agent_id: AgentId,
         /// The certificate's serial number.
         serial: String,
+        /// Its tasks are of these projects only; empty means of all.
+        projects: Vec<Project>,
     },
     /// Somebody on this machine, where the manager was told to ask nobody who he is.
     Unasked,
@@ -68,7 +70,17 @@ impl Caller {
     /// PERMISSION_DENIED.
     pub fn may_in(&self, project: &Project) -> Result<(), Status> {
         match self {
-            Self::Unasked | Self::Agent { .. } => Ok(()),
+            Self::Unasked => Ok(()),
+            Self::Agent { agent_id, projects, .. } => {
+                if projects.is_empty() || projects.contains(project) {
+                    return Ok(());
+                }
+                let named: Vec<&str> = projects.iter().map(Project::as_str).collect();
+                Err(Status::permission_denied(format!(
+                    "the join rule of the agent {agent_id} is not for the project {project}, but for {}",
+                    named.join(", ")
+                )))
+            }
             Self::User(grant) => {
                 if grant.projects.is_empty() || grant.projects.iter().any(|one| one == project.as_str()) {
                     return Ok(());

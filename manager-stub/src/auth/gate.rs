@@ -174,6 +174,7 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
             Ok(Caller::Agent {
                 agent_id,
                 serial: certificate.serial.clone(),
+                projects: registry.projects_of(agent),
             })
         }
         PeerName::User { grant } => {

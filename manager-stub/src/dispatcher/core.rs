@@ -105,8 +105,9 @@ impl Core {
             Inbound::Hello {
                 session,
                 hello,
+                vouched,
                 outbound,
-            } => self.hello(session, *hello, outbound),
+            } => self.hello(session, *hello, vouched, outbound),
             Inbound::Closed { session } => self.closed(session),
             Inbound::Manage { key, change, reply } => {
                 self.batch.push(

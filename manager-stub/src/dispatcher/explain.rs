@@ -34,7 +34,7 @@ impl Core {
         let mut verdicts: Vec<v1::AgentVerdict> = self
             .newest_members()
             .map(|(_, member)| {
-                let mut reasons = refusals(&entry.requirement, &selector, &member.offered);
+                let mut reasons = refusals(&entry.requirement, &selector, member);
                 reasons.extend(member.busy());
                 reasons.extend(waits.clone());
                 v1::AgentVerdict {

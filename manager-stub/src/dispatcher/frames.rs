@@ -212,7 +212,7 @@ impl Core {
 
     fn offer(&mut self, instance: &InstanceId, offered: v1::Capabilities) {
         if let Some(member) = self.fleet.get_mut(instance) {
-            member.offered = offered;
+            member.offer(offered);
             self.fleet.supplied();
             self.queue.offers_changed();
         }

@@ -4,7 +4,7 @@ use deputy_proto::v1;
 use deputy_task::id::AgentId;
 use tokio::sync::oneshot;
 
-use crate::scheduler::Entry;
+use crate::scheduler::{Entry, Vouched};
 use crate::store::op::{Change, Missed, Op};
 use crate::store::task::{TaskKey, TaskSpec};
 
@@ -22,6 +22,8 @@ pub enum Inbound {
         session: SessionId,
         /// What it said.
         hello: Box<v1::Hello>,
+        /// What is known of it by its join.
+        vouched: Vouched,
         /// The way back.
         outbound: Outbound,
     },

@@ -19,7 +19,7 @@ use super::hub::Hub;
 use super::inbound::{Inbound, Submission};
 use super::outbound::Outbound;
 use super::timing::Timing;
-use crate::scheduler::{Entry, Requirement};
+use crate::scheduler::{Entry, Requirement, Vouched};
 use crate::store::clock::{BootClock, StoreClock, StoreTime};
 use crate::store::contract::Store;
 use crate::store::op::Change;
@@ -126,6 +126,7 @@ impl Bench {
         self.take(Inbound::Hello {
             session: 1,
             hello: Box::new(hello),
+            vouched: Vouched::default(),
             outbound,
         });
     }
@@ -180,7 +181,7 @@ impl Bench {
             bundles: Vec::new(),
             document: "{}".into(),
         };
-        let entry = Entry::new(Requirement::new(needs, &[]), "", exclusive);
+        let entry = Entry::new(Requirement::new(spec.key.project.clone(), needs, &[]), "", exclusive);
         let submission = Submission {
             request: name.into(),
             content: [0; 32],

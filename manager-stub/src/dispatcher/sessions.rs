@@ -20,6 +20,7 @@ use super::core::{Core, Session};
 use super::frames::read_attempt;
 use super::inbound::{Refused, SessionId};
 use super::outbound::Outbound;
+use crate::scheduler::Vouched;
 use crate::store::clock::StoreTime;
 use crate::store::op::{Change, InstanceRow, Op};
 use crate::store::task::TaskKey;
@@ -30,7 +31,7 @@ const ALIVE_HEARTBEATS: u32 = 2;
 const STAY_AWAY: Duration = Duration::from_secs(60);
 
 impl Core {
-    pub(super) fn hello(&mut self, session: SessionId, hello: v1::Hello, outbound: Outbound) {
+    pub(super) fn hello(&mut self, session: SessionId, hello: v1::Hello, vouched: Vouched, outbound: Outbound) {
         let (agent, instance) = match self.admit(&hello) {
             Ok(who) => who,
             Err((code, reason, retry_after)) => {
@@ -44,15 +45,17 @@ impl Core {
             }
         };
         self.supersede(&agent, &instance);
-        let offered = hello.capabilities.unwrap_or_default();
         let until = self.now.after(self.timing.lease_ttl);
+        let member = self.fleet.member(&agent, &instance);
+        member.vouched = vouched;
+        member.offer(hello.capabilities.unwrap_or_default());
         let row = InstanceRow {
             agent: agent.clone(),
             instance: instance.clone(),
             lease_until: until,
             seen_at: self.now,
             version: hello.version.clone(),
-            capabilities: offered.encode_to_vec().into(),
+            capabilities: member.offered.encode_to_vec().into(),
             drain_wish: String::new(),
         };
         self.batch.push(Op::RegisterInstance(Box::new(row)), Origin::Quiet);
@@ -64,7 +67,6 @@ impl Core {
         member.lapsed = false;
         member.draining.clear();
         member.version = hello.version;
-        member.offered = offered;
         member.lease_until = member.lease_until.max(until);
         member.seen_at = now;
         self.fleet.supplied();

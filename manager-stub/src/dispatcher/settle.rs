@@ -45,7 +45,7 @@ impl Core {
             let key = spec.key.clone();
             let journal = self.journal(&key, &head)?;
             let mut entry = Entry::new(
-                Requirement::new(spec.needs, &journal),
+                Requirement::new(key.project.clone(), spec.needs, &journal),
                 &spec.submitter,
                 &spec.exclusive_key,
             );
@@ -174,7 +174,7 @@ impl Core {
             && let Some(entry) = self.queue.get_mut(key)
             && entry.place == Place::Held
         {
-            entry.requirement = Requirement::new(entry.requirement.needs.clone(), &journal).into();
+            entry.requirement = Requirement::new(key.project.clone(), entry.requirement.needs.clone(), &journal).into();
         }
         let declined = before == TaskState::Assigned && head.condition.starts_with("refused: ");
         if matches!(before, TaskState::Assigned | TaskState::Lost)
@@ -237,7 +237,8 @@ impl Core {
         let Some(TaskRow { spec, .. }) = self.reads.task(key)? else {
             return Ok(());
         };
-        let mut entry = Entry::new(Requirement::new(spec.needs, &[]), &spec.submitter, &spec.exclusive_key);
+        let requirement = Requirement::new(key.project.clone(), spec.needs, &[]);
+        let mut entry = Entry::new(requirement, &spec.submitter, &spec.exclusive_key);
         entry.submitted_at = spec.submitted_at;
         entry.bundles = spec.bundles.into();
         entry.queue_timeout = spec.queue_timeout;

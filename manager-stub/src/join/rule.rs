@@ -2,6 +2,7 @@
 
 use deputy_proto::v1;
 use deputy_proto::v1::join_rule::Proof;
+use deputy_task::id::Project;
 use serde::{Deserialize, Serialize};
 
 use super::key_sets::KeySource;
@@ -13,6 +14,8 @@ const MAX_NAME_BYTES: usize = 63;
 const MAX_JWKS_BYTES: usize = 64 * 1024;
 /// Longest issuer or URL of a rule.
 const MAX_TEXT_BYTES: usize = 512;
+/// Projects of a rule.
+const MAX_PROJECTS: usize = 256;
 
 /// A join rule, checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,9 @@ pub struct JoinRule {
     pub name: String,
     /// The pool of the agents that join by it.
     pub pool: String,
+    /// Its agents are given tasks of these only; empty means of all.
+    #[serde(default)]
+    pub projects: Vec<Project>,
     /// What has to be shown.
     pub proof: RuleProof,
     /// Unix milliseconds.
@@ -71,6 +77,7 @@ impl JoinRule {
         Ok(Self {
             name: named("rule", rule.name)?,
             pool: named("pool", rule.pool)?,
+            projects: projects(&rule.projects)?,
             proof,
             created_at_ms: rule.created_at_ms,
             created_by: rule.created_by,
@@ -88,6 +95,7 @@ impl JoinRule {
         v1::JoinRule {
             name: self.name.clone(),
             pool: self.pool.clone(),
+            projects: self.projects.iter().map(ToString::to_string).collect(),
             proof: Some(proof),
             created_at_ms: self.created_at_ms,
             created_by: self.created_by.clone(),
@@ -168,6 +176,14 @@ fn kubernetes_to_wire(rule: KubernetesRule) -> v1::KubernetesRule {
     }
 }
 
+fn projects(names: &[String]) -> Result<Vec<Project>, BadRule> {
+    if names.len() > MAX_PROJECTS {
+        return Err(BadRule(format!("a join rule names at most {MAX_PROJECTS} projects")));
+    }
+    let parsed = names.iter().map(|name| name.parse::<Project>());
+    parsed.collect::<Result<_, _>>().map_err(|error| BadRule(error.to_string()))
+}
+
 /// A name that may stand in a certificate's URI.
 fn named(what: &str, name: String) -> Result<String, BadRule> {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -187,6 +203,7 @@ mod tests {
         v1::JoinRule {
             name: "eu".into(),
             pool: "eu-1".into(),
+            projects: vec!["shop".into()],
             proof,
             created_at_ms: 7,
             created_by: "admin".into(),

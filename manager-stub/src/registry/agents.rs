@@ -1,5 +1,6 @@
 //! An agent that has joined: whose id it is, and which of its certificates are good.
 
+use deputy_task::id::Project;
 use serde::{Deserialize, Serialize};
 
 use super::table::Remembered;
@@ -20,6 +21,9 @@ pub struct AgentRecord {
     pub rule: String,
     /// The pool.
     pub pool: String,
+    /// It is given tasks of these only; empty means of all.
+    #[serde(default)]
+    pub projects: Vec<Project>,
     /// May it be here?
     pub standing: Standing,
     /// Unix milliseconds.
@@ -183,6 +187,7 @@ mod tests {
             subject: "s".into(),
             rule: "r".into(),
             pool: "p".into(),
+            projects: Vec::new(),
             standing: Standing::Active,
             joined_at_ms: 0,
             certificates: vec![certificate("1", 100), certificate("2", 200)],

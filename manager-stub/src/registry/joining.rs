@@ -247,6 +247,7 @@ fn taken_in(before: Option<&AgentRecord>, joining: &Joining, now_ms: i64) -> Res
         subject: joining.subject.clone(),
         rule: joining.rule.name.clone(),
         pool: joining.rule.pool.clone(),
+        projects: joining.rule.projects.clone(),
         standing: Standing::Active,
         joined_at_ms: now_ms,
         certificates,

@@ -1,6 +1,6 @@
 //! Agents that have joined: their certificates from the first to the last.
 
-use deputy_task::id::AgentId;
+use deputy_task::id::{AgentId, Project};
 
 use super::agents::{AgentRecord, Standing, Use};
 use super::book::{BookError, Edit, Registry, missing, recorded};
@@ -101,6 +101,13 @@ impl Registry {
     #[must_use]
     pub fn agent(&self, agent_id: &str) -> Option<AgentRecord> {
         self.look(|known| known.agents.get(agent_id).cloned())
+    }
+
+    /// The projects that an agent is bound to; none if it is bound to none.
+    #[must_use]
+    pub fn projects_of(&self, agent_id: &str) -> Vec<Project> {
+        self.look(|known| known.agents.get(agent_id).map(|agent| agent.projects.clone()))
+            .unwrap_or_default()
     }
 
     /// Ends an agent's certificates, its session and its connections; how many certificates were good.

@@ -4,14 +4,18 @@
 use std::collections::BTreeMap;
 
 use deputy_proto::v1;
+use deputy_task::id::Project;
 
 use crate::store::task::Needs;
 
+use super::fleet::Member;
 use super::selector::Selector;
 
 /// What a task needs of an agent, and which journal the agent must be able to replay.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Requirement {
+    /// Whose task it is.
+    pub project: Project,
     /// What the document needs.
     pub needs: Needs,
     /// Step kinds with the program versions that the run's journal was written with.
@@ -35,7 +39,7 @@ pub enum Sealing {
 impl Requirement {
     /// The requirement of a run with these records in its journal.
     #[must_use]
-    pub fn new(needs: Needs, journal: &[v1::Record]) -> Self {
+    pub fn new(project: Project, needs: Needs, journal: &[v1::Record]) -> Self {
         let mut versions: Vec<(String, u32)> = journal
             .iter()
             .filter(|record| !record.step_kind.is_empty())
@@ -44,6 +48,7 @@ impl Requirement {
         versions.sort();
         versions.dedup();
         Self {
+            project,
             needs,
             versions,
             sealing: Sealing::of(journal),
@@ -89,10 +94,20 @@ impl Sealing {
     }
 }
 
-/// Every reason why an agent that offers this cannot run a task that needs that.
+/// Every reason why this agent cannot run a task that needs that.
 #[must_use]
-pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Capabilities) -> Vec<String> {
+pub fn refusals(requirement: &Requirement, selector: &Selector, member: &Member) -> Vec<String> {
+    let offered = &member.offered;
     let mut reasons = Vec::new();
+    let projects = &member.vouched.projects;
+    if !projects.is_empty() && !projects.contains(&requirement.project) {
+        let named: Vec<&str> = projects.iter().map(Project::as_str).collect();
+        reasons.push(format!(
+            "its join rule is for the projects {}, and not for {}",
+            named.join(", "),
+            requirement.project
+        ));
+    }
     if !offered.holds_back.is_empty() {
         reasons.push(format!("it takes no tasks: {}", offered.holds_back));
     }
@@ -145,6 +160,14 @@ pub fn refusals(requirement: &Requirement, selector: &Selector, offered: &v1::Ca
 mod tests {
     use super::*;
 
+    use crate::scheduler::fleet::Vouched;
+
+    fn member() -> Member {
+        let mut member = Member::new("a1".parse().expect("an agent id"));
+        member.offer(offered());
+        member
+    }
+
     fn offered() -> v1::Capabilities {
         v1::Capabilities {
             slots: 2,
@@ -167,6 +190,7 @@ mod tests {
     #[test]
     fn every_reason_is_named() {
         let requirement = Requirement {
+            project: Project::default_project(),
             needs: Needs {
                 selector: "env == 'dev'".into(),
                 steps: vec!["ecsRollingDeploy".into(), "shell".into()],
@@ -176,7 +200,7 @@ mod tests {
             sealing: Sealing::Keys(vec!["0011223344556677".into()]),
         };
         let selector = Selector::read(&requirement.needs.selector).expect("good");
-        insta::assert_snapshot!(refusals(&requirement, &selector, &offered()).join("\n"), @r"
+        insta::assert_snapshot!(refusals(&requirement, &selector, &member()).join("\n"), @r"
         its labels do not match the selector env == 'dev': it has env=prod
         it does not know the step kind ecsRollingDeploy
         it replays journals of shell in versions 2 to 3; this run's was written by version 1
@@ -189,6 +213,7 @@ mod tests {
     #[test]
     fn an_agent_that_offers_everything_is_not_refused() {
         let requirement = Requirement {
+            project: Project::default_project(),
             needs: Needs {
                 steps: vec!["shell".into()],
                 ..Needs::default()
@@ -197,7 +222,7 @@ mod tests {
             sealing: Sealing::Unbegun,
         };
         assert_eq!(
-            refusals(&requirement, &Selector::default(), &offered()),
+            refusals(&requirement, &Selector::default(), &member()),
             Vec::<String>::new()
         );
     }
@@ -233,5 +258,37 @@ mod tests {
         this run's journal is sealed with the pool key a: it has b, c
         this run's journal is sealed with the pool key a: it has none
         ");
+    }
+
+    #[test]
+    fn the_pool_is_what_the_manager_knows_and_not_what_the_agent_says() {
+        let requirement = |project: &str| Requirement {
+            project: project.parse().expect("a project"),
+            needs: Needs::default(),
+            versions: Vec::new(),
+            sealing: Sealing::Unbegun,
+        };
+        let mut member = Member::new("a1".parse().expect("an agent id"));
+        member.vouched = Vouched {
+            pool: Some("dev".into()),
+            projects: vec!["shop".parse().expect("a project")],
+        };
+        let mut lying = offered();
+        lying.labels.insert("pool".into(), "prod".into());
+        member.offer(lying);
+        let refused = |selector: &str, project: &str| {
+            let selector = Selector::read(selector).expect("good");
+            refusals(&requirement(project), &selector, &member)
+        };
+        assert_eq!(refused("pool == 'prod'", "shop").len(), 1);
+        assert_eq!(refused("pool == 'dev' && env == 'prod'", "shop"), Vec::<String>::new());
+        assert_eq!(
+            refused("pool == 'dev'", "bank"),
+            ["its join rule is for the projects shop, and not for bank"]
+        );
+        assert_eq!(
+            member.offered.warnings,
+            ["it says of itself that its pool is prod; it joined as one of the pool dev, and that counts"]
+        );
     }
 }

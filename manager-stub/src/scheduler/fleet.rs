@@ -3,10 +3,22 @@
 use std::collections::{HashMap, HashSet};
 
 use deputy_proto::v1;
-use deputy_task::id::{AgentId, InstanceId};
+use deputy_task::id::{AgentId, InstanceId, Project};
 
 use crate::store::clock::StoreTime;
 use crate::store::task::TaskKey;
+
+/// The label that says which pool an agent is in.
+const POOL: &str = "pool";
+
+/// What the manager knows of an agent by its join, whatever it says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vouched {
+    /// Its pool; none where nobody is asked who he is: then its own word is as good as any.
+    pub pool: Option<String>,
+    /// It is given tasks of these only; empty means of all.
+    pub projects: Vec<Project>,
+}
 
 /// One agent instance.
 #[derive(Debug, Clone)]
@@ -15,8 +27,10 @@ pub struct Member {
     pub agent: AgentId,
     /// Its release version.
     pub version: String,
-    /// What it offers.
+    /// What it offers; set by [`Member::offer`].
     pub offered: v1::Capabilities,
+    /// What is known of it by its join.
+    pub vouched: Vouched,
     /// Has it a session?
     pub connected: bool,
     /// It said goodbye: whatever it held, it does not run any more.
@@ -50,6 +64,7 @@ impl Member {
             agent,
             version: String::new(),
             offered: v1::Capabilities::default(),
+            vouched: Vouched::default(),
             connected: false,
             gone: false,
             draining: String::new(),
@@ -62,6 +77,20 @@ impl Member {
             held: HashSet::new(),
             disowned: HashMap::new(),
         }
+    }
+
+    /// It offers this now. Its pool is the one that it joined, whatever its labels say.
+    pub fn offer(&mut self, mut offered: v1::Capabilities) {
+        if let Some(pool) = &self.vouched.pool {
+            let said = offered.labels.insert(POOL.into(), pool.clone());
+            if let Some(said) = said.filter(|said| said != pool) {
+                let said: String = said.chars().take(64).collect();
+                offered.warnings.push(format!(
+                    "it says of itself that its pool is {said}; it joined as one of the pool {pool}, and that counts"
+                ));
+            }
+        }
+        self.offered = offered;
     }
 
     /// Slots without a task, whether or not it takes one now.

@@ -2,11 +2,11 @@
 //! store at start. It decides nothing durable: the store's compare-and-set has the last word.
 
 mod queue;
-mod fleet;
 mod eligibility;
+mod fleet;
 mod selector;
 
 pub use eligibility::{Requirement, refusals};
-pub use fleet::{Fleet, Member};
+pub use fleet::{Fleet, Member, Vouched};
 pub use queue::{Entry, Pick, Place, Queue};
 pub use selector::{Selector, SelectorError};

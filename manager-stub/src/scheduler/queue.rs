@@ -371,7 +371,7 @@ impl Queue {
             class.eligible = fleet
                 .iter()
                 .filter(|(_, member)| {
-                    member.connected && refusals(requirement, &class.selector, &member.offered).is_empty()
+                    member.connected && refusals(requirement, &class.selector, member).is_empty()
                 })
                 .map(|(instance, _)| instance.clone())
                 .collect();

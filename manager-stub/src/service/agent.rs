@@ -16,6 +16,7 @@ use super::{blob, mint, push_logs};
 use crate::auth::caller::{self, Caller};
 use crate::dispatcher::Outbound;
 use crate::dispatcher::inbound::{Inbound, SessionId};
+use crate::scheduler::Vouched;
 use crate::trust::authority::SigningRequest;
 
 /// An agent says hello within this time or is cut off.
@@ -51,6 +52,19 @@ fn another(caller: &Caller, agent: &str) -> Option<String> {
         )),
         Caller::Nobody | Caller::User(_) => Some("only an agent has a session".into()),
     }
+}
+
+/// What is known of an agent by its join.
+fn vouched(context: &Context, caller: &Caller) -> Vouched {
+    let Caller::Agent { agent_id, .. } = caller else {
+        return Vouched::default();
+    };
+    // The gate has just looked: it is there.
+    let record = context.registry.agent(agent_id.as_str());
+    record.map_or_else(Vouched::default, |record| Vouched {
+        pool: Some(record.pool),
+        projects: record.projects,
+    })
 }
 
 /// Carries the frames of one session to the dispatcher until the connection ends.
@@ -117,6 +131,7 @@ impl Agent for AgentService {
                     }
                     let hello = Inbound::Hello {
                         session,
+                        vouched: vouched(&context, &caller),
                         hello: Box::new(hello),
                         outbound,
                     };
@@ -170,7 +185,7 @@ impl Agent for AgentService {
         &self,
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
-        let Caller::Agent { agent_id, serial } = caller::current() else {
+        let Caller::Agent { agent_id, serial, .. } = caller::current() else {
             return Err(Status::failed_precondition(
                 "there is no certificate to renew: this manager serves in the clear",
             ));

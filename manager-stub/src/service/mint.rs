@@ -24,6 +24,7 @@ pub(super) async fn mint(context: &Context, request: v1::MintTokenRequest) -> Re
         ));
     };
     let attempt = attempt(request.attempt.as_ref())?;
+    caller::current().may_in(&attempt.project)?;
     // Whose certificate it is, says who asks; where nobody is asked, the request's own word is as good as any.
     let (agent, pool) = match caller::current() {
         Caller::Agent { agent_id, .. } => {

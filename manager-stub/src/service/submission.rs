@@ -84,7 +84,7 @@ impl CheckedDocuments {
             Some(signed) => with_signature(&document.canonical, signed)?,
         };
         fits(&canonical)?;
-        let requirement = Requirement::new(document.needs.clone(), &[]);
+        let requirement = Requirement::new(project.clone(), document.needs.clone(), &[]);
         let submitter = caller::current().name(&request.submitter);
         let mut entry = Entry::new(requirement, &submitter, &document.exclusive_key);
         if canonical.len() <= KEPT_DOCUMENT_BYTES {

@@ -3,6 +3,7 @@
 mod agent;
 mod authorization;
 mod bad_certificates;
+mod bounds;
 mod data_folder;
 mod hand_out;
 mod joining;

@@ -27,7 +27,7 @@ use crate::secured::key;
 
 const ISSUER: &str = "https://deputy.example.com/issuer";
 
-fn issuing() -> OidcSettings {
+pub(crate) fn issuing() -> OidcSettings {
     let (life, rotation) = (Duration::from_secs(600), Duration::from_secs(30 * 86_400));
     OidcSettings {
         config: OidcConfig::new(ISSUER, &[], life, rotation).expect("good"),

@@ -116,9 +116,15 @@ impl Secured {
 
     /// A token rule and a join token for it.
     pub(crate) async fn join_token(&self, rule: &str, uses: u32) -> String {
+        self.join_token_for(rule, uses, &[]).await
+    }
+
+    /// The same, for agents of these projects.
+    pub(crate) async fn join_token_for(&self, rule: &str, uses: u32, projects: &[&str]) -> String {
         let made = v1::JoinRule {
             name: rule.into(),
             pool: "eu".into(),
+            projects: projects.iter().map(|project| (*project).to_owned()).collect(),
             proof: Some(v1::join_rule::Proof::Token(v1::TokenRule {})),
             ..v1::JoinRule::default()
         };

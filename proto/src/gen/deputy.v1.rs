@@ -3892,6 +3892,9 @@ pub struct JoinRule {
     /// Who made it; set by the manager.
     #[prost(string, tag = "7")]
     pub created_by: ::prost::alloc::string::String,
+    /// Agents of this rule are given tasks of these projects only; empty means all.
+    #[prost(string, repeated, tag = "8")]
+    pub projects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// By which proof.
     #[prost(oneof = "join_rule::Proof", tags = "3, 4, 5")]
     pub proof: ::core::option::Option<join_rule::Proof>,

@@ -50,6 +50,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     let rule = JoinRule {
         name: "cluster".into(),
         pool: "default".into(),
+        projects: Vec::new(),
         proof,
         created_at_ms: 0,
         created_by: "admin".into(),

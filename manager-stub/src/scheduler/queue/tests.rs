@@ -64,6 +64,7 @@ impl Bench {
             key(name),
             Entry::new(
                 Requirement {
+                    project: Project::default_project(),
                     needs,
                     versions: Vec::new(),
                     sealing: crate::scheduler::eligibility::Sealing::default(),

@@ -1,0 +1,143 @@
+//! What an agent that has joined may have to do with: tasks of its pool and its projects, its own attempts, the files of
+//! its own tasks.
+
+use std::time::Duration;
+
+use deputy_proto::v1;
+use deputy_proto::v1::agent_client::AgentClient;
+use deputy_proto::v1::session_request::Frame as Request;
+use deputy_proto::v1::session_response::Frame;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use crate::secured::Secured;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// An agent that has joined and has a session.
+struct Joined {
+    client: AgentClient<Channel>,
+    frames: tokio::sync::mpsc::Sender<v1::SessionRequest>,
+    answers: Streaming<v1::SessionResponse>,
+}
+
+impl Joined {
+    /// Joins by a rule for these projects, and says of itself that it is in this pool.
+    async fn with(secured: &Secured, agent: &str, projects: &[&str], says: &str) -> Self {
+        let token = secured.join_token_for(&format!("rule-{agent}"), 1, projects).await;
+        let member = secured.join(agent, &token).await.expect("joined");
+        let mut client = secured.agent(&member).await;
+        let (frames, outbound) = tokio::sync::mpsc::channel(16);
+        let mut hello = crate::agent::hello(agent, &format!("i-{agent}"), 2);
+        let offered = hello.capabilities.get_or_insert_default();
+        offered.labels.insert("pool".into(), says.into());
+        let frame = Some(Request::Hello(hello));
+        frames.send(v1::SessionRequest { frame }).await.expect("sent");
+        let answers = client.session(ReceiverStream::new(outbound)).await.expect("a session");
+        let mut joined = Self {
+            client,
+            frames,
+            answers: answers.into_inner(),
+        };
+        assert!(matches!(joined.next().await, Frame::Welcome(_)));
+        joined
+    }
+
+    async fn next(&mut self) -> Frame {
+        let next = tokio::time::timeout(SOON, self.answers.message()).await.expect("in time");
+        next.expect("a frame").and_then(|answer| answer.frame).expect("a frame")
+    }
+
+    /// The next attempt that it is offered, started.
+    async fn started(&mut self) -> v1::AttemptRef {
+        let attempt = loop {
+            if let Frame::Assignment(assignment) = self.next().await {
+                break assignment.attempt.expect("an attempt");
+            }
+        };
+        let op = v1::WriteOp {
+            attempt: Some(attempt.clone()),
+            op: Some(crate::agent::start()),
+        };
+        let write = Request::Write(v1::Write { seq: 1, ops: vec![op] });
+        let frame = Some(write);
+        self.frames.send(v1::SessionRequest { frame }).await.expect("sent");
+        while !matches!(self.next().await, Frame::WriteAck(_)) {}
+        attempt
+    }
+}
+
+async fn submit(secured: &Secured, project: &str, spec: &str) -> String {
+    let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
+    let request = v1::SubmitRequest {
+        project: project.into(),
+        ..crate::agent::submit_request(&format!("{project} {spec}"), spec)
+    };
+    let submitted = tasks.submit(secured.admin(request)).await;
+    submitted.expect("submitted").into_inner().task_id
+}
+
+/// The reasons why each agent does not take a task.
+async fn refusals(secured: &Secured, project: &str, task: &str) -> Vec<String> {
+    let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
+    let request = v1::ExplainRequest {
+        project: project.into(),
+        task_id: task.into(),
+    };
+    let explained = tasks.explain(secured.admin(request)).await.expect("explained").into_inner();
+    explained.agents.into_iter().flat_map(|agent| agent.reasons).collect()
+}
+
+#[tokio::test]
+async fn an_agent_gets_tasks_of_the_pool_that_it_joined_and_of_no_other() {
+    let secured = Secured::start().await;
+    let mut agent = Joined::with(&secured, "a1", &[], "prod").await;
+    let elsewhere = submit(&secured, "default", "  selector: \"pool == 'prod'\"\n").await;
+    let here = submit(&secured, "default", "  selector: \"pool == 'eu'\"\n").await;
+    assert_eq!(agent.started().await.task_id, here);
+    let why = refusals(&secured, "default", &elsewhere).await;
+    assert!(why[0].contains("do not match the selector pool == 'prod': it has pool=eu"), "{why:?}");
+    // What it offers later is read in the same way.
+    let mut later = crate::agent::offers(2);
+    later.labels.insert("pool".into(), "prod".into());
+    let frame = Some(Request::Capabilities(later));
+    agent.frames.send(v1::SessionRequest { frame }).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let why = refusals(&secured, "default", &elsewhere).await;
+    assert!(why[0].contains("it has pool=eu"), "{why:?}");
+    let mut fleet = secured.fleet().await;
+    let list = fleet.list(secured.admin(v1::FleetListRequest::default())).await;
+    let listed = list.expect("listed").into_inner().agents.remove(0);
+    let warned = listed.capabilities.expect("offered").warnings.join("");
+    assert!(warned.contains("it says of itself that its pool is prod"), "{warned}");
+}
+
+#[tokio::test]
+async fn an_agent_of_a_rule_for_projects_gets_their_tasks_tokens_and_files_only() {
+    let secured = Secured::with(|settings| settings.oidc = Some(crate::oidc::issuing())).await;
+    let mut agent = Joined::with(&secured, "a1", &["shop"], "eu").await;
+    let elsewhere = submit(&secured, "bank", "").await;
+    let here = submit(&secured, "shop", "").await;
+    assert_eq!(agent.started().await.task_id, here);
+    let why = refusals(&secured, "bank", &elsewhere).await;
+    assert_eq!(why, ["its join rule is for the projects shop, and not for bank"]);
+    let request = v1::FetchBlobRequest {
+        project: "bank".into(),
+        ..v1::FetchBlobRequest::default()
+    };
+    let refused = agent.client.fetch_blob(request).await.expect_err("another project");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("is not for the project bank"), "{refused:?}");
+    let request = v1::MintTokenRequest {
+        attempt: Some(v1::AttemptRef {
+            project: "bank".into(),
+            task_id: elsewhere,
+            run: 1,
+            epoch: 1,
+        }),
+        ..v1::MintTokenRequest::default()
+    };
+    let refused = agent.client.mint_token(request).await.expect_err("another project");
+    assert!(refused.message().contains("is not for the project bank"), "{refused:?}");
+}
