@@ -10,7 +10,9 @@ use futures::stream;
 use tonic::{Status, Streaming};
 
 use super::context::{Answers, Context, project_of, refused};
+use super::whose::has_task;
 use crate::blob_store::{BlobError, BlobWriter};
+use crate::store::contract::TaskRow;
 use crate::store::op::Op;
 
 /// A piece of a blob or a bundle; only the first one names it.
@@ -102,6 +104,7 @@ async fn blocking<T: Send + 'static>(
 impl Upload {
     async fn begin(context: &Context, project: &str, sha256: &str) -> Result<Self, Status> {
         let project = project_of(project)?;
+        has_task(context, &project, "", |_| true).await?;
         let (blobs, of, name) = (context.blobs.clone(), project.clone(), sha256.to_owned());
         let writer = blocking(move || blobs.begin(&of, &name)).await?;
         Ok(Self {
@@ -144,6 +147,8 @@ pub(super) async fn download(
     request: v1::FetchBlobRequest,
 ) -> Result<Answers<v1::FetchBlobResponse>, Status> {
     let project = project_of(&request.project)?;
+    let is_needed = |row: &TaskRow| row.spec.bundles.iter().any(|bundle| bundle.sha256 == request.sha256);
+    has_task(&context, &project, " that needs this file", is_needed).await?;
     let (of, name) = (project.clone(), request.sha256.clone());
     if context.read(move |reads| reads.blob(&of, &name)).await?.is_none() {
         return Err(Status::not_found(format!(

@@ -14,6 +14,7 @@ mod blob;
 mod view;
 mod last_word;
 mod trust;
+mod whose;
 mod context;
 mod uploads;
 

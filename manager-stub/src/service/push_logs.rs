@@ -8,6 +8,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::context::{Answers, Context};
+use super::whose::Attempts;
+use crate::auth::caller;
 use crate::log_store::{LogPiece, PieceAnswer};
 use deputy_task::attempt::AttemptRef;
 
@@ -19,9 +21,10 @@ pub(super) fn serve(context: &Context, frames: Streaming<v1::PushLogsRequest>) -
     let (answer, answers) = mpsc::channel(WAITING_ANSWERS);
     let (last_word, ended) = mpsc::channel(1);
     let serving = context.clone();
+    let attempts = Attempts::of(&caller::current());
     context.tracker.spawn(async move {
         tokio::select! {
-            outcome = receive(&serving, frames, answer) => {
+            outcome = receive(&serving, attempts, frames, answer) => {
                 if let Err(status) = outcome {
                     drop(last_word.try_send(Err(status)));
                 }
@@ -35,6 +38,7 @@ pub(super) fn serve(context: &Context, frames: Streaming<v1::PushLogsRequest>) -
 
 async fn receive(
     context: &Context,
+    mut attempts: Attempts,
     mut frames: Streaming<v1::PushLogsRequest>,
     answer: mpsc::Sender<PieceAnswer>,
 ) -> Result<(), Status> {
@@ -47,6 +51,13 @@ async fn receive(
         }
         if crc32fast::hash(&frame.data) != frame.crc32 {
             return Err(Status::data_loss("a log frame does not agree with its checksum"));
+        }
+        if let Some(reason) = attempts.refusal(context, &attempt).await? {
+            // The agent lets go of this log and goes on with the others.
+            if answer.send(PieceAnswer::Refused { attempt, reason }).await.is_err() {
+                return Ok(());
+            }
+            continue;
         }
         let piece = LogPiece {
             attempt,

@@ -203,13 +203,14 @@ fn give_away(attempt: &AttemptRef, lease_until: StoreTime) -> Change {
 type Test = fn(&mut Bench);
 
 /// Every test of the suite.
-pub(super) const SUITE: [(&str, Test); 21] = [
+pub(super) const SUITE: [(&str, Test); 22] = [
     ("a submission is idempotent by its request id", submissions),
     (
         "a task that ended moves to history with everything it had",
         a_whole_life,
     ),
     ("submission and assignment share a batch", fused_assignment),
+    ("it is known whose an attempt was", whose_attempts),
     (
         "a write with another run, epoch or instance is stale and changes nothing",
         the_fence,
@@ -253,6 +254,30 @@ pub(super) const SUITE: [(&str, Test); 21] = [
         trust_is_changed_whole_and_only_as_it_was_seen,
     ),
 ];
+
+fn whose_attempts(bench: &mut Bench) {
+    let (key, attempt) = bench.running("t1", |_| {});
+    let (project, agent) = (key.project.clone(), agent_id("a1"));
+    let other: Project = "other".parse().expect("a project");
+    let held = |bench: &Bench, project: &Project, agent: &AgentId| {
+        let rows = bench.reads().held_by(project, agent).expect("read");
+        rows.into_iter().map(|row| row.spec.key).collect::<Vec<_>>()
+    };
+    assert_eq!(held(bench, &project, &agent), [key.clone()]);
+    assert!(held(bench, &other, &agent).is_empty());
+    assert!(held(bench, &project, &agent_id("a2")).is_empty());
+    assert_eq!(
+        bench.write(&attempt, "i1", complete(v1::TaskState::Failed)),
+        Verdict::Ok
+    );
+    bench.change(&key, Change::Retry { seen_run: 1 }).expect("retried");
+    let assignee = |bench: &Bench, epoch| bench.reads().assignee(&key, epoch).expect("read");
+    assert!(held(bench, &project, &agent).is_empty(), "queued again");
+    assert_eq!(assignee(bench, attempt.epoch), Some((1, agent.clone())), "it has ended");
+    assert_eq!(assignee(bench, attempt.epoch + 1), None);
+    bench.one(assign(&key, attempt.epoch, "i2"));
+    assert_eq!(assignee(bench, attempt.epoch + 1), Some((2, agent)));
+}
 
 fn submissions(bench: &mut Bench) {
     let first = bench.one(submit("r1", spec("t1")));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deputy_task::attempt::{Epoch, Run};
-use deputy_task::id::{Project, TaskId};
+use deputy_task::id::{AgentId, Project, TaskId};
 use deputy_task::state::TaskState;
 
 use super::clock::StoreTime;
@@ -37,6 +37,10 @@ pub trait Reads: Send + Sync {
     fn live(&self) -> Result<Vec<TaskRow>, StoreError>;
     /// One task, without its document.
     fn task(&self, key: &TaskKey) -> Result<Option<TaskRow>, StoreError>;
+    /// The run and the agent of an attempt, however long ago it was; `None` if there was none.
+    fn assignee(&self, key: &TaskKey, epoch: Epoch) -> Result<Option<(Run, AgentId)>, StoreError>;
+    /// The tasks of a project whose newest attempt is this agent's and has not ended, without their documents.
+    fn held_by(&self, project: &Project, agent: &AgentId) -> Result<Vec<TaskRow>, StoreError>;
     /// The canonical document of a task.
     fn document(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError>;
     /// At most two tasks whose id begins with `prefix`.

@@ -7,6 +7,8 @@ use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_proto::v1::session_request::Frame as Request;
 use deputy_proto::v1::session_response::Frame;
+use futures::StreamExt;
+use sha2::Digest;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
@@ -56,16 +58,35 @@ impl Joined {
                 break assignment.attempt.expect("an attempt");
             }
         };
-        let op = v1::WriteOp {
-            attempt: Some(attempt.clone()),
-            op: Some(crate::agent::start()),
-        };
-        let write = Request::Write(v1::Write { seq: 1, ops: vec![op] });
-        let frame = Some(write);
-        self.frames.send(v1::SessionRequest { frame }).await.expect("sent");
-        while !matches!(self.next().await, Frame::WriteAck(_)) {}
+        self.write(&attempt, crate::agent::start()).await;
         attempt
     }
+
+    async fn write(&mut self, attempt: &v1::AttemptRef, op: v1::write_op::Op) {
+        let op = v1::WriteOp {
+            attempt: Some(attempt.clone()),
+            op: Some(op),
+        };
+        let frame = Some(Request::Write(v1::Write { seq: 1, ops: vec![op] }));
+        self.frames.send(v1::SessionRequest { frame }).await.expect("sent");
+        while !matches!(self.next().await, Frame::WriteAck(_)) {}
+    }
+}
+
+/// Pushes one piece of an attempt's log; why it is refused, or nothing.
+async fn pushed(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef, offset: u64) -> String {
+    let data = bytes::Bytes::from_static(b"x");
+    let frame = v1::PushLogsRequest {
+        attempt: Some(attempt.clone()),
+        offset,
+        crc32: crc32fast::hash(&data),
+        data,
+        ..v1::PushLogsRequest::default()
+    };
+    let frames = futures::stream::iter([frame]).chain(futures::stream::pending());
+    let mut answers = client.push_logs(frames).await.expect("a stream").into_inner();
+    let answer = tokio::time::timeout(SOON, answers.message()).await.expect("in time");
+    answer.expect("an answer").expect("an answer").refused
 }
 
 async fn submit(secured: &Secured, project: &str, spec: &str) -> String {
@@ -111,6 +132,88 @@ async fn an_agent_gets_tasks_of_the_pool_that_it_joined_and_of_no_other() {
     let listed = list.expect("listed").into_inner().agents.remove(0);
     let warned = listed.capabilities.expect("offered").warnings.join("");
     assert!(warned.contains("it says of itself that its pool is prod"), "{warned}");
+}
+
+#[tokio::test]
+async fn an_agent_brings_logs_of_its_own_attempts_only() {
+    let secured = Secured::start().await;
+    let mut other = Joined::with(&secured, "a2", &["other"], "eu").await;
+    let mut agent = Joined::with(&secured, "a1", &[], "eu").await;
+    submit(&secured, "shop", "").await;
+    let attempt = agent.started().await;
+    let refused = pushed(&mut other.client, &attempt, 0).await;
+    assert!(refused.contains("was not given to the agent a2"), "{refused}");
+    assert_eq!(pushed(&mut agent.client, &attempt, 0).await, "");
+    let never = v1::AttemptRef {
+        epoch: attempt.epoch + 1,
+        ..attempt.clone()
+    };
+    let refused = pushed(&mut agent.client, &never, 0).await;
+    assert!(refused.contains("was not given to the agent a1"), "{refused}");
+    // Its last bytes may come after its end.
+    agent.write(&attempt, crate::agent::complete(v1::TaskState::Succeeded)).await;
+    assert_eq!(pushed(&mut agent.client, &attempt, 1).await, "");
+    let refused = pushed(&mut other.client, &attempt, 2).await;
+    assert!(refused.contains("was not given to the agent a2"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_agent_gets_the_files_of_the_tasks_that_it_has_only() {
+    let secured = Secured::start().await;
+    let mut other = Joined::with(&secured, "a2", &["other"], "eu").await;
+    let mut agent = Joined::with(&secured, "a1", &[], "eu").await;
+    let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
+    let sha256 = hex::encode(sha2::Sha256::digest(b"packed"));
+    let piece = v1::PutBundleRequest {
+        project: "shop".into(),
+        sha256: sha256.clone(),
+        data: "packed".into(),
+    };
+    let put = secured.admin(futures::stream::iter([piece]));
+    tasks.put_bundle(put).await.expect("stored");
+    let spec = "  sources: [{ name: app, bundle: ./app }]\n";
+    let request = v1::SubmitRequest {
+        project: "shop".into(),
+        bundles: vec![v1::Bundle {
+            name: "app".into(),
+            sha256: sha256.clone(),
+            size_bytes: 6,
+        }],
+        ..crate::agent::submit_request("r1", spec)
+    };
+    let fetch = v1::FetchBlobRequest {
+        project: "shop".into(),
+        sha256: sha256.clone(),
+        offset: 0,
+    };
+    let early = agent.client.fetch_blob(fetch.clone()).await.expect_err("not its task yet");
+    assert_eq!(early.code(), Code::PermissionDenied);
+    tasks.submit(secured.admin(request)).await.expect("submitted");
+    let attempt = agent.started().await;
+    let mut fetched = agent.client.fetch_blob(fetch.clone()).await.expect("its own").into_inner();
+    let data = fetched.message().await.expect("a piece").expect("a piece").data;
+    assert_eq!(data.as_ref(), b"packed");
+    let refused = other.client.fetch_blob(fetch.clone()).await.expect_err("another agent's");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let unnamed = v1::FetchBlobRequest {
+        sha256: "0".repeat(64),
+        ..fetch.clone()
+    };
+    let refused = agent.client.fetch_blob(unnamed).await.expect_err("no file of its task");
+    assert!(refused.message().contains("that needs this file"), "{refused:?}");
+    let put = |project: &str| {
+        let piece = v1::PutBlobRequest {
+            project: project.into(),
+            sha256: sha256.clone(),
+            data: "packed".into(),
+        };
+        futures::stream::iter([piece])
+    };
+    agent.client.put_blob(put("shop")).await.expect("it has a task there");
+    let refused = agent.client.put_blob(put("bank")).await.expect_err("no task there");
+    assert!(refused.message().contains("has no task of the project bank"), "{refused:?}");
+    agent.write(&attempt, crate::agent::complete(v1::TaskState::Succeeded)).await;
+    agent.client.fetch_blob(fetch).await.expect_err("not its task any more");
 }
 
 #[tokio::test]

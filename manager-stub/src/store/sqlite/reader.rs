@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::attempt::{Epoch, Run};
-use deputy_task::id::{Project, TaskId};
+use deputy_task::id::{AgentId, Project, TaskId};
 use deputy_task::state::TaskState;
 use prost::Message;
 use rusqlite::{Connection, Row, params_from_iter};
@@ -18,7 +18,7 @@ use super::writer_rows::LOG_END_BITS;
 use super::{open, trust_rows, writer_rows};
 use crate::store::clock::StoreTime;
 use crate::store::contract::{EventQuery, ListQuery, LogStreamRow, Meta, Reads, StoreError, TaskRow};
-use crate::store::event::{Event, Sequence};
+use crate::store::event::{Event, Sequence, kind};
 use crate::store::oidc_key::OidcKeyRow;
 use crate::store::op::{InstanceRow, LogExtent, TrustRow};
 use crate::store::task::{TaskKey, TaskSpec};
@@ -153,6 +153,39 @@ impl Reads for SqliteReads {
                 }
             }
             Ok(None)
+        })
+    }
+
+    fn assignee(&self, key: &TaskKey, epoch: Epoch) -> Result<Option<(Run, AgentId)>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT run, agent FROM event WHERE project = ?1 AND task = ?2 AND epoch = ?3 AND kind = ?4 LIMIT 1",
+            )?;
+            let wanted = (key.project.as_str(), key.task.as_str(), number(epoch), kind::ASSIGNED);
+            let mut found = statement.query(wanted)?;
+            let Some(row) = found.next()? else { return Ok(None) };
+            let agent: Option<AgentId> = rows::parsed_opt(row, 1, "agent id")?;
+            let run = rows::run(row, 0)?;
+            Ok(agent.map(|agent| (run, agent)))
+        })
+    }
+
+    fn held_by(&self, project: &Project, agent: &AgentId) -> Result<Vec<TaskRow>, StoreError> {
+        self.read(|connection| {
+            let sql = format!(
+                "SELECT {SPEC}, {} FROM live JOIN task USING (project, task) WHERE live.project = ?1 AND agent = ?2",
+                rows::HEAD
+            );
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut found = statement.query((project.as_str(), agent.as_str()))?;
+            let mut tasks = Vec::new();
+            while let Some(row) = found.next()? {
+                let head = rows::head(row, 11)?;
+                if matches!(head.state, TaskState::Assigned | TaskState::Running | TaskState::Lost) {
+                    tasks.push(TaskRow { spec: spec(row)?, head });
+                }
+            }
+            Ok(tasks)
         })
     }
 
