@@ -31,7 +31,7 @@ use crate::outbox::{Closed, Granted, Outbox, halt_of, turn};
 use crate::replay::Replay;
 use crate::switch::Switch;
 use crate::trust::{Believed, Trust, believe};
-use crate::vouch::{Vouched, vouch};
+use crate::vouch::{Begun, Vouched, vouch};
 use crate::workspace::remove;
 
 /// Everything the attempts of an executor share.
@@ -96,12 +96,18 @@ impl Attempt {
         }
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, assignment: Assignment) -> Self {
-        let vouched = vouch(&shared.environment.signers, &assignment);
+    pub(crate) fn new(shared: Arc<Shared>, mut assignment: Assignment) -> Self {
+        let ring = shared.environment.pool_keys.as_deref();
+        let received = std::mem::take(&mut assignment.journal);
+        let Believed { trust, journal, forged } = believe(ring, &assignment.attempt, received);
+        let begun = if trust.can_seal() && !journal.is_empty() {
+            Begun::Proven
+        } else {
+            Begun::Unproven
+        };
+        let vouched = vouch(&shared.environment.signers, &assignment, begun);
         // The document was checked before it was queued; its longest duration is the fallback.
         let timeout = duration::parse(&vouched.document.spec.timeout).unwrap_or(duration::LONGEST);
-        let ring = shared.environment.pool_keys.as_deref();
-        let Believed { trust, journal, forged } = believe(ring, &assignment.attempt, assignment.journal);
         Self {
             shared,
             reference: assignment.attempt,

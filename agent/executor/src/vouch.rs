@@ -36,8 +36,15 @@ pub(crate) enum Problem {
     Task(Box<Failure>),
 }
 
+/// Has the run begun? Only a journal with the pool's own proof says so: the manager could make one up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Proven,
+    Unproven,
+}
+
 /// Judges the signature of a task.
-pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment) -> Vouched {
+pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment, begun: Begun) -> Vouched {
     let mut vouched = Vouched {
         signer: None,
         document: Arc::clone(&assignment.document),
@@ -49,7 +56,10 @@ pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment) -> Vouche
         return vouched;
     };
     // A run that has begun is finished, however long it takes.
-    let now = if assignment.journal.is_empty() { now() } else { 0 };
+    let now = match begun {
+        Begun::Proven => 0,
+        Begun::Unproven => now(),
+    };
     match signers.verify(signed, now) {
         Err(bad) => vouched.problem = Some(Problem::Agent(bad.to_string())),
         Ok(Signature::Unknown) => {

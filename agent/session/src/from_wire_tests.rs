@@ -207,7 +207,8 @@ fn sizes_that_no_honest_manager_announces_are_refused_before_anything_is_read() 
         "{refused}"
     );
     assert!(
-        document(&vec![b' '; MAX_CANONICAL_BYTES + 1]).is_err_and(|error| matches!(error, WireError::OutOfRange { .. }))
+        document(&vec![b' '; MAX_CANONICAL_BYTES + 1])
+            .is_err_and(|error| matches!(error, WireError::OutOfRange { .. }))
     );
 }
 

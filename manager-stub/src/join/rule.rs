@@ -181,7 +181,9 @@ fn projects(names: &[String]) -> Result<Vec<Project>, BadRule> {
         return Err(BadRule(format!("a join rule names at most {MAX_PROJECTS} projects")));
     }
     let parsed = names.iter().map(|name| name.parse::<Project>());
-    parsed.collect::<Result<_, _>>().map_err(|error| BadRule(error.to_string()))
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|error| BadRule(error.to_string()))
 }
 
 /// A name that may stand in a certificate's URI.

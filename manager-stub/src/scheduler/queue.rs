@@ -370,9 +370,7 @@ impl Queue {
             class.starved_at = None;
             class.eligible = fleet
                 .iter()
-                .filter(|(_, member)| {
-                    member.connected && refusals(requirement, &class.selector, member).is_empty()
-                })
+                .filter(|(_, member)| member.connected && refusals(requirement, &class.selector, member).is_empty())
                 .map(|(instance, _)| instance.clone())
                 .collect();
         }

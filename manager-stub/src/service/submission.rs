@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::document::step::ShellProgram;
-use deputy_task::document::{Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical};
+use deputy_task::document::{
+    Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical,
+};
 use deputy_task::id::TaskId;
 use deputy_task::signed::Signed;
 use sha2::{Digest, Sha256};

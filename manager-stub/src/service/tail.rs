@@ -59,20 +59,24 @@ pub(super) async fn serve(
     let until = if request.follow { Until::TheEnd } else { Until::Now };
     let serving = context.clone();
     let over = caller::over(context.registry.clone());
-    Ok(streamed((&context.tracker, &context.ending), over, |answers| async move {
-        let mut tail = Tail {
-            context: serving,
-            key,
-            run: row.head.run,
-            offsets,
-            news,
-            answers,
-        };
-        match until {
-            Until::Now => tail.all_new().await.map(drop),
-            Until::TheEnd => tail.follow().await,
-        }
-    }))
+    Ok(streamed(
+        (&context.tracker, &context.ending),
+        over,
+        |answers| async move {
+            let mut tail = Tail {
+                context: serving,
+                key,
+                run: row.head.run,
+                offsets,
+                news,
+                answers,
+            };
+            match until {
+                Until::Now => tail.all_new().await.map(drop),
+                Until::TheEnd => tail.follow().await,
+            }
+        },
+    ))
 }
 
 impl Tail {

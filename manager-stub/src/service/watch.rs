@@ -58,19 +58,23 @@ pub(super) async fn serve(context: &Context, request: v1::WatchRequest) -> Resul
     };
     let serving = context.clone();
     let over = caller::over(context.registry.clone());
-    Ok(streamed((&context.tracker, &context.ending), over, |answers| async move {
-        let mut watcher = Watcher {
-            context: serving,
-            project,
-            task,
-            generation,
-            after,
-            news,
-            answers,
-            shown: Vec::new(),
-        };
-        watcher.follow().await
-    }))
+    Ok(streamed(
+        (&context.tracker, &context.ending),
+        over,
+        |answers| async move {
+            let mut watcher = Watcher {
+                context: serving,
+                project,
+                task,
+                generation,
+                after,
+                news,
+                answers,
+                shown: Vec::new(),
+            };
+            watcher.follow().await
+        },
+    ))
 }
 
 impl Watcher {

@@ -184,7 +184,11 @@ async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_resta
 async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [Status; 2] {
     let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
     let request = crate::agent::submit_request(&format!("of {token}"), "");
-    let submitted = tasks.submit(secured.admin(request)).await.expect("submitted").into_inner();
+    let submitted = tasks
+        .submit(secured.admin(request))
+        .await
+        .expect("submitted")
+        .into_inner();
     let watch = v1::WatchRequest {
         task_id: submitted.task_id.clone(),
         ..v1::WatchRequest::default()
@@ -207,7 +211,9 @@ async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [S
         }
     };
     let watched = tokio::time::timeout(within, last).await.expect("the watch ends");
-    let tailed = tokio::time::timeout(within, tailed.message()).await.expect("the tail ends");
+    let tailed = tokio::time::timeout(within, tailed.message())
+        .await
+        .expect("the tail ends");
     [watched, tailed.expect_err("it does not end in order")]
 }
 

@@ -47,7 +47,9 @@ impl Joined {
     }
 
     async fn next(&mut self) -> Frame {
-        let next = tokio::time::timeout(SOON, self.answers.message()).await.expect("in time");
+        let next = tokio::time::timeout(SOON, self.answers.message())
+            .await
+            .expect("in time");
         next.expect("a frame").and_then(|answer| answer.frame).expect("a frame")
     }
 
@@ -106,7 +108,11 @@ async fn refusals(secured: &Secured, project: &str, task: &str) -> Vec<String> {
         project: project.into(),
         task_id: task.into(),
     };
-    let explained = tasks.explain(secured.admin(request)).await.expect("explained").into_inner();
+    let explained = tasks
+        .explain(secured.admin(request))
+        .await
+        .expect("explained")
+        .into_inner();
     explained.agents.into_iter().flat_map(|agent| agent.reasons).collect()
 }
 
@@ -118,7 +124,10 @@ async fn an_agent_gets_tasks_of_the_pool_that_it_joined_and_of_no_other() {
     let here = submit(&secured, "default", "  selector: \"pool == 'eu'\"\n").await;
     assert_eq!(agent.started().await.task_id, here);
     let why = refusals(&secured, "default", &elsewhere).await;
-    assert!(why[0].contains("do not match the selector pool == 'prod': it has pool=eu"), "{why:?}");
+    assert!(
+        why[0].contains("do not match the selector pool == 'prod': it has pool=eu"),
+        "{why:?}"
+    );
     // What it offers later is read in the same way.
     let mut later = crate::agent::offers(2);
     later.labels.insert("pool".into(), "prod".into());
@@ -151,7 +160,9 @@ async fn an_agent_brings_logs_of_its_own_attempts_only() {
     let refused = pushed(&mut agent.client, &never, 0).await;
     assert!(refused.contains("was not given to the agent a1"), "{refused}");
     // Its last bytes may come after its end.
-    agent.write(&attempt, crate::agent::complete(v1::TaskState::Succeeded)).await;
+    agent
+        .write(&attempt, crate::agent::complete(v1::TaskState::Succeeded))
+        .await;
     assert_eq!(pushed(&mut agent.client, &attempt, 1).await, "");
     let refused = pushed(&mut other.client, &attempt, 2).await;
     assert!(refused.contains("was not given to the agent a2"), "{refused}");
@@ -186,14 +197,27 @@ async fn an_agent_gets_the_files_of_the_tasks_that_it_has_only() {
         sha256: sha256.clone(),
         offset: 0,
     };
-    let early = agent.client.fetch_blob(fetch.clone()).await.expect_err("not its task yet");
+    let early = agent
+        .client
+        .fetch_blob(fetch.clone())
+        .await
+        .expect_err("not its task yet");
     assert_eq!(early.code(), Code::PermissionDenied);
     tasks.submit(secured.admin(request)).await.expect("submitted");
     let attempt = agent.started().await;
-    let mut fetched = agent.client.fetch_blob(fetch.clone()).await.expect("its own").into_inner();
+    let mut fetched = agent
+        .client
+        .fetch_blob(fetch.clone())
+        .await
+        .expect("its own")
+        .into_inner();
     let data = fetched.message().await.expect("a piece").expect("a piece").data;
     assert_eq!(data.as_ref(), b"packed");
-    let refused = other.client.fetch_blob(fetch.clone()).await.expect_err("another agent's");
+    let refused = other
+        .client
+        .fetch_blob(fetch.clone())
+        .await
+        .expect_err("another agent's");
     assert_eq!(refused.code(), Code::PermissionDenied);
     let unnamed = v1::FetchBlobRequest {
         sha256: "0".repeat(64),
@@ -211,8 +235,13 @@ async fn an_agent_gets_the_files_of_the_tasks_that_it_has_only() {
     };
     agent.client.put_blob(put("shop")).await.expect("it has a task there");
     let refused = agent.client.put_blob(put("bank")).await.expect_err("no task there");
-    assert!(refused.message().contains("has no task of the project bank"), "{refused:?}");
-    agent.write(&attempt, crate::agent::complete(v1::TaskState::Succeeded)).await;
+    assert!(
+        refused.message().contains("has no task of the project bank"),
+        "{refused:?}"
+    );
+    agent
+        .write(&attempt, crate::agent::complete(v1::TaskState::Succeeded))
+        .await;
     agent.client.fetch_blob(fetch).await.expect_err("not its task any more");
 }
 

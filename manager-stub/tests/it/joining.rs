@@ -110,7 +110,10 @@ async fn a_used_up_join_token_does_not_let_a_revoked_agent_back_in_with_its_old_
         assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
     }
     let another = secured.join_token("rule", 1).await;
-    secured.join_with(&key, "a1", &another).await.expect("a new token lets it in");
+    secured
+        .join_with(&key, "a1", &another)
+        .await
+        .expect("a new token lets it in");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::bench::Bench;
 use super::lifecycle::refusals;
 use super::script::{Do, Script};
-use crate::vouch::{Problem, vouch};
+use crate::vouch::{Begun, Problem, vouch};
 
 const DOCUMENT: &str = "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: { name: signed }\nspec: { steps: [ { name: a, shell: { run: \"true\" } } ] }\n";
 
@@ -68,7 +68,7 @@ fn assignment(signer: &Signer, not_after: u64) -> Assignment {
 #[test]
 fn what_was_signed_is_run_and_not_what_the_manager_made_of_it() {
     let signer = Signer::new();
-    let vouched = vouch(&signer.trusted(), &assignment(&signer, u64::MAX));
+    let vouched = vouch(&signer.trusted(), &assignment(&signer, u64::MAX), Begun::Unproven);
     assert_eq!(vouched.signer.as_deref(), Some("pipeline"), "{:?}", vouched.problem);
     assert_eq!(vouched.document.metadata.name, "signed");
     assert_eq!(vouched.document.spec.steps[0].kind.name(), "shell");
@@ -80,7 +80,7 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     let changed = |change: &dyn Fn(&mut Assignment)| {
         let mut assignment = assignment(&signer, u64::MAX);
         change(&mut assignment);
-        vouch(&signer.trusted(), &assignment)
+        vouch(&signer.trusted(), &assignment, Begun::Unproven)
     };
     let tamper = |change: fn(&mut Signed)| {
         let vouched = changed(&|assignment| {
@@ -111,14 +111,22 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     assert!(refused(bundles).contains("the bundles are others"));
     let project = changed(&|assignment| assignment.attempt.project = "other".parse().expect("a project"));
     assert!(refused(project).contains("signed for project default, not other"));
-    let expired = vouch(&signer.trusted(), &assignment(&signer, 1));
+    let late = assignment(&signer, 1);
+    let expired = vouch(&signer.trusted(), &late, Begun::Unproven);
     assert!(refused(expired).contains("time of the task's signature is over"));
+    // What has begun, by the pool's own proof, is finished, however late it is.
+    let begun = vouch(&signer.trusted(), &late, Begun::Proven);
+    assert_eq!(begun.signer.as_deref(), Some("pipeline"), "{:?}", begun.problem);
     let stripped = changed(&|assignment| assignment.signed = None);
     assert!(stripped.signer.is_none() && stripped.problem.is_none());
-    let stranger = vouch(&Signer::new().trusted(), &assignment(&signer, u64::MAX));
+    let stranger = vouch(
+        &Signer::new().trusted(),
+        &assignment(&signer, u64::MAX),
+        Begun::Unproven,
+    );
     assert!(stranger.signer.is_none() && stranger.note.is_some());
     std::fs::write(signer.folder.path().join("x.pem"), "no key").expect("written");
-    let unusable = vouch(&signer.trusted(), &assignment(&signer, u64::MAX));
+    let unusable = vouch(&signer.trusted(), &assignment(&signer, u64::MAX), Begun::Unproven);
     assert!(
         matches!(unusable.problem, Some(Problem::Agent(_))),
         "{:?}",
