@@ -54,7 +54,7 @@ pub(crate) fn membership(
     Ok(Membership::new(
         config.manager.clone(),
         agent_id.clone(),
-        (config.proxy.clone(), config.connect_timeout),
+        (config.proxy.clone(), config.connect_timeout, config.transport),
         joining,
     ))
 }

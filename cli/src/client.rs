@@ -170,7 +170,7 @@ impl Manager {
             )
             .caused_by(&error)
             .hint(match error {
-                DialError::Tls { .. } => {
+                DialError::Tls { .. } | DialError::Handshake { .. } | DialError::Protocol { .. } => {
                     "look at --ca-file and at the address; `openssl s_client` shows what answers there"
                 }
                 DialError::Proxy { .. } => "HTTPS_PROXY names the proxy, NO_PROXY what is reached without it",

@@ -59,6 +59,23 @@ pub enum DialError {
         /// What it means, for people.
         why: String,
     },
+    /// The connection ended in the middle of the TLS handshake: a manager that ends, or something in between that does
+    /// not like what it sees of it.
+    #[error("TLS with {to} failed: {why}")]
+    Handshake {
+        /// The address.
+        to: String,
+        /// What it means, for people.
+        why: String,
+    },
+    /// TLS is spoken there, and what was offered over it (ALPN) was not taken.
+    #[error("TLS with {to} failed: what answers there does not speak {offered}")]
+    Protocol {
+        /// The address.
+        to: String,
+        /// What was offered.
+        offered: String,
+    },
     /// An address with `https://` needs to know whom to believe.
     #[error(
         "there is no authority to check the manager {0} with: give its CA file or the SHA-256 of its CA certificate"
@@ -120,9 +137,25 @@ impl Dialer {
             why,
         };
         let name = ServerName::try_from(self.url.host().to_owned()).map_err(|error| failed(error.to_string()))?;
-        let stream = TlsConnector::from(tls).connect(name, stream).await;
-        let stream = stream.map_err(|error| failed(self.meaning(&error)))?;
+        let stream = TlsConnector::from(Arc::clone(&tls)).connect(name, stream).await;
+        let stream = stream.map_err(|error| self.handshake_failed(&error, &tls))?;
         Ok(Either::Left(Box::new(stream)))
+    }
+
+    fn handshake_failed(&self, error: &io::Error, tls: &ClientConfig) -> DialError {
+        let (to, why) = (self.url.to_string(), self.meaning(error));
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(
+                rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+                | rustls::Error::NoApplicationProtocol
+                | rustls::Error::PeerMisbehaved(rustls::PeerMisbehaved::SelectedUnofferedApplicationProtocol),
+            ) => DialError::Protocol {
+                to,
+                offered: offered(tls),
+            },
+            Some(_) => DialError::Tls { to, why },
+            None => DialError::Handshake { to, why },
+        }
     }
 
     async fn tcp(&self) -> Result<TcpStream, DialError> {
@@ -167,6 +200,14 @@ impl Dialer {
             None => error.to_string(),
         }
     }
+}
+
+fn offered(tls: &ClientConfig) -> String {
+    let names = tls.alpn_protocols.iter().map(|name| match name.as_slice() {
+        b"h2" => "HTTP/2".into(),
+        other => String::from_utf8_lossy(other).to_uppercase(),
+    });
+    names.collect::<Vec<String>>().join(" or ")
 }
 
 /// What a failure of TLS means, for people.

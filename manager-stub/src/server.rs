@@ -490,7 +490,10 @@ fn serve(
         .max_decoding_message_size(MAX_ENROLLMENT_MESSAGE_BYTES);
     let fleet = FleetServer::new(FleetService::new(context));
     let router = tonic::transport::Server::builder()
+        // gRPC-Web over HTTP/1.1, for agents that HTTP/2 does not reach; everything behind it sees gRPC.
+        .accept_http1(true)
         .layer(witness)
+        .layer(tonic_web::GrpcWebLayer::new())
         .layer(gate)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))

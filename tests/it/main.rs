@@ -31,6 +31,7 @@ mod oidc;
 mod containers;
 mod chart;
 mod image;
+mod hostile_networks;
 mod link;
 mod membership;
 mod proxy;

@@ -27,6 +27,8 @@ pub struct AgentOptions {
     pub failpoint: Option<String>,
     /// Another join token than the world's.
     pub join_token_file: Option<PathBuf>,
+    /// Another file of authorities than the world's.
+    pub ca_file: Option<PathBuf>,
     /// The Cedar policy that it is started with; without one it is started with `--allow-all`.
     pub policy: Policy,
     /// `--join`; with `aws` it is given no token.
@@ -214,7 +216,7 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
         .arg("--manager")
         .arg(format!("https://{}", link.address()))
         .arg("--ca-file")
-        .arg(&start.ca_file)
+        .arg(options.ca_file.as_ref().unwrap_or(&start.ca_file))
         .arg("--state-folder")
         .arg(start.folder.join("state"));
     if let Some(join) = options.join {

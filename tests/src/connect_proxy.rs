@@ -1,4 +1,5 @@
-//! A corporate HTTP proxy: CONNECT only, perhaps with a password, and cutting what is silent for too long.
+//! A corporate HTTP proxy: CONNECT only, perhaps with a password, cutting what is silent for too long, and with a
+//! middlebox behind it that may not like HTTP/2.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::background::{self, Background};
+use crate::middlebox::Middlebox;
 
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
@@ -29,6 +31,7 @@ pub struct Rules {
 pub struct ConnectProxy {
     address: SocketAddr,
     counts: Arc<Counts>,
+    middlebox: Arc<Middlebox>,
     _server: Background,
 }
 
@@ -45,10 +48,12 @@ impl ConnectProxy {
         let listener = background::run(TcpListener::bind(("127.0.0.1", 0))).await??;
         let address = listener.local_addr()?;
         let counts = Arc::new(Counts::default());
-        let server = background::spawn(accept(listener, rules, Arc::clone(&counts)));
+        let middlebox = Arc::new(Middlebox::default());
+        let server = background::spawn(accept(listener, rules, Arc::clone(&counts), Arc::clone(&middlebox)));
         Ok(Self {
             address,
             counts,
+            middlebox,
             _server: server,
         })
     }
@@ -61,6 +66,12 @@ impl ConnectProxy {
         } else {
             format!("http://{login}@{}", self.address)
         }
+    }
+
+    /// What its connections go through.
+    #[must_use]
+    pub fn middlebox(&self) -> &Middlebox {
+        &self.middlebox
     }
 
     /// Ways that were made.
@@ -82,19 +93,19 @@ impl ConnectProxy {
     }
 }
 
-async fn accept(listener: TcpListener, rules: Rules, counts: Arc<Counts>) {
+async fn accept(listener: TcpListener, rules: Rules, counts: Arc<Counts>, middlebox: Arc<Middlebox>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((stream, _)) = listener.accept() => {
-                connections.spawn(serve(stream, rules.clone(), Arc::clone(&counts)));
+                connections.spawn(serve(stream, rules.clone(), Arc::clone(&counts), Arc::clone(&middlebox)));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(mut near: TcpStream, rules: Rules, counts: Arc<Counts>) {
+async fn serve(mut near: TcpStream, rules: Rules, counts: Arc<Counts>, middlebox: Arc<Middlebox>) {
     let Some(head) = head(&mut near).await else { return };
     let Some(target) = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else {
         counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +134,11 @@ async fn serve(mut near: TcpStream, rules: Rules, counts: Arc<Counts>) {
         return;
     }
     counts.made.fetch_add(1, Ordering::Relaxed);
-    carry(near, far, rules.cut_idle, &counts).await;
+    // A year is as good as never.
+    let idle = rules.cut_idle.unwrap_or(Duration::from_secs(365 * 24 * 3600));
+    if middlebox.carry(near, far, idle).await {
+        counts.cut.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 async fn head(stream: &mut TcpStream) -> Option<String> {
@@ -135,29 +150,4 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
         }
     }
     String::from_utf8(head).ok()
-}
-
-async fn carry(mut near: TcpStream, mut far: TcpStream, cut_idle: Option<Duration>, counts: &Counts) {
-    let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
-    // A year is as good as never.
-    let idle = cut_idle.unwrap_or(Duration::from_secs(365 * 24 * 3600));
-    loop {
-        let moved = tokio::select! {
-            read = near.read(&mut up) => match read {
-                Ok(n @ 1..) => far.write_all(&up[..n]).await,
-                _ => return,
-            },
-            read = far.read(&mut down) => match read {
-                Ok(n @ 1..) => near.write_all(&down[..n]).await,
-                _ => return,
-            },
-            () = tokio::time::sleep(idle) => {
-                counts.cut.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        };
-        if moved.is_err() {
-            return;
-        }
-    }
 }

@@ -27,6 +27,7 @@ pub mod podman;
 
 pub mod link;
 pub mod connect_proxy;
+pub mod middlebox;
 pub mod proxy;
 
 pub mod leaks;

@@ -372,12 +372,18 @@ impl World {
 
     /// Runs `deputy-agent doctor` in the surroundings of this world's agents.
     pub async fn doctor(&self, arguments: &[&str]) -> Result<CommandOutput> {
+        self.doctor_with(&[], arguments).await
+    }
+
+    /// The same with more environment.
+    pub async fn doctor_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Result<CommandOutput> {
         let mut command = Command::new(&self.binaries.agent);
         command
             .env_clear()
             .env("HOME", &self.folder)
             .env("TMPDIR", &self.folder)
-            .envs(self.agent_environment());
+            .envs(self.agent_environment())
+            .envs(environment.iter().copied());
         command
             .args([
                 "doctor",

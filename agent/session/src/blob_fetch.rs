@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deputy_proto::v1;
-use deputy_proto::v1::agent_client::AgentClient;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::message::{BlobRef, RequestId};
 use rand::SeedableRng;
@@ -112,7 +111,7 @@ async fn fetch_on(
     written: &mut u64,
 ) -> Result<(), FetchError> {
     let blob = &request.blob;
-    let channel = dial::connect(config)
+    let mut client = dial::connect(config)
         .await
         .map_err(|error| FetchError::Connection(error.to_string()))?;
     let ask = v1::FetchBlobRequest {
@@ -120,7 +119,6 @@ async fn fetch_on(
         sha256: blob.sha256.clone(),
         offset: *written,
     };
-    let mut client = AgentClient::new(channel);
     let answer = timeout(config.connect_timeout, client.fetch_blob(ask)).await;
     let answer =
         answer.map_err(|_| FetchError::Connection(format!("no answer within {:?}", config.connect_timeout)))?;

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use crate::clock::boot_now;
 use crate::core::Core;
-use crate::dial::Link;
+use crate::dial::{Beside, Inbound as Reading, Link};
 use crate::from_wire;
 use crate::status::status_text;
 use crate::to_wire;
@@ -62,6 +62,15 @@ pub(crate) struct Ports {
     pub(crate) spool: Spool,
 }
 
+impl Ports {
+    /// What the agent offers, with a note for people.
+    pub(crate) fn offers(&mut self, note: Option<String>) -> v1::Capabilities {
+        let mut offers = to_wire::capabilities(&self.capabilities.borrow_and_update());
+        offers.warnings.extend(note);
+        offers
+    }
+}
+
 /// How a conversation ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -71,6 +80,10 @@ pub(crate) enum End {
     Disconnected(v1::Disconnect),
     /// The connection broke, or the manager broke the protocol; the reason is for people.
     Broken(String),
+    /// Nothing was heard for so long, on a connection that stayed.
+    Silent(Duration),
+    /// The stream passes again, and is the better way.
+    StreamPasses,
 }
 
 impl End {
@@ -93,6 +106,8 @@ struct Conversation<'a> {
     progress_at: Option<Instant>,
     /// The transport has taken as much as it holds.
     blocked: bool,
+    /// Why it is not the stream that carries it.
+    note: Option<String>,
 }
 
 /// Control frames to send with the next flush.
@@ -111,12 +126,13 @@ impl Due {
 }
 
 /// Talks until the session ends.
-pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> End {
+pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link, note: Option<String>) -> End {
     let Link {
         frames,
         mut inbound,
         welcome,
-        mut renewal,
+        mut beside,
+        ..
     } = link;
     core.generation = welcome.generation;
     for stale in welcome.stale {
@@ -137,6 +153,7 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
         patience: None,
         progress_at: None,
         blocked: false,
+        note,
     };
     this.stage_changed();
     let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
@@ -154,7 +171,10 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
         tokio::select! {
             biased;
             _ = heartbeat.tick() => this.due.heartbeat = true,
-            () = &mut renewal => return End::Broken("the certificate of this connection is not taken any more".into()),
+            ended = &mut beside => return match ended {
+                Beside::Certificate => End::Broken("the certificate of this connection is not taken any more".into()),
+                Beside::StreamPasses => End::StreamPasses,
+            },
             frame = inbound.message(), if reading => {
                 heard = Instant::now();
                 match frame {
@@ -176,9 +196,7 @@ pub(crate) async fn converse(core: &mut Core, ports: &mut Ports, link: Link) -> 
             }
             Ok(()) = this.ports.capabilities.changed() => this.due.capabilities = true,
             Ok(()) = this.ports.stage.changed() => this.stage_changed(),
-            () = sleep_until(heard + silence), if reading => {
-                return End::Broken(format!("nothing heard from the manager for {silence:?}"));
-            }
+            () = sleep_until(heard + silence), if reading => return End::Silent(silence),
         }
     }
 }
@@ -260,9 +278,7 @@ impl Conversation<'_> {
             return Some(Outbound::Heartbeat(self.heartbeat()));
         }
         if std::mem::take(&mut self.due.capabilities) {
-            return Some(Outbound::Capabilities(to_wire::capabilities(
-                &self.ports.capabilities.borrow_and_update(),
-            )));
+            return Some(Outbound::Capabilities(self.ports.offers(self.note.clone())));
         }
         if let Some(reason) = self.due.drain.take() {
             return Some(Outbound::DrainNotice(v1::DrainNotice { reason }));
@@ -317,6 +333,7 @@ impl Conversation<'_> {
                 Err(error) => warn!(%error, "a revocation without a usable attempt was dropped"),
             },
             Some(Inbound::Disconnect(told)) => return Some(End::Disconnected(from_wire::disconnect(told))),
+            Some(Inbound::Probed(_)) => debug!("an answer to a question that was not asked was ignored"),
             Some(Inbound::Welcome(_)) => return Some(End::Broken("the manager welcomed twice".into())),
             None => debug!("a frame of a kind that this version does not know was ignored"),
         }
@@ -345,7 +362,7 @@ impl Conversation<'_> {
 
     /// Goodbye is said only if nothing is held; else the connection just ends, and the manager waits
     /// for the lease.
-    async fn leave(self, reason: String, mut inbound: tonic::Streaming<v1::SessionResponse>) -> End {
+    async fn leave(self, reason: String, mut inbound: Reading) -> End {
         let Self { core, frames, .. } = self;
         let said = async move {
             if core.inventory.is_empty() {

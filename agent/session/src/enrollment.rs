@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use deputy_dial::dialer::{DialError, Dialer, explain_chain};
+use deputy_dial::dialer::{DialError, explain_chain};
 use deputy_proto::v1;
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_proto::v1::enrollment_client::EnrollmentClient;
 use deputy_task::id::AgentId;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey};
 use sha2::{Digest, Sha256};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
+use crate::channel::{ManagerChannel, OpenError, Route};
 use crate::identity::{Identity, millis, unix_now};
 use crate::join_proof::{Challenge, JoinProof, ProofSource};
 
@@ -42,6 +42,8 @@ pub(crate) enum JoinError {
     Dial(#[from] DialError),
     #[error("the join was not answered: {0}")]
     Call(String),
+    #[error("cannot connect: {0}")]
+    OtherProtocol(String),
     #[error("no answer within {0:?}")]
     Silent(Duration),
     #[error("the manager refused to let this agent join: {0}")]
@@ -112,11 +114,11 @@ impl Enrollment {
     /// Joins by a proof.
     pub(crate) async fn join(
         &mut self,
-        dialer: &Dialer,
+        route: &Route,
         who: &Who<'_>,
         source: &dyn ProofSource,
     ) -> Result<Identity, JoinError> {
-        let (mut client, challenge) = challenged(dialer, who).await?;
+        let (mut client, challenge) = challenged(route, who).await?;
         let request = match self.open.take() {
             Some(open) => self.open.insert(open),
             None => self.open.insert(Request::new()?),
@@ -142,11 +144,11 @@ impl Enrollment {
     /// Exchanges an expired certificate.
     pub(crate) async fn renew_expired(
         &mut self,
-        dialer: &Dialer,
+        route: &Route,
         who: &Who<'_>,
         old: &Identity,
     ) -> Result<Identity, JoinError> {
-        let (mut client, challenge) = challenged(dialer, who).await?;
+        let (mut client, challenge) = challenged(route, who).await?;
         let request = Request::new()?;
         let malformed = |error: rcgen::Error| JoinError::Malformed(format!("the kept key cannot be used: {error}"));
         let key = rustls_key(&old.key);
@@ -168,13 +170,13 @@ impl Enrollment {
 }
 
 /// The manager's trust domain, after everything that it says of itself was checked.
-pub(crate) async fn greet(dialer: &Dialer, who: &Who<'_>) -> Result<String, JoinError> {
-    let (_, challenge) = challenged(dialer, who).await?;
+pub(crate) async fn greet(route: &Route, who: &Who<'_>) -> Result<String, JoinError> {
+    let (_, challenge) = challenged(route, who).await?;
     Ok(challenge.trust_domain)
 }
 
 /// Exchanges a certificate over a connection that was made with it.
-pub(crate) async fn renew(client: &mut AgentClient<Channel>) -> Result<Identity, JoinError> {
+pub(crate) async fn renew(client: &mut AgentClient<ManagerChannel>) -> Result<Identity, JoinError> {
     let request = Request::new()?;
     let renew = v1::RenewCertificateRequest {
         csr: request.csr.clone().into(),
@@ -192,12 +194,17 @@ fn rustls_key(pkcs8: &[u8]) -> rustls::pki_types::PrivatePkcs8KeyDer<'_> {
 
 /// A connection as nobody, and the manager's challenge. What the manager says of itself is checked first.
 async fn challenged(
-    dialer: &Dialer,
+    route: &Route,
     who: &Who<'_>,
-) -> Result<(EnrollmentClient<Channel>, v1::ChallengeResponse), JoinError> {
-    let mut client = EnrollmentClient::new(channel(dialer).await?);
+) -> Result<(EnrollmentClient<ManagerChannel>, v1::ChallengeResponse), JoinError> {
+    let (channel, sight) = route.open(who.within).await.map_err(not_opened)?;
+    let mut client = EnrollmentClient::with_origin(channel, route.origin());
     let asked = unix_now();
-    let challenge = within(who.within, client.challenge(v1::ChallengeRequest {})).await?;
+    let challenge = within(who.within, client.challenge(v1::ChallengeRequest {})).await;
+    let challenge = match (challenge, sight.other_protocol()) {
+        (Err(JoinError::Call(_) | JoinError::Silent(_)), Some(seen)) => return Err(JoinError::OtherProtocol(seen)),
+        (challenge, _) => challenge?,
+    };
     let answered = unix_now();
     check_clock(challenge.server_time_ms, asked, answered)?;
     if let Some(expected) = who.trust_domain
@@ -228,18 +235,14 @@ fn check_clock(server_ms: i64, asked: Duration, answered: Duration) -> Result<()
     Ok(())
 }
 
-/// A connection of HTTP/2.
-async fn channel(dialer: &Dialer) -> Result<Channel, JoinError> {
-    // One connection is made here, so that its errors keep their words.
-    let connection = std::sync::Mutex::new(Some(dialer.clone().dial_for_hyper().await?));
-    let connect = tower::service_fn(move |_: http::Uri| {
-        let taken = connection.lock().ok().and_then(|mut connection| connection.take());
-        std::future::ready(taken.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
-    });
-    let channel = Endpoint::from_static("https://manager")
-        .connect_with_connector(connect)
-        .await;
-    channel.map_err(|error| JoinError::Call(explain_chain(&error, "the manager").unwrap_or_else(|| error.to_string())))
+fn not_opened(error: OpenError) -> JoinError {
+    match error {
+        OpenError::Dial(error) => JoinError::Dial(error),
+        OpenError::Nobody(error) => JoinError::Authority(error.to_string()),
+        OpenError::Http(error) => {
+            JoinError::Call(explain_chain(error.as_ref(), "the manager").unwrap_or_else(|| error.to_string()))
+        }
+    }
 }
 
 async fn within<T>(

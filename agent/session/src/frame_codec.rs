@@ -51,7 +51,57 @@ impl Decoder for FrameCodec {
     }
 }
 
+/// The same for an answer to a long poll, with all frames of it together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct AnswerCodec;
+
+impl Codec for AnswerCodec {
+    type Encode = v1::ExchangeRequest;
+    type Decode = v1::ExchangeResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for AnswerCodec {
+    type Item = v1::ExchangeRequest;
+    type Error = Status;
+
+    fn encode(&mut self, request: v1::ExchangeRequest, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        request
+            .encode(into)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for AnswerCodec {
+    type Item = v1::ExchangeResponse;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<v1::ExchangeResponse>, Status> {
+        read_answer(from).map(Some)
+    }
+}
+
 fn read(from: impl bytes::Buf) -> Result<v1::SessionResponse, Status> {
+    counted(from, parts)
+}
+
+fn read_answer(from: impl bytes::Buf) -> Result<v1::ExchangeResponse, Status> {
+    counted(from, parts_of_answer)
+}
+
+fn counted<T: Message + Default>(
+    from: impl bytes::Buf,
+    parts: impl FnOnce(&[u8]) -> Result<usize, Malformed>,
+) -> Result<T, Status> {
     let mut from = from;
     let frame = from.copy_to_bytes(from.remaining());
     let parts = parts(&frame).map_err(|Malformed| Status::internal("the manager sent a frame that is no message"))?;
@@ -60,7 +110,18 @@ fn read(from: impl bytes::Buf) -> Result<v1::SessionResponse, Status> {
             "the manager sent a frame of more than {MAX_PARTS} parts"
         )));
     }
-    v1::SessionResponse::decode(frame).map_err(|error| Status::internal(error.to_string()))
+    T::decode(frame).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Frames of the answer, and fields of what they carry.
+fn parts_of_answer(answer: &[u8]) -> Result<usize, Malformed> {
+    let mut sum = 0_usize;
+    let mut rest = answer;
+    while !rest.is_empty() && sum <= MAX_PARTS {
+        let frame = field(&mut rest)?;
+        sum += 1 + parts(frame)?;
+    }
+    Ok(sum)
 }
 
 /// Fields of what the frame carries. A field that comes twice is one message to the decoder, so all count together.
@@ -125,6 +186,33 @@ mod tests {
             journal: vec![v1::Record::default(); records],
             ..v1::Assignment::default()
         })
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_is_and_its_frames_count_together() {
+        let answer = |frames: Vec<Frame>| {
+            let frames = frames.into_iter().map(|frame| v1::SessionResponse { frame: Some(frame) });
+            v1::ExchangeResponse {
+                frames: frames.collect(),
+                first: u64::MAX,
+                received: 7,
+                last: true,
+            }
+        };
+        let good = answer(vec![journal(3), Frame::HeartbeatAck(v1::HeartbeatAck { seq: 1 })]);
+        assert_eq!(read_answer(good.encode_to_vec().as_slice()).expect("read"), good);
+        let nothing = v1::ExchangeResponse::default();
+        assert_eq!(read_answer(nothing.encode_to_vec().as_slice()).expect("read"), nothing);
+        let half = MAX_PARTS / 2;
+        let many = answer(vec![journal(half), journal(half)]).encode_to_vec();
+        let error = read_answer(many.as_slice()).expect_err("too many");
+        assert_eq!(error.code(), tonic::Code::OutOfRange, "{error}");
+        let empty = vec![v1::SessionResponse::default(); MAX_PARTS + 1];
+        let empty = v1::ExchangeResponse {
+            frames: empty,
+            ..v1::ExchangeResponse::default()
+        };
+        read_answer(empty.encode_to_vec().as_slice()).expect_err("too many empty ones");
     }
 
     #[test]

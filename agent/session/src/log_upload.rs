@@ -20,11 +20,13 @@ use tonic::Streaming;
 use tracing::{debug, warn};
 
 use crate::backoff::Retry;
+use crate::channel::ManagerChannel;
 use crate::config::SessionConfig;
 use crate::dial;
 use crate::from_wire;
 use crate::status::status_text;
 use crate::to_wire;
+use crate::way::Carrier;
 
 /// Bytes sent and not acknowledged. Enough for 100 MB/s over a link of 80 ms.
 const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
@@ -37,6 +39,15 @@ const STALL: Duration = Duration::from_secs(20);
 
 /// A connection that lasted this long was healthy.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// One call without HTTP/2 takes no further frame from here on.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// And waits so long for more, so that single lines are not calls of their own.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Whether HTTP/2 passes again is looked at this often.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// What the supervisor wishes of the uploader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +94,11 @@ pub(crate) async fn upload(config: SessionConfig, spool: Spool, mut finish: watc
 
 /// One connection. Ok if it ended because everything is uploaded and the agent leaves.
 async fn upload_on(config: &SessionConfig, spool: &Spool, finish: &mut watch::Receiver<Finish>) -> Result<(), String> {
-    let channel = dial::connect(config).await.map_err(|error| error.to_string())?;
+    let mut client = dial::connect(config).await.map_err(|error| error.to_string())?;
+    if config.membership.way().settled() == Carrier::Exchange {
+        return upload_in_batches(config, client, spool, finish).await;
+    }
     let (frames, outbound) = mpsc::channel(FRAMES_BUFFERED);
-    let mut client = AgentClient::new(channel);
     let call = tokio::time::timeout(config.connect_timeout, client.push_logs(ReceiverStream::new(outbound))).await;
     let call = call.map_err(|_| format!("no answer within {:?}", config.connect_timeout))?;
     let mut inbound = call.map_err(|status| status_text(&status))?.into_inner();
@@ -111,6 +124,49 @@ async fn upload_on(config: &SessionConfig, spool: &Spool, finish: &mut watch::Re
                 return Err(format!("no acknowledgement for {STALL:?}"));
             }
             Ok(()) = finish.changed() => {}
+        }
+    }
+}
+
+/// Where HTTP/2 does not pass: a call is a batch of frames, sent whole, and its answer is their acknowledgements. A
+/// batch whose answer is lost is sent again, and the manager skips what it has.
+async fn upload_in_batches(
+    config: &SessionConfig,
+    mut client: AgentClient<ManagerChannel>,
+    spool: &Spool,
+    finish: &mut watch::Receiver<Finish>,
+) -> Result<(), String> {
+    let mut upload = Upload::new(spool, mpsc::channel(1).0);
+    loop {
+        let batch = upload.batch();
+        if batch.is_empty() {
+            if *finish.borrow_and_update() == Finish::WhenEmpty && spool.open_logs().is_empty() {
+                return Ok(());
+            }
+            if config.membership.way().settled() == Carrier::Stream {
+                return Err("HTTP/2 passes again".into());
+            }
+            tokio::select! {
+                changed = spool.changed() => upload.more(changed),
+                () = tokio::time::sleep(BETWEEN_LOOKS) => {}
+                Ok(()) = finish.changed() => {}
+            }
+            // Small pieces share a call.
+            tokio::time::sleep(GATHER).await;
+            continue;
+        }
+        let call = async {
+            let answers = client.push_logs(tokio_stream::iter(batch)).await;
+            let mut answers = answers.map_err(|status| status_text(&status))?.into_inner();
+            while let Some(answer) = answers.message().await.map_err(|status| status_text(&status))? {
+                upload.on_answer(answer);
+            }
+            Ok::<_, String>(())
+        };
+        let called = tokio::time::timeout(STALL, call).await;
+        called.map_err(|_| format!("no acknowledgement for {STALL:?}"))??;
+        if upload.awaits_answer() {
+            return Err("the manager did not acknowledge all of it".into());
         }
     }
 }
@@ -194,6 +250,18 @@ impl<'a> Upload<'a> {
                 permit.send(frame);
             }
         }
+    }
+
+    /// As much as one call takes.
+    fn batch(&mut self) -> Vec<v1::PushLogsRequest> {
+        let mut batch: Vec<v1::PushLogsRequest> = Vec::new();
+        while batch.iter().map(|frame| frame.data.len()).sum::<usize>() < BATCH_BYTES
+            && let Some(attempt) = self.ready.pop_front()
+        {
+            self.queued.remove(&attempt);
+            batch.extend(self.next_frame(&attempt));
+        }
+        batch
     }
 
     fn next_frame(&mut self, attempt: &AttemptRef) -> Option<v1::PushLogsRequest> {

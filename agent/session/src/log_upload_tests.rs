@@ -6,6 +6,7 @@ use deputy_task::log_record;
 
 use super::*;
 use crate::scripted_manager::{ScriptedManager, ServedUpload, patiently};
+use crate::way::Transport;
 
 fn attempt() -> AttemptRef {
     AttemptRef {
@@ -24,10 +25,14 @@ struct Agent {
 }
 
 fn start(manager: &ScriptedManager) -> Agent {
+    start_with(manager.config())
+}
+
+fn start_with(config: SessionConfig) -> Agent {
     let folder = tempfile::tempdir().expect("folder");
     let spool = Spool::open(SpoolConfig::in_folder(folder.path())).expect("spool");
     let (finish, finish_in) = watch::channel(Finish::Never);
-    let upload = tokio::spawn(upload(manager.config(), spool.clone(), finish_in));
+    let upload = tokio::spawn(upload(config, spool.clone(), finish_in));
     Agent {
         spool,
         finish,
@@ -121,6 +126,42 @@ async fn an_upload_cut_at_any_frame_ends_with_every_byte_once() {
         patiently(agent.upload).await.expect("no panic");
         assert_eq!(agent.spool.pending_bytes(), 0);
     }
+}
+
+/// Without HTTP/2 a call is a batch; every third answer is lost.
+#[tokio::test]
+async fn a_log_that_goes_by_batches_arrives_with_every_byte_once() {
+    let mut manager = ScriptedManager::start().await;
+    let agent = start_with(ScriptedManager::config_by(manager.address, Transport::Exchange));
+    write_log(&agent.spool);
+    let (mut stored, mut batches, mut is_whole) = (Vec::new(), 0, false);
+    while !is_whole {
+        let mut upload = manager.upload().await;
+        batches += 1;
+        let mut bytes = 0;
+        while let Some(frame) = next(&mut upload).await {
+            store(&mut stored, &frame);
+            bytes += frame.data.len();
+            let offset = u64::try_from(stored.len()).expect("fits");
+            if batches % 3 == 2 {
+                continue;
+            }
+            is_whole |= frame.complete;
+            let whole = if frame.complete { Whole::Yes } else { Whole::No };
+            acknowledge(&upload, offset, whole).await;
+        }
+        assert!(bytes < BATCH_BYTES + MAX_LOG_FRAME_BYTES, "{bytes} bytes in a batch");
+        if batches % 3 == 2 {
+            let lost = tonic::Status::unavailable("lost");
+            upload.outbound.send(Err(lost)).await.expect("sent");
+        }
+    }
+    assert!(batches > 3, "{batches} batches");
+    let length = log_record::whole_records_len(&stored, stored.len());
+    assert_eq!(length, Ok(stored.len()));
+    agent.finish.send_replace(Finish::WhenEmpty);
+    patiently(agent.upload).await.expect("no panic");
+    assert_eq!(agent.spool.pending_bytes(), 0);
 }
 
 #[tokio::test]

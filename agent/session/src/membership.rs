@@ -8,18 +8,19 @@ use std::time::Duration;
 use deputy_dial::authority::{Authority, ClientIdentity};
 use deputy_dial::dialer::Dialer;
 use deputy_dial::proxy::ProxyRule;
-use deputy_dial::url::{ManagerUrl, Transport};
+use deputy_dial::url::{ManagerUrl, Transport as Security};
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_task::id::AgentId;
 use rand::Rng;
 use tokio::sync::watch;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
+use crate::channel::{Dialers, ManagerChannel, Route};
 use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError, Who};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::ProofSource;
+use crate::way::{Carrier, Transport, Way};
 
 /// A renewal that failed is tried again after this part of what is left of the certificate's life.
 const TRY_AGAIN_AFTER: f64 = 0.1;
@@ -56,6 +57,7 @@ struct Shared {
     identity: watch::Sender<Option<Arc<Identity>>>,
     /// The manager has refused it: it has to be exchanged before it is used again.
     doubted: Mutex<bool>,
+    way: Way,
     enrollment: tokio::sync::Mutex<Enrollment>,
 }
 
@@ -74,10 +76,10 @@ impl Membership {
     pub fn new(
         url: ManagerUrl,
         agent_id: AgentId,
-        (proxy, within): (ProxyRule, Duration),
+        (proxy, within, transport): (ProxyRule, Duration, Transport),
         joining: Option<Joining>,
     ) -> Self {
-        let mut joining = joining.filter(|_| url.transport() == Transport::Tls);
+        let mut joining = joining.filter(|_| url.transport() == Security::Tls);
         let identity = joining.as_mut().and_then(|joining| joining.identity.take());
         Self {
             shared: Arc::new(Shared {
@@ -88,6 +90,7 @@ impl Membership {
                 joining,
                 identity: watch::Sender::new(identity.map(Arc::new)),
                 doubted: Mutex::new(false),
+                way: Way::new(transport),
                 enrollment: tokio::sync::Mutex::default(),
             }),
         }
@@ -100,16 +103,18 @@ impl Membership {
     }
 
     /// Asks the manager who it is, and nothing else: the way to it, its certificate, its clock and its trust domain
-    /// are looked at. Nothing is joined.
+    /// are looked at. Nothing is joined. Answers the trust domain.
     ///
     /// # Errors
     /// What is in the way, in words.
-    pub async fn greet(&self) -> Result<String, String> {
-        let greeted = match self.dialer_as(None) {
-            Ok(dialer) => enrollment::greet(&dialer, &self.who()).await,
-            Err(error) => Err(error),
-        };
+    pub async fn greet(&self, carrier: Carrier) -> Result<String, String> {
+        let greeted = enrollment::greet(&self.route_as(None, carrier), &self.who()).await;
         greeted.map_err(|error| error.to_string())
+    }
+
+    /// By which way the manager is reached.
+    pub(crate) fn way(&self) -> &Way {
+        &self.shared.way
     }
 
     /// Who wants to join, and whose fleet.
@@ -124,15 +129,35 @@ impl Membership {
     }
 
     /// Makes connections as the member that the agent is now.
-    pub(crate) fn dialer(&self) -> Result<Dialer, JoinError> {
+    pub(crate) fn dialer(&self, carrier: Carrier) -> Result<Dialer, JoinError> {
         let identity = self.shared.identity.borrow().clone();
         match (&self.shared.joining, identity) {
             (Some(_), None) => Err(JoinError::NotYet),
-            (_, identity) => self.dialer_as(identity.as_deref()),
+            (_, identity) => self.dialer_as(identity.as_deref(), carrier),
         }
     }
 
-    fn dialer_as(&self, identity: Option<&Identity>) -> Result<Dialer, JoinError> {
+    /// The way to the manager as the member that the agent is at every moment.
+    pub(crate) fn route(&self, carrier: Carrier) -> Route {
+        let member = self.clone();
+        self.routed(carrier, Arc::new(move || member.dialer(carrier).map_err(Into::into)))
+    }
+
+    fn route_as(&self, identity: Option<Arc<Identity>>, carrier: Carrier) -> Route {
+        let member = self.clone();
+        let dialers = move || member.dialer_as(identity.as_deref(), carrier).map_err(Into::into);
+        self.routed(carrier, Arc::new(dialers))
+    }
+
+    fn routed(&self, carrier: Carrier, dialers: Dialers) -> Route {
+        Route {
+            manager: self.shared.url.clone(),
+            carrier,
+            dialers,
+        }
+    }
+
+    fn dialer_as(&self, identity: Option<&Identity>, carrier: Carrier) -> Result<Dialer, JoinError> {
         let shared = &self.shared;
         let tls = match &shared.joining {
             None => None,
@@ -143,9 +168,11 @@ impl Membership {
                     .transpose()
                     .map_err(|error| JoinError::Malformed(error.to_string()))?;
                 let config = authority.client_config(client.as_ref());
-                Some(Arc::new(
-                    config.map_err(|error| JoinError::Malformed(error.to_string()))?,
-                ))
+                let mut config = config.map_err(|error| JoinError::Malformed(error.to_string()))?;
+                if carrier == Carrier::Exchange {
+                    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                }
+                Some(Arc::new(config))
             }
         };
         Ok(Dialer::new(
@@ -171,13 +198,13 @@ impl Membership {
             return Ok(());
         }
         let mut enrollment = self.shared.enrollment.lock().await;
-        let dialer = self.dialer_as(None)?;
+        let route = self.route_as(None, self.shared.way.next());
         let who = self.who();
         let proof = joining.proof.as_ref();
         let renewed = match &before {
             // What lasts is shown again; a token is used up, but the old key says who we are.
             Some(old) if !proof.is_some_and(|proof| proof.lasts()) => {
-                Some(enrollment.renew_expired(&dialer, &who, old).await)
+                Some(enrollment.renew_expired(&route, &who, old).await)
             }
             _ => None,
         };
@@ -187,9 +214,9 @@ impl Membership {
             (Some(Err(error)), _) if !error.is_refusal() => return Err(error),
             (Some(Err(error)), Some(proof)) => {
                 warn!(%error, "the certificate cannot be renewed; joining again");
-                enrollment.join(&dialer, &who, proof.as_ref()).await?
+                enrollment.join(&route, &who, proof.as_ref()).await?
             }
-            (None, Some(proof)) => enrollment.join(&dialer, &who, proof.as_ref()).await?,
+            (None, Some(proof)) => enrollment.join(&route, &who, proof.as_ref()).await?,
             (Some(Err(error)), None) => return Err(error),
             (None, None) => return Err(JoinError::NoProof),
         };
@@ -208,11 +235,18 @@ impl Membership {
         self.shared.identity.send_replace(Some(Arc::new(identity)));
     }
 
-    /// The manager answered that our certificate is the reason: it is exchanged before the next connection.
-    pub(crate) fn heard(&self, status: &Status) {
-        if status.metadata().contains_key(CERTIFICATE_REFUSED) {
+    /// The manager answered that our certificate is the reason: it is exchanged before the next connection. True if it is the reason.
+    pub(crate) fn heard(&self, status: &Status) -> bool {
+        let refused = status.metadata().contains_key(CERTIFICATE_REFUSED);
+        if refused {
             self.doubt();
         }
+        refused
+    }
+
+    /// Is a certificate shown to the manager?
+    pub(crate) fn is_shown(&self) -> bool {
+        self.shared.joining.is_some()
     }
 
     /// The certificate is not taken any more.
@@ -222,7 +256,7 @@ impl Membership {
 
     /// Renews the certificate over a live connection whenever it is due. Ends only if the connection's own certificate
     /// is not taken any more.
-    pub(crate) async fn keep_renewed(self, mut client: AgentClient<Channel>) {
+    pub(crate) async fn keep_renewed(self, mut client: AgentClient<ManagerChannel>) {
         let mut failed = false;
         loop {
             let Some(identity) = self.shared.identity.borrow().clone() else {

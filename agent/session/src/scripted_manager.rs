@@ -11,7 +11,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::agent_server::{Agent, AgentServer};
 use deputy_proto::v1::session_request::Frame as Sent;
 use deputy_proto::v1::session_response::Frame as Answer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::backoff::Backoff;
 use crate::config::SessionConfig;
 use crate::membership::Membership;
+use crate::way::Transport;
 
 /// Nothing in these tests takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(crate) struct ScriptedManager {
     pub(crate) address: SocketAddr,
     sessions: mpsc::Receiver<ServedSession>,
     uploads: mpsc::Receiver<ServedUpload>,
+    exchanges: mpsc::Receiver<ServedExchange>,
     server: JoinHandle<()>,
 }
 
@@ -42,9 +44,16 @@ pub(crate) struct ServedUpload {
     pub(crate) outbound: mpsc::Sender<Result<v1::PushLogsResponse, Status>>,
 }
 
+/// One long poll, seen from the manager. Dropping it is an answer that a proxy makes.
+pub(crate) struct ServedExchange {
+    pub(crate) request: v1::ExchangeRequest,
+    pub(crate) answer: oneshot::Sender<v1::ExchangeResponse>,
+}
+
 struct Service {
     sessions: mpsc::Sender<ServedSession>,
     uploads: mpsc::Sender<ServedUpload>,
+    exchanges: mpsc::Sender<ServedExchange>,
 }
 
 impl ScriptedManager {
@@ -53,10 +62,17 @@ impl ScriptedManager {
         let address = listener.local_addr().expect("address");
         let (sessions, sessions_in) = mpsc::channel(4);
         let (uploads, uploads_in) = mpsc::channel(4);
-        let service = AgentServer::new(Service { sessions, uploads });
+        let (exchanges, exchanges_in) = mpsc::channel(16);
+        let service = AgentServer::new(Service {
+            sessions,
+            uploads,
+            exchanges,
+        });
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tokio::spawn(async move {
             tonic::transport::Server::builder()
+                .accept_http1(true)
+                .layer(tonic_web::GrpcWebLayer::new())
                 .add_service(service)
                 .serve_with_incoming(incoming)
                 .await
@@ -66,12 +82,18 @@ impl ScriptedManager {
             address,
             sessions: sessions_in,
             uploads: uploads_in,
+            exchanges: exchanges_in,
             server,
         }
     }
 
     pub(crate) fn config(&self) -> SessionConfig {
-        let (manager, membership) = in_the_clear(self.address);
+        Self::config_by(self.address, Transport::Stream)
+    }
+
+    /// For an agent that reaches it there, and so.
+    pub(crate) fn config_by(address: SocketAddr, transport: Transport) -> SessionConfig {
+        let (manager, membership) = in_the_clear_by(address, transport);
         SessionConfig {
             manager,
             membership,
@@ -101,6 +123,10 @@ impl ScriptedManager {
         (session, hello)
     }
 
+    pub(crate) async fn exchange(&mut self) -> ServedExchange {
+        patiently(self.exchanges.recv()).await.expect("an exchange")
+    }
+
     pub(crate) async fn upload(&mut self) -> ServedUpload {
         patiently(self.uploads.recv()).await.expect("an upload")
     }
@@ -108,8 +134,12 @@ impl ScriptedManager {
 
 /// A manager there that asks nobody who he is.
 pub(crate) fn in_the_clear(address: SocketAddr) -> (ManagerUrl, Membership) {
+    in_the_clear_by(address, Transport::Stream)
+}
+
+fn in_the_clear_by(address: SocketAddr, transport: Transport) -> (ManagerUrl, Membership) {
     let url: ManagerUrl = format!("http://{address}").parse().expect("loopback");
-    let within = (ProxyRule::default(), Duration::from_secs(5));
+    let within = (ProxyRule::default(), Duration::from_secs(5), transport);
     let membership = Membership::new(url.clone(), "agent".parse().expect("id"), within, None);
     (url, membership)
 }
@@ -240,8 +270,18 @@ impl Agent for Service {
         Err(Status::unimplemented("not in these tests"))
     }
 
-    async fn exchange(&self, _: Request<v1::ExchangeRequest>) -> Result<Response<v1::ExchangeResponse>, Status> {
-        Err(Status::unimplemented("reserved"))
+    async fn exchange(&self, request: Request<v1::ExchangeRequest>) -> Result<Response<v1::ExchangeResponse>, Status> {
+        let (answer, answered) = oneshot::channel();
+        let served = ServedExchange {
+            request: request.into_inner(),
+            answer,
+        };
+        let ended = |_| Status::unavailable("the test has ended");
+        self.exchanges
+            .send(served)
+            .await
+            .map_err(|_| Status::unavailable("the test has ended"))?;
+        answered.await.map(Response::new).map_err(ended)
     }
 
     async fn mint_token(&self, _: Request<v1::MintTokenRequest>) -> Result<Response<v1::MintTokenResponse>, Status> {

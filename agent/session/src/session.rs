@@ -22,15 +22,19 @@ use crate::blob_fetch::BlobRequest;
 use crate::config::SessionConfig;
 use crate::conversation::{End, Ports, converse};
 use crate::core::Core;
-use crate::dial::{DialError, dial};
+use crate::dial::{DialError, Link, dial};
 use crate::inventory::Grant;
 use crate::to_wire;
 use crate::token_request::TokenRequest;
+use crate::way::Finding;
 
 pub use crate::conversation::Stage;
 
 /// A connection that lasted this long was healthy: the next failure counts as the first.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// The other way is tried this soon after the stream has failed: leases run meanwhile.
+const OTHER_WAY_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long the executor may take to hear that everything it holds is revoked.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -145,19 +149,19 @@ impl Session {
             let Some(dialled) = self.offline(dialling).await else {
                 return Ok(());
             };
-            let end = match dialled {
+            let (finding, lived, end) = match dialled {
                 Ok(link) => {
-                    info!(manager = %self.config.manager, manager_version = link.welcome.version, "session up");
-                    self.state.send_replace(LinkState::Up);
-                    let since = Instant::now();
-                    let end = converse(&mut self.core, &mut self.ports, link).await;
-                    if since.elapsed() >= HEALTHY_AFTER {
+                    let (end, lived) = self.converse(link).await;
+                    if lived >= HEALTHY_AFTER {
                         retry.reset();
                     }
-                    end
+                    (about_end(&end, lived), lived, end)
                 }
-                Err(error) => failed_dial(error),
+                Err(error) => (error.finding(), Duration::ZERO, failed_dial(error)),
             };
+            // What the manager says itself is no failure of the way.
+            let other_way =
+                matches!(end, End::Broken(_) | End::Silent(_)) && self.config.membership.way().failed(finding, lived);
             self.core.queue.connection_lost();
             refusals = if end.is_told(IDENTITY_CONFLICT) {
                 refusals + 1
@@ -181,8 +185,16 @@ impl Session {
                     }
                     self.told_to_go(&told).max(retry.next(&mut rng))
                 }
-                End::Broken(reason) => {
-                    let delay = retry.next(&mut rng);
+                End::StreamPasses => Duration::ZERO,
+                End::Silent(_) | End::Broken(_) => {
+                    let reason = match end {
+                        End::Silent(silence) => format!("nothing heard from the manager for {silence:?}"),
+                        End::Broken(reason) => reason,
+                        _ => String::new(),
+                    };
+                    let delay = retry
+                        .next(&mut rng)
+                        .min(if other_way { OTHER_WAY_WITHIN } else { Duration::MAX });
                     warn!(reason, ?delay, "session down; running tasks are not touched");
                     self.state.send_replace(LinkState::Down(reason));
                     delay
@@ -194,8 +206,21 @@ impl Session {
         }
     }
 
+    /// Talks over a new connection to its end; how long that was.
+    async fn converse(&mut self, link: Link) -> (End, Duration) {
+        let (way, carrier) = (self.config.membership.way(), link.carrier);
+        way.welcomed();
+        info!(manager = %self.config.manager, manager_version = link.welcome.version, by = ?carrier, "session up");
+        self.state.send_replace(LinkState::Up);
+        let note = way.note();
+        let since = Instant::now();
+        let end = converse(&mut self.core, &mut self.ports, link, note).await;
+        (end, since.elapsed())
+    }
+
     /// Everything that this instance is and holds.
     fn hello(&mut self) -> v1::Hello {
+        let note = self.config.membership.way().note();
         let inventory = self.core.inventory.lines().map(|(attempt, grant)| v1::HeldAttempt {
             attempt: Some(to_wire::attempt(attempt)),
             started: grant == Grant::Started,
@@ -207,7 +232,7 @@ impl Session {
             instance_id: self.config.instance_id.as_str().to_owned(),
             version: self.config.version.clone(),
             inventory: inventory.collect(),
-            capabilities: Some(to_wire::capabilities(&self.ports.capabilities.borrow_and_update())),
+            capabilities: Some(self.ports.offers(note)),
             generation: self.core.generation,
         }
     }
@@ -301,6 +326,18 @@ impl Session {
 /// The dial borrows nothing of the session, which goes on taking events meanwhile.
 async fn dial_owned(config: SessionConfig, hello: v1::Hello) -> Result<crate::dial::Link, DialError> {
     dial(&config, hello).await
+}
+
+/// What the end of a session says about HTTP/2, if it was a stream.
+fn about_end(end: &End, lived: Duration) -> Finding {
+    match end {
+        End::Silent(silence) => Finding::Suspect(format!("a stream stayed open and brought nothing for {silence:?}")),
+        End::Broken(reason) if lived < HEALTHY_AFTER => Finding::Suspect(format!(
+            "a stream broke {:.1} s after its welcome: {reason}",
+            lived.as_secs_f64()
+        )),
+        End::Broken(_) | End::Left | End::Disconnected(_) | End::StreamPasses => Finding::Clear,
+    }
 }
 
 /// What a proxy can fake is only a broken connection.

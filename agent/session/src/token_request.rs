@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use deputy_proto::v1;
-use deputy_proto::v1::agent_client::AgentClient;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::message::{MintedToken, RequestId};
 use tokio::time::timeout;
@@ -56,7 +55,7 @@ pub(crate) async fn mint(config: &SessionConfig, request: &TokenRequest) -> Resu
 }
 
 async fn mint_once(config: &SessionConfig, request: &TokenRequest) -> Result<MintedToken, Failed> {
-    let channel = dial::connect(config)
+    let mut client = dial::connect(config)
         .await
         .map_err(|error| Failed::Connection(error.to_string()))?;
     let ask = v1::MintTokenRequest {
@@ -65,7 +64,7 @@ async fn mint_once(config: &SessionConfig, request: &TokenRequest) -> Result<Min
         agent_id: config.agent_id.to_string(),
         instance_id: config.instance_id.to_string(),
     };
-    let answer = AgentClient::new(channel).mint_token(ask).await;
+    let answer = client.mint_token(ask).await;
     let answer = answer.map_err(|status| match status.code() {
         Code::InvalidArgument
         | Code::FailedPrecondition

@@ -12,6 +12,7 @@ use deputy_dial::url::{ManagerUrl, Transport};
 use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
 use deputy_session::backoff::Backoff;
+use deputy_session::way::Transport as Carrying;
 use deputy_task::document::duration;
 use deputy_task::id::AgentId;
 use zeroize::Zeroizing;
@@ -59,6 +60,7 @@ pub(crate) struct Config {
     pub(crate) writable_folders: Vec<PathBuf>,
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) log: LogConfig,
+    pub(crate) transport: Carrying,
     pub(crate) connect_timeout: Duration,
     pub(crate) backoff: Backoff,
 }
@@ -246,6 +248,7 @@ impl Config {
         });
         let aws_profile = reader.read(&key::AWS_PROFILE, |text| Ok(text.to_owned()));
         let log = log(reader);
+        let transport = reader.read(&key::TRANSPORT, transport);
         let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
         let backoff = backoff(reader);
         Some(Self {
@@ -274,6 +277,7 @@ impl Config {
             writable_folders: writable_folders?,
             health_listen,
             log: log?,
+            transport: transport?,
             connect_timeout: connect_timeout?,
             backoff: backoff?,
         })
@@ -368,6 +372,15 @@ fn folder(text: &str) -> Result<PathBuf, String> {
         return Err("is empty".into());
     }
     std::path::absolute(text).map_err(|error| format!("{text:?} is not a folder: {error}"))
+}
+
+fn transport(text: &str) -> Result<Carrying, String> {
+    match text {
+        "auto" => Ok(Carrying::Auto),
+        "stream" => Ok(Carrying::Stream),
+        "exchange" => Ok(Carrying::Exchange),
+        other => Err(format!("{other:?} is none of auto, stream and exchange")),
+    }
 }
 
 /// Also of `deputy-agent task`.

@@ -193,6 +193,12 @@ pub(crate) const LOG_FORMAT: Key = Key {
     default: Some("text"),
     help: "text or json.",
 };
+pub(crate) const TRANSPORT: Key = Key {
+    name: "transport",
+    value: "HOW",
+    default: Some("auto"),
+    help: "How to speak with the manager: stream (HTTP/2), exchange (long polls over HTTP/1.1), or auto: the stream, and long polls as long as HTTP/2 does not pass on the way.",
+};
 pub(crate) const CONNECT_TIMEOUT: Key = Key {
     name: "connect_timeout",
     value: "DURATION",
@@ -242,6 +248,7 @@ pub(crate) const KEYS: [&Key; 31] = [
     &HEALTH_LISTEN,
     &LOG_LEVEL,
     &LOG_FORMAT,
+    &TRANSPORT,
     &CONNECT_TIMEOUT,
     &RECONNECT_BASE,
     &RECONNECT_MAX,

@@ -8,6 +8,7 @@ use deputy_credentials::join_proof::unfit_token;
 use deputy_dial::url::Transport;
 use deputy_session::identity::Identity;
 use deputy_session::join_proof::{Challenge, JoinProof};
+use deputy_session::way::{Carrier, Transport as Carrying};
 use deputy_task::id::AgentId;
 use tokio::net::lookup_host;
 
@@ -23,8 +24,9 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Everything about the manager.
 pub(crate) async fn findings(config: &Config, identities: &Identities) -> Vec<Finding> {
-    let (answer, trust_domain) = answer(config, identities).await;
-    let mut findings = vec![way(config).await, answer];
+    let (answered, trust_domain) = answer(config, identities).await;
+    let mut findings = vec![way(config).await];
+    findings.extend(answered);
     if config.manager.transport() == Transport::Tls {
         let kept = config.state_folder.as_deref().map(IdentityFile::kept_in);
         let (finding, joins_anew) = match &kept {
@@ -58,24 +60,54 @@ async fn way(config: &Config) -> Finding {
     }
 }
 
-/// Connection, certificate, clock and trust domain at once: each refusal says which it is.
-async fn answer(config: &Config, identities: &Identities) -> (Finding, Option<String>) {
+/// Connection, certificate, clock and trust domain at once: each refusal says which it is. Then whether HTTP/2 passes.
+async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Option<String>) {
     // It is told to nobody: a greeting needs no name.
     let Some(agent_id) = config.agent_id.clone().or_else(|| "doctor".parse::<AgentId>().ok()) else {
-        return (Finding::skipped(AREA, "answer", "not asked"), None);
+        return (vec![Finding::skipped(AREA, "answer", "not asked")], None);
     };
     let member = match membership(config, &agent_id, None, identities) {
         Ok(member) => member,
         Err(error) => {
             let why = error.causes().into_iter().next().unwrap_or_else(|| error.to_string());
-            let finding = Finding::new(AREA, "answer", Verdict::Bad, why)
+            let bad = Finding::new(AREA, "answer", Verdict::Bad, why)
                 .hint("name the manager's authority with --ca-file, or its hash with --ca-sha256");
-            return (finding, None);
+            return (vec![bad], None);
         }
     };
-    let greeted = member.greet().await;
+    let (greeted, extra) = match config.transport {
+        Carrying::Stream => (member.greet(Carrier::Stream).await, None),
+        Carrying::Exchange => (
+            member.greet(Carrier::Exchange).await,
+            Some(Finding::good(AREA, "http2", "not used: transport = exchange")),
+        ),
+        Carrying::Auto => match member.greet(Carrier::Stream).await {
+            Ok(trust_domain) => (
+                Ok(trust_domain),
+                Some(Finding::good(AREA, "http2", "HTTP/2 passes")),
+            ),
+            Err(problem) => match member.greet(Carrier::Exchange).await {
+                Ok(trust_domain) => (Ok(trust_domain), Some(no_http2(&problem))),
+                // Neither way: what is wrong is the same for both, most likely.
+                Err(_) => (Err(problem), None),
+            },
+        },
+    };
     let trust_domain = greeted.as_ref().ok().cloned();
-    let finding = match greeted {
+    let findings = std::iter::once(answered(config, greeted)).chain(extra);
+    (findings.collect(), trust_domain)
+}
+
+fn no_http2(problem: &str) -> Finding {
+    let summary = format!("HTTP/2 does not pass on the way ({problem}): the agent speaks by long polls over HTTP/1.1");
+    Finding::new(AREA, "http2", Verdict::Warning, summary).hint(
+        "everything works, slower: let the proxy or firewall pass TLS to the manager as it is, HTTP/2 included, and the \
+         agent goes back to its stream by itself",
+    )
+}
+
+fn answered(config: &Config, greeted: Result<String, String>) -> Finding {
+    match greeted {
         Ok(trust_domain) if config.manager.transport() == Transport::Clear => Finding::new(
             AREA,
             "answer",
@@ -90,8 +122,7 @@ async fn answer(config: &Config, identities: &Identities) -> (Finding, Option<St
         ),
         Err(problem) => Finding::new(AREA, "answer", Verdict::Bad, problem)
             .hint("check that it runs, that this network lets the agent out to it, and ca_file or ca_sha256"),
-    };
-    (finding, trust_domain)
+    }
 }
 
 /// What is kept, and whether the agent has to join anew all the same.

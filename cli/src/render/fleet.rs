@@ -16,6 +16,16 @@ fn status(status: AgentStatus, colour: Colour) -> String {
     }
 }
 
+/// How it stands, and that it speaks by long polls, if it does: the other way needs no word.
+fn standing(agent: &AgentInfo, colour: Colour) -> String {
+    let status = status(agent.status(), colour);
+    if agent.transport == "exchange" {
+        format!("{status} {}", colour.careful("(exchange)"))
+    } else {
+        status
+    }
+}
+
 fn labels(capabilities: &Capabilities) -> String {
     let mut labels: Vec<String> = capabilities
         .labels
@@ -40,7 +50,7 @@ pub(crate) fn agents(agents: &[AgentInfo], colour: Colour) -> Vec<String> {
         let capabilities = agent.capabilities.clone().unwrap_or_default();
         vec![
             safe(&agent.agent_id),
-            status(agent.status(), colour),
+            standing(agent, colour),
             format!("{}/{}", agent.attempts.len(), capabilities.slots),
             lease(agent),
             safe(&agent.version),
@@ -82,6 +92,11 @@ pub(crate) fn agent_detail(agent: &AgentInfo, notes: &[String], colour: Colour) 
         "version",
         format!("{} on {}", safe(&agent.version), safe(&capabilities.platform)),
     );
+    match agent.transport.as_str() {
+        "exchange" => say("session", "by long polls over HTTP/1.1 (exchange)".to_owned()),
+        "stream" => say("session", "by a stream of HTTP/2".to_owned()),
+        other => say("session", safe(other)),
+    }
     say("lease", lease(agent));
     say("slots", format!("{} free of {}", agent.free_slots, capabilities.slots));
     say("identity", safe(&capabilities.ambient));

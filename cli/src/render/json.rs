@@ -96,6 +96,7 @@ pub(crate) fn agent(agent: &AgentInfo) -> Value {
         "agentId": agent.agent_id, "instanceId": agent.instance_id, "status": status, "version": agent.version, "freeSlots": agent.free_slots,
         "attempts": attempts, "leaseRemainingMs": agent.lease_remaining_ms, "lastSeenMs": agent.last_seen_ms, "spoolBytes": agent.spool_bytes,
         "pool": agent.pool, "joinRule": agent.join_rule, "certificateEndsMs": agent.certificate_ends_ms,
+        "transport": agent.transport,
     });
     if let (Some(capabilities), Some(map)) = (&agent.capabilities, value.as_object_mut()) {
         map.insert("capabilities".into(), Value::Object(capabilities_map(capabilities)));

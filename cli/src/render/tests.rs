@@ -301,6 +301,7 @@ fn agents_are_shown_with_what_they_offer() {
         capabilities: Some(capabilities),
         free_slots: 3,
         lease_remaining_ms: 45_000,
+        transport: "exchange".into(),
         ..AgentInfo::default()
     };
     let gone = AgentInfo {
@@ -309,14 +310,15 @@ fn agents_are_shown_with_what_they_offer() {
         ..AgentInfo::default()
     };
     insta::assert_snapshot!(text(&agents(&[agent.clone(), gone], Colour::Off)), @r##"
-    AGENT                 STATUS    TASKS  LEASE  VERSION  IDENTITY       LABELS
-    agent-1               draining  0/4    45s    0.1.0    ecs-task-role  az=a env=prod
-    a-very-long-agent-id  gone      0/0    over            -
+    AGENT                 STATUS               TASKS  LEASE  VERSION  IDENTITY       LABELS
+    agent-1               draining (exchange)  0/4    45s    0.1.0    ecs-task-role  az=a env=prod
+    a-very-long-agent-id  gone                 0/0    over            -
     "##);
     insta::assert_snapshot!(text(&agent_detail(&agent, &["it takes nothing new".into()], Colour::Off)), @r##"
     agent-1 draining
       instance  e6a8
       version   0.1.0 on linux/amd64
+      session   by long polls over HTTP/1.1 (exchange)
       lease     45s
       slots     3 free of 4
       identity  ecs-task-role

@@ -78,6 +78,11 @@ where
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let (registry, asking) = (self.registry.clone(), self.asking);
+        // A page in somebody's browser may reach what this machine serves in the clear, by HTTP/1.1.
+        if request.headers().contains_key(http::header::ORIGIN) {
+            let refused = Status::permission_denied("calls from web pages are not served");
+            return Box::pin(async move { Ok(refused.into_http()) });
+        }
         Box::pin(async move {
             let caller = match asking {
                 Asking::Nobody => Caller::Unasked,

@@ -11,7 +11,7 @@ use deputy_task::id::{AgentId, InstanceId};
 use super::batch::{Batch, Origin, PendingCommit};
 use super::board::Board;
 use super::hub::Hub;
-use super::inbound::{Inbound, Refused, SessionId, Submission, Submitted};
+use super::inbound::{Carrier, Inbound, Refused, SessionId, Submission, Submitted};
 use super::outbound::Outbound;
 use super::timers::Timer;
 use super::timing::Timing;
@@ -26,6 +26,7 @@ use crate::store::task::{TaskHead, TaskKey};
 pub(super) struct Session {
     pub(super) agent: AgentId,
     pub(super) instance: InstanceId,
+    pub(super) carrier: Carrier,
     pub(super) outbound: Outbound,
 }
 
@@ -104,10 +105,11 @@ impl Core {
             Inbound::Submit { submission, reply } => self.submit(*submission, reply),
             Inbound::Hello {
                 session,
+                carrier,
                 hello,
                 vouched,
                 outbound,
-            } => self.hello(session, *hello, vouched, outbound),
+            } => self.hello((session, carrier), *hello, vouched, outbound),
             Inbound::Closed { session } => self.closed(session),
             Inbound::Manage { key, change, reply } => {
                 self.batch.push(

@@ -84,6 +84,14 @@ impl Core {
         lines
     }
 
+    /// What carries the session of an instance; empty if it has none.
+    fn carrier_of(&self, instance: &InstanceId) -> &'static str {
+        let session = self
+            .session_of(instance)
+            .and_then(|session| self.sessions.get(&session));
+        session.map_or("", |session| session.carrier.word())
+    }
+
     fn line(&self, instance: &InstanceId, member: &Member) -> FleetLine {
         let draining = !member.draining.is_empty() || !member.drain_wish.is_empty();
         let remaining = self.lease_remaining_ms(member.lease_until);
@@ -130,6 +138,7 @@ impl Core {
                 lease_remaining_ms: remaining,
                 last_seen_ms: member.seen_at.millis(),
                 spool_bytes: member.spool_bytes,
+                transport: self.carrier_of(instance).to_owned(),
                 ..v1::AgentInfo::default()
             },
             notes,

@@ -34,6 +34,7 @@ impl Core {
             Request::DrainNotice(notice) => self.drains(&instance, &notice.reason),
             Request::Goodbye(goodbye) => self.goodbye(session, &instance, &goodbye.reason),
             Request::Hello(_) => self.end_session(session, "protocol", "a session has one Hello", 0),
+            Request::Probe(_) => self.end_session(session, "protocol", "a Probe is sent in the place of Hello", 0),
         }
     }
 

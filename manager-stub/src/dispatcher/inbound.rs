@@ -13,6 +13,26 @@ use super::outbound::Outbound;
 /// Names one connection of an agent. Unique per manager process.
 pub type SessionId = u64;
 
+/// What carries the frames of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// A stream of HTTP/2.
+    Stream,
+    /// Long polls, where HTTP/2 is broken on the way.
+    Exchange,
+}
+
+impl Carrier {
+    /// The word for it on the wire.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Exchange => "exchange",
+        }
+    }
+}
+
 /// One message to the dispatcher.
 #[derive(Debug)]
 pub enum Inbound {
@@ -20,6 +40,8 @@ pub enum Inbound {
     Hello {
         /// The connection.
         session: SessionId,
+        /// What carries its frames.
+        carrier: Carrier,
         /// What it said.
         hello: Box<v1::Hello>,
         /// What is known of it by its join.

@@ -16,7 +16,7 @@ use tonic::Status;
 use super::board::Board;
 use super::core::Core;
 use super::hub::Hub;
-use super::inbound::{Inbound, Submission};
+use super::inbound::{Carrier, Inbound, Submission};
 use super::outbound::Outbound;
 use super::timing::Timing;
 use crate::scheduler::{Entry, Requirement, Vouched};
@@ -125,6 +125,7 @@ impl Bench {
         };
         self.take(Inbound::Hello {
             session: 1,
+            carrier: Carrier::Stream,
             hello: Box::new(hello),
             vouched: Vouched::default(),
             outbound,

@@ -18,7 +18,7 @@ use prost::Message;
 use super::batch::Origin;
 use super::core::{Core, Session};
 use super::frames::read_attempt;
-use super::inbound::{Refused, SessionId};
+use super::inbound::{Carrier, Refused, SessionId};
 use super::outbound::Outbound;
 use crate::scheduler::Vouched;
 use crate::store::clock::StoreTime;
@@ -31,7 +31,13 @@ const ALIVE_HEARTBEATS: u32 = 2;
 const STAY_AWAY: Duration = Duration::from_secs(60);
 
 impl Core {
-    pub(super) fn hello(&mut self, session: SessionId, hello: v1::Hello, vouched: Vouched, outbound: Outbound) {
+    pub(super) fn hello(
+        &mut self,
+        (session, carrier): (SessionId, Carrier),
+        hello: v1::Hello,
+        vouched: Vouched,
+        outbound: Outbound,
+    ) {
         let (agent, instance) = match self.admit(&hello) {
             Ok(who) => who,
             Err((code, reason, retry_after)) => {
@@ -79,6 +85,7 @@ impl Core {
             Session {
                 agent: agent.clone(),
                 instance: instance.clone(),
+                carrier,
                 outbound,
             },
         );
@@ -86,7 +93,7 @@ impl Core {
             tracing::warn!(agent = %agent, seen = hello.generation, ours = self.generation, "an agent knows another store");
         }
         let stale = self.reconcile(session, &instance, hello.inventory);
-        tracing::info!(agent = %agent, instance = %instance, stale = stale.len(), "an agent said hello");
+        tracing::info!(agent = %agent, instance = %instance, by = carrier.word(), stale = stale.len(), "an agent said hello");
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let welcome = v1::Welcome {
             protocol: PROTOCOL_MAX.min(hello.protocol_max),

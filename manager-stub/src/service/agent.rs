@@ -1,34 +1,29 @@
-//! The `Agent` service: sessions, logs, blobs. The reserved calls answer UNIMPLEMENTED.
+//! The `Agent` service: sessions by stream and by long poll, logs, blobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use deputy_proto::v1;
 use deputy_proto::v1::agent_server::Agent;
-use deputy_proto::v1::session_request::Frame;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::context::{Answers, Context};
+use super::exchange::{Exchange, Exchanges, Opening};
+use super::session::Speaker;
 use super::trust::not_done;
-use super::{blob, mint, push_logs};
+use super::{blob, mint, push_logs, session};
 use crate::auth::caller::{self, Caller};
 use crate::dispatcher::Outbound;
-use crate::dispatcher::inbound::{Inbound, SessionId};
-use crate::scheduler::Vouched;
+use crate::dispatcher::inbound::Carrier;
 use crate::trust::authority::SigningRequest;
-
-/// An agent says hello within this time or is cut off.
-const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Who says another name than its certificate does stays away for so long.
-const STAY_AWAY_MS: u32 = 60_000;
 
 /// The `Agent` service.
 #[derive(Clone)]
 pub struct AgentService {
     context: Context,
     sessions: Arc<AtomicU64>,
+    exchanges: Exchanges,
 }
 
 impl AgentService {
@@ -38,67 +33,34 @@ impl AgentService {
         Self {
             context,
             sessions: Arc::new(AtomicU64::new(1)),
+            exchanges: Exchanges::default(),
         }
     }
-}
 
-/// Why this caller may not speak for that agent; `None` if he may.
-fn another(caller: &Caller, agent: &str) -> Option<String> {
-    match caller {
-        Caller::Unasked => None,
-        Caller::Agent { agent_id, .. } if agent_id.as_str() == agent => None,
-        Caller::Agent { agent_id, .. } => Some(format!(
-            "the certificate is the agent {agent_id}'s, and the hello says {agent}"
-        )),
-        Caller::Nobody | Caller::User(_) => Some("only an agent has a session".into()),
+    fn new_session(&self, carrier: Carrier) -> Speaker {
+        Speaker {
+            caller: caller::current(),
+            session: self.sessions.fetch_add(1, Ordering::Relaxed),
+            carrier,
+        }
     }
-}
 
-/// What is known of an agent by its join.
-fn vouched(context: &Context, caller: &Caller) -> Vouched {
-    let Caller::Agent { agent_id, .. } = caller else {
-        return Vouched::default();
-    };
-    // The gate has just looked: it is there.
-    let record = context.registry.agent(agent_id.as_str());
-    record.map_or_else(Vouched::default, |record| Vouched {
-        pool: Some(record.pool),
-        projects: record.projects,
-    })
-}
-
-/// Carries the frames of one session to the dispatcher until the connection ends.
-async fn carry(context: Context, session: SessionId, mut frames: Streaming<v1::SessionRequest>) {
-    loop {
-        let next = tokio::select! {
-            next = frames.message() => next,
-            () = context.ending.cancelled() => break,
+    /// A session that is carried by long polls: the same session, between two queues instead of on a stream.
+    fn open_exchange(&self, request: &v1::ExchangeRequest) -> Result<Arc<Exchange>, Status> {
+        let (outbound, answers) = Outbound::channel();
+        let speaker = self.new_session(Carrier::Exchange);
+        let (held, frames) = match self.exchanges.open(&speaker.caller, request, answers)? {
+            Opening::Open(held) => return Ok(held),
+            Opening::New(held, frames) => (held, frames),
         };
-        match next {
-            // A frame of a kind that this build does not know is ignored.
-            Ok(Some(v1::SessionRequest { frame: None })) => {}
-            Ok(Some(v1::SessionRequest { frame: Some(frame) })) => {
-                if context
-                    .dispatcher
-                    .send(Inbound::Frame {
-                        session,
-                        frame: Box::new(frame),
-                    })
-                    .await
-                    .is_err()
-                {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(status) => {
-                tracing::debug!(session, code = ?status.code(), "a session broke");
-                break;
-            }
-        }
-    }
-    if context.dispatcher.send(Inbound::Closed { session }).await.is_err() {
-        tracing::debug!(session, "the dispatcher ended first");
+        let (context, exchanges, opened) = (self.context.clone(), self.exchanges.clone(), Arc::clone(&held));
+        self.context.tracker.spawn(async move {
+            let talk = session::talk(context.clone(), speaker, ReceiverStream::new(frames), outbound);
+            // Its last word is kept until nobody asks for it any more.
+            tokio::join!(talk, opened.until_forgotten(&context.ending));
+            exchanges.remove(&opened);
+        });
+        Ok(held)
     }
 }
 
@@ -112,38 +74,14 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = caller::current();
-        let mut frames = request.into_inner();
-        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (outbound, answers) = Outbound::channel();
-        let context = self.context.clone();
         // The answer's headers go out before the first frame comes in: an agent may wait for them.
-        self.context.tracker.spawn(async move {
-            let first = tokio::time::timeout(HELLO_WITHIN, frames.message()).await;
-            match first {
-                Ok(Ok(Some(v1::SessionRequest {
-                    frame: Some(Frame::Hello(hello)),
-                }))) => {
-                    if let Some(why) = another(&caller, &hello.agent_id) {
-                        tracing::warn!(agent = hello.agent_id, why, "a session was refused");
-                        outbound.disconnect("identity", &why, STAY_AWAY_MS);
-                        return;
-                    }
-                    let hello = Inbound::Hello {
-                        session,
-                        vouched: vouched(&context, &caller),
-                        hello: Box::new(hello),
-                        outbound,
-                    };
-                    if context.dispatcher.send(hello).await.is_ok() {
-                        carry(context, session, frames).await;
-                    }
-                }
-                Ok(Ok(Some(_))) => outbound.disconnect("protocol", "the first frame of a session is Hello", 0),
-                Ok(Ok(None) | Err(_)) => {}
-                Err(_) => outbound.disconnect("protocol", "no Hello came within 10 s", 0),
-            }
-        });
+        self.context.tracker.spawn(session::talk(
+            self.context.clone(),
+            self.new_session(Carrier::Stream),
+            request.into_inner(),
+            outbound,
+        ));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
@@ -170,8 +108,13 @@ impl Agent for AgentService {
         blob::download(self.context.clone(), request).await.map(Response::new)
     }
 
-    async fn exchange(&self, _: Request<v1::ExchangeRequest>) -> Result<Response<v1::ExchangeResponse>, Status> {
-        Err(Status::unimplemented("Exchange is reserved; use Session"))
+    async fn exchange(&self, request: Request<v1::ExchangeRequest>) -> Result<Response<v1::ExchangeResponse>, Status> {
+        let request = request.into_inner();
+        let held = match self.exchanges.find(&caller::current(), &request.session)? {
+            Some(held) => held,
+            None => self.open_exchange(&request)?,
+        };
+        held.serve(request, &self.context.ending).await.map(Response::new)
     }
 
     async fn mint_token(

@@ -1,6 +1,8 @@
 //! The gRPC services: wire messages in, questions to the dispatcher and the store, wire messages out.
 
 mod agent;
+mod exchange;
+mod session;
 mod enrollment;
 mod push_logs;
 mod mint;

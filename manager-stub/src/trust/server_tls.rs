@@ -64,7 +64,7 @@ pub fn config(authority: &Arc<Authority>, source: CertificateSource) -> Result<A
         .map_err(|error| setup(&error))?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(shown));
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session would bring back a client certificate without looking at it again.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -5,6 +5,7 @@ mod authorization;
 mod bad_certificates;
 mod bounds;
 mod data_folder;
+mod exchange;
 mod hand_out;
 mod joining;
 mod journal;

@@ -963,7 +963,7 @@ pub mod enrollment_server {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SessionRequest {
     /// The frame.
-    #[prost(oneof = "session_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "session_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub frame: ::core::option::Option<session_request::Frame>,
 }
 /// Nested message and enum types in `SessionRequest`.
@@ -992,13 +992,17 @@ pub mod session_request {
         /// What steps do right now. Best effort, the last one wins.
         #[prost(message, tag = "7")]
         Progress(super::Progress),
+        /// Only in the place of Hello: does this way carry frames both ways? The stream is nothing else
+        /// then: it has no session, and every Probe is answered by a Probed.
+        #[prost(message, tag = "8")]
+        Probe(super::Probe),
     }
 }
 /// SessionResponse is one frame from manager to agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SessionResponse {
     /// The frame.
-    #[prost(oneof = "session_response::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "session_response::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub frame: ::core::option::Option<session_response::Frame>,
 }
 /// Nested message and enum types in `SessionResponse`.
@@ -1030,6 +1034,9 @@ pub mod session_response {
         /// The session ends here.
         #[prost(message, tag = "8")]
         Disconnect(super::Disconnect),
+        /// Answers Probe.
+        #[prost(message, tag = "9")]
+        Probed(super::Probed),
     }
 }
 /// Hello introduces an agent instance and says everything it holds.
@@ -1375,6 +1382,20 @@ pub struct Disconnect {
     #[prost(uint32, tag = "3")]
     pub retry_after_ms: u32,
 }
+/// Probe asks for an answer, and nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Probe {
+    /// Is answered.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
+/// Probed answers a Probe.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Probed {
+    /// The Probe's seq.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
 /// Progress carries what the steps of an attempt do.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Progress {
@@ -1465,19 +1486,46 @@ pub struct FetchBlobResponse {
     #[prost(bytes = "bytes", tag = "1")]
     pub data: ::prost::bytes::Bytes,
 }
-/// ExchangeRequest is reserved.
+/// ExchangeRequest brings frames of one session to the manager, and asks for the manager's. Frames
+/// are numbered from 0, each way by itself. A request whose answer was lost is sent again as it was:
+/// frames that came before are skipped by their numbers, and answers not yet received come again.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExchangeRequest {
-    /// Frames to the manager.
+    /// Frames to the manager, in order and without a gap. The first one of a session is Hello.
     #[prost(message, repeated, tag = "1")]
     pub frames: ::prost::alloc::vec::Vec<SessionRequest>,
+    /// Chosen by the agent, 128 random bits or more. Names the session; it belongs to the agent of the
+    /// certificate that opened it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub session: ::prost::bytes::Bytes,
+    /// The number of the first of `frames`; without frames the number of the next one.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// How many frames of the manager have arrived. They are not sent again.
+    #[prost(uint64, tag = "4")]
+    pub received: u64,
+    /// How long to wait for a frame to answer with, at most 25000. 0: answer at once.
+    #[prost(uint32, tag = "5")]
+    pub wait_ms: u32,
+    /// No frame comes after these: the agent ends the session.
+    #[prost(bool, tag = "6")]
+    pub last: bool,
 }
-/// ExchangeResponse is reserved.
+/// ExchangeResponse brings the manager's frames.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExchangeResponse {
-    /// Frames to the agent.
+    /// Frames to the agent, in order and without a gap; none if there was nothing to say in time.
     #[prost(message, repeated, tag = "1")]
     pub frames: ::prost::alloc::vec::Vec<SessionResponse>,
+    /// The number of the first of `frames`; without frames the number of the next one.
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// How many frames of the agent have been taken. They need not be sent again.
+    #[prost(uint64, tag = "3")]
+    pub received: u64,
+    /// The session has ended, and no frame comes after these.
+    #[prost(bool, tag = "4")]
+    pub last: bool,
 }
 /// MintTokenRequest asks for a token about an attempt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1775,8 +1823,9 @@ pub mod agent_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Agent", "FetchBlob"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Exchange is reserved for the long-poll form of Session (25 s, gRPC-Web over HTTP/1.1) where
-        /// HTTP/2 is broken or inspected. Answers UNIMPLEMENTED until then.
+        /// Exchange carries the frames of a session by long polls, where HTTP/2 is broken on the way: the
+        /// agent posts its frames, and asks for the manager's. Called as gRPC-Web over HTTP/1.1.
+        /// NOT_FOUND if there is no such session any more: say hello again in a new one.
         pub async fn exchange(
             &mut self,
             request: impl tonic::IntoRequest<super::ExchangeRequest>,
@@ -1903,8 +1952,9 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::FetchBlobRequest>,
         ) -> std::result::Result<tonic::Response<Self::FetchBlobStream>, tonic::Status>;
-        /// Exchange is reserved for the long-poll form of Session (25 s, gRPC-Web over HTTP/1.1) where
-        /// HTTP/2 is broken or inspected. Answers UNIMPLEMENTED until then.
+        /// Exchange carries the frames of a session by long polls, where HTTP/2 is broken on the way: the
+        /// agent posts its frames, and asks for the manager's. Called as gRPC-Web over HTTP/1.1.
+        /// NOT_FOUND if there is no such session any more: say hello again in a new one.
         async fn exchange(
             &self,
             request: tonic::Request<super::ExchangeRequest>,
@@ -3784,6 +3834,10 @@ pub struct AgentInfo {
     /// When the newest certificate ends, Unix milliseconds; 0 without TLS.
     #[prost(int64, tag = "13")]
     pub certificate_ends_ms: i64,
+    /// What carries its session: `stream`, or `exchange` where HTTP/2 is broken on the way. Empty
+    /// without a session.
+    #[prost(string, tag = "14")]
+    pub transport: ::prost::alloc::string::String,
 }
 /// FleetListRequest asks for the agents.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
