@@ -37,7 +37,12 @@ async fn carried_by(world: &World, transport: &str) {
     world.eventually(&what, SOON, is).await.expect("carried");
 }
 
-/// Numbers for a while, and a bundle that is read at the end.
+async fn says(world: &World, agent: usize, what: &str) {
+    let said = async || world.agents[agent].child.log().contains(what);
+    world.eventually(what, SOON, said).await.expect("said");
+}
+
+/// Numbers for a while.
 fn counting(name: &str, to: u32) -> String {
     let run = format!("for i in $(seq 1 {to}); do echo line $i; sleep 0.1; done; echo last");
     recipe::script(name, "", "", &run)
@@ -78,9 +83,8 @@ async fn an_agent_joins_and_works_where_http2_is_refused_and_comes_back_when_it_
     let proxy = proxy(Treatment::RefuseHttp2).await;
     world.agent(behind(&proxy)).await.expect("joined");
     carried_by(&world, "exchange").await;
-    let log = world.agents[0].child.log();
-    assert!(log.contains("falling back to long polls over HTTP/1.1"), "{log}");
-    assert!(log.contains("does not speak HTTP/2"), "{log}");
+    says(&world, 0, "falling back to long polls over HTTP/1.1").await;
+    says(&world, 0, "does not speak HTTP/2").await;
     let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
     assert!(listed.contains("online (exchange)"), "{listed}");
     assert!(
@@ -112,7 +116,46 @@ async fn an_agent_joins_and_works_where_http2_is_refused_and_comes_back_when_it_
     ended_at_its_first_attempt(&world, &running, 150).await;
     let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
     assert!(!listed.contains("exchange") && !listed.contains("HTTP/2"), "{listed}");
-    assert!(world.agents[0].child.log().contains("HTTP/2 passes again"));
+    says(&world, 0, "HTTP/2 passes again").await;
+}
+
+/// Nothing says that HTTP/2 does not pass: it just brings no answer.
+#[tokio::test]
+async fn an_agent_joins_where_http2_stays_without_an_answer() {
+    for treatment in [Treatment::SwallowHttp2, Treatment::IgnoreHttp2] {
+        let mut world = World::builder().start().await.expect("a world");
+        let proxy = proxy(treatment).await;
+        let options = behind(&proxy).flag("--connect-timeout", "2s");
+        world.agent(options).await.expect("joined");
+        carried_by(&world, "exchange").await;
+        let task = world.submit(&counting("silent", 5)).await.expect("queued");
+        ended_at_its_first_attempt(&world, &task, 5).await;
+    }
+}
+
+/// Certificates of a few seconds: several renewals go by over one session by long poll, and its connections are made
+/// with the newest.
+#[tokio::test]
+async fn certificates_are_renewed_over_a_session_by_long_poll() {
+    let built = World::builder().manager(|manager| {
+        manager.flags.extend(["--certificate-life".to_owned(), "4s".to_owned()]);
+    });
+    let mut world = built.start().await.expect("a world");
+    let rules = Rules {
+        // So that connections are made again and again.
+        cut_idle: Some(Duration::from_millis(300)),
+        ..Rules::default()
+    };
+    let proxy = ConnectProxy::start(rules).await.expect("a proxy");
+    world
+        .agent(behind(&proxy).flag("--transport", "exchange"))
+        .await
+        .expect("joined");
+    let task = world.submit(&counting("renewed", 100)).await.expect("queued");
+    ended_at_its_first_attempt(&world, &task, 100).await;
+    let log = world.agents[0].child.log();
+    assert!(log.matches("the certificate was renewed").count() >= 2, "{log}");
+    assert_eq!(log.matches("session up").count(), 1, "{log}");
 }
 
 /// In the middle of a task HTTP/2 is cut, then swallowed, then let through: no lease is lost, no line, no attempt.
@@ -219,10 +262,6 @@ async fn inspected_tls_is_refused_with_the_reason() {
     let inspector = Inspector::before(&ca).expect("made");
     let proxy = proxy(Treatment::Inspect(inspector.clone())).await;
     world.launch(behind(&proxy)).await.expect("started");
-    let says = async |world: &World, agent: usize, what: &str| {
-        let said = async || world.agents[agent].child.log().contains(what);
-        world.eventually(what, SOON, said).await.expect("said");
-    };
     says(&world, 0, "somebody is in between").await;
 
     let both = world.folder().join("trusted.pem");

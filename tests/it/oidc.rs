@@ -30,6 +30,10 @@ fn free_address() -> SocketAddr {
 
 impl Issuing {
     async fn start(host: &str, flags: &[&str]) -> Self {
+        Self::start_with(host, flags, AgentOptions::default()).await
+    }
+
+    async fn start_with(host: &str, flags: &[&str], agent: AgentOptions) -> Self {
         let cloud = Cloud::shared().await.expect("a cloud");
         let (address, issuer) = (free_address(), format!("https://{host}"));
         let mut all = vec![format!("--oidc-issuer={issuer}"), format!("--oidc-listen={address}")];
@@ -39,7 +43,7 @@ impl Issuing {
         let wish = json!({ "wish": "oidc_provider", "issuer": issuer, "address": address.to_string(),
             "audiences": ["sts.amazonaws.com"] });
         cloud.wish(wish).await.expect("a provider");
-        world.agent(AgentOptions::default()).await.expect("an agent");
+        world.agent(agent).await.expect("an agent");
         Self {
             world,
             cloud,
@@ -75,6 +79,18 @@ impl Issuing {
         );
         failure
     }
+}
+
+/// Guards the way of the token where HTTP/2 does not pass.
+#[tokio::test]
+async fn a_token_is_made_for_an_agent_that_speaks_by_long_polls() {
+    let polling = AgentOptions::default().flag("--transport", "exchange");
+    let issuing = Issuing::start_with("polled.deputy.example.com", &[], polling).await;
+    let fits = json!({ format!("{}:aud", issuing.host): "sts.amazonaws.com" });
+    let role = issuing.role("trusts", fits).await;
+    let (task, service) = issuing.submit(&format!("oidc: {{ roleArn: '{role}' }}")).await;
+    issuing.world.succeeded(&task, SOON).await.expect("succeeded");
+    assert_eq!(recipe::updates(&issuing.world, "UpdateService", &service), 1);
 }
 
 /// Guards OIDC from the document to the change: the task's role trusts the manager's word about this project, and the

@@ -37,6 +37,8 @@ pub enum Treatment {
     RefuseHttp2,
     /// They stay, and nothing that the manager says comes through.
     SwallowHttp2,
+    /// They stay, and are never answered at all.
+    IgnoreHttp2,
     /// As [`Self::ResetHttp2`]; of the others every so many-th piece that the manager says is lost with its connection.
     LoseAnswers(u32),
     /// TLS is opened with another authority's certificate, and only HTTP/1.1 is spoken.
@@ -136,6 +138,10 @@ impl Middlebox {
                 let _ = near.read(&mut read).await;
                 let _ = near.write_all(said).await;
                 let _ = near.shutdown().await;
+                false
+            }
+            Treatment::IgnoreHttp2 if spoken.is_http2() => {
+                while matches!(near.read(&mut vec![0; CHUNK_BYTES]).await, Ok(1..)) {}
                 false
             }
             Treatment::Inspect(inspector) => {

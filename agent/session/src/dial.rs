@@ -128,13 +128,12 @@ impl DialError {
 fn about_connection(error: &dialer::DialError) -> Finding {
     match error {
         dialer::DialError::Protocol { .. } => Finding::Certain(error.to_string()),
-        dialer::DialError::Handshake { .. } => Finding::Suspect(error.to_string()),
+        dialer::DialError::Handshake { .. } | dialer::DialError::Slow { .. } => Finding::Suspect(error.to_string()),
         // Nobody listens, the proxy says no, the certificate is not believed: the same by any way.
         dialer::DialError::Tcp { .. }
         | dialer::DialError::Proxy { .. }
         | dialer::DialError::Tls { .. }
-        | dialer::DialError::NoAuthority(_)
-        | dialer::DialError::Slow { .. } => Finding::Clear,
+        | dialer::DialError::NoAuthority(_) => Finding::Clear,
     }
 }
 
