@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::dial::connect_by;
+use crate::config::SessionConfig;
 use crate::scripted_manager::{ScriptedManager, ServedExchange, patiently};
 use crate::way::{Carrier, Transport};
 
@@ -21,6 +21,12 @@ fn heartbeat(seq: u64) -> v1::SessionRequest {
             ..v1::Heartbeat::default()
         })),
     }
+}
+
+async fn client(config: &SessionConfig) -> Grpc<ManagerChannel> {
+    let route = config.membership.route(Carrier::Exchange);
+    let (channel, _) = route.open(config.connect_timeout).await.expect("a channel");
+    Grpc::with_origin(channel, route.origin())
 }
 
 /// What a manager does with requests, and what the network does to them.
@@ -82,7 +88,7 @@ async fn whatever_is_lost_or_doubled_each_frame_arrives_once_and_in_order() {
     for seed in 0..6 {
         let mut manager = ScriptedManager::start().await;
         let config = ScriptedManager::config_by(manager.address, Transport::Exchange);
-        let (client, _) = connect_by(&config, Carrier::Exchange).await.expect("a channel");
+        let client = client(&config).await;
         let (frames, outbound) = mpsc::channel(8);
         let mut exchange = Exchange::new(client, outbound);
         let served = tokio::spawn(async move {
@@ -125,7 +131,7 @@ async fn whatever_is_lost_or_doubled_each_frame_arrives_once_and_in_order() {
 async fn polls_that_are_cut_while_they_wait_become_shorter_down_to_a_bound() {
     let mut manager = ScriptedManager::start().await;
     let config = ScriptedManager::config_by(manager.address, Transport::Exchange);
-    let (client, _) = connect_by(&config, Carrier::Exchange).await.expect("a channel");
+    let client = client(&config).await;
     let (frames, outbound) = mpsc::channel(8);
     let mut exchange = Exchange::new(client, outbound);
     frames.send(heartbeat(0)).await.expect("taken");
@@ -145,6 +151,38 @@ async fn polls_that_are_cut_while_they_wait_become_shorter_down_to_a_bound() {
     }
     assert_eq!(waits, [25_000, 12_500, 6_250, 3_125, 2_000]);
     reading.abort();
+}
+
+/// Numbers that cannot be: a manager that takes what was not sent, or leaves something out.
+#[tokio::test]
+async fn an_answer_with_impossible_numbers_ends_the_session() {
+    let beyond = v1::ExchangeResponse {
+        received: 7,
+        ..v1::ExchangeResponse::default()
+    };
+    let gap = v1::ExchangeResponse {
+        received: 1,
+        first: 3,
+        ..v1::ExchangeResponse::default()
+    };
+    let far = v1::ExchangeResponse {
+        received: u64::MAX,
+        first: u64::MAX,
+        last: true,
+        ..v1::ExchangeResponse::default()
+    };
+    for (answer, words) in [(beyond, "than were sent"), (gap, "is missing"), (far, "than were sent")] {
+        let mut manager = ScriptedManager::start().await;
+        let config = ScriptedManager::config_by(manager.address, Transport::Exchange);
+        let client = client(&config).await;
+        let (frames, outbound) = mpsc::channel(8);
+        let mut exchange = Exchange::new(client, outbound);
+        frames.send(heartbeat(0)).await.expect("taken");
+        let reading = tokio::spawn(async move { exchange.message().await });
+        manager.exchange().await.answer.send(answer).expect("answered");
+        let error = patiently(reading).await.expect("no panic").expect_err("refused");
+        assert!(error.message().contains(words), "{error}");
+    }
 }
 
 /// A proxy that answers the preface of HTTP/2 with a page, and passes everything else on.

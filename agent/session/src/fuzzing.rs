@@ -34,7 +34,7 @@ pub fn frame(bytes: &[u8]) {
         }
         Some(Frame::Cancel(wish)) => attempt(wish.attempt),
         Some(Frame::Revoked(revoked)) => attempt(revoked.attempt),
-        Some(Frame::HeartbeatAck(_) | Frame::Drain(_) | Frame::Disconnect(_)) | None => {}
+        Some(Frame::HeartbeatAck(_) | Frame::Drain(_) | Frame::Disconnect(_) | Frame::Probed(_)) | None => {}
     }
 }
 

@@ -55,7 +55,10 @@ impl AgentService {
         };
         let (context, exchanges, opened) = (self.context.clone(), self.exchanges.clone(), Arc::clone(&held));
         self.context.tracker.spawn(async move {
-            let talk = session::talk(context.clone(), speaker, ReceiverStream::new(frames), outbound);
+            let talk = async {
+                session::talk(context.clone(), speaker, ReceiverStream::new(frames), outbound).await;
+                opened.ended();
+            };
             // Its last word is kept until nobody asks for it any more.
             tokio::join!(talk, opened.until_forgotten(&context.ending));
             exchanges.remove(&opened);

@@ -82,6 +82,8 @@ struct Down {
 struct Asking {
     requests: usize,
     since: Instant,
+    /// The session itself has ended; its last word may be waiting.
+    over: bool,
     pushed_out: bool,
 }
 
@@ -149,9 +151,14 @@ impl Exchanges {
             )));
         }
         if owner.is_some() {
-            let of_agent: Vec<_> = held.values().filter(|one| one.owner == owner).collect();
-            let oldest = of_agent.iter().min_by_key(|one| one.asking.borrow().since);
-            if let Some(oldest) = oldest.filter(|_| of_agent.len() >= MAX_PER_AGENT) {
+            let stays = |one: &&Arc<Exchange>| one.owner == owner && !one.asking.borrow().pushed_out;
+            let of_agent: Vec<_> = held.values().filter(stays).collect();
+            // One that was refused goes first: whoever copied an identity pushes out nobody who works.
+            let least = of_agent.iter().min_by_key(|one| {
+                let asking = *one.asking.borrow();
+                (!asking.over, asking.requests > 0, asking.since)
+            });
+            if let Some(oldest) = least.filter(|_| of_agent.len() >= MAX_PER_AGENT) {
                 oldest.asking.send_modify(|asking| asking.pushed_out = true);
             }
         }
@@ -187,6 +194,7 @@ impl Exchange {
             asking: watch::Sender::new(Asking {
                 requests: 0,
                 since: Instant::now(),
+                over: false,
                 pushed_out: false,
             }),
         }
@@ -298,6 +306,11 @@ impl Exchange {
         down.answer(received)
     }
 
+    /// The session has ended.
+    pub(super) fn ended(&self) {
+        self.asking.send_modify(|asking| asking.over = true);
+    }
+
     /// Ends when nobody has asked for so long that the agent is gone, or the manager ends. The session reads its end
     /// then.
     pub(super) async fn until_forgotten(&self, ending: &CancellationToken) {
@@ -405,14 +418,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fifth_session_of_an_agent_pushes_its_oldest_out() {
+    async fn a_fifth_session_of_an_agent_pushes_out_its_oldest_that_is_over_or_not_used() {
         let exchanges = Exchanges::default();
         let caller = Caller::Agent {
             agent_id: "a1".parse().expect("an id"),
             serial: "1".into(),
         };
-        let mut open = Vec::new();
-        for name in 1..=5u8 {
+        let mut open: Vec<(Arc<Exchange>, mpsc::Receiver<Taken>)> = Vec::new();
+        for name in 1..=6u8 {
+            if name == 5 {
+                open[2].0.ended();
+            }
             let hello = v1::SessionRequest {
                 frame: Some(Frame::Hello(v1::Hello::default())),
             };
@@ -430,15 +446,18 @@ mod tests {
         }
         let ending = CancellationToken::new();
         let begun = Instant::now();
-        open[0].0.until_forgotten(&ending).await;
+        for pushed_out in [2, 0] {
+            open[pushed_out].0.until_forgotten(&ending).await;
+            assert!(open[pushed_out].1.recv().await.is_none());
+        }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert!(open[0].1.recv().await.is_none());
-        assert!(
-            open[1]
-                .1
-                .try_recv()
-                .is_err_and(|error| error == mpsc::error::TryRecvError::Empty)
-        );
+        for stays in [1, 3, 4, 5] {
+            let nothing = open[stays].1.try_recv();
+            assert!(
+                nothing.is_err_and(|error| error == mpsc::error::TryRecvError::Empty),
+                "{stays}"
+            );
+        }
     }
 
     #[tokio::test]
