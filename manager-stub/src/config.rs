@@ -14,6 +14,7 @@ use crate::server::{DEFAULT_TRUST_DOMAIN, SecuritySettings, Settings, Transport}
 use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
 use crate::sts_flags::StsFlags;
+use crate::trust::doors::ConnectionLimits;
 use crate::trust::server_tls::CertificateSource;
 
 /// Queues deployment tasks, gives them to agents, and keeps their journals.
@@ -71,6 +72,13 @@ pub(crate) struct RawConfig {
     /// How long an agent's certificate lives; it is renewed at two thirds of that
     #[arg(long, env = "DEPUTY_MANAGER_CERTIFICATE_LIFE", default_value = "24h", value_parser = positive, value_name = "DURATION")]
     certificate_life: Duration,
+    /// Connections that may be open at the same time
+    #[arg(long, env = "DEPUTY_MANAGER_MAX_CONNECTIONS", default_value_t = ConnectionLimits::default().total, value_name = "COUNT")]
+    max_connections: usize,
+    /// Connections that one address may have open (of IPv6: one /64). Raise it where all agents come through one load
+    /// balancer or NAT; an agent has two or three
+    #[arg(long, env = "DEPUTY_MANAGER_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = ConnectionLimits::default().per_source, value_name = "COUNT")]
+    max_connections_per_address: usize,
     /// No TLS, and nobody is asked who he is. Only for a manager that only this machine can reach
     #[arg(long, env = "DEPUTY_MANAGER_INSECURE_LOOPBACK", conflicts_with_all = ["tls_names", "tls_cert"])]
     insecure_loopback: bool,
@@ -173,6 +181,10 @@ impl RawConfig {
                 trust_domain: self.trust_domain,
                 certificate_life: self.certificate_life,
                 aws: self.sts.check()?,
+                connections: ConnectionLimits {
+                    total: self.max_connections.max(1),
+                    per_source: self.max_connections_per_address.max(1),
+                },
             },
         };
         Ok(Config {

@@ -36,6 +36,7 @@ use crate::store::contract::{Reads, Store, StoreError};
 use crate::store::sqlite::SqliteStore;
 use crate::trust::acceptor::{self, Accepted, Security};
 use crate::trust::authority::{Authority, AuthorityError, write_whole};
+use crate::trust::doors::{ConnectionLimits, Doors};
 use crate::trust::server_tls::{self, CertificateSource, TlsError};
 use crate::vital::{Death, Pulse, VitalWatch, Vitals};
 use crate::witness::{Witness, WitnessLayer};
@@ -91,6 +92,8 @@ pub struct SecuritySettings {
     pub certificate_life: Duration,
     /// Who is asked about signed AWS identities.
     pub aws: AwsVerifier,
+    /// How many connections there may be.
+    pub connections: ConnectionLimits,
 }
 
 /// What is spoken below HTTP/2.
@@ -231,6 +234,7 @@ impl Settings {
                 trust_domain: DEFAULT_TRUST_DOMAIN.into(),
                 certificate_life: DEFAULT_CERTIFICATE_LIFE,
                 aws: AwsVerifier::default(),
+                connections: ConnectionLimits::default(),
             },
         }
     }
@@ -318,7 +322,8 @@ impl Manager {
             ending: ending.clone(),
         };
         let (ready, connections) = acceptor::channel();
-        let accepting = acceptor::accept(listener, secured, ready, ending.clone());
+        let doors = Doors::new(security.connections);
+        let accepting = acceptor::accept(listener, (secured, doors), ready, ending.clone());
         tracker.spawn(beating(vitals.pulse("acceptor"), accepting));
         tracker.spawn(put_out_lapsed(registry.clone(), ending.clone()));
         let gate = GateLayer::new(registry, asking);

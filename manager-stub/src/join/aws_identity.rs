@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::aws_principal::AwsIdentity;
 use super::signed_identity::SignedIdentity;
 use super::sts_host::StsHosts;
+use super::turns::Turns;
 use super::unproven::Unproven;
 use super::{Binding, JoinRule, Proven, RuleProof};
 use crate::fetch::{self, Answer, Endpoint, Roots};
@@ -17,13 +18,18 @@ pub struct AwsVerifier {
     hosts: StsHosts,
     /// Where requests are sent instead of to the host that was signed.
     endpoint: Option<Endpoint>,
+    turns: Turns,
 }
 
 impl AwsVerifier {
     /// For signatures for these hosts, sent to `endpoint` instead of to the host itself if there is one.
     #[must_use]
     pub fn new(hosts: StsHosts, endpoint: Option<Endpoint>) -> Self {
-        Self { hosts, endpoint }
+        Self {
+            hosts,
+            endpoint,
+            turns: Turns::default(),
+        }
     }
 
     /// The rule that lets in who signed the proof, in AWS's words.
@@ -38,6 +44,13 @@ impl AwsVerifier {
         now: SystemTime,
     ) -> Result<Proven, Unproven> {
         let request = proof.rebuild(binding, &self.hosts, now)?;
+        if rules.is_empty() {
+            return Err(Unproven::denied(
+                "no join rule lets in an AWS identity",
+                "add one (deputy fleet join-rule create --aws-account … --aws-role …)",
+            ));
+        }
+        let _turn = self.turns.take(proof.host).await?;
         let endpoint = self.endpoint.clone().unwrap_or_else(|| Endpoint::tls(proof.host));
         let answer = fetch::exchange(&endpoint, &Roots::Native, request).await;
         let answer = answer.map_err(|error| unanswered(proof.host, &error.to_string()))?;
@@ -154,6 +167,56 @@ mod tests {
         format!(
             "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
         )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sts_is_asked_for_known_rules_and_by_turns_only() {
+        let nobody = "http://127.0.0.1:1".parse().expect("a URL");
+        let mut verifier = AwsVerifier::new(StsHosts::default(), Some(Endpoint::of_url(&nobody).expect("here")));
+        let proof = SignedIdentity {
+            host: "sts.eu-west-1.amazonaws.com",
+            authorization: &format!(
+                "AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/20261126/eu-west-1/sts/aws4_request, \
+                 SignedHeaders=content-type;host;x-amz-date;x-deputy-challenge;x-deputy-csr-sha256;x-deputy-trust-domain, \
+                 Signature={}",
+                "0a".repeat(32)
+            ),
+            amz_date: "20261126T140000Z",
+            security_token: "",
+        };
+        let binding = Binding {
+            nonce: vec![1; 32],
+            trust_domain: "test".into(),
+            csr_sha256: [2; 32],
+        };
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_795_701_600);
+        let refused = verifier.prove(&proof, &binding, &[], now).await.expect_err("no rule");
+        assert!(
+            refused.what.contains("no join rule lets in an AWS identity"),
+            "{refused}"
+        );
+        let rule = JoinRule {
+            name: "aws".into(),
+            pool: "eu".into(),
+            projects: Vec::new(),
+            proof: RuleProof::AwsIdentity {
+                account: "222222222222".into(),
+                role: "agent".into(),
+            },
+            created_at_ms: 0,
+            created_by: String::new(),
+        };
+        verifier.turns = Turns::new(1);
+        let turn = verifier.turns.take("sts").await.expect("free");
+        let waiting = verifier.prove(&proof, &binding, std::slice::from_ref(&rule), now).await;
+        let waiting = waiting.expect_err("not asked");
+        assert!(waiting.what.contains("too many who join"), "{waiting}");
+        drop(turn);
+        let asked = verifier
+            .prove(&proof, &binding, &[rule], now)
+            .await
+            .expect_err("nobody is there");
+        assert!(asked.what.contains("did not say who signed"), "{asked}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::turns::Turns;
 use super::unproven::Unproven;
 use crate::fetch::{self, Endpoint, Roots};
 use crate::jose::key_set::KeySet;
@@ -41,6 +42,7 @@ pub enum KeySource {
 #[derive(Debug, Default)]
 pub(crate) struct KeySets {
     sources: std::sync::Mutex<BTreeMap<KeySource, Arc<Mutex<Option<Kept>>>>>,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -108,6 +110,7 @@ impl KeySets {
                 return found.keys.clone();
             }
         }
+        let _turn = self.turns.take(url).await.map_err(|refusal| refusal.what)?;
         let asked = Instant::now();
         let keys = ask(url, ca_pem).await.map(Arc::new);
         *kept = Some(Kept {

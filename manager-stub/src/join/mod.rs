@@ -10,6 +10,7 @@ pub mod signed_identity;
 mod aws_principal;
 pub mod sts_host;
 pub mod key_sets;
+mod turns;
 pub mod unproven;
 
 pub use proven::{Binding, Proven};

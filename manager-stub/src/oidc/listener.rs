@@ -15,15 +15,18 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::issuer::{DISCOVERY_PATH, Issuer, KEYS_PATH};
 use crate::trust::certificate_files::{BadFiles, CertificateFiles};
+use crate::trust::doors::{ConnectionLimits, Doors};
 
-/// Connections at the same time; more wait to be accepted.
-const CONNECTIONS: usize = 128;
+/// Connections at the same time. What stands in front of it may be one address; half are left for others.
+const CONNECTIONS: ConnectionLimits = ConnectionLimits {
+    total: 256,
+    per_source: 128,
+};
 /// From the first packet of a connection to its last.
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -84,22 +87,26 @@ impl OidcListener {
 
     /// Serves until `ending`; connections are cut then, for they have nothing to lose.
     pub async fn serve(self, issuer: Arc<Issuer>, ending: CancellationToken) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let doors = Doors::new(CONNECTIONS);
         let mut connections = tokio::task::JoinSet::new();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = ending.cancelled() => return,
             };
             while connections.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "the OIDC issuer could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let place = match doors.enter(from.ip()) {
+                Ok(place) => place,
+                Err(why) => {
+                    tracing::debug!(%from, %why, "a connection to the OIDC issuer was closed at once");
                     continue;
                 }
             };

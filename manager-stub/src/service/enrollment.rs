@@ -18,6 +18,7 @@ use crate::join::unproven::{Unproven, UnprovenKind};
 use crate::join::{Binding, Proven, RuleProof};
 use crate::registry::Joining;
 use crate::trust::authority::{SigningRequest, millis, unix_now};
+use crate::trust::nonces::BadNonce;
 use crate::trust::peer::{self, PeerName};
 
 /// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
@@ -36,12 +37,13 @@ impl EnrollmentService {
         Self { context }
     }
 
+    fn check_nonce(&self, nonce: &[u8]) -> Result<(), Status> {
+        self.context.trust.nonces.check(nonce, unix_now()).map_err(bad_nonce)
+    }
+
+    /// Only a proof that is good uses a nonce up: what is made up by strangers must not fill their memory.
     fn take_nonce(&self, nonce: &[u8]) -> Result<(), Status> {
-        let taken = self.context.trust.nonces.take(nonce, unix_now());
-        taken.map_err(|error| match error {
-            crate::trust::nonces::BadNonce::Busy => Status::resource_exhausted(error.to_string()),
-            _ => Status::failed_precondition(error.to_string()),
-        })
+        self.context.trust.nonces.take(nonce, unix_now()).map_err(bad_nonce)
     }
 
     /// Which rule lets whom in. One arm per kind of proof.
@@ -76,6 +78,13 @@ impl EnrollmentService {
     }
 }
 
+fn bad_nonce(error: BadNonce) -> Status {
+    match error {
+        BadNonce::Busy => Status::resource_exhausted(error.to_string()),
+        BadNonce::Foreign | BadNonce::Old | BadNonce::Used => Status::failed_precondition(error.to_string()),
+    }
+}
+
 #[tonic::async_trait]
 impl Enrollment for EnrollmentService {
     async fn challenge(&self, _: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeResponse>, Status> {
@@ -95,7 +104,7 @@ impl Enrollment for EnrollmentService {
             nonce,
             proof,
         } = request.into_inner();
-        self.take_nonce(&nonce)?;
+        self.check_nonce(&nonce)?;
         let agent_id: AgentId = agent_id
             .parse()
             .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?;
@@ -113,6 +122,7 @@ impl Enrollment for EnrollmentService {
                 UnprovenKind::Later => Status::unavailable(refusal.to_string()),
             }
         })?;
+        self.take_nonce(&nonce)?;
         let issued = self.context.sign(&signing, &proven.rule.pool, &agent_id)?;
         let joining = Joining {
             agent_id: agent_id.clone(),
@@ -147,7 +157,7 @@ impl Enrollment for EnrollmentService {
             expired_leaf,
             signature,
         } = request.into_inner();
-        self.take_nonce(&nonce)?;
+        self.check_nonce(&nonce)?;
         let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let authority = &self.context.trust.authority;
         let denied = |why: String| {
@@ -180,6 +190,7 @@ impl Enrollment for EnrollmentService {
         let agent_id: AgentId = agent
             .parse()
             .map_err(|_| denied("the expired certificate names no agent id".into()))?;
+        self.take_nonce(&nonce)?;
         let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
         self.context.registry.renew(&agent, &issued).await.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");

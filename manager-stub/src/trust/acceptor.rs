@@ -1,4 +1,5 @@
-//! From a listener to connections: TCP, the TLS handshake (many at the same time, each bounded), and who is there.
+//! From a listener to connections: TCP, a place for it, the TLS handshake (many at the same time, each bounded), and who
+//! is there.
 
 use std::io;
 use std::pin::Pin;
@@ -11,18 +12,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::doors::{Doors, Place};
 use super::peer::{self, Peer};
 
-/// A handshake takes at most so long.
+/// A handshake takes at most so long, with the wait for others of the same source.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; further connections wait in the listener's queue.
-const HANDSHAKES: usize = 256;
+/// Refusals are told at most so often.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connections that may wait to be served.
 const WAITING: usize = 64;
 /// After an error of the listener, such as no more open files.
@@ -42,6 +45,7 @@ pub struct Accepted {
     stream: Stream,
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Place,
 }
 
 /// TLS, or in the clear.
@@ -50,11 +54,12 @@ type Stream = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 /// Accepts until `ending`; the connections come out of the channel. Runs as a task of the manager's.
 pub async fn accept(
     listener: TcpListener,
-    security: Security,
+    (security, doors): (Security, Doors),
     ready: mpsc::Sender<io::Result<Accepted>>,
     ending: CancellationToken,
 ) {
     let mut handshakes = JoinSet::new();
+    let mut told = None;
     loop {
         tokio::select! {
             () = ending.cancelled() => return,
@@ -64,11 +69,16 @@ pub async fn accept(
                     return;
                 }
             }
-            accepted = listener.accept(), if handshakes.len() < HANDSHAKES => match accepted {
-                Ok((stream, _)) => {
-                    let security = security.clone();
-                    handshakes.spawn(handshake(stream, security));
-                }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => match doors.enter(from.ip()) {
+                    Ok(place) => drop(handshakes.spawn(handshake(stream, place, security.clone()))),
+                    // Closed at once: whoever it is may come again.
+                    Err(why) if told.is_none_or(|told: Instant| told.elapsed() >= TOLD_EVERY) => {
+                        told = Some(Instant::now());
+                        tracing::warn!(%from, %why, "connections are closed at once");
+                    }
+                    Err(_) => {}
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(BREATH).await;
@@ -88,7 +98,7 @@ pub fn channel() -> (
     (ready, connections.into())
 }
 
-async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
+async fn handshake(stream: TcpStream, place: Place, security: Security) -> Option<Accepted> {
     let from = stream.peer_addr().ok()?;
     // Without nodelay a small frame behind another waits for the peer's delayed acknowledgement: 40 ms in the middle
     // of every hand-out.
@@ -97,9 +107,15 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
     rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30)).ok()?;
     let (config, trust_domain) = match security {
         Security::Tls(config, trust_domain) => (config, trust_domain),
-        Security::Clear => return Some(Accepted::new(Either::Right(stream), None)),
+        Security::Clear => return Some(Accepted::new(Either::Right(stream), None, place)),
     };
-    match tokio::time::timeout(HANDSHAKE_WITHIN, TlsAcceptor::from(config).accept(stream)).await {
+    let turns = place.handshakes();
+    let shaken = async {
+        // Never closed: an error cannot be.
+        let _turn = turns.acquire().await.map_err(io::Error::other)?;
+        TlsAcceptor::from(config).accept(stream).await
+    };
+    match tokio::time::timeout(HANDSHAKE_WITHIN, shaken).await {
         Ok(Ok(stream)) => {
             let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = match leaf.map(|leaf| peer::read(leaf, &trust_domain)) {
@@ -110,7 +126,7 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
                     return None;
                 }
             };
-            Some(Accepted::new(Either::Left(Box::new(stream)), certificate))
+            Some(Accepted::new(Either::Left(Box::new(stream)), certificate, place))
         }
         Ok(Err(error)) => {
             tracing::info!(%from, %error, "a TLS handshake failed");
@@ -124,12 +140,13 @@ async fn handshake(stream: TcpStream, security: Security) -> Option<Accepted> {
 }
 
 impl Accepted {
-    fn new(stream: Stream, certificate: Option<Arc<peer::PeerCertificate>>) -> Self {
+    fn new(stream: Stream, certificate: Option<Arc<peer::PeerCertificate>>, place: Place) -> Self {
         let peer = Peer::new(certificate);
         Self {
             cut: Box::pin(peer.cut_token().cancelled_owned()),
             peer,
             stream,
+            _place: place,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! not who may do what.
 
 pub mod acceptor;
+pub mod doors;
 pub mod server_tls;
 pub mod certificate_files;
 pub mod peer;

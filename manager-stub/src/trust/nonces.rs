@@ -1,5 +1,6 @@
 //! Challenges: a nonce is good for one proof, for two minutes, with this manager process. It carries its own time and
-//! a keyed digest, so that asking for challenges costs no memory; only those that were used are remembered.
+//! a keyed digest, so that asking for challenges costs no memory; only those that were used are remembered. They are
+//! used up by proofs that are good: what strangers make up is checked and takes no room.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -69,22 +70,26 @@ impl Nonces {
         nonce
     }
 
-    /// Uses a nonce up.
+    /// Is a nonce good? It stays so.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn check(&self, nonce: &[u8], now: Duration) -> Result<(), BadNonce> {
+        let nonce = self.read(nonce, now)?;
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.known.contains(&nonce) {
+            return Err(BadNonce::Used);
+        }
+        Ok(())
+    }
+
+    /// Uses a nonce up, by a proof that is good.
     ///
     /// # Errors
     /// Why it is not good.
     pub fn take(&self, nonce: &[u8], now: Duration) -> Result<(), BadNonce> {
-        let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| BadNonce::Foreign)?;
-        let (stamp, digest) = nonce.split_at(STAMP_BYTES);
-        let expected = hmac::sign(&self.key, stamp);
-        aws_lc_rs::constant_time::verify_slices_are_equal(digest, &expected.as_ref()[..digest.len()])
-            .map_err(|_| BadNonce::Foreign)?;
-        let made = u64::from_be_bytes(stamp[..TIME_BYTES].try_into().map_err(|_| BadNonce::Foreign)?);
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let life = u64::try_from(LIFE.as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(made) > life {
-            return Err(BadNonce::Old);
-        }
+        let nonce = self.read(nonce, now)?;
+        let (now, life) = (whole_millis(now), whole_millis(LIFE));
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((oldest, made)) = used.order.front().copied()
             && now.saturating_sub(made) > life
@@ -102,6 +107,24 @@ impl Nonces {
         used.order.push_back((nonce, now));
         Ok(())
     }
+
+    /// A nonce of ours that is not too old.
+    fn read(&self, nonce: &[u8], now: Duration) -> Result<[u8; NONCE_BYTES], BadNonce> {
+        let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| BadNonce::Foreign)?;
+        let (stamp, digest) = nonce.split_at(STAMP_BYTES);
+        let expected = hmac::sign(&self.key, stamp);
+        aws_lc_rs::constant_time::verify_slices_are_equal(digest, &expected.as_ref()[..digest.len()])
+            .map_err(|_| BadNonce::Foreign)?;
+        let made = u64::from_be_bytes(stamp[..TIME_BYTES].try_into().map_err(|_| BadNonce::Foreign)?);
+        if whole_millis(now).saturating_sub(made) > whole_millis(LIFE) {
+            return Err(BadNonce::Old);
+        }
+        Ok(nonce)
+    }
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -115,7 +138,11 @@ mod tests {
         let nonce = nonces.make(start);
         assert_eq!(nonce.len(), 32);
         assert_eq!(other.take(&nonce, start), Err(BadNonce::Foreign));
+        for _ in 0..2 {
+            assert_eq!(nonces.check(&nonce, start + LIFE), Ok(()), "looking takes nothing");
+        }
         assert_eq!(nonces.take(&nonce, start + LIFE), Ok(()));
+        assert_eq!(nonces.check(&nonce, start + LIFE), Err(BadNonce::Used));
         assert_eq!(nonces.take(&nonce, start + LIFE), Err(BadNonce::Used));
         let late = nonces.make(start);
         assert_eq!(

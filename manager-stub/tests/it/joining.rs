@@ -146,6 +146,98 @@ async fn a_challenge_is_good_once() {
 }
 
 #[tokio::test]
+async fn joins_that_strangers_make_up_use_no_challenge_up() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 1).await;
+    let mut enrollment = secured.enrollment().await;
+    let challenge = enrollment
+        .challenge(v1::ChallengeRequest {})
+        .await
+        .expect("a challenge");
+    let nonce = challenge.into_inner().nonce;
+    let proof = |token: &str| Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() }));
+    let good = v1::JoinRequest {
+        csr: csr(&key()).into(),
+        agent_id: "a1".into(),
+        nonce: nonce.clone(),
+        proof: proof(&token),
+    };
+    let made_up = [
+        v1::JoinRequest {
+            csr: bytes::Bytes::from_static(b"no request"),
+            ..good.clone()
+        },
+        v1::JoinRequest {
+            agent_id: "no id".into(),
+            ..good.clone()
+        },
+        v1::JoinRequest {
+            proof: None,
+            ..good.clone()
+        },
+        v1::JoinRequest {
+            proof: proof("dpj_x"),
+            ..good.clone()
+        },
+    ];
+    for request in made_up {
+        let refused = enrollment.join(request).await.expect_err("made up");
+        assert!(!refused.message().contains("challenge"), "{refused:?}");
+    }
+    let renewal = v1::RenewExpiredRequest {
+        csr: good.csr.clone(),
+        nonce,
+        ..v1::RenewExpiredRequest::default()
+    };
+    enrollment.renew_expired(renewal).await.expect_err("made up");
+    enrollment
+        .join(good.clone())
+        .await
+        .expect("the challenge is still good");
+    let refused = enrollment.join(good).await.expect_err("and then it is used");
+    assert!(refused.message().contains("was used before"), "{refused:?}");
+}
+
+/// Connections from another address of this machine that say nothing.
+async fn silent(secured: &Secured, count: usize) -> Vec<tokio::net::TcpStream> {
+    let address = secured.manager.as_ref().expect("up").address();
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("bound");
+        streams.push(socket.connect(address).await.expect("connected"));
+    }
+    streams
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_keeps_nobody_else_out() {
+    let secured = Secured::start().await;
+    let _silent = silent(&secured, 400).await;
+    let joined = tokio::time::timeout(Duration::from_secs(5), async {
+        let token = secured.join_token("rule", 1).await;
+        secured.join("a1", &token).await.expect("joined");
+    });
+    joined.await.expect("at once");
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_of_connections_and_no_more() {
+    use tokio::io::AsyncReadExt;
+    let secured = Secured::with(|settings| settings.security.connections.per_source = 8).await;
+    let mut streams = silent(&secured, 9).await;
+    let mut last = streams.pop().expect("nine");
+    let read = tokio::time::timeout(Duration::from_secs(5), last.read(&mut [0; 1])).await;
+    assert!(!matches!(read.expect("closed at once"), Ok(1..)));
+    secured.channel(None).await;
+    drop(streams);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut again = silent(&secured, 1).await.remove(0);
+    let read = tokio::time::timeout(Duration::from_secs(1), again.read(&mut [0; 1])).await;
+    read.expect_err("it is let in and waited for");
+}
+
+#[tokio::test]
 async fn an_agent_id_of_another_rule_is_not_taken_over() {
     let secured = Secured::start().await;
     let (first, second) = (
