@@ -1,5 +1,5 @@
 //! The key sets of clusters: written into the rule, or from a URL and kept between joins, asked again when a token
-//! names a key that is not known, at most every half minute.
+//! names a key that is not known, at most every half minute. A set that was good outlives a failure for an hour.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -18,6 +18,8 @@ use crate::jose::key_set::KeySet;
 
 /// A set from a URL is asked for again after so long even if it knows every key that is named: keys are withdrawn.
 const KEPT: Duration = Duration::from_secs(10 * 60);
+/// A set is believed for so long after it was had, while it cannot be had again.
+const BELIEVED: Duration = Duration::from_secs(60 * 60);
 /// Nobody can make the manager ask more often than this.
 const ASKED_AT_MOST_EVERY: Duration = Duration::from_secs(30);
 /// As many clusters as rules may name.
@@ -47,8 +49,22 @@ pub(crate) struct KeySets {
 
 #[derive(Debug)]
 struct Kept {
+    /// The last answer.
     keys: Result<Arc<KeySet>, String>,
     asked: Instant,
+    /// The last set that there was, and until when it is believed.
+    good: Option<(Arc<KeySet>, Instant)>,
+}
+
+impl Kept {
+    /// The last answer, or the set before it, if that holds the key and is not too old.
+    fn believed(&self, kid: Option<&str>) -> Result<Arc<KeySet>, String> {
+        let before = self.good.as_ref().filter(|(_, until)| Instant::now() < *until);
+        match (&self.keys, before) {
+            (Err(_), Some((keys, _))) if keys.key(kid).is_some() => Ok(Arc::clone(keys)),
+            (keys, _) => keys.clone(),
+        }
+    }
 }
 
 impl std::fmt::Display for KeySource {
@@ -107,17 +123,23 @@ impl KeySets {
             let age = found.asked.elapsed();
             let is_known = matches!(&found.keys, Ok(keys) if keys.key(kid).is_some());
             if age < ASKED_AT_MOST_EVERY || (is_known && age < KEPT) {
-                return found.keys.clone();
+                return found.believed(kid);
             }
         }
         let _turn = self.turns.take(url).await.map_err(|refusal| refusal.what)?;
         let asked = Instant::now();
         let keys = ask(url, ca_pem).await.map(Arc::new);
-        *kept = Some(Kept {
-            keys: keys.clone(),
-            asked,
-        });
-        keys
+        if let Err(why) = &keys {
+            tracing::warn!(url, why, "the keys of an issuer cannot be had");
+        }
+        let good = match &keys {
+            Ok(keys) => Some((Arc::clone(keys), asked + BELIEVED)),
+            Err(_) => kept.take().and_then(|before| before.good),
+        };
+        let found = Kept { keys, asked, good };
+        let believed = found.believed(kid);
+        *kept = Some(found);
+        believed
     }
 
     fn place_of(&self, source: &KeySource) -> Arc<Mutex<Option<Kept>>> {
@@ -211,6 +233,36 @@ mod tests {
             sets.get(&source, Some(kid)).await.expect("keys");
             assert_eq!(asked.load(Ordering::SeqCst), times, "{kid}");
         }
+    }
+
+    #[tokio::test]
+    async fn good_keys_outlive_a_failure_for_an_hour() {
+        let (source, asked) = server(SET).await;
+        let KeySource::Url { ca_pem, .. } = &source else {
+            panic!("it is asked")
+        };
+        let sets = KeySets::default();
+        sets.get(&source, Some("a")).await.expect("keys");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        // What is kept is made to be of a place where nobody answers.
+        let nobody = KeySource::Url {
+            url: "http://127.0.0.1:1/openid/v1/jwks".into(),
+            ca_pem: ca_pem.clone(),
+        };
+        let mut kept = sets.place_of(&source).lock().await.take().expect("kept");
+        kept.keys = Err("it did not answer".into());
+        kept.asked = Instant::now().checked_sub(ASKED_AT_MOST_EVERY).expect("up for so long");
+        *sets.place_of(&nobody).lock().await = Some(kept);
+        for _ in 0..2 {
+            let keys = sets.get(&nobody, Some("a")).await.expect("the keys from before");
+            assert!(keys.key(Some("a")).is_some());
+            let refused = sets.get(&nobody, Some("b")).await.expect_err("perhaps a new key");
+            assert!(refused.to_string().contains("cannot be had"), "{refused}");
+        }
+        if let Some(good) = &mut sets.place_of(&nobody).lock().await.as_mut().expect("kept").good {
+            good.1 = Instant::now();
+        }
+        sets.get(&nobody, Some("a")).await.expect_err("too old");
     }
 
     #[tokio::test]
