@@ -378,6 +378,11 @@ pub(crate) enum Fleet {
         /// The agent id
         agent: String,
     },
+    /// Forget an agent that has no good certificate; its id is free then. 30 days after its last one it is forgotten anyway
+    Forget {
+        /// The agent id
+        agent: String,
+    },
     /// Who may join, by which proof, into which pool
     #[command(subcommand)]
     JoinRule(JoinRule),

@@ -35,7 +35,7 @@ use crate::store::clock::{BootClock, KernelBootClock};
 use crate::store::contract::{Reads, Store, StoreError};
 use crate::store::sqlite::SqliteStore;
 use crate::trust::acceptor::{self, Accepted, Security};
-use crate::trust::authority::{Authority, AuthorityError, write_whole};
+use crate::trust::authority::{Authority, AuthorityError, millis, unix_now, write_whole};
 use crate::trust::doors::{ConnectionLimits, Doors};
 use crate::trust::server_tls::{self, CertificateSource, TlsError};
 use crate::vital::{Death, Pulse, VitalWatch, Vitals};
@@ -57,6 +57,8 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "deputy";
 pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How often agents without a good certificate are looked for.
 const LAPSED_EVERY: Duration = Duration::from_secs(1);
+/// How often agents whose last certificate ended long ago are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Connections are closed in order for so long, then cut.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -326,6 +328,7 @@ impl Manager {
         let accepting = acceptor::accept(listener, (secured, doors), ready, ending.clone());
         tracker.spawn(beating(vitals.pulse("acceptor"), accepting));
         tracker.spawn(put_out_lapsed(registry.clone(), ending.clone()));
+        tracker.spawn(forget_over(registry.clone(), ending.clone()));
         let gate = GateLayer::new(registry, asking);
         let served = tracker.spawn(beating(
             vitals.pulse("server"),
@@ -474,6 +477,21 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
     }
 }
 
+/// Forgets agents that will not come back: with pods that come and go every start is an agent.
+async fn forget_over(registry: Registry, ending: CancellationToken) {
+    loop {
+        match registry.forget_over(millis(unix_now())).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "agents were forgotten whose last certificates ended long ago"),
+            Err(error) => tracing::warn!(%error, "agents that are gone could not be forgotten; it is tried again"),
+        }
+        tokio::select! {
+            () = ending.cancelled() => return,
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+        }
+    }
+}
+
 /// The future that serves every connection until the manager ends.
 fn serve(
     connections: ReceiverStream<std::io::Result<Accepted>>,
@@ -582,6 +600,49 @@ mod tests {
         assert_eq!(ended[0], "the manager's log-answerer ended by itself");
         assert_eq!(ended[1], "the manager's log-writer ended by itself");
         logs.join();
+        manager.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn agents_that_ended_long_ago_are_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let manager = Manager::start(Settings::on_loopback(folder.path().to_owned())).await;
+        let manager = manager.expect("up");
+        let empty = SqliteStore::open(&manager_db(&folder.path().join("empty")))
+            .expect("open")
+            .reads();
+        let registry = Registry::load(empty.as_ref(), manager.dispatcher.clone()).expect("loaded");
+        let now_ms = millis(unix_now());
+        for id in ["a1", "a2"] {
+            let rule = crate::join::JoinRule {
+                name: "rule".into(),
+                pool: "eu".into(),
+                projects: Vec::new(),
+                proof: crate::join::RuleProof::Token,
+                created_at_ms: now_ms,
+                created_by: String::new(),
+            };
+            let joining = crate::registry::Joining {
+                agent_id: id.parse().expect("an id"),
+                subject: "token:rule".into(),
+                rule,
+                token: None,
+            };
+            let issued = crate::trust::authority::Issued {
+                leaf: Vec::new(),
+                serial: id.into(),
+                key: id.into(),
+                not_before_ms: now_ms,
+                not_after_ms: now_ms + 1000,
+            };
+            registry.join(joining, &issued).await.expect("joined");
+        }
+        let ban = crate::registry::Standing::Banned { reason: "evil".into() };
+        registry.end(&"a2".parse().expect("an id"), ban).await.expect("banned");
+        assert_eq!(registry.forget_over(now_ms).await.expect("looked"), 0);
+        let later_ms = now_ms + 31 * 24 * 3600 * 1000;
+        assert_eq!(registry.forget_over(later_ms).await.expect("forgotten"), 1);
+        assert!(registry.agent("a1").is_none() && registry.agent("a2").is_some());
         manager.shutdown().await;
     }
 

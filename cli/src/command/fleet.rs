@@ -1,6 +1,8 @@
 //! `deputy fleet`: agents.
 
-use deputy_proto::v1::{BanRequest, DrainRequest, FleetExplainRequest, FleetListRequest, RevokeRequest, UnbanRequest};
+use deputy_proto::v1::{
+    BanRequest, DrainRequest, FleetExplainRequest, FleetListRequest, ForgetRequest, RevokeRequest, UnbanRequest,
+};
 use serde_json::json;
 
 use super::access::{join_rule, join_token, token};
@@ -96,6 +98,15 @@ pub(crate) async fn fleet(context: &mut Context, args: Fleet) -> Result<Exit, Cl
             answer.map_err(manager.failed("unban the agent"))?;
             let line = format!("{} may join again", safe(&agent));
             context.tell(&[line], || json!({ "agentId": agent, "standing": "mayJoin" }))
+        }
+        Fleet::Forget { agent } => {
+            let request = Manager::call(ForgetRequest {
+                agent_id: agent.clone(),
+            });
+            let answer = manager.fleet().forget(request).await;
+            answer.map_err(manager.failed("forget the agent"))?;
+            let line = format!("{} is forgotten", safe(&agent));
+            context.tell(&[line], || json!({ "agentId": agent, "standing": "forgotten" }))
         }
         Fleet::JoinRule(args) => join_rule(context, &manager, args).await,
         Fleet::JoinToken(args) => join_token(context, &manager, args).await,

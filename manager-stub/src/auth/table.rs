@@ -44,6 +44,7 @@ pub const TABLE: &[(&str, Who)] = &[
     ("/deputy.v1.Fleet/Revoke", Who::User(Scope::Administer)),
     ("/deputy.v1.Fleet/Ban", Who::User(Scope::Administer)),
     ("/deputy.v1.Fleet/Unban", Who::User(Scope::Administer)),
+    ("/deputy.v1.Fleet/Forget", Who::User(Scope::Administer)),
     ("/deputy.v1.Fleet/CreateJoinRule", Who::User(Scope::Administer)),
     ("/deputy.v1.Fleet/ListJoinRules", Who::User(Scope::Administer)),
     ("/deputy.v1.Fleet/RemoveJoinRule", Who::User(Scope::Administer)),

@@ -8,6 +8,8 @@ use super::table::Remembered;
 /// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
 /// agent is asked to make a new one.
 const MAX_CERTIFICATES: usize = 32;
+/// An agent is remembered for so long after its last certificate. As long an expired one can be exchanged.
+const REMEMBERED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +147,27 @@ impl AgentRecord {
         self.certificates.last()
     }
 
+    /// When its last certificate ends or ended, Unix milliseconds.
+    #[must_use]
+    pub fn ends_at_ms(&self) -> i64 {
+        let ends = self.certificates.iter().map(|one| one.not_after_ms);
+        ends.max().unwrap_or(self.joined_at_ms)
+    }
+
+    /// Has it a certificate that is good, as far as dates go?
+    #[must_use]
+    pub fn has_good(&self, now_ms: i64) -> bool {
+        let mut all = self.certificates.iter();
+        self.standing == Standing::Active && all.any(|one| !one.revoked && one.not_after_ms > now_ms)
+    }
+
+    /// Is there no reason to remember it any more? A ban is meant to last.
+    #[must_use]
+    pub fn is_over(&self, now_ms: i64) -> bool {
+        !matches!(self.standing, Standing::Banned { .. })
+            && now_ms.saturating_sub(self.ends_at_ms()) > REMEMBERED_FOR_MS
+    }
+
     /// Was its newest certificate made for this key, and is it good for it still? Then a join with the same key only asks
     /// for the answer again.
     #[must_use]
@@ -229,6 +252,18 @@ mod tests {
         assert_eq!(agent.certificates.len(), MAX_CERTIFICATES);
         assert_eq!(agent.may_use("1", 10, 10), Use::Good);
         assert_eq!(agent.may_use("99", 10, 10), Use::First);
+    }
+
+    #[test]
+    fn an_agent_is_over_long_after_its_last_certificate_unless_it_is_banned() {
+        let mut agent = agent();
+        assert!(agent.has_good(199) && !agent.has_good(200));
+        assert!(!agent.is_over(200 + REMEMBERED_FOR_MS));
+        assert!(agent.is_over(201 + REMEMBERED_FOR_MS));
+        agent.end(Standing::Revoked { reason: "gone".into() }, 10);
+        assert!(!agent.has_good(11) && !agent.is_over(11) && agent.is_over(201 + REMEMBERED_FOR_MS));
+        agent.standing = Standing::Banned { reason: "evil".into() };
+        assert!(!agent.is_over(201 + REMEMBERED_FOR_MS));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::trust::authority::{Issued, millis, unix_now};
 /// An expired certificate is exchanged for a new one for so long.
 const EXPIRED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 
+/// Agents that are forgotten with one commit.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+
 impl Registry {
     /// Gives an agent its next certificate.
     ///
@@ -132,6 +135,49 @@ impl Registry {
             .await?;
         self.expel(agent_id, code, reason).await;
         Ok(ended)
+    }
+
+    /// Forgets an agent; anybody whom a rule lets in may have its id then.
+    ///
+    /// # Errors
+    /// If there is none, it may be here or is banned, or the store does not take it.
+    pub async fn forget(&self, agent_id: &str) -> Result<(), BookError> {
+        self.change(|known| {
+            let agent = known.agents.get(agent_id).ok_or_else(|| missing("agent", agent_id))?;
+            if let Standing::Banned { reason } = &agent.standing {
+                return Err(BookError::Invalid(format!(
+                    "the agent {agent_id} is banned ({reason}), and a ban is remembered; lift it first: deputy fleet unban \
+                     {agent_id}"
+                )));
+            }
+            if agent.has_good(millis(unix_now())) {
+                return Err(BookError::Invalid(format!(
+                    "the agent {agent_id} has a good certificate; end it first: deputy fleet revoke {agent_id}"
+                )));
+            }
+            let mut edit = Edit::default();
+            edit.agents.push(known.agents.pending(agent_id, None));
+            Ok((edit, ()))
+        })
+        .await
+    }
+
+    /// Forgets agents whose last certificate ended long ago; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not take it.
+    pub async fn forget_over(&self, now_ms: i64) -> Result<usize, BookError> {
+        self.change(|known| {
+            let over = known.agents.all().filter(|agent| agent.is_over(now_ms));
+            let mut edit = Edit::default();
+            edit.agents.extend(
+                over.take(FORGOTTEN_AT_ONCE)
+                    .map(|agent| known.agents.pending(&agent.agent_id, None)),
+            );
+            let count = edit.agents.len();
+            Ok((edit, count))
+        })
+        .await
     }
 
     /// Lets a banned agent join again.

@@ -148,6 +148,13 @@ impl Fleet for FleetService {
         Ok(Response::new(v1::UnbanResponse {}))
     }
 
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetResponse>, Status> {
+        let agent_id = request.into_inner().agent_id;
+        self.context.registry.forget(&agent_id).await.map_err(not_done)?;
+        tracing::info!(agent.id = agent_id, by = by(), "an agent was forgotten");
+        Ok(Response::new(v1::ForgetResponse {}))
+    }
+
     async fn create_join_rule(
         &self,
         request: Request<v1::CreateJoinRuleRequest>,

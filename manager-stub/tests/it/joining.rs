@@ -358,6 +358,46 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
 }
 
 #[tokio::test]
+async fn an_agent_that_is_gone_is_forgotten_and_a_banned_one_is_not() {
+    let secured = Secured::start().await;
+    let (first, second) = (
+        secured.join_token("first", 5).await,
+        secured.join_token("second", 5).await,
+    );
+    let member = secured.join("a1", &first).await.expect("joined");
+    let mut fleet = secured.fleet().await;
+    let mut forget = async || {
+        let request = v1::ForgetRequest { agent_id: "a1".into() };
+        fleet.forget(secured.admin(request)).await.map(drop)
+    };
+    let refused = forget().await.expect_err("it is here");
+    assert!(refused.message().contains("has a good certificate"), "{refused:?}");
+    let reason = String::new();
+    let request = v1::BanRequest {
+        agent_id: "a1".into(),
+        reason: reason.clone(),
+    };
+    secured.fleet().await.ban(secured.admin(request)).await.expect("banned");
+    let refused = forget().await.expect_err("banned");
+    assert!(refused.message().contains("a ban is remembered"), "{refused:?}");
+    let request = v1::UnbanRequest { agent_id: "a1".into() };
+    secured
+        .fleet()
+        .await
+        .unban(secured.admin(request))
+        .await
+        .expect("unbanned");
+    let refused = secured.join("a1", &second).await.expect_err("the id of another");
+    assert!(refused.message().contains("belongs to token:first"), "{refused:?}");
+    forget().await.expect("forgotten");
+    let refused = call(&mut secured.agent(&member).await).await.expect_err("nobody");
+    assert!(refused.message().contains("knows no agent a1"), "{refused:?}");
+    secured.join("a1", &second).await.expect("the id is free");
+    let refused = forget().await.expect_err("it is here again");
+    assert!(refused.message().contains("has a good certificate"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn certificates_of_nobody_are_refused_in_words() {
     let secured = Secured::start().await;
     let (own, other) = (key(), tempfile::tempdir().expect("a folder"));

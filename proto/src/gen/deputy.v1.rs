@@ -3931,6 +3931,16 @@ pub struct UnbanRequest {
 /// UnbanResponse says that it is done.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnbanResponse {}
+/// ForgetRequest removes what is remembered of an agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetRequest {
+    /// The agent.
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+/// ForgetResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetResponse {}
 /// JoinRule says who may join by which proof, and what they become.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRule {
@@ -4468,6 +4478,25 @@ pub mod fleet_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Unban"));
             self.inner.unary(req, path, codec).await
         }
+        /// Forget removes what is remembered of an agent that has no good certificate; its id is free for anybody then.
+        pub async fn forget(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ForgetRequest>,
+        ) -> std::result::Result<tonic::Response<super::ForgetResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/deputy.v1.Fleet/Forget");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Fleet", "Forget"));
+            self.inner.unary(req, path, codec).await
+        }
         /// CreateJoinRule says who may join which pool by which proof.
         pub async fn create_join_rule(
             &mut self,
@@ -4744,6 +4773,11 @@ pub mod fleet_server {
             &self,
             request: tonic::Request<super::UnbanRequest>,
         ) -> std::result::Result<tonic::Response<super::UnbanResponse>, tonic::Status>;
+        /// Forget removes what is remembered of an agent that has no good certificate; its id is free for anybody then.
+        async fn forget(
+            &self,
+            request: tonic::Request<super::ForgetRequest>,
+        ) -> std::result::Result<tonic::Response<super::ForgetResponse>, tonic::Status>;
         /// CreateJoinRule says who may join which pool by which proof.
         async fn create_join_rule(
             &self,
@@ -5139,6 +5173,49 @@ pub mod fleet_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnbanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Fleet/Forget" => {
+                    #[allow(non_camel_case_types)]
+                    struct ForgetSvc<T: Fleet>(pub Arc<T>);
+                    impl<T: Fleet> tonic::server::UnaryService<super::ForgetRequest>
+                    for ForgetSvc<T> {
+                        type Response = super::ForgetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ForgetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Fleet>::forget(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ForgetSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
