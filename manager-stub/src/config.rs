@@ -10,10 +10,11 @@ use deputy_task::document::duration;
 
 use crate::dispatcher::timing::Timing;
 use crate::oidc_flags::OidcFlags;
-use crate::server::{DEFAULT_TRUST_DOMAIN, SecuritySettings, Settings, Transport};
+use crate::server::{SecuritySettings, Settings, Transport};
 use crate::service::UploadLimits;
 use crate::store::clock::KernelBootClock;
 use crate::sts_flags::StsFlags;
+use crate::trust::authority::is_trust_domain;
 use crate::trust::doors::ConnectionLimits;
 use crate::trust::server_tls::CertificateSource;
 
@@ -66,9 +67,10 @@ pub(crate) struct RawConfig {
     /// Its key, PEM
     #[arg(long, env = "DEPUTY_MANAGER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// What agents' certificates speak of: spiffe://DOMAIN/…
-    #[arg(long, env = "DEPUTY_MANAGER_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN, value_name = "DOMAIN")]
-    trust_domain: String,
+    /// What agents' certificates speak of: spiffe://DOMAIN/…; no two managers should have the same. Default: the one that
+    /// the authority was made with, which is of this manager alone: deputy- and 12 hex digits of its key
+    #[arg(long, env = "DEPUTY_MANAGER_TRUST_DOMAIN", value_name = "DOMAIN")]
+    trust_domain: Option<String>,
     /// How long an agent's certificate lives; it is renewed at two thirds of that
     #[arg(long, env = "DEPUTY_MANAGER_CERTIFICATE_LIFE", default_value = "24h", value_parser = positive, value_name = "DURATION")]
     certificate_life: Duration,
@@ -135,12 +137,6 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What can be the host of a SPIFFE id.
-fn is_trust_domain(text: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
-    (1..=255).contains(&text.len()) && text.bytes().all(good)
-}
-
 impl RawConfig {
     /// Checks what single values cannot tell.
     pub(crate) fn check(self) -> Result<Config, String> {
@@ -157,10 +153,9 @@ impl RawConfig {
             start_deadline: self.start_deadline,
             kill_grace: self.kill_grace,
         };
-        if !is_trust_domain(&self.trust_domain) {
+        if let Some(domain) = self.trust_domain.as_deref().filter(|text| !is_trust_domain(text)) {
             return Err(format!(
-                "--trust-domain {:?} is none: 1 to 255 of a-z, 0-9, '.' and '-'",
-                self.trust_domain
+                "--trust-domain {domain:?} is none: 1 to 255 of a-z, 0-9, '.' and '-'"
             ));
         }
         let transport = match (self.insecure_loopback, self.tls_cert, self.tls_key) {

@@ -87,7 +87,7 @@ impl Signer {
     /// If the folder cannot be written.
     #[must_use]
     pub fn in_folder(folder: &Path) -> Self {
-        Self(Authority::open(folder, "deputy.example.com").expect("a folder of the target's own"))
+        Self(Authority::open(folder, Some("deputy.example.com")).expect("a folder of the target's own"))
     }
 
     /// The certificate (DER) for a signing request.

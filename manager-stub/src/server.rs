@@ -51,8 +51,6 @@ const MAX_USER_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 const MAX_ENROLLMENT_MESSAGE_BYTES: usize = 64 * 1024;
 /// The first administrator's token, in the data folder.
 const ADMIN_TOKEN_FILE: &str = "admin-token";
-/// The trust domain if nobody says otherwise.
-pub const DEFAULT_TRUST_DOMAIN: &str = "deputy";
 /// How long a client certificate lives if nobody says otherwise.
 pub const DEFAULT_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How often agents without a good certificate are looked for.
@@ -88,8 +86,8 @@ pub struct Settings {
 pub struct SecuritySettings {
     /// What is spoken.
     pub transport: Transport,
-    /// The trust domain of this manager's certificates.
-    pub trust_domain: String,
+    /// The trust domain of this manager's certificates; none for the one that its authority was made with.
+    pub trust_domain: Option<String>,
     /// How long a client certificate lives.
     pub certificate_life: Duration,
     /// Who is asked about signed AWS identities.
@@ -233,7 +231,7 @@ impl Settings {
             witness: None,
             security: SecuritySettings {
                 transport: Transport::InsecureLoopback,
-                trust_domain: DEFAULT_TRUST_DOMAIN.into(),
+                trust_domain: None,
                 certificate_life: DEFAULT_CERTIFICATE_LIFE,
                 aws: AwsVerifier::default(),
                 connections: ConnectionLimits::default(),
@@ -280,10 +278,13 @@ impl Manager {
             path: data.clone(),
             source,
         })?;
-        let authority = Arc::new(Authority::open(&data, &security.trust_domain)?);
+        let authority = Arc::new(Authority::open(&data, security.trust_domain.as_deref())?);
         let (secured, asking) = match security.transport {
             Transport::Tls(source) => (
-                Security::Tls(server_tls::config(&authority, source)?, security.trust_domain),
+                Security::Tls(
+                    server_tls::config(&authority, source)?,
+                    authority.trust_domain().to_owned(),
+                ),
                 Asking::Everyone,
             ),
             Transport::InsecureLoopback => (Security::Clear, Asking::Nobody),

@@ -347,7 +347,9 @@ async fn projected_token(client: &Client, namespace: &str, all: &[Value]) -> Str
 /// projected token the agent joins, and runs a task under its policy.
 #[tokio::test]
 async fn the_agent_joins_with_the_files_arguments_and_token_of_the_rendered_pod() {
-    let world = World::builder().start().await.expect("a world");
+    let flags = ["--trust-domain", "deputy"].map(str::to_owned);
+    let built = World::builder().manager(|manager| manager.flags.extend(flags));
+    let world = built.start().await.expect("a world");
     let access = world.manager.access().expect("access");
     let values = json!({
         "manager": { "url": access.url(), "trustDomain": "deputy",

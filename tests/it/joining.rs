@@ -147,7 +147,9 @@ async fn token_and_keys(folder: &Path) -> (String, String) {
 /// Guards joining by service account with real processes: a file that is not whole yet is told, a whole one lets in.
 #[tokio::test]
 async fn an_agent_joins_by_its_pods_token_once_the_file_is_whole() {
-    let mut world = World::builder().start().await.expect("a world");
+    let flags = ["--trust-domain", "deputy"].map(str::to_owned);
+    let built = World::builder().manager(|manager| manager.flags.extend(flags));
+    let mut world = built.start().await.expect("a world");
     let (token, keys) = token_and_keys(world.folder()).await;
     let issuer = "https://kubernetes.default.svc";
     rule(

@@ -287,7 +287,7 @@ async fn a_replaced_certificate_is_shown_without_a_restart() {
     let signer = |name: &str| {
         let data = folder.path().join(name);
         std::fs::create_dir_all(&data).expect("made");
-        deputy_manager::trust::authority::Authority::open(&data, "operator").expect("an authority")
+        deputy_manager::trust::authority::Authority::open(&data, Some("operator")).expect("an authority")
     };
     let write = |authority: &deputy_manager::trust::authority::Authority| {
         use base64::Engine;

@@ -27,6 +27,10 @@ const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Certificates begin this long before they are made: clocks differ.
 pub const BACKDATED: Duration = Duration::from_secs(3600);
+/// How the name of an authority begins.
+const NAME: &str = "Deputy authority";
+/// What is before the trust domain in it.
+const OF: &str = " of ";
 /// Largest signing request.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
@@ -113,17 +117,21 @@ impl SigningRequest {
 }
 
 impl Authority {
-    /// The authority of a data folder, made if there is none.
+    /// The authority of a data folder, made if there is none. Without a trust domain it keeps the one that it was made
+    /// with, and a new one gets one of its own.
     ///
     /// # Errors
     /// If its files cannot be read or written, or do not go together.
-    pub fn open(data: &Path, trust_domain: &str) -> Result<Self, AuthorityError> {
+    pub fn open(data: &Path, trust_domain: Option<&str>) -> Result<Self, AuthorityError> {
         let (certificate_path, key_path) = (data.join(CERTIFICATE_FILE), data.join(KEY_FILE));
         match (read(&certificate_path)?, read(&key_path)?) {
             (Some(certificate), Some(key)) => {
                 Self::load(&certificate_path, (&certificate, &key), &key_path, trust_domain)
             }
-            (None, None) => Self::make(&certificate_path, &key_path, trust_domain),
+            (None, None) => {
+                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+                Self::make(&certificate_path, &key_path, key, trust_domain)
+            }
             (None, Some(_)) => Err(AuthorityError::Half(certificate_path)),
             // Written first: the manager ended before the certificate was there, and nobody has seen it.
             (Some(_), None) => Err(AuthorityError::Half(key_path)),
@@ -134,34 +142,41 @@ impl Authority {
         path: &Path,
         (certificate, key): (&[u8], &[u8]),
         key_path: &Path,
-        trust_domain: &str,
+        trust_domain: Option<&str>,
     ) -> Result<Self, AuthorityError> {
         let damaged = |path: &Path, why: String| AuthorityError::Damaged { path: path.into(), why };
         let certificate =
             CertificateDer::from_pem_slice(certificate).map_err(|error| damaged(path, error.to_string()))?;
         let key = String::from_utf8_lossy(key);
         let key = KeyPair::from_pem(&key).map_err(|error| damaged(key_path, error.to_string()))?;
-        let public = x509_parser::parse_x509_certificate(&certificate)
-            .map(|(_, parsed)| parsed.public_key().subject_public_key.data.to_vec())
-            .map_err(|error| damaged(path, error.to_string()))?;
-        if public != key.public_key_raw() {
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&certificate).map_err(|error| damaged(path, error.to_string()))?;
+        if parsed.public_key().subject_public_key.data != key.public_key_raw() {
             return Err(damaged(key_path, format!("it is not the key of {}", path.display())));
         }
+        let made_for = parsed
+            .subject()
+            .iter_common_name()
+            .find_map(|name| domain_in(name.as_str().ok()?));
+        let trust_domain = trust_domain
+            .map(str::to_owned)
+            .or(made_for)
+            .unwrap_or_else(|| domain_of(&key));
         Ok(Self {
             issuer: Issuer::from_ca_cert_der(&certificate, key)?,
             certificate: certificate.into_owned(),
-            trust_domain: trust_domain.into(),
+            trust_domain,
             path: path.into(),
         })
     }
 
-    fn make(path: &Path, key_path: &Path, trust_domain: &str) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    fn make(path: &Path, key_path: &Path, key: KeyPair, trust_domain: Option<&str>) -> Result<Self, AuthorityError> {
+        let trust_domain = trust_domain.map_or_else(|| domain_of(&key), str::to_owned);
         let now = unix_now();
         let mut params = CertificateParams::new(Vec::new())?;
         // Authorities with the same name and other keys cannot be told apart when one of them is refused.
         let mark = hex::encode(rand::random::<[u8; 4]>());
-        params.distinguished_name = named(&format!("Deputy authority {mark} of {trust_domain}"));
+        params.distinguished_name = named(&format!("{NAME} {mark}{OF}{trust_domain}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(SerialNumber::from_slice(&random_serial()));
@@ -182,7 +197,7 @@ impl Authority {
         Ok(Self {
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
-            trust_domain: trust_domain.into(),
+            trust_domain,
             path: path.into(),
         })
     }
@@ -269,6 +284,26 @@ impl Authority {
     }
 }
 
+/// What can be the host of a SPIFFE id.
+#[must_use]
+pub fn is_trust_domain(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(good)
+}
+
+/// The trust domain that an authority of ours was made with.
+fn domain_in(name: &str) -> Option<String> {
+    let (_, domain) = name.strip_prefix(NAME)?.split_once(OF)?;
+    is_trust_domain(domain).then(|| domain.to_owned())
+}
+
+/// A trust domain that no other manager has. A token of a cluster is for an audience with this name: with a name that many
+/// have, it would be good at all of them.
+fn domain_of(key: &KeyPair) -> String {
+    let digest = hex::encode(Sha256::digest(key.public_key_raw()));
+    format!("deputy-{}", &digest[..12])
+}
+
 /// Now, since 1970.
 #[must_use]
 pub fn unix_now() -> Duration {
@@ -346,24 +381,49 @@ mod tests {
     #[test]
     fn the_authority_stays_the_same_over_starts_and_its_key_is_nobody_elses() {
         let data = tempfile::tempdir().expect("a folder");
-        let first = Authority::open(data.path(), "test").expect("made");
-        let again = Authority::open(data.path(), "test").expect("loaded");
+        let first = Authority::open(data.path(), Some("test")).expect("made");
+        let again = Authority::open(data.path(), Some("test")).expect("loaded");
         assert_eq!(first.fingerprint(), again.fingerprint());
         let key = data.path().join(KEY_FILE).metadata().expect("there");
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
+    fn a_trust_domain_that_nobody_chose_is_of_this_manager_alone_and_stays() {
+        let (one, other) = (tempfile::tempdir().expect("a"), tempfile::tempdir().expect("b"));
+        let domain = |folder: &Path, chosen| {
+            let authority = Authority::open(folder, chosen).expect("an authority");
+            authority.trust_domain().to_owned()
+        };
+        let first = domain(one.path(), None);
+        assert!(first.starts_with("deputy-") && first.len() == 19, "{first}");
+        assert!(is_trust_domain(&first));
+        assert_eq!(domain(one.path(), None), first);
+        assert_ne!(domain(other.path(), None), first);
+        assert_eq!(domain(one.path(), Some("prod.example.com")), "prod.example.com");
+        let chosen = tempfile::tempdir().expect("c");
+        assert_eq!(domain(chosen.path(), Some("prod.example.com")), "prod.example.com");
+        assert_eq!(
+            domain(chosen.path(), None),
+            "prod.example.com",
+            "the one it was made with"
+        );
+    }
+
+    #[test]
     fn half_an_authority_or_another_key_is_refused() {
         let (data, other) = (tempfile::tempdir().expect("a"), tempfile::tempdir().expect("b"));
-        Authority::open(data.path(), "test").expect("made");
-        Authority::open(other.path(), "test").expect("made");
+        Authority::open(data.path(), Some("test")).expect("made");
+        Authority::open(other.path(), Some("test")).expect("made");
         std::fs::copy(other.path().join(KEY_FILE), data.path().join(KEY_FILE)).expect("copied");
-        let error = Authority::open(data.path(), "test").err().expect("refused").to_string();
+        let error = Authority::open(data.path(), Some("test"))
+            .err()
+            .expect("refused")
+            .to_string();
         assert!(error.contains("it is not the key of"), "{error}");
         std::fs::remove_file(data.path().join(KEY_FILE)).expect("removed");
         assert!(matches!(
-            Authority::open(data.path(), "test"),
+            Authority::open(data.path(), Some("test")),
             Err(AuthorityError::Half(_))
         ));
     }
@@ -371,7 +431,7 @@ mod tests {
     #[test]
     fn a_client_gets_the_name_that_the_manager_gives_and_not_the_one_it_asked_for() {
         let data = tempfile::tempdir().expect("a folder");
-        let authority = Authority::open(data.path(), "test").expect("made");
+        let authority = Authority::open(data.path(), Some("test")).expect("made");
         let (_, der) = request();
         let request = SigningRequest::read(&der).expect("good");
         let issued = authority

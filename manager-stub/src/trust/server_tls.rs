@@ -196,7 +196,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn replaced_files_are_shown_without_a_restart_and_broken_ones_are_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        let authority = Arc::new(Authority::open(folder.path(), "test").expect("made"));
+        let authority = Arc::new(Authority::open(folder.path(), Some("test")).expect("made"));
         let source = write(folder.path(), &authority);
         let shown = Shown::new(Arc::clone(&authority), source, &Arc::new(default_provider())).expect("shown");
         let first = shown.now().cert.clone();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_key_of_another_certificate_is_refused_at_the_start() {
         let folder = tempfile::tempdir().expect("a folder");
-        let authority = Arc::new(Authority::open(folder.path(), "test").expect("made"));
+        let authority = Arc::new(Authority::open(folder.path(), Some("test")).expect("made"));
         let source = write(folder.path(), &authority);
         let (_, other) = authority.server(&[]).expect("made");
         std::fs::write(folder.path().join("tls-key.pem"), other.serialize_pem()).expect("written");

@@ -406,7 +406,7 @@ async fn certificates_of_nobody_are_refused_in_words() {
         let issued = signer.client(&request, path, Duration::from_secs(60)).expect("signed");
         ClientIdentity::new(&[issued.leaf], &own.serialize_der()).expect("an identity")
     };
-    let stranger = Signer::open(other.path(), "test").expect("made");
+    let stranger = Signer::open(other.path(), Some("test")).expect("made");
     let params = rcgen::CertificateParams::new(vec!["a1".into()]).expect("a name");
     let self_signed = params.self_signed(&own).expect("signed").der().to_vec();
     let self_signed = ClientIdentity::new(&[self_signed], &own.serialize_der()).expect("an identity");
@@ -427,8 +427,8 @@ async fn certificates_of_nobody_are_refused_in_words() {
         );
     }
     // The same authority, and a name that is not of this trust domain or not of an agent that joined.
-    let elsewhere = Signer::open(secured.folder.path(), "elsewhere").expect("loaded");
-    let here = Signer::open(secured.folder.path(), "test").expect("loaded");
+    let elsewhere = Signer::open(secured.folder.path(), Some("elsewhere")).expect("loaded");
+    let here = Signer::open(secured.folder.path(), Some("test")).expect("loaded");
     for (identity, words) in [
         (
             signed_by(&elsewhere, "pool/eu/agent/a1"),

@@ -53,7 +53,7 @@ impl Secured {
         let folder = tempfile::tempdir().expect("a folder");
         let mut settings = Settings::on_loopback(folder.path().to_owned());
         settings.security.transport = Transport::Tls(CertificateSource::Own(Vec::new()));
-        settings.security.trust_domain = "test".into();
+        settings.security.trust_domain = Some("test".into());
         settings.timing = crate::agent::quick();
         change(&mut settings);
         let manager = Manager::start(settings.clone()).await.expect("the manager starts");
