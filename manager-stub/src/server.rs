@@ -278,6 +278,9 @@ impl Manager {
             path: data.clone(),
             source,
         })?;
+        if reads.trust()?.is_empty() {
+            Authority::complete_first(&data, security.trust_domain.as_deref())?;
+        }
         let authority = Arc::new(Authority::open(&data, security.trust_domain.as_deref())?);
         let (secured, asking) = match security.transport {
             Transport::Tls(source) => (

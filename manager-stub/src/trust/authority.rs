@@ -133,9 +133,26 @@ impl Authority {
                 Self::make(&certificate_path, &key_path, key, trust_domain)
             }
             (None, Some(_)) => Err(AuthorityError::Half(certificate_path)),
-            // Written first: the manager ended before the certificate was there, and nobody has seen it.
             (Some(_), None) => Err(AuthorityError::Half(key_path)),
         }
+    }
+
+    /// Ends what a first start began: a key without its certificate, where nobody has seen either yet. For managers that
+    /// have given out nothing; anybody else has lost a file.
+    ///
+    /// # Errors
+    /// If the key is damaged, or a file cannot be read or written.
+    pub fn complete_first(data: &Path, trust_domain: Option<&str>) -> Result<(), AuthorityError> {
+        let (certificate_path, key_path) = (data.join(CERTIFICATE_FILE), data.join(KEY_FILE));
+        if let (None, Some(key)) = (read(&certificate_path)?, read(&key_path)?) {
+            let key = KeyPair::from_pem(&String::from_utf8_lossy(&key)).map_err(|error| AuthorityError::Damaged {
+                path: key_path.clone(),
+                why: error.to_string(),
+            })?;
+            tracing::info!(key = %key_path.display(), "the first start had ended before its certificate was written");
+            Self::make(&certificate_path, &key_path, key, trust_domain)?;
+        }
+        Ok(())
     }
 
     fn load(
@@ -386,6 +403,28 @@ mod tests {
         assert_eq!(first.fingerprint(), again.fingerprint());
         let key = data.path().join(KEY_FILE).metadata().expect("there");
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_first_start_that_ended_between_its_files_is_ended_by_the_next() {
+        let data = tempfile::tempdir().expect("a folder");
+        Authority::open(data.path(), None).expect("made");
+        let key = std::fs::read(data.path().join(KEY_FILE)).expect("a key");
+        std::fs::remove_file(data.path().join(CERTIFICATE_FILE)).expect("removed");
+        assert!(matches!(
+            Authority::open(data.path(), None),
+            Err(AuthorityError::Half(path)) if path.ends_with(CERTIFICATE_FILE)
+        ));
+        Authority::complete_first(data.path(), None).expect("ended");
+        let first = Authority::open(data.path(), None).expect("whole");
+        assert_eq!(
+            std::fs::read(data.path().join(KEY_FILE)).expect("a key"),
+            key,
+            "it is kept"
+        );
+        Authority::complete_first(data.path(), None).expect("nothing to do");
+        let again = Authority::open(data.path(), None).expect("whole");
+        assert_eq!(first.fingerprint(), again.fingerprint());
     }
 
     #[test]

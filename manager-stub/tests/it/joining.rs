@@ -398,6 +398,26 @@ async fn an_agent_that_is_gone_is_forgotten_and_a_banned_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_manager_whose_first_start_ended_too_early_starts_and_one_that_lost_its_certificate_does_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    Signer::open(folder.path(), None).expect("made");
+    let certificate = folder.path().join("ca.pem");
+    std::fs::remove_file(&certificate).expect("removed");
+    let mut settings = deputy_manager::server::Settings::on_loopback(folder.path().to_owned());
+    let own = deputy_manager::trust::server_tls::CertificateSource::Own(Vec::new());
+    settings.security.transport = deputy_manager::server::Transport::Tls(own);
+    let start = || deputy_manager::server::Manager::start(settings.clone());
+    start().await.expect("it starts").shutdown().await;
+    // Now there is an administrator, and agents may know this authority.
+    std::fs::remove_file(&certificate).expect("removed");
+    let refused = start().await.err().expect("refused").to_string();
+    assert!(
+        refused.contains("ca.pem is missing while its other half is there"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn certificates_of_nobody_are_refused_in_words() {
     let secured = Secured::start().await;
     let (own, other) = (key(), tempfile::tempdir().expect("a folder"));
