@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use crate::handshake;
-use crate::proxy::ProxyRule;
+use crate::proxy::{Proxy, ProxyRule};
 use crate::url::{ManagerUrl, Transport};
 
 pub use crate::handshake::ProxyError;
@@ -159,35 +159,12 @@ impl Dialer {
     }
 
     async fn tcp(&self) -> Result<TcpStream, DialError> {
-        let target = if self.url.host().contains(':') {
-            format!("[{}]:{}", self.url.host(), self.url.port())
-        } else {
-            format!("{}:{}", self.url.host(), self.url.port())
-        };
         let proxy = match self.url.transport() {
             Transport::Tls => self.proxy.for_host(self.url.host(), self.url.port()),
             // What is dialled in the clear is on this machine.
             Transport::Clear => None,
         };
-        let (host, port) = proxy.map_or((self.url.host(), self.url.port()), |proxy| (&*proxy.host, proxy.port));
-        let stream = TcpStream::connect((host, port)).await;
-        let mut stream = stream.map_err(|source| DialError::Tcp {
-            to: proxy.map_or_else(|| target.clone(), |proxy| format!("the proxy {proxy}")),
-            source,
-        })?;
-        stream.set_nodelay(true).map_err(|source| DialError::Tcp {
-            to: target.clone(),
-            source,
-        })?;
-        if let Some(proxy) = proxy {
-            let made = handshake::connect(&mut stream, proxy, &target).await;
-            made.map_err(|source| DialError::Proxy {
-                proxy: proxy.to_string(),
-                to: target,
-                source,
-            })?;
-        }
-        Ok(stream)
+        way(self.url.host(), self.url.port(), proxy).await
     }
 
     fn meaning(&self, error: &io::Error) -> String {
@@ -208,6 +185,37 @@ fn offered(tls: &ClientConfig) -> String {
         other => String::from_utf8_lossy(other).to_uppercase(),
     });
     names.collect::<Vec<String>>().join(" or ")
+}
+
+/// A way to any host: TCP, through the proxy if one is named. What speaks over it is the caller's matter.
+///
+/// # Errors
+/// Which part of it failed, and why.
+pub async fn way(host: &str, port: u16, proxy: Option<&Proxy>) -> Result<TcpStream, DialError> {
+    let target = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let first = proxy.map_or((host, port), |proxy| (&*proxy.host, proxy.port));
+    let stream = TcpStream::connect(first).await;
+    let mut stream = stream.map_err(|source| DialError::Tcp {
+        to: proxy.map_or_else(|| target.clone(), |proxy| format!("the proxy {proxy}")),
+        source,
+    })?;
+    stream.set_nodelay(true).map_err(|source| DialError::Tcp {
+        to: target.clone(),
+        source,
+    })?;
+    if let Some(proxy) = proxy {
+        let made = handshake::connect(&mut stream, proxy, &target).await;
+        made.map_err(|source| DialError::Proxy {
+            proxy: proxy.to_string(),
+            to: target,
+            source,
+        })?;
+    }
+    Ok(stream)
 }
 
 /// What a failure of TLS means, for people.

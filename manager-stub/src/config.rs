@@ -9,6 +9,7 @@ use clap::Parser;
 use deputy_task::document::duration;
 
 use crate::dispatcher::timing::Timing;
+use crate::fetch::Fetcher;
 use crate::oidc_flags::OidcFlags;
 use crate::server::{SecuritySettings, Settings, Transport};
 use crate::service::UploadLimits;
@@ -176,6 +177,7 @@ impl RawConfig {
                 trust_domain: self.trust_domain,
                 certificate_life: self.certificate_life,
                 aws: self.sts.check()?,
+                fetcher: Fetcher::default(),
                 connections: ConnectionLimits {
                     total: self.max_connections.max(1),
                     per_source: self.max_connections_per_address.max(1),

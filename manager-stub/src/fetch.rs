@@ -1,19 +1,20 @@
 //! One HTTP exchange with a server that is not ours: an endpoint of STS, a cluster's key set. HTTP/1.1, one
 //! connection per request, bounded in time and size. Called by `join`. It never follows a redirect and
-//! never connects to anything that an answer names.
+//! never connects to anything that an answer names. TLS goes through the proxy that the environment names.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use deputy_dial::dialer::{DialError, way};
+use deputy_dial::proxy::{Proxy, ProxyRule};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// From the first packet to the last byte of the answer. Shorter than an agent waits for its own (10 s), so that it hears
@@ -64,8 +65,8 @@ pub(crate) struct Answer {
 pub(crate) enum FetchError {
     #[error("no whole answer within {} s", WITHIN.as_secs())]
     TimedOut,
-    #[error("cannot connect: {0}")]
-    Connect(#[source] io::Error),
+    #[error(transparent)]
+    Connect(DialError),
     #[error("the TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
     #[error("{whose} certificates cannot be used: {why}")]
@@ -123,23 +124,46 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// Sends `request` to `endpoint`, whatever its own headers say, and reads the whole answer.
-///
-/// # Errors
-/// If there was none. An answer with any status is one.
-pub(crate) async fn exchange(
-    endpoint: &Endpoint,
+/// Makes exchanges. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Fetcher {
+    proxy: Arc<ProxyRule>,
+}
+
+impl Fetcher {
+    /// Through this proxy, where it is to be used.
+    #[must_use]
+    pub fn through(proxy: ProxyRule) -> Self {
+        Self { proxy: Arc::new(proxy) }
+    }
+
+    /// Sends `request` to `endpoint`, whatever its own headers say, and reads the whole answer.
+    ///
+    /// # Errors
+    /// If there was none. An answer with any status is one.
+    pub(crate) async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        roots: &Roots,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, FetchError> {
+        let proxy = match endpoint.transport {
+            Transport::Tls => self.proxy.for_host(&endpoint.host, endpoint.port),
+            // What is asked in the clear is on this machine.
+            Transport::Plain => None,
+        };
+        let exchanged = tokio::time::timeout(WITHIN, unbounded((endpoint, proxy), roots, request)).await;
+        exchanged.unwrap_or(Err(FetchError::TimedOut))
+    }
+}
+
+async fn unbounded(
+    (endpoint, proxy): (&Endpoint, Option<&Proxy>),
     roots: &Roots,
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, FetchError> {
-    let exchanged = tokio::time::timeout(WITHIN, unbounded(endpoint, roots, request)).await;
-    exchanged.unwrap_or(Err(FetchError::TimedOut))
-}
-
-async fn unbounded(endpoint: &Endpoint, roots: &Roots, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(FetchError::Connect)?;
+    let stream = way(&endpoint.host, endpoint.port, proxy).await;
+    let stream = stream.map_err(FetchError::Connect)?;
     match endpoint.transport {
         Transport::Plain => over(stream, request).await,
         Transport::Tls => {
@@ -234,9 +258,38 @@ mod tests {
         endpoint(&format!("http://127.0.0.1:{port}")).expect("good")
     }
 
+    async fn exchange(endpoint: &Endpoint, roots: &Roots, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
+        Fetcher::default().exchange(endpoint, roots, request).await
+    }
+
     fn request() -> Request<Full<Bytes>> {
         let request = Request::get("/").header("host", "x").body(Full::default());
         request.expect("a request")
+    }
+
+    #[tokio::test]
+    async fn tls_goes_through_the_proxy_and_what_is_here_does_not() {
+        let refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n".to_vec();
+        let proxy = answering(refusal).await;
+        let rule = |no_proxy: &str| ProxyRule::new(&format!("http://{proxy}"), no_proxy).expect("good");
+        let far = endpoint("https://sts.deputy.invalid/").expect("good");
+        let told = async |no_proxy: &str| {
+            let fetcher = Fetcher::through(rule(no_proxy));
+            let asked = fetcher.exchange(&far, &Roots::Native, request()).await;
+            asked.expect_err("no way").to_string()
+        };
+        let around = told("deputy.invalid").await;
+        assert!(!around.contains("proxy"), "{around}");
+        let through = told("").await;
+        assert!(
+            through.contains(&format!("the proxy {proxy} made no way to sts.deputy.invalid:443")),
+            "{through}"
+        );
+        let here = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()).await;
+        let answer = Fetcher::through(rule(""))
+            .exchange(&here, &Roots::Native, request())
+            .await;
+        assert_eq!(&answer.expect("directly").body[..], b"ok");
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use deputy_dial::proxy::ProxyRule;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat, RawConfig};
+use crate::fetch::Fetcher;
 use crate::server::{Manager, StartError, Transport};
 use crate::vital::Death;
 use crate::witness::Witness;
@@ -56,6 +58,16 @@ pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
         }
     };
     config.settings.witness = witness;
+    match ProxyRule::new(&either("HTTPS_PROXY"), &either("NO_PROXY")) {
+        Ok(rule) => config.settings.security.fetcher = Fetcher::through(rule),
+        Err(error) => {
+            complain(
+                &error,
+                "HTTPS_PROXY names the proxy for asking AWS and clusters, NO_PROXY what is asked without it",
+            );
+            return ExitCode::from(EXIT_USAGE);
+        }
+    }
     init_tracing(config.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -68,6 +80,14 @@ pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
         }
     };
     runtime.block_on(run(config))
+}
+
+/// The variable in capitals, or else in small letters: both are in use.
+fn either(name: &str) -> String {
+    let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    env(name)
+        .or_else(|| env(&name.to_ascii_lowercase()))
+        .unwrap_or_default()
 }
 
 fn init_tracing(format: LogFormat) {

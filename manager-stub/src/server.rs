@@ -22,7 +22,9 @@ use crate::data_folder::{self, DataFolderError};
 use crate::dispatcher::inbound::Inbound;
 use crate::dispatcher::timing::Timing;
 use crate::dispatcher::{Dispatcher, DispatcherHandle};
+use crate::fetch::Fetcher;
 use crate::join::aws_identity::AwsVerifier;
+use crate::join::kubernetes::KubernetesVerifier;
 use crate::log_store::{LogStore, SegmentReader};
 use crate::oidc::config::OidcConfig;
 use crate::oidc::issuer::{Issuer, IssuerError};
@@ -92,6 +94,8 @@ pub struct SecuritySettings {
     pub certificate_life: Duration,
     /// Who is asked about signed AWS identities.
     pub aws: AwsVerifier,
+    /// How AWS and clusters are asked.
+    pub fetcher: Fetcher,
     /// How many connections there may be.
     pub connections: ConnectionLimits,
 }
@@ -234,6 +238,7 @@ impl Settings {
                 trust_domain: None,
                 certificate_life: DEFAULT_CERTIFICATE_LIFE,
                 aws: AwsVerifier::default(),
+                fetcher: Fetcher::default(),
                 connections: ConnectionLimits::default(),
             },
         }
@@ -320,8 +325,8 @@ impl Manager {
                 certificate_life: security.certificate_life,
             },
             proofs: Arc::new(Proofs {
-                aws: security.aws,
-                ..Proofs::default()
+                aws: security.aws.by(security.fetcher.clone()),
+                kubernetes: KubernetesVerifier::by(security.fetcher),
             }),
             issuer: issuer.map(|(issuer, _)| issuer),
             tracker: tracker.clone(),

@@ -10,7 +10,7 @@ use super::sts_host::StsHosts;
 use super::turns::Turns;
 use super::unproven::Unproven;
 use super::{Binding, JoinRule, Proven, RuleProof};
-use crate::fetch::{self, Answer, Endpoint, Roots};
+use crate::fetch::{Answer, Endpoint, Fetcher, Roots};
 
 /// Asks STS who signed.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,7 @@ pub struct AwsVerifier {
     /// Where requests are sent instead of to the host that was signed.
     endpoint: Option<Endpoint>,
     turns: Turns,
+    fetcher: Fetcher,
 }
 
 impl AwsVerifier {
@@ -29,7 +30,14 @@ impl AwsVerifier {
             hosts,
             endpoint,
             turns: Turns::default(),
+            fetcher: Fetcher::default(),
         }
+    }
+
+    /// The same, by this fetcher.
+    #[must_use]
+    pub fn by(self, fetcher: Fetcher) -> Self {
+        Self { fetcher, ..self }
     }
 
     /// The rule that lets in who signed the proof, in AWS's words.
@@ -52,7 +60,7 @@ impl AwsVerifier {
         }
         let _turn = self.turns.take(proof.host).await?;
         let endpoint = self.endpoint.clone().unwrap_or_else(|| Endpoint::tls(proof.host));
-        let answer = fetch::exchange(&endpoint, &Roots::Native, request).await;
+        let answer = self.fetcher.exchange(&endpoint, &Roots::Native, request).await;
         let answer = answer.map_err(|error| unanswered(proof.host, &error.to_string()))?;
         let identity = read(proof.host, &answer)?;
         let admits = |rule: &&JoinRule| match &rule.proof {

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::turns::Turns;
 use super::unproven::Unproven;
-use crate::fetch::{self, Endpoint, Roots};
+use crate::fetch::{Endpoint, Fetcher, Roots};
 use crate::jose::key_set::KeySet;
 
 /// A set from a URL is asked for again after so long even if it knows every key that is named: keys are withdrawn.
@@ -45,6 +45,7 @@ pub enum KeySource {
 pub(crate) struct KeySets {
     sources: std::sync::Mutex<BTreeMap<KeySource, Arc<Mutex<Option<Kept>>>>>,
     turns: Turns,
+    fetcher: Fetcher,
 }
 
 #[derive(Debug)]
@@ -92,6 +93,14 @@ impl KeySource {
 }
 
 impl KeySets {
+    /// By this fetcher.
+    pub(crate) fn by(fetcher: Fetcher) -> Self {
+        Self {
+            fetcher,
+            ..Self::default()
+        }
+    }
+
     /// The keys of `source`, new enough to hold `kid` if it exists.
     ///
     /// # Errors
@@ -128,7 +137,7 @@ impl KeySets {
         }
         let _turn = self.turns.take(url).await.map_err(|refusal| refusal.what)?;
         let asked = Instant::now();
-        let keys = ask(url, ca_pem).await.map(Arc::new);
+        let keys = ask(&self.fetcher, url, ca_pem).await.map(Arc::new);
         if let Err(why) = &keys {
             tracing::warn!(url, why, "the keys of an issuer cannot be had");
         }
@@ -156,7 +165,7 @@ fn place(url: &str) -> Result<(Endpoint, Uri), String> {
     Ok((Endpoint::of_url(&uri)?, uri))
 }
 
-async fn ask(url: &str, ca_pem: &str) -> Result<KeySet, String> {
+async fn ask(fetcher: &Fetcher, url: &str, ca_pem: &str) -> Result<KeySet, String> {
     let (endpoint, uri) = place(url)?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
@@ -165,7 +174,8 @@ async fn ask(url: &str, ca_pem: &str) -> Result<KeySet, String> {
         .header("accept", "application/json")
         .body(Full::<Bytes>::default())
         .map_err(|error| error.to_string())?;
-    let answer = fetch::exchange(&endpoint, &roots(ca_pem), request)
+    let answer = fetcher
+        .exchange(&endpoint, &roots(ca_pem), request)
         .await
         .map_err(|error| error.to_string())?;
     if answer.status.as_u16() != 200 {

@@ -11,6 +11,7 @@ use super::key_sets::{KeySets, KeySource};
 use super::service_account_rule::KubernetesRule;
 use super::unproven::Unproven;
 use super::{JoinRule, Proven, RuleProof};
+use crate::fetch::Fetcher;
 use crate::jose::token::{TokenError, Unverified};
 
 /// How far the clocks of cluster and manager may be apart.
@@ -74,6 +75,14 @@ enum Audience {
 struct Seconds(f64);
 
 impl KubernetesVerifier {
+    /// Asks for key sets by this fetcher.
+    #[must_use]
+    pub fn by(fetcher: Fetcher) -> Self {
+        Self {
+            keys: KeySets::by(fetcher),
+        }
+    }
+
     /// The rule that lets the token's owner in, by the word of the cluster that the rule names.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "deputy-executor",
         ],
     ),
-    ("deputy-manager", &["deputy-proto", "deputy-task"]),
+    ("deputy-manager", &["deputy-proto", "deputy-dial", "deputy-task"]),
     ("deputy-cli", &["deputy-proto", "deputy-dial", "deputy-task"]),
 ];
 
