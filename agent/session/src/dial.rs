@@ -228,7 +228,8 @@ async fn greet(
     let mut inbound = match carrier {
         Carrier::Stream => {
             call = call.max_decoding_message_size(MAX_INBOUND_BYTES);
-            let unready = |error: Box<dyn std::error::Error + Send + Sync>| DialError::Unreachable(in_full(error.as_ref()));
+            let unready =
+                |error: Box<dyn std::error::Error + Send + Sync>| DialError::Unreachable(in_full(error.as_ref()));
             call.ready().await.map_err(unready)?;
             let frames_out = tonic::Request::new(ReceiverStream::new(outbound));
             let answered = call.streaming(frames_out, PathAndQuery::from_static(SESSION), FrameCodec);

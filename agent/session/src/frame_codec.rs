@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn an_answer_is_read_as_it_is_and_its_frames_count_together() {
         let answer = |frames: Vec<Frame>| {
-            let frames = frames.into_iter().map(|frame| v1::SessionResponse { frame: Some(frame) });
+            let frames = frames
+                .into_iter()
+                .map(|frame| v1::SessionResponse { frame: Some(frame) });
             v1::ExchangeResponse {
                 frames: frames.collect(),
                 first: u64::MAX,

@@ -219,7 +219,7 @@ pub(crate) const RECONNECT_MAX: Key = Key {
 };
 
 /// All of them, in the order of help and documentation.
-pub(crate) const KEYS: [&Key; 31] = [
+pub(crate) const KEYS: [&Key; 32] = [
     &MANAGER,
     &CA_FILE,
     &CA_SHA256,

@@ -82,10 +82,7 @@ async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Opti
             Some(Finding::good(AREA, "http2", "not used: transport = exchange")),
         ),
         Carrying::Auto => match member.greet(Carrier::Stream).await {
-            Ok(trust_domain) => (
-                Ok(trust_domain),
-                Some(Finding::good(AREA, "http2", "HTTP/2 passes")),
-            ),
+            Ok(trust_domain) => (Ok(trust_domain), Some(Finding::good(AREA, "http2", "HTTP/2 passes"))),
             Err(problem) => match member.greet(Carrier::Exchange).await {
                 Ok(trust_domain) => (Ok(trust_domain), Some(no_http2(&problem))),
                 // Neither way: what is wrong is the same for both, most likely.

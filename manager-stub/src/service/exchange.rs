@@ -423,6 +423,7 @@ mod tests {
         let caller = Caller::Agent {
             agent_id: "a1".parse().expect("an id"),
             serial: "1".into(),
+            projects: Vec::new(),
         };
         let mut open: Vec<(Arc<Exchange>, mpsc::Receiver<Taken>)> = Vec::new();
         for name in 1..=6u8 {
