@@ -6,7 +6,8 @@ use deputy_tests::container_credentials::{SECRET_KEY, SESSION_TOKEN};
 use deputy_tests::leaks::scan::Hit;
 
 /// What a container platform gives an agent in its environment.
-const FROM_PLATFORM: [&str; 4] = [
+const FROM_PLATFORM: [&str; 5] = [
+    crate::run::GIT_CANARY,
     crate::run::SECRET_VARIABLE_CANARY,
     "the token of the credential endpoint",
     SECRET_KEY,
@@ -43,7 +44,12 @@ pub(crate) fn is_documented(hit: &Hit, agent: &Path) -> bool {
         && hit.place.starts_with("write to ")
         && hit.place.contains("/step-careless-")
         && hit.place.ends_with("/output");
-    from_platform || asked_for || own_output
+    // git is told by its environment what header to send, and hands it to its own helpers.
+    let to_git = hit.canary == crate::run::GIT_CANARY
+        && hit.place.starts_with("execve of ")
+        && hit.place.ends_with(", environment")
+        && hit.place.contains("/git");
+    from_platform || asked_for || own_output || to_git
 }
 
 /// What an agent that was killed in a step left: the script's own files, until the next start's sweep.

@@ -23,11 +23,14 @@ use crate::documented::{self, is_documented};
 use crate::identity::Identity;
 use crate::planted;
 use crate::scenario::{self, Scenario, Way, play};
-use crate::shell::SECRET_VARIABLE;
+use crate::shell::{GIT_VARIABLE, SECRET_VARIABLE, git_folder};
 use crate::suite::Suite;
 
 /// The canary in the variable that the script asks for.
 pub(crate) const SECRET_VARIABLE_CANARY: &str = "a secret of a script";
+
+/// The token of a private repository.
+pub(crate) const GIT_CANARY: &str = "the token of a repository";
 
 /// While somebody else builds them.
 const TOOLS_WITHIN: Duration = Duration::from_secs(900);
@@ -155,7 +158,12 @@ impl Recorded {
     /// Adds the agent, with a secret of its own for scripts.
     async fn agent(&mut self, options: AgentOptions) -> Result<()> {
         let password = self.canaries.make(SECRET_VARIABLE_CANARY);
-        let options = options.slots(2).env(SECRET_VARIABLE, &password);
+        let authority = git_folder(&self.world).join("ca.crt");
+        let options = options
+            .slots(2)
+            .env(SECRET_VARIABLE, &password)
+            .env(GIT_VARIABLE, &self.canaries.make_plain(GIT_CANARY))
+            .env("GIT_SSL_CAINFO", &authority.display().to_string());
         self.world.agent(options).await?;
         Ok(())
     }

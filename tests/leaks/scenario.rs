@@ -35,6 +35,7 @@ pub(crate) trait Scenario: Send + Sync {
 pub(crate) fn all() -> Vec<Box<dyn Scenario>> {
     vec![
         Box::new(shell::Shell),
+        Box::new(shell::FromGit::default()),
         Box::new(ecs::RollingDeploy),
         Box::new(kubernetes::Kubernetes::Apply),
         Box::new(kubernetes::Kubernetes::RollingDeploy),

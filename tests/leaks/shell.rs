@@ -1,11 +1,17 @@
-//! `shell`: a script that prints its secrets in every form that it can, and its AWS credentials.
+//! `shell`: a script that prints its secrets in every form that it can, and its AWS credentials; and one over a source
+//! from a private repository.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use deputy_tests::git_server::GitServer;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 
+use crate::run::GIT_CANARY;
 use crate::scenario::{AWS, Scenario};
 
 /// In the agent's environment; the script gets it as `PASSWORD`.
@@ -46,6 +52,56 @@ impl Scenario for Shell {
         let script = SCRIPT.replace("AWS_PROGRAM", &aws).replace('\n', "\n          ");
         format!(
             "{AWS}  steps:\n    - name: careless\n      shell:\n        cluster: prod\n        retrySafe: true\n        secrets: {{ PASSWORD: {{ environment: {SECRET_VARIABLE} }} }}\n        run: |\n          {script}\n"
+        )
+    }
+}
+
+/// In the agent's environment; the token of the repository.
+pub(crate) const GIT_VARIABLE: &str = "DEPUTY_SECRET_LEAKS_GIT";
+
+/// A script over a private repository, whose server is asked with a token.
+#[derive(Default)]
+pub(crate) struct FromGit {
+    server: Mutex<Option<GitServer>>,
+}
+
+/// Where the server's files are: a platform's mount, as far as the agent is concerned.
+pub(crate) fn git_folder(world: &World) -> PathBuf {
+    world.whole_folder().join("mounted").join("git")
+}
+
+#[async_trait]
+impl Scenario for FromGit {
+    fn kind(&self) -> &'static str {
+        "shell"
+    }
+
+    async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String> {
+        let token = canaries.all().into_iter().find(|canary| canary.name == GIT_CANARY);
+        let token = String::from_utf8(token.context("the token of the repository")?.value)?;
+        let mut place = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = git_folder(world);
+        let is_here = place
+            .as_ref()
+            .is_some_and(|server| Path::new(&server.authority()).starts_with(&folder));
+        if !is_here {
+            let server = GitServer::start(&folder, &token)?;
+            server.commit("private/app.git", |copy| {
+                Ok(std::fs::write(copy.join("run.sh"), "echo from the repository\n")?)
+            })?;
+            *place = Some(server);
+        }
+        Ok(world.unique("leaks-git"))
+    }
+
+    fn spec(&self, _: &str) -> String {
+        let place = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let url = place
+            .as_ref()
+            .map(|server| server.url("private/app.git"))
+            .unwrap_or_default();
+        format!(
+            "  sources:\n    - name: app\n      git:\n        url: {url}\n        ref: {{ branch: main }}\n        auth: {{ httpsToken: {{ token: {{ environment: {GIT_VARIABLE} }} }} }}\n  steps:\n    - name: fetched\n      shell: {{ run: \"bash run.sh; env; git config --list || true\", retrySafe: true }}\n"
         )
     }
 }
