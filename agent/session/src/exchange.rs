@@ -139,7 +139,7 @@ impl Exchange {
     }
 
     /// The next frame of the manager; none when it has ended the session. An error is the manager's word, or says
-    /// that the session is not there any more; whatever a proxy can say is tried again. Cancel-safe.
+    /// that there is no session (any more); whatever a proxy can say of an open one is tried again. Cancel-safe.
     pub(crate) async fn message(&mut self) -> Result<Option<v1::SessionResponse>, Status> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
@@ -215,7 +215,8 @@ impl Exchange {
         let line = if polled { &mut self.poll } else { &mut self.post };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(status) if is_final(&status) => return Err(status),
+            // Who was not let in yet dials again, by whatever way.
+            Err(status) if is_final(&status) || self.first == 0 => return Err(status),
             Err(status) => {
                 debug!(code = ?status.code(), why = status.message(), polled, "an exchange is tried again");
                 if polled && line.since.elapsed() > WAITED {

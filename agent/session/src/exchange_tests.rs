@@ -63,14 +63,15 @@ impl Model {
     /// True at the end.
     fn serve(&mut self, served: ServedExchange) -> bool {
         let ServedExchange { request, answer } = served;
-        if self.rng.random_bool(0.25) {
+        let is_open = !self.taken.is_empty();
+        if is_open && self.rng.random_bool(0.25) {
             return false; // the request is lost
         }
         self.take(&request);
         if self.rng.random_bool(0.2) {
             self.take(&request); // it comes twice
         }
-        if self.rng.random_bool(0.25) {
+        if is_open && self.rng.random_bool(0.25) {
             return false; // the answer is lost
         }
         let response = v1::ExchangeResponse {
@@ -151,6 +152,19 @@ async fn polls_that_are_cut_while_they_wait_become_shorter_down_to_a_bound() {
     }
     assert_eq!(waits, [25_000, 12_500, 6_250, 3_125, 2_000]);
     reading.abort();
+}
+
+#[tokio::test]
+async fn an_opening_that_fails_is_left_to_the_next_dial() {
+    let mut manager = ScriptedManager::start().await;
+    let config = ScriptedManager::config_by(manager.address, Transport::Exchange);
+    let (frames, outbound) = mpsc::channel(8);
+    let mut exchange = Exchange::new(client(&config).await, outbound);
+    frames.send(heartbeat(0)).await.expect("taken");
+    let reading = tokio::spawn(async move { exchange.message().await });
+    drop(manager.exchange().await);
+    let status = patiently(reading).await.expect("no panic").expect_err("not open");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
 }
 
 /// Numbers that cannot be: a manager that takes what was not sent, or leaves something out.
