@@ -114,6 +114,7 @@ fn chosen_otherwise() -> Value {
         "manager": { "url": "https://10.0.0.7:7443", "ca": { "sha256": "ab".repeat(32) } },
         "join": { "with": "token", "token": { "existingSecret": "deputy-join", "key": "t" } },
         "policy": { "allowAll": true },
+        "poolKey": { "existingSecret": "deputy-pool", "key": "ring" },
         "agent": { "confinement": "required", "writableFolders": ["/cache", "/more"], "logFormat": "text", "healthAddress": "::" },
         "replicas": 2,
         "image": { "repository": "registry.example.com/deputy-agent", "tag": "7" },
@@ -203,6 +204,18 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
     assert_eq!(agent["health_listen"].as_str(), Some("[::]:8080"));
     assert_eq!(agent["writable_folders"].as_str(), Some("/cache,/more"));
     assert!(!agent.contains_key("policy_file"), "{agent}");
+    let ring = agent["pool_key_file"].as_str().expect("a file");
+    let pod = &of_kind(&all, "Deployment").expect("a Deployment")["spec"]["template"]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
+    let mount = mounts.iter().find(|one| one["name"] == "pool-key").expect("a mount");
+    assert!(ring.starts_with(mount["mountPath"].as_str().expect("a path")), "{ring}");
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let secret = &volumes.iter().find(|one| one["name"] == "pool-key").expect("a volume")["secret"];
+    // 0440: the agent refuses a key that others can read.
+    assert_eq!(
+        (&secret["defaultMode"], &secret["items"][0]["key"]),
+        (&json!(0o440), &json!("ring"))
+    );
 }
 
 /// Guards that a value that would only fail in the pod fails at once, and says which it is.

@@ -72,7 +72,10 @@ async fn a_local_task_ends_0_1_or_2_and_shows_its_output() {
 
 /// Runs the file with a journal, and kills the run once its last step has written to `runs`.
 async fn killed_in_its_last_step(folder: &Path, file: &Path, runs: &Path) {
-    let mut command = local(folder, file, &["--journal", "journal"]);
+    killed_with(local(folder, file, &["--journal", "journal"]), runs).await;
+}
+
+async fn killed_with(mut command: Command, runs: &Path) {
     let mut first = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -114,6 +117,53 @@ async fn a_local_run_that_was_killed_goes_on_from_its_journal_file() {
         said(&third)
     );
     assert_eq!(recipe::lines(&runs).len(), 2, "and nothing was");
+}
+
+/// Guards that a sealed journal file makes a killed run go on with its key, and with nothing else.
+#[tokio::test]
+async fn a_local_run_with_a_pool_key_goes_on_from_its_journal_file_with_that_key_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (seen, runs) = (scripts(folder.path()).join("seen"), scripts(folder.path()).join("runs"));
+    for name in ["pool-key", "other-key"] {
+        let mut made = Command::new(Binaries::beside_this().expect("built").agent);
+        made.args(["pool-key", "new", name]).current_dir(folder.path());
+        assert_eq!(output(made).await.status.code(), Some(0));
+    }
+    let source = scripts(folder.path()).join("source");
+    std::fs::write(&source, "sesame-Value-8812").expect("written");
+    let steps = format!(
+        "    - name: first\n      shell: {{ secretOutputs: [ TOKEN ], run: 'echo TOKEN=$(cat {source}) >> \"$DEPUTY_OUTPUT\"' }}\n    - name: second\n      shell:\n        retrySafe: true\n        env: {{ TOKEN: \"${{{{ steps.first.outputs.TOKEN }}}}\" }}\n        run: |\n          echo run >> {runs}\n          if [ $(wc -l < {runs}) -lt 2 ]; then sleep 300; fi\n          printf %s \"$TOKEN\" > {seen}\n",
+        source = source.display(),
+        runs = runs.display(),
+        seen = seen.display(),
+    );
+    let file = folder.path().join("task.yaml");
+    std::fs::write(&file, recipe::task("sealed", "", &steps)).expect("written");
+    let sealed = ["--journal", "journal", "--pool-key-file", "pool-key"];
+    killed_with(local(folder.path(), &file, &sealed), &runs).await;
+    let journal = std::fs::read(folder.path().join("journal")).expect("the journal");
+    assert!(!String::from_utf8_lossy(&journal).contains("sesame-Value-8812"));
+    let before = |name: &str| std::fs::copy(folder.path().join("journal"), folder.path().join(name)).expect("copied");
+    before("for-nobody");
+    before("for-another");
+    let without = output(local(folder.path(), &file, &["--journal", "for-nobody"])).await;
+    assert!(
+        said(&without).contains("this agent has no pool key"),
+        "{}",
+        said(&without)
+    );
+    let other = ["--journal", "for-another", "--pool-key-file", "other-key"];
+    let other = output(local(folder.path(), &file, &other)).await;
+    assert_eq!(other.status.code(), Some(7), "{}", said(&other));
+    assert!(
+        said(&other).contains("which this agent does not have"),
+        "{}",
+        said(&other)
+    );
+    assert_eq!(recipe::lines(&runs).len(), 1, "nothing was run");
+    let second = output(local(folder.path(), &file, &sealed)).await;
+    assert_eq!(second.status.code(), Some(0), "{}", said(&second));
+    assert_eq!(std::fs::read_to_string(&seen).expect("written"), "sesame-Value-8812");
 }
 
 /// Guards that a script that may have run is never run again without being asked, and that the question stays open.

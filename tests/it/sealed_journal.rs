@@ -91,8 +91,11 @@ async fn another_agent_of_the_pool_goes_on_and_undoes_and_one_without_the_key_is
     assert_sealed(&world.tasks.journal(&task).await.expect("the journal"), &id);
 }
 
+/// What somebody at the manager does to a record.
+type Change = fn(&mut v1::Record);
+
 /// Reads a record of the task from the manager's file, and puts another in its place.
-fn tamper(world: &World, (task, key): (&str, &str), change: impl FnOnce(&mut v1::Record)) {
+fn tamper(world: &World, (task, key): (&str, &str), change: Change) {
     let database = Connection::open(world.manager.data().join("deputy.db")).expect("the manager's file");
     let mut statement = database
         .prepare("SELECT sequence, record FROM event WHERE task = ?1 AND record IS NOT NULL ORDER BY sequence")
@@ -119,7 +122,7 @@ fn tamper(world: &World, (task, key): (&str, &str), change: impl FnOnce(&mut v1:
 async fn a_record_that_was_changed_at_the_manager_stops_the_task_and_nothing_runs() {
     let mut world = World::builder().start().await.expect("a world");
     let (ring, ..) = pool_key(&world).await;
-    let changes: [(&str, fn(&mut v1::Record)); 2] = [
+    let changes: [(&str, Change); 2] = [
         ("changed", |record| {
             record.payload = br#"{"values":{"WHO":"somebody else"}}"#.to_vec().into()
         }),

@@ -223,7 +223,7 @@ fn an_intent_that_is_written_again_is_the_same_record() {
     assert_eq!(again.sealing, journal[1].sealing);
     let after = seal.authenticate(fact("after", json!(1))).expect("authenticated");
     // A manager keeps it where it was; a journal file has it twice; a journal in memory moves it.
-    let kept = [&journal[..], &[after.clone()]].concat();
+    let kept = [&journal[..], std::slice::from_ref(&after)].concat();
     let twice = [&journal[..], &[again.clone(), after.clone()]].concat();
     let moved = [&journal[..1], &journal[2..], &[again, after]].concat();
     for presented in [kept, twice, moved] {

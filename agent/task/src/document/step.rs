@@ -74,8 +74,9 @@ pub struct Shell {
     /// Secrets by the name of the environment variable in which the script finds them, or their file's path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, StepSecret>,
-    /// Names of outputs that the script writes to `$DEPUTY_OUTPUT` and that are secret: they can be
-    /// used by later steps of the same attempt and never leave the agent.
+    /// Names of outputs that the script writes to `$DEPUTY_OUTPUT` and that are secret: later steps can use
+    /// them, and nobody sees them. Where the pool has a key they are sealed in the journal; without one they
+    /// never leave the agent and are lost with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_outputs: Vec<String>,
     /// May be run again from its beginning after an agent was lost.
