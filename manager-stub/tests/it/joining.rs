@@ -400,10 +400,12 @@ async fn an_agent_that_is_gone_is_forgotten_and_a_banned_one_is_not() {
 #[tokio::test]
 async fn a_manager_whose_first_start_ended_too_early_starts_and_one_that_lost_its_certificate_does_not() {
     let folder = tempfile::tempdir().expect("a folder");
-    Signer::open(folder.path(), None).expect("made");
     let certificate = folder.path().join("ca.pem");
-    std::fs::remove_file(&certificate).expect("removed");
     let mut settings = deputy_manager::server::Settings::on_loopback(folder.path().to_owned());
+    // In the clear nobody is granted anything.
+    let first = deputy_manager::server::Manager::start(settings.clone()).await;
+    first.expect("up").shutdown().await;
+    std::fs::remove_file(&certificate).expect("removed");
     let own = deputy_manager::trust::server_tls::CertificateSource::Own(Vec::new());
     settings.security.transport = deputy_manager::server::Transport::Tls(own);
     let start = || deputy_manager::server::Manager::start(settings.clone());
