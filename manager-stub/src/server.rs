@@ -447,20 +447,20 @@ async fn first_administrator(registry: &Registry, data: &std::path::Path) -> Res
         why,
     };
     let scopes = vec![Scope::Read, Scope::Submit, Scope::Administer];
-    let made = registry.create_grant(NewGrant {
+    let new = NewGrant {
         name: "admin".into(),
         scopes,
         projects: Vec::new(),
         life_ms: 0,
         created_by: "first start".into(),
-    });
-    let (grant, secret) = made.await.map_err(|error| failed(error.to_string()))?;
-    if let Err(error) = write_whole(&path, &format!("{secret}\n")) {
-        // Nobody has seen it; the next start makes another only if this one is gone.
-        let undone = registry.forget_grant(&grant.id).await;
-        return Err(failed(match undone {
+    };
+    // The file comes first: a grant whose secret nobody has would keep the next start from making another.
+    let (grant, secret) = new.with_secret();
+    write_whole(&path, &format!("{secret}\n")).map_err(|error| failed(error.to_string()))?;
+    if let Err(error) = registry.keep_grant(grant).await {
+        return Err(failed(match std::fs::remove_file(&path) {
             Ok(()) => error.to_string(),
-            Err(undone) => format!("{error}; and it could not be forgotten: {undone}"),
+            Err(left) => format!("{error}; and the file is left, with a token that is good for nothing: {left}"),
         }));
     }
     tracing::info!(file = %path.display(), "the first administrator's token was written");
@@ -566,6 +566,47 @@ mod tests {
         fn reads(&self) -> Arc<dyn Reads> {
             self.0.reads()
         }
+    }
+
+    /// A store that reads and does not write.
+    struct Full(SqliteStore);
+
+    impl Store for Full {
+        fn apply(&mut self, _: StoreTime, _: Vec<Op>) -> Result<Applied, StoreError> {
+            Err(StoreError::Full)
+        }
+
+        fn reads(&self) -> Arc<dyn Reads> {
+            self.0.reads()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_administrators_token_is_there_and_good_or_neither() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut settings = Settings::on_loopback(folder.path().to_owned());
+        settings.security.transport = Transport::Tls(CertificateSource::Own(Vec::new()));
+        let token = folder.path().join(ADMIN_TOKEN_FILE);
+        let open = || SqliteStore::open(&folder.path().join("deputy.db"));
+        let refused = Manager::over(Box::new(Full(open().expect("open"))), settings.clone())
+            .await
+            .err();
+        assert!(matches!(refused, Some(StartError::AdminToken { .. })), "{refused:?}");
+        assert!(!token.exists(), "a token that is good for nothing");
+        // What a start that ended between the two would leave.
+        std::fs::write(&token, "dpt_0123456789abcdef_of_nobody\n").expect("written");
+        // The threads of the one that did not start have the database for a moment.
+        let store = loop {
+            match open() {
+                Ok(store) => break store,
+                Err(StoreError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let manager = Manager::over(Box::new(store), settings).await.expect("up");
+        let written = std::fs::read_to_string(&token).expect("a token");
+        assert!(written.starts_with("dpt_") && !written.contains("nobody"), "{written}");
+        manager.shutdown().await;
     }
 
     /// The first thing that ends, within a bound.

@@ -30,6 +30,29 @@ pub struct NewGrant {
 }
 
 impl NewGrant {
+    /// The grant from now on, and its secret. It is good for nothing before it is kept.
+    #[must_use]
+    pub fn with_secret(self) -> (Grant, String) {
+        let made = secret::make(GRANT_PREFIX);
+        let now_ms = millis(unix_now());
+        let grant = Grant {
+            id: made.id,
+            name: self.name,
+            hashed: made.hashed,
+            scopes: self.scopes,
+            projects: self.projects,
+            created_at_ms: now_ms,
+            expires_at_ms: if self.life_ms == 0 {
+                0
+            } else {
+                now_ms.saturating_add(self.life_ms)
+            },
+            revoked: false,
+            created_by: self.created_by,
+        };
+        (grant, made.text)
+    }
+
     /// The same, ended with the one who makes it if it had no end.
     ///
     /// # Errors
@@ -135,31 +158,17 @@ impl Registry {
     /// # Errors
     /// If there are too many, or the store does not take it.
     pub async fn create_grant(&self, new: NewGrant) -> Result<(Grant, String), BookError> {
-        let NewGrant {
-            name,
-            scopes,
-            projects,
-            life_ms,
-            created_by,
-        } = new;
-        let made = secret::make(GRANT_PREFIX);
-        let now_ms = millis(unix_now());
-        let grant = Grant {
-            id: made.id.clone(),
-            name,
-            hashed: made.hashed,
-            scopes,
-            projects,
-            created_at_ms: now_ms,
-            expires_at_ms: if life_ms == 0 {
-                0
-            } else {
-                now_ms.saturating_add(life_ms)
-            },
-            revoked: false,
-            created_by,
-        };
-        let stored = grant.clone();
+        let (grant, secret) = new.with_secret();
+        self.keep_grant(grant.clone()).await?;
+        Ok((grant, secret))
+    }
+
+    /// Keeps a grant whose secret is with its owner already.
+    ///
+    /// # Errors
+    /// If there are too many, or the store does not take it.
+    pub async fn keep_grant(&self, grant: Grant) -> Result<(), BookError> {
+        let now_ms = grant.created_at_ms;
         self.change(move |known| {
             let mut edit = Edit::default();
             // What ended long ago makes room; until then the list shows why a pipeline does not work any more.
@@ -170,21 +179,7 @@ impl Registry {
             edit.grants
                 .extend(over.map(|grant| known.grants.pending(&grant.id, None)));
             room(known.grants.len() - edit.grants.len(), MAX_ROWS, "bearer tokens")?;
-            edit.grants.push(known.grants.pending(&stored.id, Some(stored.clone())));
-            Ok((edit, ()))
-        })
-        .await?;
-        Ok((grant, made.text))
-    }
-
-    /// Forgets a grant whose secret nobody has seen.
-    ///
-    /// # Errors
-    /// If the store does not take it.
-    pub async fn forget_grant(&self, id: &str) -> Result<(), BookError> {
-        self.change(|known| {
-            let mut edit = Edit::default();
-            edit.grants.push(known.grants.pending(id, None));
+            edit.grants.push(known.grants.pending(&grant.id, Some(grant.clone())));
             Ok((edit, ()))
         })
         .await
