@@ -457,6 +457,67 @@ async fn frames_are_bounded_before_memory_is_given_to_them() {
     does_an_honest_task(&mut agent, &mut session).await;
 }
 
+/// Guards that a document is checked by who runs it: what its reader would have refused is refused when a manager sends
+/// it all the same, and nothing of it is written, fetched or run.
+#[tokio::test]
+async fn documents_that_no_reader_lets_pass_are_refused() {
+    let (manager, mut agent, mut session) = beset(None, &[]).await;
+    let out = format!("x/../../../../../../{}", agent.shared().join(ESCAPED).display());
+    let packed = archive(&[(b'0', "authorized_keys", b"x")]);
+    let sha256 = hex::encode(Sha256::digest(&packed));
+    manager.keep_blob(&sha256, Blob::Bytes(packed.clone()));
+    let run_it = format!("echo ran >> {}", agent.shared().join("unchecked").display());
+    let step = format!(
+        "    - name: main\n      shell: {{ source: app, run: \"{run_it}\", secrets: {{ TOKEN: {{ as: file, environment: DEPUTY_SECRET_A }} }} }}\n"
+    );
+    let honest = canonical(&recipe::task(
+        "unchecked",
+        "  aws: { region: eu-west-1 }\n  sources: [ { name: app, bundle: ./app } ]\n",
+        &step,
+    ));
+    let honest = String::from_utf8(honest.to_vec()).expect("text");
+    let lies = [
+        ("\"app\"", format!("\"{out}\"")),
+        ("\"name\":\"main\"", format!("\"name\":\"{out}\"")),
+        ("\"TOKEN\"", format!("\"{}\"", agent.shared().join(ESCAPED).display())),
+        ("\"eu-west-1\"", "\"evil.example/x\"".to_owned()),
+        ("\"./app\"", "\"../../app\"".to_owned()),
+    ];
+    for (place, (said, lie)) in lies.iter().enumerate() {
+        assert!(honest.contains(said), "{said}: {honest}");
+        let of = attempt(&format!("unchecked-{place}"), 1);
+        let name = if place == 0 { out.as_str() } else { "app" };
+        let bundle = v1::Bundle {
+            name: name.into(),
+            sha256: sha256.clone(),
+            size_bytes: u64::try_from(packed.len()).expect("small"),
+        };
+        run(
+            &mut session,
+            v1::Assignment {
+                attempt: Some(of.clone()),
+                document: honest.replace(said, lie).into(),
+                bundles: vec![bundle],
+                submitter: "nobody".into(),
+                start_deadline_ms: 60_000,
+                ..v1::Assignment::default()
+            },
+        )
+        .await;
+        let heard = session.heard();
+        let refusal = heard
+            .refusal_of(&of)
+            .unwrap_or_else(|| panic!("{lie} was taken: {heard:#?}"));
+        assert!(refusal.permanent && refusal.reason.contains("spec."), "{refusal:?}");
+    }
+    for folder in [agent.home(), agent.shared()] {
+        let found = BesetAgent::files_called(&folder, ESCAPED).expect("listed");
+        assert!(found.is_empty(), "{found:?}");
+    }
+    assert_eq!(times(&agent, "unchecked"), 0);
+    does_an_honest_task(&mut agent, &mut session).await;
+}
+
 /// One entry of an archive: its kind, name and link target or content.
 fn archive(entries: &[(u8, &str, &[u8])]) -> Bytes {
     let mut archive = Vec::new();

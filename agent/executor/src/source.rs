@@ -10,6 +10,7 @@ use deputy_steps::sources::limits::SourceLimits;
 use deputy_steps::sources::{git, s3};
 use deputy_task::document::origin::{S3Source, packing_of};
 use deputy_task::document::{Source, SourceKind};
+use deputy_task::id::StepName;
 use deputy_task::outcome::Failure;
 use tokio::task::JoinError;
 
@@ -23,7 +24,7 @@ pub(crate) async fn folder_of(attempt: &Attempt, ctx: &StepContext, name: Option
     if let Some(folder) = sources.get(&source.name) {
         return Ok(folder.clone());
     }
-    let folder = attempt.workspace().await?.join(format!("source-{}", source.name));
+    let folder = place_of(&attempt.workspace().await?, &source.name)?;
     match &source.kind {
         SourceKind::Bundle(_) => bundle(attempt, &source.name, &folder).await?,
         SourceKind::Git(git) => git::fetch(ctx, &source.name, git, &folder, limits(attempt)).await?,
@@ -31,6 +32,23 @@ pub(crate) async fn folder_of(attempt: &Attempt, ctx: &StepContext, name: Option
     }
     sources.insert(source.name.clone(), folder.clone());
     Ok(folder)
+}
+
+/// One new name within the workspace, whatever a document calls its source.
+fn place_of(workspace: &Path, name: &str) -> Result<PathBuf, Failure> {
+    match name.parse::<StepName>() {
+        Ok(name) => Ok(workspace.join(format!("source-{name}"))),
+        Err(_) => {
+            let shown: String = name.chars().take(60).collect();
+            let failure = Failure::new("source.refused", format!("`{shown}` cannot be the name of a source"));
+            Err(failure.hint("1 to 128 letters, digits, `.`, `_` or `-`, not beginning with `.` or `-`"))
+        }
+    }
+}
+
+/// Where the packed form of it is until it is unpacked.
+fn packed_beside(folder: &Path, name: &str) -> PathBuf {
+    folder.with_file_name(format!("packed-{name}"))
 }
 
 fn limits(attempt: &Attempt) -> SourceLimits {
@@ -68,7 +86,7 @@ async fn bundle(attempt: &Attempt, name: &str, folder: &Path) -> Result<(), Step
         )
         .hint("submit the task with `deputy submit`, which packs the folder")
     })?;
-    let packed = folder.with_extension("packed");
+    let packed = packed_beside(folder, name);
     let fetched = tokio::select! {
         fetched = attempt.shared.outbox.fetch(&attempt.reference, &blob, packed.clone()) => fetched,
         halt = attempt.switch.halted() => return Err(halt.into()),
@@ -98,7 +116,7 @@ async fn from_s3(
         );
         return Err(failure.hint("names end with .tar.zst, .tzst or .tar").into());
     };
-    let packed = folder.with_extension("packed");
+    let packed = packed_beside(folder, name);
     s3::fetch(ctx, name, object, &packed, limits(attempt)).await?;
     let (from, to, limits) = (packed.clone(), folder.to_owned(), attempt.shared.config.bundle);
     let unpacked = tokio::task::spawn_blocking(move || unpack_as(&from, packing, &to, limits)).await;
@@ -125,5 +143,23 @@ fn told(name: &str, unpacked: Result<Result<(), BundleError>, JoinError>, hint: 
             format!("unpacking the bundle of source {name} failed inside the agent"),
         )
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards that no name leads out of the workspace, even if a document got past its checks.
+    #[test]
+    fn a_source_has_one_place_within_the_workspace() {
+        let workspace = Path::new("/work/task-1");
+        let folder = place_of(workspace, "app.v1").expect("a name");
+        assert_eq!(folder, workspace.join("source-app.v1"));
+        assert_eq!(packed_beside(&folder, "app.v1"), workspace.join("packed-app.v1"));
+        for name in ["", "..", "/etc", "a/b", "x/../../../../home/agent/.ssh", "a\0b", ".x"] {
+            let refused = place_of(workspace, name).expect_err(name);
+            assert_eq!(refused.class, "source.refused");
+        }
     }
 }

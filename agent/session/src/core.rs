@@ -192,7 +192,7 @@ impl Core {
                     "agent.unreadableDocument",
                     format!("the agent cannot read the task: {error}"),
                 )
-                .hint("submit with a deputy of the agent's version, or upgrade the agent"),
+                .hint("correct the document, submit with a deputy of the agent's version, or upgrade the agent"),
             ),
             Blame::Journal => None,
         };

@@ -156,6 +156,31 @@ fn an_unreadable_document_blames_the_document_and_names_the_attempt() {
 }
 
 #[test]
+fn a_document_that_no_reader_lets_pass_is_refused_with_its_reason() {
+    let bytes = String::from_utf8(document_bytes().to_vec()).expect("text");
+    let document = bytes.replace(
+        r#""steps":"#,
+        r#""sources":[{"name":"x/../../.ssh","bundle":"a"}],"steps":"#,
+    );
+    let wire = v1::Assignment {
+        attempt: Some(v1::AttemptRef {
+            project: "p".into(),
+            task_id: "t".into(),
+            run: 1,
+            epoch: 1,
+        }),
+        document: document.into(),
+        ..v1::Assignment::default()
+    };
+    let bad = assignment(wire, BootTime::from_nanos(0)).expect_err("bad");
+    assert_eq!(bad.blame, Blame::Document);
+    assert_eq!(
+        bad.error.to_string(),
+        "the task document cannot be read: spec.sources[0].name: `x/../../.ssh` cannot be the name of a source"
+    );
+}
+
+#[test]
 fn a_welcome_that_would_make_a_busy_loop_is_refused() {
     let wire = v1::Welcome {
         protocol: 1,

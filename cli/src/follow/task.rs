@@ -139,7 +139,7 @@ async fn planned(manager: &Manager, task_id: &str) -> Vec<StepProgress> {
     let Ok(answer) = manager.tasks().get(Manager::call(request)).await else {
         return Vec::new();
     };
-    let Ok(checked) = deputy_task::document::from_canonical(&answer.into_inner().document) else {
+    let Ok(checked) = deputy_task::document::decode_canonical(&answer.into_inner().document) else {
         return Vec::new();
     };
     let pending = |step: deputy_task::document::Step| StepProgress {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::document::step::ShellProgram;
 use deputy_task::document::{
-    Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, duration, from_canonical, read, to_canonical,
+    Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, decode_canonical, duration, read, to_canonical,
 };
 use deputy_task::id::TaskId;
 use deputy_task::signed::Signed;
@@ -196,7 +196,7 @@ fn signed(project: &deputy_task::id::Project, request: &v1::SubmitRequest) -> Re
 /// The checked document with what its signer signed, for the agents.
 fn with_signature(canonical: &[u8], signed: Signed) -> Result<Bytes, Status> {
     let internal = |error: deputy_task::document::NotCanonical| Status::internal(error.to_string());
-    let mut checked = from_canonical(canonical).map_err(internal)?;
+    let mut checked = decode_canonical(canonical).map_err(internal)?;
     checked.signed = Some(Box::new(signed));
     to_canonical(&checked).map(Bytes::from).map_err(internal)
 }

@@ -2,6 +2,7 @@
 //! Called by the shell program before the intent where it can, so that what is missing is told
 //! before anything has begun.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -254,15 +255,28 @@ async fn give_secrets(
 fn secret_file(folder: &Path, name: &str, value: &[u8]) -> io::Result<PathBuf> {
     let folder = folder.join("secrets");
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let file = folder.join(name);
+    let file = folder.join(file_name(name)?);
     new_file(&file, 0o600, value)?;
     Ok(file)
+}
+
+/// A name of the document, if it leads nowhere else.
+fn file_name(name: &str) -> io::Result<&str> {
+    if Path::new(name).file_name() == Some(OsStr::new(name)) {
+        Ok(name)
+    } else {
+        let shown: String = name.chars().take(60).collect();
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{shown}` is no name of a file"),
+        ))
+    }
 }
 
 /// A folder of the step's own, with the script and an empty folder to work in.
 fn step_folder(workspace: &Path, step: &str, script: &str) -> io::Result<TempDir> {
     let folder = tempfile::Builder::new()
-        .prefix(&format!("step-{step}-"))
+        .prefix(&format!("step-{}-", file_name(step)?))
         .tempdir_in(workspace)?;
     DirBuilder::new().mode(0o700).create(folder.path().join("empty"))?;
     new_file(&script_file(folder.path()), 0o700, script.as_bytes())?;
@@ -293,4 +307,33 @@ fn no_folder(step: &str, error: &io::Error) -> Failure {
     )
     .hint("see that the agent's work folder is writable and its disk not full")
     .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards that neither a secret nor a script is written anywhere else, even if a document got past its checks.
+    #[test]
+    fn names_of_the_document_lead_nowhere_else() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("step");
+        fs::create_dir(&folder).expect("made");
+        let outside = root.path().join("escaped");
+        for name in [
+            "../../escaped",
+            outside.to_str().expect("text"),
+            "a/b",
+            "..",
+            ".",
+            "",
+            "a/",
+        ] {
+            assert!(secret_file(&folder, name, b"value").is_err(), "{name}");
+            assert!(step_folder(&folder, name, "true").is_err(), "{name}");
+        }
+        assert!(!outside.exists());
+        let file = secret_file(&folder, "TOKEN", b"value").expect("written");
+        assert_eq!(file, folder.join("secrets/TOKEN"));
+    }
 }

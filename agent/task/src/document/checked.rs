@@ -1,5 +1,5 @@
 //! The canonical form of a checked task: what the manager stores and the agent reads. Made once,
-//! by [`super::read`]; reading it again costs one pass of a JSON parser and no check.
+//! by [`super::read`]; who believes whoever wrote it reads it here, and everybody else in [`super::recheck`].
 
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +35,10 @@ pub fn to_canonical(checked: &Checked) -> Result<Vec<u8>, NotCanonical> {
     serde_json::to_vec(checked).map_err(NotCanonical)
 }
 
-/// Reads canonical JSON.
+/// Reads canonical JSON without a check: for what this program wrote itself, or only shows.
 ///
 /// # Errors
 /// If the bytes are none: they were made by another version, or not by [`to_canonical`].
-pub fn from_canonical(bytes: &[u8]) -> Result<Checked, NotCanonical> {
+pub fn decode_canonical(bytes: &[u8]) -> Result<Checked, NotCanonical> {
     serde_json::from_slice(bytes).map_err(NotCanonical)
 }

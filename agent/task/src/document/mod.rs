@@ -4,6 +4,7 @@
 //! explains what is wrong with the text.
 
 pub mod read;
+pub mod recheck;
 mod check;
 mod inputs;
 mod aws;
@@ -23,11 +24,12 @@ pub mod secret;
 
 pub use aws::{EcsDocument, ecs_spelling};
 pub use backoff::{BackoffSpec, Delays};
-pub use checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, from_canonical, to_canonical};
+pub use checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, decode_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OidcRole, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
 pub use origin::SourceKind;
 pub use read::{ReadDocument, read, read_values, validate};
+pub use recheck::{BadCanonical, from_canonical};
 pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};
 

@@ -10,6 +10,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::inputs;
 use super::model::{Document, Inputs};
 use super::parse::parse;
+use super::recheck::problems;
 use super::shape::compare;
 use super::source::{Finding, SourceText, Span};
 use super::tree::{Data, Node};
@@ -46,13 +47,19 @@ pub fn read(source_name: &str, bytes: &[u8], given: &Inputs) -> Result<ReadDocum
     resolve_frame(&mut json["spec"], &scope).map_err(|error| internal(error.to_string()))?;
     let document: Document = serde_json::from_value(json)
         .map_err(|error| internal(format!("the document passed every check and cannot be read: {error}")))?;
-    Ok(ReadDocument {
-        checked: Checked {
-            document,
-            inputs,
-            signed: None,
-        },
-        warnings,
+    let checked = Checked {
+        document,
+        inputs,
+        signed: None,
+    };
+    // What a text has become by its expressions is checked as the agent will check it.
+    let findings = problems(&checked);
+    if findings.is_empty() {
+        return Ok(ReadDocument { checked, warnings });
+    }
+    Err(Diagnostics {
+        source: source_name.to_owned(),
+        items: findings.into_iter().map(SourceText::diagnostic_nowhere).collect(),
     })
 }
 

@@ -125,6 +125,11 @@ impl<'a> SourceText<'a> {
         }
     }
 
+    /// Of a document that has no text.
+    pub(crate) fn empty() -> Self {
+        Self::new(Cow::Borrowed(""))
+    }
+
     fn new(text: Cow<'a, str>) -> Self {
         let line_starts = std::iter::once(0).chain(newlines(&text)).collect();
         let characters = if text.is_ascii() {

@@ -78,6 +78,37 @@ impl Node {
         }
     }
 
+    /// A tree of what has no text: the places are numbers in reading order, by which [`Self::path_to`] finds the keys.
+    pub(crate) fn of_json(value: Value, next: &mut usize) -> Self {
+        *next += 2;
+        let start = *next;
+        let data = match value {
+            Value::Null => Data::Null,
+            Value::Bool(truth) => Data::Truth(truth),
+            Value::Number(number) => Data::Number(number),
+            Value::String(text) => Data::Text(text),
+            Value::Array(items) => Data::List(items.into_iter().map(|item| Self::of_json(item, next)).collect()),
+            Value::Object(entries) => Data::Map(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| {
+                        *next += 2;
+                        let key_span = Span {
+                            start: *next,
+                            end: *next + 1,
+                        };
+                        let value = Self::of_json(value, next);
+                        Entry { key, key_span, value }
+                    })
+                    .collect(),
+            ),
+        };
+        Self {
+            span: Span { start, end: *next + 1 },
+            data,
+        }
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         match &self.data {
             Data::Null => Value::Null,

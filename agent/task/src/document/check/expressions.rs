@@ -48,6 +48,10 @@ pub(super) fn contains_expression(text: &str) -> bool {
 impl Check<'_> {
     /// Every expression in the texts of a tree.
     pub(super) fn expressions(&mut self, node: &Node, visible: Visible<'_>) {
+        // Each unknown name is compared with every known one.
+        if self.findings.len() >= self.enough {
+            return;
+        }
         match &node.data {
             Data::Text(text) if contains_expression(text) => self.text(node, text, visible),
             Data::List(items) => items.iter().for_each(|item| self.expressions(item, visible)),

@@ -8,10 +8,15 @@ use super::super::duration;
 use super::super::inputs;
 use super::super::source::Finding;
 use super::super::tree::Node;
-use super::expressions::{Visible, contains_expression};
+use super::expressions::Visible;
 use super::whole::Check;
 use crate::expression::evaluate_text;
 use crate::id::StepName;
+
+/// Most sources of a task.
+const MAX_SOURCES: usize = 50;
+/// Most roles of a chain.
+const MAX_ROLES: usize = 20;
 
 const SESSION_NAME: &str = r"^[\w+=,.@-]{2,64}$";
 const EXTERNAL_ID: &str = r"^[\w+=,.@:/-]{2,1224}$";
@@ -79,7 +84,6 @@ impl<'a> Check<'a> {
     /// A name that becomes part of ids, keys and file names.
     pub(super) fn name(&mut self, node: &Node, what: &str) {
         if let Some(text) = node.text()
-            && !contains_expression(text)
             && text.parse::<StepName>().is_err()
         {
             let shown: String = text.chars().take(60).collect();
@@ -110,7 +114,7 @@ impl<'a> Check<'a> {
     /// What cannot be evaluated is a finding.
     pub(super) fn known_text(&mut self, node: &Node) -> Option<String> {
         let text = node.text()?;
-        if !contains_expression(text) {
+        if !self.is_evaluated(text) {
             return Some(text.to_owned());
         }
         match evaluate_text(text, self.scope.as_ref()?) {
@@ -131,7 +135,9 @@ impl<'a> Check<'a> {
 
     /// Expressions that are resolved before queueing.
     pub(super) fn early(&mut self, node: &Node) {
-        self.expressions(node, Visible::BeforeQueueing);
+        if !self.is_literal {
+            self.expressions(node, Visible::BeforeQueueing);
+        }
     }
 
     pub(super) fn not_empty(&mut self, node: &Node, what: &str) {
@@ -142,8 +148,12 @@ impl<'a> Check<'a> {
     }
 
     fn sources(&mut self, sources: &Node) {
+        if sources.items().len() > MAX_SOURCES {
+            let message = format!("the task has {} sources; at most {MAX_SOURCES}", sources.items().len());
+            self.findings.push(Finding::error(sources.label(), message));
+        }
         let mut seen: Vec<&str> = Vec::new();
-        for source in sources.items() {
+        for source in sources.items().iter().take(MAX_SOURCES) {
             let name = source.get("name").and_then(Node::text).unwrap_or("bundle");
             let at = source.get("name").map_or(source.label(), |node| node.span);
             if let Some(node) = source.get("name") {
@@ -209,13 +219,12 @@ impl<'a> Check<'a> {
         if let Some(audience) = oidc.and_then(|oidc| oidc.get("audience")) {
             self.not_empty(audience, "the audience of a token");
         }
-        for (index, hop) in aws
-            .get("assumeRole")
-            .map(Node::items)
-            .unwrap_or_default()
-            .iter()
-            .enumerate()
-        {
+        let hops = aws.get("assumeRole").map(Node::items).unwrap_or_default();
+        if let Some(more) = hops.get(MAX_ROLES) {
+            let message = format!("the chain has {} roles; at most {MAX_ROLES}", hops.len());
+            self.findings.push(Finding::error(more.label(), message));
+        }
+        for (index, hop) in hops.iter().take(MAX_ROLES).enumerate() {
             if let Some(arn) = hop.get("roleArn") {
                 self.role_arn(arn);
             }

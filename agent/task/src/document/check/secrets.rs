@@ -3,7 +3,6 @@
 use super::super::secret::ENVIRONMENT_PREFIX;
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
-use super::expressions::contains_expression;
 use super::whole::Check;
 
 /// Most secrets of a step.
@@ -93,7 +92,7 @@ impl Check<'_> {
         if id.trim().is_empty() {
             self.findings
                 .push(Finding::error(node.span, "the name of the secret is empty"));
-        } else if id.starts_with("arn:") && !contains_expression(id) && id.split(':').nth(2) != Some(service) {
+        } else if id.starts_with("arn:") && !self.is_evaluated(id) && id.split(':').nth(2) != Some(service) {
             let finding = Finding::error(node.span, format!("this is not an ARN of `{service}`"));
             self.findings.push(finding.hint(format!(
                 "`{}` takes a name, or an ARN that begins with arn:aws:{service}:",
@@ -127,7 +126,7 @@ impl Check<'_> {
     }
 
     fn environment(&mut self, node: &Node) {
-        let Some(name) = node.text().filter(|name| !contains_expression(name)) else {
+        let Some(name) = node.text().filter(|name| !self.is_evaluated(name)) else {
             return;
         };
         if !name.starts_with(ENVIRONMENT_PREFIX) || name.len() == ENVIRONMENT_PREFIX.len() {

@@ -27,6 +27,7 @@ impl<'a> Check<'a> {
                 format!("the task has {} steps; at most {MAX_STEPS}", steps.len()),
             ));
         }
+        let steps = steps.get(..MAX_STEPS).unwrap_or(steps);
         let all: Vec<&str> = steps.iter().filter_map(|step| step.get("name")?.text()).collect();
         let mut earlier: Vec<&str> = Vec::new();
         for step in steps {

@@ -3,7 +3,11 @@
 use super::super::model::Inputs;
 use super::super::source::{Finding, SourceText};
 use super::super::tree::Node;
+use super::expressions::contains_expression;
 use crate::expression::Scope;
+
+/// So many problems are more than anybody is told of at once.
+const ENOUGH: usize = 100;
 
 /// What the checks look at, and what they found.
 pub(crate) struct Check<'a> {
@@ -11,6 +15,12 @@ pub(crate) struct Check<'a> {
     pub(super) root: &'a Node,
     /// What is known before queueing; nothing if the inputs were not given or are wrong.
     pub(super) scope: Option<Scope>,
+    /// What is outside the steps is resolved already: a text there is used as it stands, whatever it looks like.
+    is_resolved: bool,
+    /// Whether what is looked at now is used as it stands.
+    pub(super) is_literal: bool,
+    /// Where so much is wrong, no more expressions are looked at.
+    pub(super) enough: usize,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -22,14 +32,33 @@ impl<'a> Check<'a> {
             source,
             root,
             scope,
+            is_resolved: false,
+            is_literal: false,
+            enough: ENOUGH,
             findings: Vec::new(),
+        }
+    }
+
+    /// Of a canonical document, in which everything outside the steps is resolved.
+    pub(crate) fn resolved(source: &'a SourceText<'a>, root: &'a Node) -> Self {
+        Self {
+            is_resolved: true,
+            enough: 1,
+            ..Self::new(source, root, None)
         }
     }
 
     /// Runs every check.
     pub(crate) fn run(&mut self) {
+        self.is_literal = self.is_resolved;
         self.frame();
+        self.is_literal = false;
         self.steps();
+    }
+
+    /// Whether a text will be evaluated before it is used.
+    pub(super) fn is_evaluated(&self, text: &str) -> bool {
+        !self.is_literal && contains_expression(text)
     }
 
     pub(super) fn spec(&self) -> Option<&'a Node> {

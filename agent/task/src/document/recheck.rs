@@ -1,0 +1,213 @@
+//! A canonical document from somebody who is not believed: what its texts say is checked again. Called by the agent
+//! for everything that a manager hands it, and by [`super::read`] for what it has resolved.
+
+use super::check::Check;
+use super::checked::{Checked, NotCanonical, decode_canonical};
+use super::diagnostic::Severity;
+use super::inputs;
+use super::parse::{MAX_DEPTH, MAX_VALUES};
+use super::source::{Finding, SourceText};
+use super::tree::{Data, Node};
+
+/// Most problems that are told of a document from a manager.
+const MAX_TOLD: usize = 3;
+/// Most problems whose place is looked for.
+const MAX_FOUND: usize = 50;
+
+/// A canonical document that is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadCanonical {
+    /// It is none.
+    #[error(transparent)]
+    Unreadable(#[from] NotCanonical),
+    /// No reader of documents would have let it pass.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Reads canonical JSON and checks it by the rules for documents. The documents of AWS inside the steps are left to AWS.
+///
+/// # Errors
+/// The bytes are no canonical document, or one that [`super::read`] would not have made.
+pub fn from_canonical(bytes: &[u8]) -> Result<Checked, BadCanonical> {
+    let checked = decode_canonical(bytes)?;
+    let findings = problems(&checked);
+    if findings.is_empty() {
+        return Ok(checked);
+    }
+    let told = findings.iter().take(MAX_TOLD).map(|finding| match &finding.path {
+        Some(path) if !path.is_empty() => format!("{path}: {}", finding.message),
+        Some(_) | None => finding.message.clone(),
+    });
+    Err(BadCanonical::Refused(told.collect::<Vec<_>>().join("; ")))
+}
+
+/// Everything that is wrong with a document whose frame is resolved, by path.
+pub(crate) fn problems(checked: &Checked) -> Vec<Finding> {
+    let json = match serde_json::to_value(&checked.document) {
+        Ok(json) => json,
+        Err(error) => return vec![Finding::nowhere(format!("the document cannot be written: {error}"))],
+    };
+    let root = Node::of_json(json, &mut 0);
+    // The checks look at every pair of some things: they get no more than a reader would have let through, and the
+    // keys that the canonical form writes out.
+    if !is_within(&root, MAX_DEPTH + 2, &mut (2 * MAX_VALUES)) {
+        let message = format!(
+            "the document has more than {} values, or is nested too deep",
+            2 * MAX_VALUES
+        );
+        return vec![Finding::nowhere(message)];
+    }
+    let text = SourceText::empty();
+    let mut check = Check::resolved(&text, &root);
+    check.run();
+    let mut findings = std::mem::take(&mut check.findings);
+    let declared = root.get("spec").and_then(|spec| spec.get("inputs"));
+    inputs::resolve(declared, &checked.inputs, &mut findings);
+    findings.retain(|finding| finding.severity == Severity::Error);
+    findings.truncate(MAX_FOUND);
+    for finding in &mut findings {
+        finding.path = finding.span.map(|span| root.path_to(span.start));
+        finding.span = None;
+    }
+    findings
+}
+
+fn is_within(node: &Node, depth: usize, left: &mut usize) -> bool {
+    let Some(fewer) = left.checked_sub(1) else { return false };
+    *left = fewer;
+    let Some(depth) = depth.checked_sub(1) else {
+        return false;
+    };
+    match &node.data {
+        Data::List(items) => items.iter().all(|item| is_within(item, depth, left)),
+        Data::Map(entries) => entries.iter().all(|entry| is_within(&entry.value, depth, left)),
+        Data::Null | Data::Truth(_) | Data::Number(_) | Data::Text(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Inputs;
+    use super::super::{read, to_canonical};
+    use super::*;
+    use serde_json::{Value, json};
+
+    const HONEST: &str = "
+apiVersion: deputy.dev/v1
+kind: Task
+metadata: { name: honest }
+spec:
+  inputs: { tag: { type: string, default: v1 } }
+  aws: { region: eu-west-1, assumeRole: [ { roleArn: 'arn:aws:iam::222222222222:role/a' } ] }
+  sources:
+    - { name: app, bundle: ./app }
+    - { name: code, git: { url: https://git.example.com/a, ref: { branch: main }, subfolder: deploy,
+        auth: { httpsToken: { token: { file: git/token } } } } }
+    - { name: packed, s3: { bucket: artefacts, key: app.tar, region: eu-west-1 } }
+  steps:
+    - name: build
+      shell: { source: app, run: make, env: { A: b }, secrets: { TOKEN: { as: file, file: a/b } } }
+    - name: apply
+      kubernetesApply: { cluster: prod, source: code, files: [ a.yaml ] }
+";
+
+    fn canonical() -> Value {
+        let read = read("task.yaml", HONEST.as_bytes(), &Inputs::default()).expect("honest");
+        serde_json::from_slice(&to_canonical(&read.checked).expect("canonical")).expect("JSON")
+    }
+
+    fn refused(change: impl FnOnce(&mut Value)) -> String {
+        let mut value = canonical();
+        change(&mut value);
+        match from_canonical(value.to_string().as_bytes()) {
+            Ok(_) => panic!("it was taken: {value}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_a_reader_made_is_taken() {
+        assert!(from_canonical(canonical().to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn names_paths_and_addresses_that_no_reader_lets_pass_are_refused_with_their_place() {
+        let out = "x/../../../../home/agent/.ssh";
+        for (pointer, value) in [
+            ("/document/metadata/name", out),
+            ("/document/spec/sources/0/name", out),
+            ("/document/spec/sources/0/name", "/etc/cron.d"),
+            ("/document/spec/sources/1/name", ".."),
+            ("/document/spec/sources/1/name", "${{ inputs.tag }}/../.."),
+            ("/document/spec/sources/0/bundle", "../up"),
+            ("/document/spec/sources/1/git/url", "ext::sh -c id"),
+            ("/document/spec/sources/1/git/url", "${{ 'https://git.example.com/a' }}"),
+            ("/document/spec/sources/1/git/ref/branch", "--upload-pack=id"),
+            ("/document/spec/sources/1/git/subfolder", "../../etc"),
+            (
+                "/document/spec/sources/1/git/auth/httpsToken/token/file",
+                "../../etc/shadow",
+            ),
+            ("/document/spec/sources/2/s3/key", "app.zip"),
+            ("/document/spec/aws/region", "evil.example/x"),
+            ("/document/spec/aws/region", "${{ 'eu-west-1' }}"),
+            ("/document/spec/aws/assumeRole/0/roleArn", "arn:aws:iam::2:role/a"),
+            ("/document/spec/timeout", "soon"),
+            ("/document/spec/steps/0/name", out),
+            ("/document/spec/steps/0/name", "${{ inputs.tag }}/../.."),
+            ("/document/spec/steps/1/kubernetesApply/files/0", "/etc/passwd"),
+            ("/document/spec/steps/0/shell/secrets/TOKEN/file", "/etc/shadow"),
+        ] {
+            let told = refused(|document| *document.pointer_mut(pointer).expect("there") = value.into());
+            let place = pointer
+                .trim_start_matches("/document/")
+                .split('/')
+                .next_back()
+                .expect("a key");
+            assert!(
+                place.parse::<usize>().is_ok() || told.contains(place),
+                "{pointer}: {told}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_that_become_names_of_files_or_variables_are_refused() {
+        for key in ["../../../etc/cron.d/x", "/etc/cron.d/x", "A-B", "", "DEPUTY_OUTPUT"] {
+            let told = refused(|document| {
+                document["document"]["spec"]["steps"][0]["shell"]["secrets"][key] = json!({"as": "file", "file": "a"});
+            });
+            assert!(told.contains("spec.steps[0].shell.secrets"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_canonical_document_is_bounded_and_judged_in_bounded_time() {
+        let begun = std::time::Instant::now();
+        let step = |number: usize| json!({"name": format!("s{number}"), "noopEffect": {}});
+        let told = refused(|document| {
+            document["document"]["spec"]["steps"] = (0..40_000).map(step).collect();
+        });
+        assert!(told.len() < 2_000, "{told}");
+        refused(|document| {
+            let bad: serde_json::Map<_, _> = (0..90_000).map(|number| (number.to_string(), "".into())).collect();
+            document["document"]["spec"]["steps"][0]["shell"]["env"] = bad.into();
+        });
+        refused(|document| {
+            let inputs = (0..20_000).map(|number| (format!("i{number}"), json!({"type": "string"})));
+            document["document"]["spec"]["inputs"] = inputs.collect::<serde_json::Map<_, _>>().into();
+            let unknown =
+                (0..20_000).map(|number| (format!("A{number}"), format!("${{{{ inputs.j{number} }}}}").into()));
+            document["document"]["spec"]["steps"][0]["shell"]["env"] =
+                unknown.collect::<serde_json::Map<_, _>>().into();
+        });
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn inputs_that_the_document_does_not_allow_are_refused() {
+        let told = refused(|document| document["inputs"]["other"] = "x".into());
+        assert!(told.contains("there is no input `other`"), "{told}");
+    }
+}
