@@ -13,6 +13,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use deputy_task::document::region_of_arn;
 
 use crate::error::{Class, CliError, Exit};
 use crate::values::read_file;
@@ -26,7 +27,7 @@ pub(crate) fn is_kms_key(text: &str) -> bool {
 pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliError> {
     let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()?);
     // An ARN says where its key is; the caller's own region may be another.
-    if let Some(region) = region_of(key) {
+    if let Some(region) = region_of(key)? {
         config = config.region(aws_config::Region::new(region.to_owned()));
     }
     let client = Client::new(&config.load().await);
@@ -78,11 +79,11 @@ fn http_client() -> Result<SharedHttpClient, CliError> {
 }
 
 /// `arn:aws:kms:eu-west-1:…`
-fn region_of(key: &str) -> Option<&str> {
-    key.strip_prefix("arn:")?
-        .split(':')
-        .nth(2)
-        .filter(|region| !region.is_empty())
+fn region_of(key: &str) -> Result<Option<&str>, CliError> {
+    region_of_arn(key).map_err(|bad| {
+        CliError::bad_input(format!("{bad}, and stands where the ARN of a KMS key has its region"))
+            .hint("correct the ARN; nothing was signed or submitted")
+    })
 }
 
 fn refused<E, R>(key: &str, action: &str, error: &SdkError<E, R>) -> CliError
@@ -128,7 +129,11 @@ mod tests {
         let arn = "arn:aws:kms:eu-west-1:222222222222:key/1234abcd";
         assert!(is_kms_key(arn) && is_kms_key("alias/release"));
         assert!(!is_kms_key("./alias/release") && !is_kms_key("release-key.pem"));
-        assert_eq!(region_of(arn), Some("eu-west-1"));
-        assert_eq!(region_of("alias/release"), None);
+        assert!(matches!(region_of(arn), Ok(Some("eu-west-1"))));
+        assert!(matches!(region_of("alias/release"), Ok(None)));
+        assert!(
+            region_of("arn:aws:kms:evil.example/x:2:key/1").is_err(),
+            "it would be another host"
+        );
     }
 }

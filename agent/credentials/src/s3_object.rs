@@ -15,6 +15,7 @@ use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use deputy_task::document::{bucket_problem, is_region};
 
 use crate::env::Env;
 use crate::error::{CredentialsError, chain_of};
@@ -102,6 +103,7 @@ impl TaskIdentity {
     pub async fn s3_object(&self, asked: &ObjectAsked<'_>) -> Result<Object, ObjectError> {
         let connector = http_client::connector(self.env())?;
         let region = asked.region.unwrap_or(self.region());
+        askable(asked, region)?;
         let url = address(self.env(), asked, region);
         let mut tried = 1;
         loop {
@@ -220,6 +222,20 @@ fn signed(
     Ok(request)
 }
 
+/// Both become part of the host's name, to which the credentials' signature and token go.
+fn askable(asked: &ObjectAsked<'_>, region: &str) -> Result<(), ObjectError> {
+    let shown = |text: &str| text.chars().take(60).collect::<String>();
+    if !is_region(region) {
+        let why = format!("`{}` is not the name of a region", shown(region));
+        return Err(ObjectError::Unaskable(why));
+    }
+    if bucket_problem(asked.bucket).is_some() {
+        let why = format!("`{}` cannot be the name of a bucket", shown(asked.bucket));
+        return Err(ObjectError::Unaskable(why));
+    }
+    Ok(())
+}
+
 /// By the bucket's own host, or by path: at an endpoint of the environment, and where the bucket's name is no host name.
 fn address(env: &Env, asked: &ObjectAsked<'_>, region: &str) -> String {
     let ignored = env.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
@@ -315,6 +331,28 @@ mod tests {
             ),
         ] {
             assert_eq!(url(pairs, bucket, "a/b c.tar", region), expected);
+        }
+    }
+    /// Guards that no session is shown to a host that a document made up.
+    #[test]
+    fn what_would_be_another_host_is_not_asked() {
+        let asked = |bucket, region| {
+            let asked = ObjectAsked {
+                bucket,
+                key: "a.tar",
+                region: None,
+                version_id: None,
+                etag: None,
+            };
+            askable(&asked, region).map_err(|error| error.to_string())
+        };
+        assert_eq!(asked("artefacts", "eu-west-1"), Ok(()));
+        for region in ["evil.example/x", "x@10.0.0.5/", "", "eu-west-1.evil.example"] {
+            let why = asked("artefacts", region).expect_err(region);
+            assert!(why.contains("is not the name of a region"), "{why}");
+        }
+        for bucket in ["", "..", "evil.example/x", "x@y"] {
+            assert!(asked(bucket, "eu-west-1").is_err(), "{bucket}");
         }
     }
 }

@@ -2,19 +2,24 @@
 
 use aws_config::{Region, SdkConfig};
 use deputy_credentials::TaskIdentity;
+use deputy_task::document::region_of_arn;
 use deputy_task::outcome::Failure;
 
 /// The configuration of a client for a name or an ARN, which may name another region than the task's. The client adds
 /// its task's `.interceptor(identity.pace())`.
 pub(super) fn in_region_of(identity: &TaskIdentity, id: &str) -> Result<SdkConfig, Failure> {
     let config = identity.sdk_config()?;
-    let region = id.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(2));
-    Ok(
-        match region.filter(|region| !region.is_empty() && *region != identity.region()) {
-            Some(region) => config.into_builder().region(Region::new(region.to_owned())).build(),
-            None => config,
-        },
-    )
+    let region = region_of_arn(id).map_err(|bad| {
+        Failure::new(
+            "secret.refused",
+            format!("{bad}, and stands where an ARN has its region"),
+        )
+        .hint("correct the ARN of the secret")
+    })?;
+    Ok(match region.filter(|region| *region != identity.region()) {
+        Some(region) => config.into_builder().region(Region::new(region.to_owned())).build(),
+        None => config,
+    })
 }
 
 /// The version that an earlier attempt has read does not exist any more.

@@ -22,7 +22,7 @@ pub mod step;
 pub mod origin;
 pub mod secret;
 
-pub use aws::{EcsDocument, ecs_spelling};
+pub use aws::{BadRegion, EcsDocument, bucket_problem, ecs_spelling, is_region, region_of_arn};
 pub use backoff::{BackoffSpec, Delays};
 pub use checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, decode_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};

@@ -3,6 +3,9 @@
 /// What is wrong, and what to do.
 pub(crate) type Complaint = (String, &'static str);
 
+/// No name of a region comes near it, and it still is a part of a host's name.
+const MAX_REGION_BYTES: usize = 63;
+
 const EXAMPLE: &str = "for example arn:aws:iam::222222222222:role/deployer";
 
 /// Is it the ARN of an IAM role?
@@ -44,6 +47,40 @@ pub(crate) fn check_role_arn(arn: &str) -> Result<(), Complaint> {
     Ok(())
 }
 
+/// Is it the name of a region? What is made of a region is the name of a host.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    check_region(text).is_ok()
+}
+
+/// The region that an ARN names, if it is an ARN and names one.
+///
+/// # Errors
+/// What it names there is no region.
+pub fn region_of_arn(text: &str) -> Result<Option<&str>, BadRegion> {
+    let region = text.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(2));
+    match region.filter(|region| !region.is_empty()) {
+        Some(region) if !is_region(region) => Err(BadRegion(region.chars().take(60).collect())),
+        region => Ok(region),
+    }
+}
+
+/// What stands where a region should is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the name of a region")]
+pub struct BadRegion(String);
+
+/// What is wrong with the name of a bucket: it becomes part of an address.
+#[must_use]
+pub fn bucket_problem(bucket: &str) -> Option<&'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let good = (3..=255).contains(&bucket.len())
+        && bucket.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && bucket.bytes().all(allowed)
+        && !bucket.contains("..");
+    (!good).then_some("3 letters or more, digits, `.`, `-` or `_`, beginning with a letter or digit")
+}
+
 /// Does it look like the name of a region?
 pub(crate) fn check_region(region: &str) -> Result<(), Complaint> {
     let parts: Vec<&str> = region.split('-').collect();
@@ -52,6 +89,7 @@ pub(crate) fn check_region(region: &str) -> Result<(), Complaint> {
         [words @ .., number] => {
             words.len() >= 2
                 && words.iter().all(is_word)
+                && region.len() <= MAX_REGION_BYTES
                 && !number.is_empty()
                 && number.bytes().all(|b| b.is_ascii_digit())
         }
@@ -100,8 +138,54 @@ mod tests {
         for good in ["eu-west-1", "us-gov-east-1", "ap-southeast-12"] {
             assert_eq!(check_region(good), Ok(()));
         }
-        for bad in ["", "eu-west1", "Ireland", "eu-west-", "EU-WEST-1", "1"] {
+        for bad in [
+            "",
+            "eu-west1",
+            "Ireland",
+            "eu-west-",
+            "EU-WEST-1",
+            "1",
+            "evil.example/x",
+            "x@10.0.0.5/",
+            "eu-west-1.evil.example",
+        ] {
             assert!(check_region(bad).is_err(), "{bad}");
+        }
+        assert!(!is_region(&format!("eu-{}-1", "x".repeat(80))));
+    }
+
+    #[test]
+    fn an_arn_names_a_region_or_none_and_nothing_else() {
+        let region = region_of_arn;
+        assert_eq!(region("arn:aws:ssm:eu-west-1:2:parameter/a"), Ok(Some("eu-west-1")));
+        assert_eq!(region("arn:aws:s3:::bucket"), Ok(None));
+        assert_eq!(region("a/name"), Ok(None));
+        for bad in [
+            "arn:aws:ssm:evil.example/x:2:parameter/a",
+            "arn:aws:ssm:x@10.0.0.5/:2:a",
+            "arn:aws:ssm:*:2:a",
+        ] {
+            assert!(region(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn buckets_have_names_that_may_stand_in_an_address() {
+        for good in ["artefacts", "my.bucket-2", "Old_Bucket"] {
+            assert_eq!(bucket_problem(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "ab",
+            "..",
+            "a..b",
+            ".a.b",
+            "a/b/c",
+            "evil.example/x",
+            "a b c",
+            "x@host",
+        ] {
+            assert!(bucket_problem(bad).is_some(), "{bad}");
         }
     }
 }

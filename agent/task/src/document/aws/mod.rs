@@ -10,6 +10,7 @@ mod arn;
 mod spelling;
 mod shape;
 
+pub use arn::{BadRegion, bucket_problem, is_region, region_of_arn};
 pub(crate) use arn::{check_region, check_role_arn};
 pub(crate) use shape::{Lenience, compare};
 pub use spelling::{EcsDocument, ecs_spelling};

@@ -1,5 +1,6 @@
 //! Checks of references to secrets: that they name something there can be, and that no two things claim one name.
 
+use super::super::aws::region_of_arn;
 use super::super::secret::ENVIRONMENT_PREFIX;
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
@@ -98,6 +99,13 @@ impl Check<'_> {
                 "`{}` takes a name, or an ARN that begins with arn:aws:{service}:",
                 kind.key
             )));
+        }
+        if !self.is_evaluated(id)
+            && let Err(bad) = region_of_arn(id)
+        {
+            let finding = Finding::error(node.span, bad.to_string());
+            self.findings
+                .push(finding.hint("the fourth part of an ARN, for example eu-west-1"));
         }
         if inner.is_some() && text.contains('#') {
             let finding = Finding::error(node.span, "`#` cannot stand here");

@@ -1,5 +1,6 @@
 //! Checks of the sources that agents fetch themselves.
 
+use super::super::aws::{bucket_problem, check_region};
 use super::super::origin::{GitRef, url_problem};
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
@@ -71,10 +72,24 @@ impl Check<'_> {
     }
 
     fn s3(&mut self, s3: &Node) {
-        for key in ["bucket", "key", "versionId", "region"] {
+        for key in ["key", "versionId"] {
             if let Some(node) = s3.get(key) {
                 self.not_empty(node, &format!("`{key}`"));
             }
+        }
+        if let Some(node) = s3.get("region")
+            && let Some(region) = self.known_text(node)
+            && let Err((message, hint)) = check_region(&region)
+        {
+            self.findings.push(Finding::error(node.span, message).hint(hint));
+        }
+        if let Some(node) = s3.get("bucket")
+            && let Some(bucket) = self.known_text(node)
+            && let Some(rule) = bucket_problem(&bucket)
+        {
+            let shown: String = bucket.chars().take(60).collect();
+            let finding = Finding::error(node.span, format!("`{shown}` cannot be the name of a bucket"));
+            self.findings.push(finding.hint(rule));
         }
         if let Some(node) = s3.get("key")
             && let Some(key) = self.known_text(node)
