@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::agent_process::{AgentOptions, Policy};
 use deputy_tests::cloud::{AWAY, Cloud};
 use deputy_tests::git_server::GitServer;
 use deputy_tests::proxy::rule::{Canned, Matcher};
@@ -461,4 +461,66 @@ async fn a_repository_is_fetched_over_ssh_with_a_key_that_is_in_one_private_file
     }
     has_none_of(&world.manager.data(), &lines);
     has_none_of(&world.agents[0].work_folder(), &lines);
+}
+
+/// Guards that a secret goes to no server, and nothing is fetched, that the agent's policy does not name: the server hears
+/// nothing, and where the secret is nobody looks.
+#[tokio::test]
+async fn what_the_policy_does_not_name_is_neither_asked_nor_shown_a_secret() {
+    let mut world = World::builder().start().await.expect("a world");
+    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
+    let readme = |copy: &std::path::Path| Ok(std::fs::write(copy.join("README"), "x\n")?);
+    server.commit("private/app.git", readme).expect("a commit");
+    let url = server.url("private/app.git");
+    let host = url.trim_start_matches("https://").split('/').next().expect("a host");
+    let rules = |more: &str| {
+        format!(
+            r#"@id("else") permit (principal, action, resource)
+            unless {{ [Action::"useSecret", Action::"fetchSource"].contains(action) }};
+            @id("place") permit (principal, action == Action::"fetchSource", resource == Origin::"git:{host}");
+            {more}"#
+        )
+    };
+    let file = world.folder().join("agent.cedar");
+    let token = r#"Secret::"environment:DEPUTY_SECRET_GIT""#;
+    std::fs::write(&file, rules("")).expect("written");
+    let options = AgentOptions::default()
+        .policy(Policy::File(file.clone()))
+        .env("GIT_SSL_CAINFO", &server.authority())
+        .env("DEPUTY_SECRET_GIT", TOKEN);
+    world.agent(options).await.expect("an agent");
+    let document = recipe::script(
+        "git",
+        &source(&url, &format!("        ref: {{ branch: main }}\n{AUTH}")),
+        "",
+        "test -f README",
+    );
+    let refused = async |words: &str| {
+        let task = world.submit(&document).await.expect("queued");
+        let task = world.ended(&task, SOON).await.expect("an end");
+        let told = format!("{task:?}");
+        assert!(told.contains("policy.denied") && told.contains(words), "{told}");
+        assert_eq!(server.requests(), "", "the server was asked");
+    };
+    refused("showing the secret environment:DEPUTY_SECRET_GIT to").await;
+    let elsewhere = format!(
+        r#"@id("elsewhere") permit (principal, action == Action::"useSecret", resource == {token})
+        when {{ context.shownTo == "git.example.com" }};"#
+    );
+    std::fs::write(&file, rules(&elsewhere)).expect("written");
+    refused("showing the secret environment:DEPUTY_SECRET_GIT to").await;
+    std::fs::write(&file, rules("").replace(host, "git.example.com")).expect("written");
+    refused("fetching a source from").await;
+    let here = format!(
+        r#"@id("here") permit (principal, action == Action::"useSecret", resource == {token})
+        when {{ context.shownTo == "{host}" }};"#
+    );
+    std::fs::write(&file, rules(&here)).expect("written");
+    let task = world.submit(&document).await.expect("queued");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    assert!(
+        server.requests().contains(&format!("git:{TOKEN}")),
+        "{}",
+        server.requests()
+    );
 }

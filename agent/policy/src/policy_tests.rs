@@ -6,7 +6,7 @@ use deputy_task::record::Direction;
 use deputy_task::touch::Touch;
 
 use super::*;
-use crate::question::{Said, Wish};
+use crate::question::{Said, SecretPlace, Wish};
 use crate::questions::{Change, of_change};
 
 fn asking() -> Asking {
@@ -251,4 +251,54 @@ unless { resource == EcsCluster::"prod" && resource has account && resource.acco
     let failure = policy.admit(&asking(), &questions).expect_err("denied");
     insta::assert_snapshot!(failure.to_string(), @"the policy of agent agent-1 forbids the change updateService checkout-api to arn:aws:ecs:eu-west-1:222222222222:task-definition/evil:1 to undo the task (step deploy): own-definitions (line 2)");
     assert_eq!(failure.class, DENIED);
+}
+
+#[test]
+fn the_example_of_secrets_shows_none_to_a_stranger() {
+    let policy = example("secrets");
+    let ask = |wish| answer(&policy, &asking(), wish);
+    let secret = |kind, name: &str, shown_to: &str| Wish::UseSecret {
+        secret: SecretPlace {
+            kind,
+            name: name.into(),
+            cluster: None,
+            namespace: None,
+        },
+        shown_to: shown_to.into(),
+    };
+    let kubernetes = |namespace: &str| Wish::UseSecret {
+        secret: SecretPlace {
+            kind: "kubernetesSecret",
+            name: "db".into(),
+            cluster: Some("prod".into()),
+            namespace: Some(namespace.into()),
+        },
+        shown_to: "script".into(),
+    };
+    let fetch = |kind, from: &str| Wish::FetchSource {
+        kind,
+        from: from.into(),
+        url: format!("https://{from}/x"),
+        key: None,
+    };
+    assert_eq!(
+        ask(secret("awsSecretsManager", "checkout/db", "script")),
+        "team-secrets"
+    );
+    assert_eq!(ask(secret("file", "git/token", "git.example.com")), "git-token");
+    assert_eq!(ask(kubernetes("checkout")), "team-secrets");
+    assert_eq!(ask(fetch("git", "git.example.com")), "known-places");
+    assert_eq!(ask(fetch("s3", "releases")), "known-places");
+    assert_eq!(ask(step("shell")), "everything-else");
+    for stranger in [
+        secret("file", "git/token", "evil.example"),
+        secret("file", "git/token", "script"),
+        secret("awsSecretsManager", "checkout/db", "git.example.com"),
+        secret("awsSecretsManager", "payments/db", "script"),
+        kubernetes("kube-system"),
+        fetch("git", "evil.example"),
+        fetch("s3", "git.example.com"),
+    ] {
+        assert_eq!(ask(stranger.clone()), "NothingPermits", "{stranger:?}");
+    }
 }

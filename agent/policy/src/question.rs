@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// To whom a secret is shown that a script gets.
+pub const SCRIPT: &str = "script";
+
 /// Who asks, and what is known of the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,7 +79,7 @@ pub enum Wish {
         /// The task's region.
         region: String,
     },
-    /// To change what is in a namespace.
+    /// To change what is in a namespace, or to read a Secret of it.
     UseNamespace {
         /// The EKS cluster's name.
         cluster: String,
@@ -105,6 +108,26 @@ pub enum Wish {
         /// As written.
         image: String,
     },
+    /// To have a secret read, and shown to somebody.
+    UseSecret {
+        /// Where it is.
+        #[serde(flatten)]
+        secret: SecretPlace,
+        /// `script`, or the host that it is shown to.
+        shown_to: String,
+    },
+    /// To have a source fetched.
+    FetchSource {
+        /// `git` or `s3`.
+        kind: &'static str,
+        /// Host, with its port if the address has one, or bucket.
+        from: String,
+        /// The whole address.
+        url: String,
+        /// The object.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
     /// To make one change.
     Effect {
         /// The kind of its step.
@@ -121,6 +144,38 @@ pub enum Wish {
         #[serde(skip_serializing_if = "Option::is_none")]
         task_definition: Option<String>,
     },
+}
+
+/// Where a secret is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretPlace {
+    /// As in the document: `awsSecretsManager`, `awsParameter`, `kubernetesSecret`, `environment` or `file`.
+    pub kind: &'static str,
+    /// Name, ARN, variable or path; without the version.
+    pub name: String,
+    /// The EKS cluster of a Kubernetes Secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Its namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+impl fmt::Display for SecretPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            name,
+            cluster,
+            namespace,
+        } = self;
+        write!(f, "{kind}:")?;
+        for part in [cluster, namespace].into_iter().flatten() {
+            write!(f, "{part}/")?;
+        }
+        f.write_str(name)
+    }
 }
 
 impl fmt::Display for Question {
@@ -143,7 +198,7 @@ impl fmt::Display for Wish {
             Self::UseEcsCluster { cluster, .. } => write!(f, "using the ECS cluster {cluster}"),
             Self::UseEksCluster { cluster, .. } => write!(f, "using the EKS cluster {cluster}"),
             Self::UseNamespace { cluster, namespace, .. } => {
-                write!(f, "changing namespace {namespace} of the EKS cluster {cluster}")
+                write!(f, "using namespace {namespace} of the EKS cluster {cluster}")
             }
             Self::UseClusterScope { cluster, .. } => {
                 write!(
@@ -153,6 +208,11 @@ impl fmt::Display for Wish {
             }
             Self::RunCommand { program, .. } => write!(f, "running a {program} script"),
             Self::PullImage { image } => write!(f, "running the image {image}"),
+            Self::UseSecret { secret, shown_to } if shown_to == SCRIPT => {
+                write!(f, "giving the secret {secret} to a script")
+            }
+            Self::UseSecret { secret, shown_to } => write!(f, "showing the secret {secret} to {shown_to}"),
+            Self::FetchSource { url, .. } => write!(f, "fetching a source from {url}"),
             Self::Effect {
                 verb,
                 target,

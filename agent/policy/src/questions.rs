@@ -1,16 +1,21 @@
 //! What a task, a step or a change asks: derived from their arguments, and from nothing else.
 
+use deputy_task::document::origin::GitAuth;
+use deputy_task::document::secret::SecretRef;
 use deputy_task::document::step::{Manifests, Shell};
-use deputy_task::document::{AwsSpec, Spec, StepKind};
+use deputy_task::document::{AwsSpec, SourceKind, Spec, StepKind};
 use deputy_task::expression::{Scope, evaluate_bool};
 use deputy_task::record::Direction;
 use deputy_task::touch::{Touch, images_of};
 use serde_json::{Map, Value};
 
-use crate::question::{Question, Wish};
+use crate::question::{Question, SCRIPT, SecretPlace, Wish};
 
 /// Kinds that start a program of their own, whose changes nobody can name.
 const OPAQUE: [&str; 1] = ["shell"];
+
+/// Where Kubernetes looks when no namespace is named.
+const DEFAULT_NAMESPACE: &str = "default";
 
 /// Does a step of this kind start a program of its own?
 #[must_use]
@@ -53,14 +58,101 @@ pub fn beforehand(spec: &Spec, scope: &Scope) -> Beforehand {
     asked
 }
 
-/// What the task as a whole asks: every role of its chain.
+/// What the task as a whole asks: every role of its chain, and every source with what it takes to fetch it.
 #[must_use]
 pub fn of_task(spec: &Spec) -> Vec<Question> {
-    let Some(aws) = &spec.aws else { return Vec::new() };
-    let first = aws.oidc.iter().map(|oidc| &oidc.role_arn);
-    let wishes = first.chain(aws.assume_role.iter().map(|hop| &hop.role_arn));
-    let wishes = wishes.map(|role| Wish::AssumeRole { role: role.clone() }).collect();
+    let aws = spec.aws.as_ref();
+    let first = aws.and_then(|aws| aws.oidc.as_ref()).map(|oidc| &oidc.role_arn);
+    let chain = aws.into_iter().flat_map(|aws| &aws.assume_role);
+    let roles = first.into_iter().chain(chain.map(|hop| &hop.role_arn));
+    let mut wishes: Vec<Wish> = roles.map(|role| Wish::AssumeRole { role: role.clone() }).collect();
+    for source in &spec.sources {
+        wishes.extend(of_source(&source.kind, aws));
+    }
     asked("", wishes)
+}
+
+fn of_source(source: &SourceKind, aws: Option<&AwsSpec>) -> Vec<Wish> {
+    match source {
+        // It came with the task, through the manager.
+        SourceKind::Bundle(_) => Vec::new(),
+        SourceKind::Git(git) => {
+            let mut wishes = vec![Wish::FetchSource {
+                kind: "git",
+                from: git.host(),
+                url: git.url.clone(),
+                key: None,
+            }];
+            let secret = match &git.auth {
+                None => None,
+                Some(GitAuth::HttpsToken(auth)) => Some(&auth.token),
+                Some(GitAuth::SshKey(auth)) => Some(&auth.key),
+            };
+            wishes.extend(
+                secret
+                    .into_iter()
+                    .flat_map(|secret| of_secret(secret, &git.host(), aws)),
+            );
+            wishes
+        }
+        SourceKind::S3(object) => vec![Wish::FetchSource {
+            kind: "s3",
+            from: object.bucket.clone(),
+            url: format!("s3://{}/{}", object.bucket, object.key),
+            key: Some(object.key.clone()),
+        }],
+    }
+}
+
+/// A secret of a Kubernetes cluster is also a use of that cluster and of its namespace.
+fn of_secret(secret: &SecretRef, shown_to: &str, aws: Option<&AwsSpec>) -> Vec<Wish> {
+    let mut wishes = Vec::new();
+    let (mut cluster, mut namespace) = (None, None);
+    let (kind, name) = match secret {
+        SecretRef::AwsSecretsManager(secret) => ("awsSecretsManager", secret.parts().id),
+        SecretRef::AwsParameter(parameter) => ("awsParameter", without_version(&parameter.parts().name)),
+        SecretRef::Environment(name) => ("environment", name.clone()),
+        SecretRef::File(path) => ("file", plain_path(path)),
+        SecretRef::KubernetesSecret(secret) => {
+            let region = aws.map_or_else(String::new, |aws| aws.region.clone());
+            let within = secret.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+            wishes.push(Wish::UseEksCluster {
+                cluster: secret.cluster.clone(),
+                region: region.clone(),
+            });
+            wishes.push(Wish::UseNamespace {
+                cluster: secret.cluster.clone(),
+                namespace: within.to_owned(),
+                region,
+            });
+            cluster = Some(secret.cluster.clone());
+            namespace = Some(within.to_owned());
+            ("kubernetesSecret", secret.name.clone())
+        }
+    };
+    let secret = SecretPlace {
+        kind,
+        name,
+        cluster,
+        namespace,
+    };
+    wishes.push(Wish::UseSecret {
+        secret,
+        shown_to: shown_to.to_owned(),
+    });
+    wishes
+}
+
+/// `name:3` and `name:label` are versions of one parameter; an ARN has five `:` before its name.
+fn without_version(name: &str) -> String {
+    let kept = if name.starts_with("arn:") { 6 } else { 1 };
+    name.split(':').take(kept).collect::<Vec<_>>().join(":")
+}
+
+/// `a//./b` names the same file as `a/b`.
+fn plain_path(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    parts.collect::<Vec<_>>().join("/")
 }
 
 /// What is asked of a step before its expressions have values: its kind and its identity.
@@ -84,6 +176,9 @@ pub fn of_step(step: &str, kind: &StepKind, aws: Option<&AwsSpec>) -> Vec<Questi
     match kind {
         StepKind::Shell(shell) => {
             wishes.push(run_command(shell));
+            for secret in shell.secrets.values() {
+                wishes.extend(of_secret(&secret.from, SCRIPT, aws));
+            }
             if let Some(cluster) = &shell.cluster {
                 wishes.push(Wish::UseEksCluster {
                     cluster: cluster.clone(),
@@ -267,5 +362,47 @@ mod tests {
             "the agent's own identity is a question"
         );
         assert_eq!(own(json!({"region": "eu-west-1", "oidc": {"roleArn": "x"}})), 1);
+    }
+    /// Guards that no secret is read and nothing is fetched that the policy was not asked about, and under its real name.
+    #[test]
+    fn every_secret_and_every_source_is_asked_about() {
+        let spec = json!({"steps": [], "aws": {"region": "eu-west-1"}, "sources": [
+            {"name": "a", "git": {"url": "https://Evil.example:8443/x.git", "ref": {"branch": "main"},
+                "auth": {"httpsToken": {"token": {"file": "db//./password"}}}}},
+            {"name": "b", "git": {"url": "ssh://git@host/x", "ref": {"branch": "main"},
+                "auth": {"sshKey": {"key": {"environment": "DEPUTY_SECRET_KEY"}, "knownHosts": "x"}}}},
+            {"name": "c", "s3": {"bucket": "releases", "key": "app.tar"}},
+            {"name": "d", "bundle": "./app"},
+        ]});
+        let spec: Spec = serde_json::from_value(spec).expect("a spec");
+        let told = |questions: &[Question]| questions.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            told(&of_task(&spec)),
+            [
+                "fetching a source from https://Evil.example:8443/x.git",
+                "showing the secret file:db/password to evil.example:8443",
+                "fetching a source from ssh://git@host/x",
+                "showing the secret environment:DEPUTY_SECRET_KEY to host",
+                "fetching a source from s3://releases/app.tar",
+            ]
+        );
+        let step = json!({"run": "true", "secrets": {
+            "A": {"awsSecretsManager": "prod/db#password"},
+            "B": {"awsParameter": "/db/password:3#key"},
+            "C": {"awsParameter": "arn:aws:ssm:eu-west-1:2:parameter/db:label"},
+            "D": {"kubernetesSecret": {"cluster": "prod", "name": "db", "key": "password"}},
+        }});
+        let step = StepKind::Shell(serde_json::from_value(step).expect("a step"));
+        assert_eq!(
+            told(&of_step("a", &step, spec.aws.as_ref()))[3..],
+            [
+                "giving the secret awsSecretsManager:prod/db to a script (step a)",
+                "giving the secret awsParameter:/db/password to a script (step a)",
+                "giving the secret awsParameter:arn:aws:ssm:eu-west-1:2:parameter/db to a script (step a)",
+                "using the EKS cluster prod (step a)",
+                "using namespace default of the EKS cluster prod (step a)",
+                "giving the secret kubernetesSecret:prod/default/db to a script (step a)",
+            ]
+        );
     }
 }

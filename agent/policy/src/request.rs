@@ -10,7 +10,7 @@ use cedar_policy::{
 };
 
 use crate::image::ImageName;
-use crate::question::{Asking, Question, Wish};
+use crate::question::{Asking, Question, SecretPlace, Wish};
 use crate::questions::is_opaque;
 
 /// The schema, as committed.
@@ -127,6 +127,23 @@ impl Built {
         self.with(uid("Namespace", &id)?, [text("name", namespace)].into(), Some(parent))
     }
 
+    fn secret(&mut self, secret: &SecretPlace) -> Result<EntityUid, String> {
+        let mut attributes = Attributes::from([text("kind", secret.kind), text("name", &secret.name)]);
+        attributes.extend(secret.cluster.as_deref().map(|cluster| text("cluster", cluster)));
+        attributes.extend(
+            secret
+                .namespace
+                .as_deref()
+                .map(|namespace| text("namespace", namespace)),
+        );
+        self.with(uid("Secret", &secret.to_string())?, attributes, None)
+    }
+
+    fn origin(&mut self, kind: &str, from: &str) -> Result<EntityUid, String> {
+        let attributes = [text("kind", kind), text("name", from)];
+        self.with(uid("Origin", &format!("{kind}:{from}"))?, attributes.into(), None)
+    }
+
     fn resource(&mut self, wish: &Wish) -> Result<(&'static str, EntityUid), String> {
         Ok(match wish {
             Wish::RunStep { kind } => ("runStep", self.step_kind(kind)?),
@@ -143,6 +160,8 @@ impl Built {
             } => ("useNamespace", self.namespace(cluster, namespace, region)?),
             Wish::RunCommand { program, .. } => ("runCommand", self.entity("Command", program)?),
             Wish::PullImage { image } => ("pullImage", self.image(image)?),
+            Wish::UseSecret { secret, .. } => ("useSecret", self.secret(secret)?),
+            Wish::FetchSource { kind, from, .. } => ("fetchSource", self.origin(kind, from)?),
         })
     }
 }
@@ -174,6 +193,12 @@ fn common(asking: &Asking, question: &Question, pool: EntityUid, word: ManagersW
 fn particular(wish: &Wish) -> Attributes {
     match wish {
         Wish::RunCommand { script, .. } => [text("script", script)].into(),
+        Wish::UseSecret { shown_to, .. } => [text("shownTo", shown_to)].into(),
+        Wish::FetchSource { url, key, .. } => {
+            let mut context = Attributes::from([text("url", url)]);
+            context.extend(key.as_deref().map(|key| text("key", key)));
+            context
+        }
         Wish::Effect {
             verb,
             target,

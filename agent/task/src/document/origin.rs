@@ -138,6 +138,17 @@ pub fn url_problem(url: &str) -> Option<&'static str> {
     }
 }
 
+impl GitSource {
+    /// The host that is asked, in small letters, with its port if the address has one.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        host.to_ascii_lowercase()
+    }
+}
+
 impl GitRef {
     /// What is wrong with it.
     #[must_use]
