@@ -61,14 +61,14 @@ pub struct EndpointHandle {
 }
 
 impl EndpointHandle {
-    /// Opens an endpoint that serves `identity`. What is secret of each answer is given to `hide` before it is sent:
-    /// a child may print it.
+    /// Opens an endpoint that serves `identity`. What is secret of each answer is given to `hide`, with its end, before
+    /// it is sent: a child may print it. What cannot be hidden is not sent.
     ///
     /// # Errors
     /// If there is no loopback port or no randomness.
     pub async fn open(
         identity: TaskIdentity,
-        hide: impl Fn(&[u8]) + Send + Sync + 'static,
+        hide: impl Fn(&[u8], Option<SystemTime>) -> Result<(), String> + Send + Sync + 'static,
     ) -> Result<Self, EndpointError> {
         let mut bytes = Zeroizing::new([0_u8; TOKEN_BYTES]);
         rand::rngs::OsRng
@@ -133,8 +133,8 @@ impl fmt::Debug for EndpointHandle {
     }
 }
 
-/// Makes a value known to the redactor.
-type Hide = dyn Fn(&[u8]) + Send + Sync;
+/// Makes a value known to the redactor until some time after its end, or says why that cannot be.
+type Hide = dyn Fn(&[u8], Option<SystemTime>) -> Result<(), String> + Send + Sync;
 
 struct Guard {
     identity: TaskIdentity,
@@ -181,9 +181,13 @@ async fn respond(guard: &Guard, request: &Request<Incoming>) -> Response<Full<By
     }
     match guard.identity.credentials().await {
         Ok(credentials) => {
-            (guard.hide)(credentials.secret_access_key().as_bytes());
-            if let Some(token) = credentials.session_token() {
-                (guard.hide)(token.as_bytes());
+            let token = credentials.session_token();
+            let mut secrets = [Some(credentials.secret_access_key()), token].into_iter().flatten();
+            let hidden = secrets.try_for_each(|secret| (guard.hide)(secret.as_bytes(), credentials.expiry()));
+            if let Err(why) = hidden {
+                let message = format!("the credentials could not be hidden in the task's log and are not given: {why}");
+                let body = json!({"code": "NotHidden", "message": message});
+                return reply(StatusCode::FORBIDDEN, &body);
             }
             reply(StatusCode::OK, &document(&credentials, SystemTime::now()))
         }
@@ -271,13 +275,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn open() -> EndpointHandle {
+        hiding(|_, _| Ok(())).await
+    }
+
+    async fn hiding(
+        hide: impl Fn(&[u8], Option<SystemTime>) -> Result<(), String> + Send + Sync + 'static,
+    ) -> EndpointHandle {
         let env: Env = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "SECRET")]
             .into_iter()
             .collect();
         let identity = Identities::new(env)
             .for_task("eu-west-1", &[], "deputy-test")
             .expect("no hops");
-        EndpointHandle::open(identity, |_| {}).await.expect("loopback")
+        EndpointHandle::open(identity, hide).await.expect("loopback")
     }
 
     async fn ask(address: SocketAddr, request: String) -> String {
@@ -335,6 +345,19 @@ mod tests {
                 "it dies with its handle"
             );
         }
+    }
+
+    /// Guards that the log's redactor knows what is given out, or it is not given.
+    #[tokio::test]
+    async fn what_cannot_be_hidden_is_not_given() {
+        let endpoint = hiding(|_, _| Err("no more room".into())).await;
+        let request = get(PATH, &endpoint.address.to_string(), &endpoint.token);
+        let answer = ask(endpoint.address, request).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("no more room"),
+            "{answer}"
+        );
+        assert!(!answer.contains("AKID") && !answer.contains("\"SECRET\""), "{answer}");
     }
 
     #[tokio::test]

@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
-use deputy_logs::LogWriter;
+use deputy_logs::{LogWriter, SecretRefused};
 use deputy_policy::questions::Change;
 use deputy_process::Domain;
 use deputy_steps::context::{Begun, Host, StepContext, refused};
@@ -359,9 +360,19 @@ impl Host for StepHost {
         texts.iter().flatten().any(|text| text.contains(bare))
     }
 
-    fn add_secret(&self, value: &[u8]) {
-        if let Err(error) = self.attempt.log().add_secret(value) {
-            tracing::debug!(task.id = %self.attempt.reference.task, error = %error, "a value is not redacted");
+    fn add_secret(&self, value: &[u8], end: Option<SystemTime>) -> Result<(), SecretRefused> {
+        let log = self.attempt.log();
+        let added = match end {
+            Some(end) => log.add_session(value, end),
+            None => log.add_secret(value),
+        };
+        match added {
+            // Nobody could tell it from ordinary text.
+            Err(error @ SecretRefused::TooShort { .. }) => {
+                tracing::debug!(task.id = %self.attempt.reference.task, error = %error, "a value is not redacted");
+                Ok(())
+            }
+            added => added,
         }
     }
 

@@ -125,6 +125,14 @@ impl AttemptLog {
         self.inner.redactor.add_secret(value)
     }
 
+    /// The same for what ends, and may be forgotten some time after.
+    ///
+    /// # Errors
+    /// As [`Self::add_secret`], or if there is no more room.
+    pub fn add_session(&self, value: &[u8], end: SystemTime) -> Result<(), SecretRefused> {
+        self.inner.redactor.add_session(value, end)
+    }
+
     /// A text with every secret replaced: for failures and everything else that leaves the agent.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {

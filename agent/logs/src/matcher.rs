@@ -5,8 +5,6 @@
 //! skips ahead: with a stride of s it looks at every s-th window only, and knows the first s windows
 //! of every form, so that one of them is met wherever a form begins.
 
-use std::collections::HashSet;
-
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
@@ -56,7 +54,7 @@ pub(crate) struct FormAutomaton {
 
 impl Matcher {
     /// Every form must have at least [`MIN_FORM_BYTES`].
-    pub(crate) fn build(forms: &HashSet<Vec<u8>>) -> Self {
+    pub(crate) fn build(forms: &[&[u8]]) -> Self {
         if forms.is_empty() {
             return Self::Nothing;
         }
@@ -116,7 +114,7 @@ impl Matcher {
 }
 
 impl FormAutomaton {
-    fn build(forms: &HashSet<Vec<u8>>) -> Result<Self, Box<dyn std::error::Error>> {
+    fn build(forms: &[&[u8]]) -> Result<Self, Box<dyn std::error::Error>> {
         let nfa = NFA::builder()
             .match_kind(MatchKind::Standard)
             .prefilter(false)
@@ -124,7 +122,7 @@ impl FormAutomaton {
         let start = nfa.start_state(Anchored::No)?;
         let mut depths = Vec::new();
         let mut filter = Box::new([0; FILTER_WORDS]);
-        let shortest = forms.iter().map(Vec::len).min().unwrap_or(MIN_FORM_BYTES);
+        let shortest = forms.iter().map(|form| form.len()).min().unwrap_or(MIN_FORM_BYTES);
         let stride = (shortest.saturating_sub(MIN_FORM_BYTES) + 1).min(MAX_STRIDE);
         for form in forms {
             for window in form
@@ -136,7 +134,7 @@ impl FormAutomaton {
                 filter[word] |= bit;
             }
             let mut state = start;
-            for (depth, byte) in (1_u32..).zip(form) {
+            for (depth, byte) in (1_u32..).zip(form.iter()) {
                 state = nfa.next_state(Anchored::No, state, *byte);
                 let place = state.as_usize();
                 if depths.len() <= place {

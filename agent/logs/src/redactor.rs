@@ -5,9 +5,10 @@
 //! less than the longest form of one. Called by [`crate::attempt_log`]; must never hand on a byte
 //! of which it does not know whether it belongs to a secret.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::matcher::{Matcher, Span, State};
 use crate::secret_forms::forms_of;
@@ -23,6 +24,9 @@ pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
 /// All forms of all secrets of one attempt.
 pub const MAX_FORMS_BYTES: usize = 8 * 1024 * 1024;
+
+/// What ends is hidden for so much longer: clocks differ, and programs print what they have kept.
+pub const HIDDEN_LONGER: Duration = Duration::from_secs(60 * 60);
 
 /// A value cannot be hidden.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +68,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Secrets {
-    forms: HashSet<Vec<u8>>,
+    /// Each with the end of what it belongs to; none if that is the attempt's.
+    forms: HashMap<Vec<u8>, Option<SystemTime>>,
     forms_bytes: usize,
     /// Built when a stream first needs it, so that adding many costs one build.
     built: Option<Arc<Matcher>>,
@@ -72,7 +77,23 @@ struct Secrets {
 
 impl Secrets {
     fn matcher(&mut self) -> Arc<Matcher> {
-        Arc::clone(self.built.get_or_insert_with(|| Arc::new(Matcher::build(&self.forms))))
+        Arc::clone(self.built.get_or_insert_with(|| {
+            let forms: Vec<&[u8]> = self.forms.keys().map(Vec::as_slice).collect();
+            Arc::new(Matcher::build(&forms))
+        }))
+    }
+
+    /// What ended long ago is worth nothing to anybody. Answers whether there was any.
+    fn forget(&mut self, now: SystemTime) -> bool {
+        let before = self.forms.len();
+        let is_over = |end: &Option<SystemTime>| end.is_some_and(|end| end + HIDDEN_LONGER < now);
+        self.forms.retain(|_, end| !is_over(end));
+        self.forms_bytes = self.forms.keys().map(Vec::len).sum();
+        let any = self.forms.len() < before;
+        if any {
+            self.built = None;
+        }
+        any
     }
 }
 
@@ -89,6 +110,18 @@ impl Redactor {
     /// # Errors
     /// If it is too short or too long to be hidden.
     pub fn add_secret(&self, value: &[u8]) -> Result<(), SecretRefused> {
+        self.add(value, None, SystemTime::now())
+    }
+
+    /// The same for what ends: some time after `end` it may be forgotten, and the memory is there for what follows it.
+    ///
+    /// # Errors
+    /// As [`Self::add_secret`].
+    pub fn add_session(&self, value: &[u8], end: SystemTime) -> Result<(), SecretRefused> {
+        self.add(value, Some(end), SystemTime::now())
+    }
+
+    fn add(&self, value: &[u8], end: Option<SystemTime>, now: SystemTime) -> Result<(), SecretRefused> {
         let text = value.trim_ascii();
         let chars = std::str::from_utf8(text).map_or(text.len(), |text| text.chars().count());
         if chars < MIN_SECRET_CHARS {
@@ -98,14 +131,24 @@ impl Redactor {
             return Err(SecretRefused::TooLong { bytes: value.len() });
         }
         let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if secrets.forget(now) {
+            self.shared.version.fetch_add(1, Ordering::Release);
+        }
         let mut new = forms_of(value);
-        new.retain(|form| !secrets.forms.contains(form));
+        // What belongs to two is hidden as long as either.
+        new.retain(|form| match secrets.forms.get_mut(form) {
+            None => true,
+            Some(known) => {
+                *known = known.zip(end).map(|(known, end)| known.max(end));
+                false
+            }
+        });
         let bytes = secrets.forms_bytes + new.iter().map(Vec::len).sum::<usize>();
         if bytes > MAX_FORMS_BYTES {
             return Err(SecretRefused::TooMany { bytes });
         }
         if !new.is_empty() {
-            secrets.forms.extend(new);
+            secrets.forms.extend(new.into_iter().map(|form| (form, end)));
             secrets.forms_bytes = bytes;
             secrets.built = None;
             self.shared.version.fetch_add(1, Ordering::Release);

@@ -15,11 +15,11 @@ use std::fmt::Display;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
-use deputy_logs::LogWriter;
+use deputy_logs::{LogWriter, SecretRefused};
 use deputy_process::Domain;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
@@ -104,8 +104,11 @@ pub trait Host: Send + Sync + 'static {
     fn is_in_document(&self, _value: &[u8]) -> bool {
         false
     }
-    /// Makes a value known to the redactor before it can be printed.
-    fn add_secret(&self, value: &[u8]);
+    /// Makes a value known to the redactor before it can be printed; some time after `end` it may be forgotten.
+    ///
+    /// # Errors
+    /// There is no more room for it: it must not be given to what could print it.
+    fn add_secret(&self, value: &[u8], end: Option<SystemTime>) -> Result<(), SecretRefused>;
     /// The text with names in place of what comes from secret outputs of earlier steps: the same in every attempt.
     fn mask(&self, text: &str) -> String;
 }

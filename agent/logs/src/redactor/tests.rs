@@ -179,3 +179,42 @@ fn what_is_no_secret_is_refused_with_the_reason() {
     );
     assert_eq!(redactor.redact("abc xxxx"), "abc xxxx");
 }
+
+/// Guards that a task that runs for days can renew its sessions, and that what is still good is hidden throughout.
+#[test]
+fn sessions_that_are_over_make_room_and_nothing_else_does() {
+    let redactor = Redactor::new();
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let quarter = Duration::from_secs(15 * 60);
+    let lasting = "a-password-that-lasts";
+    redactor.add(lasting.as_bytes(), None, begin).expect("a secret");
+    let session = |number: u32| format!("session-{number}-{}", "0123456789abcdef".repeat(64));
+    for number in 0..2_000 {
+        let now = begin + quarter * number;
+        // The password is also in what ends.
+        let both = [session(number), lasting.to_owned()];
+        for value in both {
+            let added = redactor.add(value.as_bytes(), Some(now + quarter), now);
+            added.unwrap_or_else(|refused| panic!("renewal {number}: {refused}"));
+        }
+    }
+    let last = format!("{} {} {lasting}", session(1_999), session(1_996));
+    assert_eq!(redactor.redact(&last), "*** *** ***", "the last hour is hidden");
+    assert_eq!(
+        redactor.redact(&session(3)),
+        session(3),
+        "what ended weeks ago is worth nothing"
+    );
+}
+
+#[test]
+fn what_does_not_fit_any_more_is_refused_and_nothing_is_forgotten_for_it() {
+    let redactor = Redactor::new();
+    let large = |number: u32| format!("{number:04}{}", "x".repeat(60 * 1024));
+    let refused = (0..100).find_map(|number| redactor.add_secret(large(number).as_bytes()).err());
+    assert!(matches!(refused, Some(SecretRefused::TooMany { .. })), "{refused:?}");
+    let now = SystemTime::now();
+    let session = redactor.add_session(&large(200).into_bytes(), now);
+    assert!(matches!(session, Err(SecretRefused::TooMany { .. })), "{session:?}");
+    assert_eq!(redactor.redact(&large(0)), "***");
+}

@@ -161,7 +161,13 @@ mod tests {
         fn log(&self) -> LogWriter {
             self.log.clone()
         }
-        fn add_secret(&self, _value: &[u8]) {}
+        fn add_secret(
+            &self,
+            _value: &[u8],
+            _end: Option<std::time::SystemTime>,
+        ) -> Result<(), deputy_logs::SecretRefused> {
+            Ok(())
+        }
         fn mask(&self, text: &str) -> String {
             text.to_owned()
         }

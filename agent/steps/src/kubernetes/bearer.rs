@@ -4,13 +4,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use deputy_credentials::exec_plugin::{ExecPluginError, PluginTokens};
 use http::HeaderValue;
 use tokio::sync::Mutex;
 
-/// Makes a value known to a redactor before it can be printed.
-pub(crate) type Hide = Arc<dyn Fn(&[u8]) + Send + Sync>;
+/// Makes a value known to a redactor before it can be printed, until some time after its end, or says why not.
+pub(crate) type Hide = Arc<dyn Fn(&[u8], Option<SystemTime>) -> Result<(), String> + Send + Sync>;
+
+/// Tokens of EKS are good for a quarter of an hour.
+const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// Why there is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +25,9 @@ pub(crate) enum BearerError {
     /// The plugin's token has characters that no header may have.
     #[error("the plugin's token is not printable text")]
     Unprintable,
+    /// The log could not hide it.
+    #[error("the token could not be hidden in the task's log: {0}")]
+    NotHidden(String),
 }
 
 /// Hands out the current token. Cheap to clone.
@@ -57,7 +64,7 @@ impl Bearer {
         {
             return Ok(header.clone());
         }
-        (self.hide)(token.as_bytes());
+        (self.hide)(token.as_bytes(), Some(SystemTime::now() + TOKEN_LIFE)).map_err(BearerError::NotHidden)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BearerError::Unprintable)?;
         header.set_sensitive(true);
         *last = Some((token, header.clone()));

@@ -72,7 +72,7 @@ impl Connection {
             program: &program,
             folder: &ctx.workspace().await?,
             namespace,
-            hide: Arc::new(move |secret| host.add_secret(secret)),
+            hide: Arc::new(move |secret, end| host.add_secret(secret, end).map_err(|refused| refused.to_string())),
         })
         .await?;
         connection.introduce(ctx, &found).await?;
@@ -84,7 +84,7 @@ impl Connection {
         let Dial { cluster, hide, .. } = dial;
         let plugin = ExecPlugin::new(dial.program, cluster);
         let hidden = Arc::clone(&hide);
-        let endpoint = EndpointHandle::open(dial.identity.clone(), move |secret: &[u8]| hidden(secret)).await;
+        let endpoint = EndpointHandle::open(dial.identity.clone(), move |secret: &[u8], end| hidden(secret, end)).await;
         let endpoint = endpoint.map_err(|error| {
             Failure::new(
                 "agent.credentialEndpoint",
@@ -93,7 +93,11 @@ impl Connection {
             .caused_by(&error)
         })?;
         for secret in endpoint.secrets() {
-            hide(secret.as_bytes());
+            hide(secret.as_bytes(), None).map_err(|why| {
+                let summary = format!("the token of the task's credential endpoint cannot be hidden: {why}");
+                Failure::new("secret.tooLong", summary)
+                    .hint("give the task fewer or shorter secrets and secret outputs")
+            })?;
         }
         let kubeconfig = Kubeconfig::create(dial.folder, cluster, &plugin, dial.namespace).map_err(|error| {
             Failure::new("agent.kubeconfig", "the temporary kubeconfig could not be written").caused_by(&error)

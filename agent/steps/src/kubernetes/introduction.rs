@@ -28,7 +28,7 @@ pub async fn who_am_i(
         folder,
         namespace: None,
         // Nothing that is secret is in an error, and nobody's output is shown.
-        hide: Arc::new(|_| {}),
+        hide: Arc::new(|_, _| Ok(())),
     })
     .await?;
     match connection.api.who_am_i().await {

@@ -7,7 +7,8 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::time::SystemTime;
 
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::authenticator::ToolLookup;
@@ -48,7 +49,7 @@ impl Prepared {
         environment::check_step_variables(&shell.env)?;
         let mut environment = environment::allowed(std::env::vars_os());
         for password in environment::proxy_passwords(&environment) {
-            ctx.host().add_secret(password.as_bytes());
+            known(ctx, password.as_bytes())?;
         }
         let interpreter = find(shell.shell, &environment)?;
         let source = source_folder(ctx, shell).await?;
@@ -188,12 +189,21 @@ async fn open_endpoint(
     environment: &mut Environment,
 ) -> Result<EndpointHandle, StepError> {
     let host = Arc::clone(ctx.host());
-    let hide = move |secret: &[u8]| host.add_secret(secret);
+    let told = Once::new();
+    let hide = move |secret: &[u8], end: Option<SystemTime>| {
+        host.add_secret(secret, end).map_err(|refused| {
+            told.call_once(|| {
+                host.log()
+                    .narrate(&format!("the script gets no AWS credentials: {refused}"))
+            });
+            refused.to_string()
+        })
+    };
     let endpoint = EndpointHandle::open(identity.clone(), hide).await.map_err(|error| {
         Failure::new("aws.endpoint", "the script cannot be given AWS credentials").caused_by(&error)
     })?;
     for secret in endpoint.secrets() {
-        ctx.host().add_secret(secret.as_bytes());
+        known(ctx, secret.as_bytes())?;
     }
     environment.extend(
         endpoint
@@ -208,6 +218,18 @@ async fn open_endpoint(
     environment.extend(retries.map(|(name, value)| (name.into(), value.into())));
     environment::bypass_proxies_for_loopback(environment);
     Ok(endpoint)
+}
+
+/// What the script is given, the redactor knows.
+fn known(ctx: &StepContext, secret: &[u8]) -> Result<(), Failure> {
+    let added = ctx.host().add_secret(secret, None);
+    added.map_err(|refused| {
+        Failure::new(
+            "secret.tooLong",
+            format!("what the script is given cannot be hidden: {refused}"),
+        )
+        .hint("give the task fewer or shorter secrets and secret outputs")
+    })
 }
 
 async fn kubeconfig(ctx: &StepContext, cluster: &str, folder: &Path) -> Result<Kubeconfig, StepError> {

@@ -241,7 +241,8 @@ impl StepProgram for ShellProgram {
         let ran = ran?;
         let mut secrets = secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in ran.sealed_outputs {
-            ctx.host().add_secret(value.as_bytes());
+            let hidden = ctx.host().add_secret(value.as_bytes(), None);
+            hidden.map_err(|refused| outputs_failure(ctx, &format!("secret output {name}: {refused}")))?;
             secrets.entry(name).or_insert(value);
         }
         let lost: Vec<_> = ran

@@ -123,8 +123,8 @@ impl Host for TestHost {
     fn log(&self) -> LogWriter {
         self.log.writer("build")
     }
-    fn add_secret(&self, value: &[u8]) {
-        self.log.add_secret(value).expect("a secret");
+    fn add_secret(&self, value: &[u8], _end: Option<std::time::SystemTime>) -> Result<(), deputy_logs::SecretRefused> {
+        self.log.add_secret(value)
     }
     fn mask(&self, text: &str) -> String {
         self.log.redact(text)
@@ -219,7 +219,7 @@ async fn outputs_survive_an_early_exit_and_are_replayed_without_running_again() 
 #[tokio::test]
 async fn a_failing_script_tells_its_exit_code_and_last_words_without_secrets() {
     let world = world();
-    world.host.add_secret(b"hunter2hunter2");
+    world.host.add_secret(b"hunter2hunter2", None).expect("a secret");
     let program = ShellProgram::new(shell(
         "echo trying >&2; echo 'denied for hunter2hunter2' >&2; false; echo no",
     ));
