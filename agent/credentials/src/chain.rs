@@ -1,7 +1,8 @@
 //! One link of a role chain: credentials, kept until they must be renewed.
 //!
-//! A renewal is one call however many ask. While the old credentials are good, nobody waits for a
-//! renewal that somebody else does, and a renewal that fails keeps them and warns.
+//! A renewal is one call however many ask, also one that fails: who waited for it, or comes a moment later, is told the
+//! same. While the old credentials are good, nobody waits for a renewal that somebody else does, and a renewal that
+//! fails keeps them and warns.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +18,8 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_sts::error::SdkError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::types::Tag;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
@@ -33,6 +35,11 @@ const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 const WHO_TIMEOUT: Duration = Duration::from_secs(4);
 /// After a renewal failed and the old credentials are still good.
 const RENEWAL_RETRY: Duration = Duration::from_secs(15);
+
+/// Who asks so soon after a failure is told of that one.
+const FAILURE_SHARED: Duration = Duration::from_secs(1);
+/// Longer than the renewal that is waited for takes at most.
+const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Where a link's credentials come from.
 pub(crate) enum Origin {
@@ -52,14 +59,18 @@ pub(crate) enum Origin {
     Nothing(CredentialsError),
     /// What a test answers.
     #[cfg(test)]
-    Script(Box<dyn Fn() -> Result<Credentials, CredentialsError> + Send + Sync>),
+    Script(
+        Box<dyn Fn() -> Result<Credentials, CredentialsError> + Send + Sync>,
+        Duration,
+    ),
 }
 
 /// Credentials with a memory.
 pub(crate) struct Link {
     origin: Origin,
     cached: RwLock<Option<Cached>>,
-    renewing: Mutex<()>,
+    /// Who renews holds it. In it is how the last renewal failed, and when, if none has succeeded since.
+    renewing: Mutex<Option<(Instant, CredentialsError)>>,
 }
 
 #[derive(Clone)]
@@ -85,7 +96,7 @@ impl Link {
         Self {
             origin,
             cached: RwLock::new(None),
-            renewing: Mutex::new(()),
+            renewing: Mutex::new(None),
         }
     }
 
@@ -99,10 +110,11 @@ impl Link {
             return Ok(cached.credentials.clone());
         }
         let still_good = old.filter(|cached| cached.is_usable(now));
-        let _turn = match (&still_good, self.renewing.try_lock()) {
+        let asked = Instant::now();
+        let mut last_failure = match (&still_good, self.renewing.try_lock()) {
             (_, Ok(turn)) => turn,
             (Some(cached), Err(_)) => return Ok(cached.credentials.clone()),
-            (None, Err(_)) => self.renewing.lock().await,
+            (None, Err(_)) => self.turn().await?,
         };
         // Somebody may have renewed them while we waited for our turn.
         if let Some(cached) = self.read()
@@ -110,7 +122,15 @@ impl Link {
         {
             return Ok(cached.credentials);
         }
-        match (self.fetch_in_time().await, still_good) {
+        if let Some((when, error)) = last_failure.as_ref()
+            && still_good.is_none()
+            && *when + FAILURE_SHARED > asked
+        {
+            return Err(error.clone());
+        }
+        let fetched = self.fetch_in_time().await;
+        *last_failure = fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        match (fetched, still_good) {
             (Ok(credentials), _) => {
                 self.keep(&credentials);
                 Ok(credentials)
@@ -129,12 +149,24 @@ impl Link {
         }
     }
 
+    /// Waits for the renewal that somebody else does, no longer than that may take.
+    async fn turn(&self) -> Result<MutexGuard<'_, Option<(Instant, CredentialsError)>>, CredentialsError> {
+        let limit = self.longest_renewal() + WAIT_MARGIN;
+        let turn = tokio::time::timeout(limit, self.renewing.lock()).await;
+        turn.map_err(|_| {
+            self.failed(format!(
+                "the call that others wait for too had no answer within {} s",
+                limit.as_secs()
+            ))
+        })
+    }
+
     /// How the agent came to have these credentials: its own identity, and each role assumed from it.
     pub(crate) fn lineage(&self) -> String {
         match &self.origin {
             Origin::Keys(_) => "the agent's own keys".into(),
             #[cfg(test)]
-            Origin::Script(_) => "a script".into(),
+            Origin::Script(..) => "a script".into(),
             Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
                 format!("the agent's own identity ({ambient})")
             }
@@ -168,12 +200,16 @@ impl Link {
         *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
     }
 
-    async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
+    fn longest_renewal(&self) -> Duration {
         let waits = match &self.origin {
             Origin::WebIdentity(_, config) | Origin::Role(_, _, config) => config.pace.backoff().longest_in_all(),
             _ => Duration::ZERO,
         };
-        let limit = RENEWAL_TIMEOUT + waits;
+        RENEWAL_TIMEOUT + waits
+    }
+
+    async fn fetch_in_time(&self) -> Result<Credentials, CredentialsError> {
+        let limit = self.longest_renewal();
         // Apart from the futures around it, which would all be as large, and nested deeper than the compiler goes.
         tokio::time::timeout(limit, Box::pin(self.fetch()))
             .await
@@ -185,9 +221,11 @@ impl Link {
             Origin::Nothing(error) => Err(error.clone()),
             Origin::Keys(keys) => Ok(keys.clone()),
             #[cfg(test)]
-            Origin::Script(answer) => {
+            Origin::Script(answer, takes) => {
                 tokio::task::yield_now().await;
-                answer()
+                let answer = answer();
+                tokio::time::sleep(*takes).await;
+                answer
             }
             Origin::Container(provider, _) => self.provided(provider.as_ref()).await,
             Origin::Profile(provider, _) => self.provided(provider.as_ref()).await,
@@ -207,7 +245,7 @@ impl Link {
         match &self.origin {
             Origin::Nothing(error) => error.clone(),
             #[cfg(test)]
-            Origin::Script(_) => CredentialsError::CallerUnknown { cause },
+            Origin::Script(..) => CredentialsError::CallerUnknown { cause },
             Origin::Keys(_) => CredentialsError::Ambient {
                 ambient: "environment keys".into(),
                 cause,
@@ -233,7 +271,7 @@ impl fmt::Debug for Link {
         match &self.origin {
             Origin::Keys(_) => f.write_str("keys"),
             #[cfg(test)]
-            Origin::Script(_) => f.write_str("script"),
+            Origin::Script(..) => f.write_str("script"),
             Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
                 f.write_str(ambient)
             }
@@ -353,10 +391,18 @@ mod tests {
     fn link(
         answer: impl Fn(u32) -> Result<Credentials, CredentialsError> + Send + Sync + 'static,
     ) -> (Arc<Link>, Arc<AtomicU32>) {
+        slow(Duration::ZERO, answer)
+    }
+
+    /// The same, and each answer takes so long.
+    fn slow(
+        takes: Duration,
+        answer: impl Fn(u32) -> Result<Credentials, CredentialsError> + Send + Sync + 'static,
+    ) -> (Arc<Link>, Arc<AtomicU32>) {
         let asked = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&asked);
         let script = move || answer(counter.fetch_add(1, Ordering::SeqCst) + 1);
-        (Arc::new(Link::new(Origin::Script(Box::new(script)))), asked)
+        (Arc::new(Link::new(Origin::Script(Box::new(script), takes))), asked)
     }
 
     /// The same, to be renewed now.
@@ -375,7 +421,7 @@ mod tests {
 
     async fn many(link: &Arc<Link>) -> Vec<Result<String, CredentialsError>> {
         let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..20 {
+        for _ in 0..50 {
             let link = Arc::clone(link);
             tasks.spawn(async move { link.credentials().await.map(|keys| keys.access_key_id().to_owned()) });
         }
@@ -387,6 +433,43 @@ mod tests {
         let (link, asked) = link(|number| Ok(made(number, AN_HOUR)));
         assert!(many(&link).await.iter().all(|got| got.as_deref() == Ok("AKID1")));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    /// Guards that a role which cannot be assumed costs one call for all who wait, and no more time than one call takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_shared_by_all_who_wait_for_it() {
+        let (link, asked) = slow(Duration::from_secs(19), |_| Err(unreachable()));
+        let begun = Instant::now();
+        assert!(many(&link).await.iter().all(Result::is_err));
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "one call, and one answer for all");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        link.credentials().await.expect_err("a moment later");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        link.credentials().await.expect_err("asked again");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_a_renewal_may_take() {
+        let (link, asked) = slow(Duration::from_secs(3_600), |number| Ok(made(number, AN_HOUR)));
+        let begun = Instant::now();
+        assert!(many(&link).await.iter().all(Result::is_err));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(
+            begun.elapsed() <= RENEWAL_TIMEOUT + WAIT_MARGIN,
+            "{:?}",
+            begun.elapsed()
+        );
+        // Somebody who holds his turn and does nothing.
+        let _held = link.renewing.lock().await;
+        let begun = Instant::now();
+        link.credentials().await.expect_err("not for ever");
+        assert!(
+            begun.elapsed() <= RENEWAL_TIMEOUT + WAIT_MARGIN,
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[tokio::test]
