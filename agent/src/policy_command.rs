@@ -90,7 +90,7 @@ pub(crate) fn explain(asked: &Explain) -> Result<Exit, StartupError> {
 }
 
 fn load(path: &Path) -> Result<std::sync::Arc<Policy>, StartupError> {
-    let source = PolicySource::file(path.to_owned());
+    let source = PolicySource::file_by_hand(path.to_owned());
     source.current().map_err(|why| StartupError::Policy(why.to_string()))
 }
 

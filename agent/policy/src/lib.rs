@@ -11,6 +11,7 @@
 
 pub mod source;
 pub mod signers;
+mod guarded;
 pub mod policy;
 pub mod rule;
 mod request;

@@ -10,6 +10,8 @@ use deputy_task::signed::Signed;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::guarded;
+
 /// Most keys of a folder.
 const MAX_KEYS: usize = 256;
 /// Most bytes of one key file.
@@ -89,6 +91,8 @@ impl TrustedSigners {
             path: path.display().to_string(),
             why,
         };
+        // Whoever can write a key can vouch for every task.
+        guarded::check(path).map_err(|unguarded| bad(unguarded.to_string()))?;
         let mut files = vec![path.as_ref().clone()];
         if path.is_dir() {
             let entries = std::fs::read_dir(path.as_ref()).map_err(|error| bad(error.to_string()))?;
@@ -110,6 +114,7 @@ impl TrustedSigners {
 }
 
 fn key(file: &Path) -> Result<(String, Vec<u8>), String> {
+    guarded::check(file).map_err(|unguarded| unguarded.to_string())?;
     let metadata = std::fs::metadata(file).map_err(|error| error.to_string())?;
     if metadata.len() > MAX_KEY_BYTES {
         return Err(format!("it has more than {MAX_KEY_BYTES} bytes"));
@@ -189,5 +194,26 @@ mod tests {
         std::fs::write(folder.path().join("broken.pem"), "no key").expect("written");
         let why = signers.verify(&by_curve, 1).expect_err("unusable").to_string();
         assert!(why.contains("broken.pem") && why.contains("BEGIN PUBLIC KEY"), "{why}");
+    }
+    /// Guards that nobody who can write beside or into the keys vouches for anything.
+    #[test]
+    fn keys_that_others_can_write_are_no_keys() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("signers");
+        std::fs::create_dir(&folder).expect("made");
+        let key = Ed25519KeyPair::generate().expect("a key");
+        let file = folder.join("pipeline.pem");
+        std::fs::write(&file, pem(key.public_key().as_der().expect("der").as_ref())).expect("written");
+        let signers = TrustedSigners::at(folder.clone());
+        assert_eq!(signers.names().expect("good"), ["pipeline"]);
+        for (path, mode, good) in [(&file, 0o664, 0o644), (&folder, 0o777, 0o755), (&folder, 0o775, 0o755)] {
+            let set = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
+            set(mode);
+            let why = signers.verify(&task(), 1).expect_err("not used").to_string();
+            assert!(why.contains("can be written by") && why.contains("chmod"), "{why}");
+            set(good);
+        }
+        assert_eq!(signers.names().expect("mended"), ["pipeline"]);
     }
 }

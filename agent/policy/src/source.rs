@@ -7,13 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::guarded;
 use crate::policy::Policy;
 
 /// Most bytes of a policy file.
 const MAX_BYTES: u64 = 1 << 20;
-
-/// Who else may write to the file.
-const OTHERS_WRITE: u32 = 0o002;
 
 /// Where an agent's policy comes from.
 #[derive(Debug, Clone)]
@@ -23,10 +21,14 @@ pub struct PolicySource(Arc<Origin>);
 enum Origin {
     AllowAll(Arc<Policy>, Reason),
     Nothing,
-    File { path: PathBuf, last: Mutex<Option<Loaded>> },
+    File {
+        path: PathBuf,
+        reason: Reason,
+        last: Mutex<Option<Loaded>>,
+    },
 }
 
-/// Why everything is allowed.
+/// Why there are these rules, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
     /// The agent was started so: people are warned.
@@ -77,11 +79,22 @@ impl PolicySource {
         Self(Arc::new(Origin::Nothing))
     }
 
-    /// The rules of a file.
+    /// The rules of a file, which nobody but root and the agent's user may be able to change.
     #[must_use]
     pub fn file(path: PathBuf) -> Self {
+        Self::of_file(path, Reason::Asked)
+    }
+
+    /// The rules of a file that a person names with his own hands, whoever can change it.
+    #[must_use]
+    pub fn file_by_hand(path: PathBuf) -> Self {
+        Self::of_file(path, Reason::ByHand)
+    }
+
+    fn of_file(path: PathBuf, reason: Reason) -> Self {
         Self(Arc::new(Origin::File {
             path,
+            reason,
             last: Mutex::new(None),
         }))
     }
@@ -96,7 +109,7 @@ impl PolicySource {
             Origin::Nothing => Err(Unusable(
                 "it has no policy; name one with --policy-file, or start it with --allow-all".into(),
             )),
-            Origin::File { path, last } => {
+            Origin::File { path, reason, last } => {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 let stamp = match stamp(path) {
                     Ok(stamp) => stamp,
@@ -105,6 +118,12 @@ impl PolicySource {
                         return Err(unusable(path, &format!("cannot be read: {error}")));
                     }
                 };
+                if *reason == Reason::Asked
+                    && let Err(unguarded) = guarded::check(path)
+                {
+                    *last = None;
+                    return Err(unusable(path, &format!("is not used: {unguarded}")));
+                }
                 if let Some(loaded) = last.as_ref().filter(|loaded| loaded.stamp == stamp) {
                     return loaded.policy.clone();
                 }
@@ -161,12 +180,6 @@ fn load(path: &Path) -> Result<Arc<Policy>, Unusable> {
     if !metadata.is_file() {
         return Err(unusable(path, "is not a file"));
     }
-    if metadata.mode() & OTHERS_WRITE != 0 {
-        return Err(unusable(
-            path,
-            "can be written by everybody; take that right away (chmod o-w)",
-        ));
-    }
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
@@ -212,8 +225,17 @@ mod tests {
         let path = folder.path().join("agent.cedar");
         std::fs::write(&path, "permit (principal, action, resource);").expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("mode");
-        let why = PolicySource::file(path).current().expect_err("refused").to_string();
+        let source = PolicySource::file(path.clone());
+        let why = source.current().expect_err("refused").to_string();
         assert!(why.contains("written by everybody"), "{why}");
+        PolicySource::file_by_hand(path.clone())
+            .current()
+            .expect("a person reads it");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+        source.current().expect("mended");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o770)).expect("mode");
+        let why = source.current().expect_err("its folder counts, also later").to_string();
+        assert!(why.contains("written by its group"), "{why}");
     }
 
     #[test]

@@ -89,7 +89,9 @@ pub(crate) fn run(asked: LocalRun) -> Result<Exit, StartupError> {
     }
     let steering = Steering::Local(command);
     // A person who runs a task with his own hands needs nobody's permission, and may try a policy.
-    let policy = asked.policy.map_or_else(PolicySource::by_hand, PolicySource::file);
+    let policy = asked
+        .policy
+        .map_or_else(PolicySource::by_hand, PolicySource::file_by_hand);
     policy.current().map_err(|why| StartupError::Policy(why.to_string()))?;
     let environment = environment(&root, &printer, (kept.confinement, pool_keys), (steering, policy))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
