@@ -152,7 +152,10 @@ impl Policy {
         };
         let permits = rules.all.policies().filter(|one| one.effect() == Effect::Permit);
         let mut roles = BTreeSet::new();
-        for text in permits.map(ToString::to_string) {
+        // A role that may only be passed is none that the agent assumes.
+        let is_passed =
+            |text: &String| text.contains("Action::\"passRole\"") && !text.contains("Action::\"assumeRole\"");
+        for text in permits.map(ToString::to_string).filter(|text| !is_passed(text)) {
             let named = text.split("Role::\"").skip(1);
             let arns = named.filter_map(|rest| rest.split('"').next());
             roles.extend(arns.filter(|arn| arn.starts_with("arn:")).map(str::to_owned));

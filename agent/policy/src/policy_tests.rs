@@ -302,3 +302,42 @@ fn the_example_of_secrets_shows_none_to_a_stranger() {
         assert_eq!(ask(stranger.clone()), "NothingPermits", "{stranger:?}");
     }
 }
+
+#[test]
+fn the_examples_bound_what_deployed_things_run_as() {
+    let pass = |role: &str| answer(&example("roles"), &asking(), Wish::PassRole { role: role.into() });
+    assert_eq!(
+        pass("arn:aws:iam::222222222222:role/ecs-execution"),
+        "application-roles"
+    );
+    assert_eq!(
+        pass("arn:aws:iam::222222222222:role/application/checkout"),
+        "application-roles"
+    );
+    for role in [
+        "arn:aws:iam::222222222222:role/admin",
+        "arn:aws:iam::333333333333:role/application/x",
+        "admin",
+    ] {
+        assert_eq!(pass(role), "NothingPermits", "{role}");
+    }
+    assert!(
+        !example("roles")
+            .roles()
+            .iter()
+            .any(|role| role.ends_with("ecs-execution")),
+        "it is not assumed"
+    );
+    let account = |namespace: &str, name: &str| {
+        let wish = Wish::UseServiceAccount {
+            cluster: "production".into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            region: "eu-west-1".into(),
+        };
+        answer(&example("namespaces"), &asking(), wish)
+    };
+    assert_eq!(account("payments", "api"), "payments-accounts");
+    assert_eq!(account("kube-system", "api"), "NothingPermits");
+    assert_eq!(account("payments", "cluster-admin"), "NothingPermits");
+}

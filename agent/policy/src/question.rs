@@ -108,6 +108,22 @@ pub enum Wish {
         /// As written.
         image: String,
     },
+    /// To give a role to AWS or to containers.
+    PassRole {
+        /// ARN, or the name alone as written.
+        role: String,
+    },
+    /// To have pods run as a service account.
+    UseServiceAccount {
+        /// The EKS cluster's name.
+        cluster: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The task's region.
+        region: String,
+    },
     /// To have a secret read, and shown to somebody.
     UseSecret {
         /// Where it is.
@@ -208,6 +224,18 @@ impl fmt::Display for Wish {
             }
             Self::RunCommand { program, .. } => write!(f, "running a {program} script"),
             Self::PullImage { image } => write!(f, "running the image {image}"),
+            Self::PassRole { role } => write!(f, "passing the role {role} to ECS"),
+            Self::UseServiceAccount {
+                cluster,
+                namespace,
+                name,
+                ..
+            } => {
+                write!(
+                    f,
+                    "running pods as {name} in namespace {namespace} of the EKS cluster {cluster}"
+                )
+            }
             Self::UseSecret { secret, shown_to } if shown_to == SCRIPT => {
                 write!(f, "giving the secret {secret} to a script")
             }

@@ -6,7 +6,7 @@ use deputy_task::document::step::{Manifests, Shell};
 use deputy_task::document::{AwsSpec, SourceKind, Spec, StepKind};
 use deputy_task::expression::{Scope, evaluate_bool};
 use deputy_task::record::Direction;
-use deputy_task::touch::{Touch, images_of};
+use deputy_task::touch::{Touch, images_of, roles_of, service_accounts_of};
 use serde_json::{Map, Value};
 
 use crate::question::{Question, SCRIPT, SecretPlace, Wish};
@@ -192,6 +192,10 @@ pub fn of_step(step: &str, kind: &StepKind, aws: Option<&AwsSpec>) -> Vec<Questi
                 region: region(),
             });
             wishes.extend(images(&Value::Object(deploy.task_definition.clone())));
+            for document in [&deploy.task_definition, &deploy.service_definition] {
+                let roles = roles_of(&Value::Object(document.clone())).into_iter();
+                wishes.extend(roles.map(|role| Wish::PassRole { role }));
+            }
         }
         StepKind::KubernetesApply(apply) => {
             let place = Place {
@@ -257,6 +261,16 @@ pub fn of_change(change: Change<'_>) -> Vec<Question> {
                 region: region(),
             }),
             Touch::Image(image) => wishes.push(Wish::PullImage { image: image.clone() }),
+            Touch::ServiceAccount {
+                cluster,
+                namespace,
+                name,
+            } => wishes.push(Wish::UseServiceAccount {
+                cluster: cluster.clone(),
+                namespace: namespace.clone(),
+                name: name.clone(),
+                region: region(),
+            }),
         }
     }
     if let Some(effect) = change.effect {
@@ -313,7 +327,16 @@ impl Place<'_> {
             region: self.region.clone(),
         }));
         for manifest in &manifests.manifests {
-            wishes.extend(images(&Value::Object(manifest.clone())));
+            let document = Value::Object(manifest.clone());
+            wishes.extend(images(&document));
+            let namespace = namespace_of(manifest).or(self.namespace).unwrap_or(DEFAULT_NAMESPACE);
+            let accounts = service_accounts_of(&document).into_iter();
+            wishes.extend(accounts.map(|name| Wish::UseServiceAccount {
+                cluster: self.cluster.to_owned(),
+                namespace: namespace.to_owned(),
+                name,
+                region: self.region.clone(),
+            }));
         }
         wishes
     }
@@ -404,5 +427,53 @@ mod tests {
                 "giving the secret kubernetesSecret:prod/default/db to a script (step a)",
             ]
         );
+    }
+    /// Guards that a role or a service account is asked about also where it stands inside of what is deployed.
+    #[test]
+    fn what_deployed_things_run_as_is_asked_about() {
+        let told = |kind: &StepKind| {
+            of_step("a", kind, None)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        let deploy = json!({"cluster": "prod", "service": "s",
+            "taskDefinition": {"family": "f", "taskRoleArn": "arn:aws:iam::2:role/admin", "executionRoleArn": "exec"},
+            "serviceDefinition": {"volumeConfigurations": [{"managedEBSVolume": {"roleArn": "arn:aws:iam::2:role/ebs"}}]}});
+        let deploy = StepKind::EcsRollingDeploy(serde_json::from_value(deploy).expect("a step"));
+        assert_eq!(
+            told(&deploy)[2..],
+            [
+                "passing the role arn:aws:iam::2:role/admin to ECS (step a)",
+                "passing the role exec to ECS (step a)",
+                "passing the role arn:aws:iam::2:role/ebs to ECS (step a)",
+            ]
+        );
+        let pod = |namespace: serde_json::Value| json!({"kind": "Pod", "metadata": {"namespace": namespace}, "spec": {"serviceAccountName": "admin"}});
+        let apply =
+            json!({"cluster": "prod", "namespace": "shop", "manifests": [pod(json!("kube-system")), pod(json!(null))]});
+        let apply = StepKind::KubernetesApply(serde_json::from_value(apply).expect("a step"));
+        assert_eq!(
+            told(&apply)[4..],
+            [
+                "running pods as admin in namespace kube-system of the EKS cluster prod (step a)",
+                "running pods as admin in namespace shop of the EKS cluster prod (step a)",
+            ]
+        );
+        let touches = [Touch::ServiceAccount {
+            cluster: "prod".into(),
+            namespace: "shop".into(),
+            name: "admin".into(),
+        }];
+        let change = Change {
+            step: "a",
+            kind: "kubernetesApply",
+            effect: None,
+            direction: Direction::Undo,
+            adopted: true,
+            touches: &touches,
+            aws: None,
+        };
+        assert_eq!(of_change(change)[0].to_string(), told(&apply)[5]);
     }
 }

@@ -160,6 +160,20 @@ impl Built {
             } => ("useNamespace", self.namespace(cluster, namespace, region)?),
             Wish::RunCommand { program, .. } => ("runCommand", self.entity("Command", program)?),
             Wish::PullImage { image } => ("pullImage", self.image(image)?),
+            Wish::PassRole { role } => ("passRole", self.role(role)?),
+            Wish::UseServiceAccount {
+                cluster,
+                namespace,
+                name,
+                region,
+            } => {
+                let parent = self.namespace(cluster, namespace, region)?;
+                let uid = uid("ServiceAccount", &format!("{cluster}/{namespace}/{name}"))?;
+                (
+                    "useServiceAccount",
+                    self.with(uid, [text("name", name)].into(), Some(parent))?,
+                )
+            }
             Wish::UseSecret { secret, .. } => ("useSecret", self.secret(secret)?),
             Wish::FetchSource { kind, from, .. } => ("fetchSource", self.origin(kind, from)?),
         })
@@ -223,7 +237,9 @@ fn particular(wish: &Wish) -> Attributes {
         | Wish::UseEksCluster { .. }
         | Wish::UseNamespace { .. }
         | Wish::UseClusterScope { .. }
-        | Wish::PullImage { .. } => Attributes::new(),
+        | Wish::PullImage { .. }
+        | Wish::PassRole { .. }
+        | Wish::UseServiceAccount { .. } => Attributes::new(),
     }
 }
 

@@ -26,6 +26,15 @@ pub enum Touch {
     },
     /// A container image that will be pulled.
     Image(String),
+    /// A service account as which pods will run.
+    ServiceAccount {
+        /// The cluster's name.
+        cluster: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Every image that a task definition or a manifest names: each text under a key `image`, wherever
@@ -63,6 +72,51 @@ fn collect_images(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Every role that an ECS document gives to AWS or to containers: each text under a key that ends in `roleArn`
+/// (`taskRoleArn`, `executionRoleArn`, of volumes, hooks and TLS), wherever it is, and `role` of a service.
+#[must_use]
+pub fn roles_of(document: &Value) -> Vec<String> {
+    let is_role = |key: &str| key.eq_ignore_ascii_case("role") || key.to_ascii_lowercase().ends_with("rolearn");
+    texts_under(document, &is_role)
+}
+
+/// Every service account that a manifest runs pods as. ConfigMaps and Secrets run nothing.
+#[must_use]
+pub fn service_accounts_of(manifest: &Value) -> Vec<String> {
+    if matches!(
+        manifest.get("kind").and_then(Value::as_str),
+        Some("ConfigMap" | "Secret")
+    ) {
+        return Vec::new();
+    }
+    let is_account = |key: &str| matches!(key, "serviceAccountName" | "serviceAccount");
+    let mut accounts = texts_under(manifest, &is_account);
+    accounts.retain(|account| !account.is_empty());
+    accounts
+}
+
+fn texts_under(document: &Value, is_wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![document];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(items) => left.extend(items),
+            Value::Object(entries) => {
+                for (key, entry) in entries {
+                    match entry {
+                        Value::String(text) if is_wanted(key) => found.push(text.clone()),
+                        _ => left.push(entry),
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -80,5 +134,15 @@ mod tests {
         let definition = json!({"containerDefinitions": [{"image": "a"}], "ContainerDefinitions": [{"Image": "b"}]});
         assert_eq!(images_of(&definition), ["a", "b"]);
         assert!(images_of(&json!({"kind": "ConfigMap", "data": {"image": "logo.png"}})).is_empty());
+    }
+    #[test]
+    fn roles_and_service_accounts_are_found_wherever_they_are() {
+        let definition = json!({"taskRoleArn": "arn:a", "ExecutionRoleArn": "arn:b", "containerDefinitions": [{"name": "role"}],
+            "volumeConfigurations": [{"managedEBSVolume": {"roleArn": "arn:c"}}], "role": "d"});
+        assert_eq!(roles_of(&definition), ["arn:a", "arn:b", "arn:c", "d"]);
+        let manifest = json!({"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": {"spec": {
+            "serviceAccountName": "admin", "serviceAccount": "old"}}}}}});
+        assert_eq!(service_accounts_of(&manifest), ["admin", "old"]);
+        assert!(service_accounts_of(&json!({"kind": "Secret", "data": {"serviceAccountName": "x"}})).is_empty());
     }
 }

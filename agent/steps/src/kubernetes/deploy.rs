@@ -223,6 +223,9 @@ fn touches(cluster: &str, objects: &[ObjectRef], manifests: &[Manifest]) -> Vec<
         .flat_map(|manifest| images_of(&Value::Object(manifest.object.clone())));
     let mut touches: Vec<Touch> = objects.iter().map(|object| object.touch(cluster)).collect();
     touches.extend(images.map(Touch::Image));
+    for (object, manifest) in objects.iter().zip(manifests) {
+        touches.extend(object.accounts(cluster, &Value::Object(manifest.object.clone())));
+    }
     touches.sort();
     touches.dedup();
     touches

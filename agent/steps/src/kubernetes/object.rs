@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use deputy_task::touch::Touch;
+use deputy_task::touch::{Touch, service_accounts_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -64,6 +64,16 @@ impl ObjectRef {
             Some(namespace) => Touch::Namespace { cluster, namespace },
             None => Touch::ClusterScope { cluster },
         }
+    }
+
+    /// The service accounts as which its pods run.
+    pub(crate) fn accounts(&self, cluster: &str, document: &Value) -> Vec<Touch> {
+        let account = |name| Touch::ServiceAccount {
+            cluster: cluster.to_owned(),
+            namespace: self.namespace.clone().unwrap_or_default(),
+            name,
+        };
+        service_accounts_of(document).into_iter().map(account).collect()
     }
 
     /// The path of its resource's list, without the name.

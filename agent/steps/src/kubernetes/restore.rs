@@ -49,8 +49,9 @@ pub(crate) async fn restore(
     let build = || async {
         let image = read_image(work, object, place).await?;
         // It was live before, perhaps in spite of the policy; and who may write Secrets can have changed it since.
-        let images: Vec<Touch> = images_of(&image).into_iter().map(Touch::Image).collect();
-        ctx.may_touch(&images)?;
+        let mut brought: Vec<Touch> = images_of(&image).into_iter().map(Touch::Image).collect();
+        brought.extend(object.accounts(&api.place().cluster, &image));
+        ctx.may_touch(&brought)?;
         let live = read_object(ctx, api, object, Patience::Endless).await?;
         let live = live.ok_or_else(|| changed(object, "somebody deleted it"))?;
         still_ours(object, compare(&live, Some(&image), applied, token))?;
