@@ -32,8 +32,22 @@ fn printed(secret: &[u8], form: usize) -> Vec<u8> {
             .encode([b"x", secret].concat())
             .split_off(2)
             .into_bytes(),
-        _ => [hex::encode(secret).as_bytes(), b"."].concat(),
+        _ => hex::encode(secret).into_bytes(),
     }
+}
+
+/// Of that, what does not depend on what comes behind the secret: the last character of base64 may.
+fn certain(secret: &[u8], form: usize) -> Vec<u8> {
+    let mut printed = printed(secret, form);
+    let whole = match form % FORMS {
+        1 | 2 => secret.len().is_multiple_of(3),
+        3 => (secret.len() + 1).is_multiple_of(3),
+        _ => true,
+    };
+    if !whole {
+        printed.pop();
+    }
+    printed
 }
 
 /// The output of a program that has the secrets.
@@ -84,9 +98,7 @@ fuzz_target!(|input: &[u8]| {
         // A secret with an asterisk could be put together from text and a mask.
         assert!(secret.contains(&b'*') || !is_in(secret), "a secret came through");
         for form in 1..FORMS {
-            let form = printed(secret, form);
-            // The last character of base64 may belong to what follows.
-            assert!(!is_in(&form[..form.len() - 1]), "a secret came through in another form");
+            assert!(!is_in(&certain(secret, form)), "a secret came through in another form");
         }
     }
 });
