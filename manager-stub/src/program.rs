@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use deputy_dial::proxy::ProxyRule;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -69,6 +70,16 @@ pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
         }
     }
     init_tracing(config.log_format);
+    let (files, wished) = (open_files(), config.settings.security.connections);
+    let connections = wished.within(files);
+    if connections != wished {
+        tracing::warn!(
+            files,
+            ?connections,
+            "the limit of open files allows fewer connections than were asked for; raise it"
+        );
+    }
+    config.settings.security.connections = connections;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -80,6 +91,22 @@ pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
         }
     };
     runtime.block_on(run(config))
+}
+
+/// As many open files as this user may have; a soft limit of 1024 is common and made for other programs.
+fn open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, most) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+            limit.current.unwrap_or(u64::MAX)
+        }
+    }
 }
 
 /// The variable in capitals, or else in small letters: both are in use.

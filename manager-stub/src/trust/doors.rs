@@ -66,6 +66,23 @@ impl Default for ConnectionLimits {
     }
 }
 
+impl ConnectionLimits {
+    /// The same, or as much of it as so many open files allow. A quarter of them is left for the store; without that,
+    /// who has only his share could use up the files of all.
+    #[must_use]
+    pub fn within(self, open_files: u64) -> Self {
+        let allowed = usize::try_from(open_files / 4 * 3).unwrap_or(usize::MAX).max(1);
+        if self.total <= allowed {
+            return self;
+        }
+        let share = self.per_source.saturating_mul(allowed) / self.total;
+        Self {
+            total: allowed,
+            per_source: share.clamp(1, allowed),
+        }
+    }
+}
+
 impl Doors {
     /// Nobody is inside.
     #[must_use]
@@ -137,6 +154,19 @@ fn source(from: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_open_files_make_smaller_shares() {
+        let limits = ConnectionLimits::default();
+        assert_eq!(limits.within(1 << 20), limits);
+        let few = ConnectionLimits {
+            total: 768,
+            per_source: 192,
+        };
+        assert_eq!(limits.within(1024), few);
+        let none = limits.within(0);
+        assert_eq!((none.total, none.per_source), (1, 1));
+    }
 
     #[test]
     fn who_fills_his_share_keeps_nobody_else_out() {
