@@ -21,7 +21,7 @@ const ISSUER: &str = "leaks.deputy.example.com";
 
 /// What an agent's own identity comes from; the task role of ECS is that of all other scenarios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Identity {
+pub(crate) enum Ambient {
     PodIdentity,
     ServiceAccount,
     InstanceProfile,
@@ -38,7 +38,7 @@ pub(crate) struct Surroundings {
     _metadata: Option<InstanceMetadata>,
 }
 
-impl Identity {
+impl Ambient {
     pub(crate) const ALL: [Self; 6] = [
         Self::PodIdentity,
         Self::ServiceAccount,

@@ -20,7 +20,7 @@ use deputy_tests::world::World;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::documented::{self, is_documented};
-use crate::identity::Identity;
+use crate::identity::Ambient;
 use crate::planted;
 use crate::scenario::{self, Scenario, Way, play};
 use crate::shell::{GIT_VARIABLE, SECRET_VARIABLE, git_folder};
@@ -254,7 +254,7 @@ async fn under_strace(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
         followed.play(scenario.as_ref(), found).await?;
     }
     followed.end(found).await?;
-    for identity in Identity::ALL {
+    for identity in Ambient::ALL {
         say(&format!("  {identity:?} as the agent's identity, under strace"));
         let flags = identity.manager()?;
         let mut followed = Followed::start(cloud, &flags).await?;

@@ -183,7 +183,7 @@ mod tests {
             (r#"{"aud": ["deputy/acme"], "exp": 999}"#, "has expired"),
             (r#"{"aud": ["sts.amazonaws.com"], "exp": 2000}"#, "not for deputy/acme"),
             (r#"{"exp": 2000}"#, "not for deputy/acme"),
-            ("[]", "is no service-account token"),
+            ("7", "is no service-account token"),
         ] {
             let why = unfit(claims).unwrap_or_default();
             assert!(why.contains(words), "{claims}: {why}");

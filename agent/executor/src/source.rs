@@ -153,7 +153,7 @@ mod tests {
     /// Guards that no name leads out of the workspace, even if a document got past its checks.
     #[test]
     fn a_source_has_one_place_within_the_workspace() {
-        let workspace = Path::new("/work/task-1");
+        let workspace = Path::new("/workspaces/task-1");
         let folder = place_of(workspace, "app.v1").expect("a name");
         assert_eq!(folder, workspace.join("source-app.v1"));
         assert_eq!(packed_beside(&folder, "app.v1"), workspace.join("packed-app.v1"));
