@@ -72,7 +72,7 @@ async fn what_an_example_forbids_ends_rejected_with_the_agent_and_the_rule() {
         (
             "namespaces",
             namespaced,
-            "changing namespace kube-system of the EKS cluster production (step deploy)",
+            "using namespace kube-system of the EKS cluster production (step deploy)",
             "",
         ),
         (
