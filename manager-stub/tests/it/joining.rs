@@ -213,7 +213,7 @@ async fn silent(secured: &Secured, count: usize) -> Vec<tokio::net::TcpStream> {
 #[tokio::test]
 async fn who_connects_and_says_nothing_keeps_nobody_else_out() {
     let secured = Secured::start().await;
-    let _silent = silent(&secured, 400).await;
+    let _silent = silent(&secured, 300).await;
     let joined = tokio::time::timeout(Duration::from_secs(5), async {
         let token = secured.join_token("rule", 1).await;
         secured.join("a1", &token).await.expect("joined");
