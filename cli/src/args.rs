@@ -378,7 +378,7 @@ pub(crate) enum Fleet {
         /// The agent id
         agent: String,
     },
-    /// Forget an agent that has no good certificate; its id is free then. 30 days after its last one it is forgotten anyway
+    /// Forget an agent whose certificates have ended; its id is free then
     Forget {
         /// The agent id
         agent: String,
