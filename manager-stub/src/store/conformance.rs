@@ -263,7 +263,7 @@ fn whose_attempts(bench: &mut Bench) {
         let rows = bench.reads().held_by(project, agent).expect("read");
         rows.into_iter().map(|row| row.spec.key).collect::<Vec<_>>()
     };
-    assert_eq!(held(bench, &project, &agent), [key.clone()]);
+    assert_eq!(held(bench, &project, &agent), std::slice::from_ref(&key));
     assert!(held(bench, &other, &agent).is_empty());
     assert!(held(bench, &project, &agent_id("a2")).is_empty());
     assert_eq!(
