@@ -50,6 +50,7 @@ fn parameters(name: &str, (from, to): (i32, i32)) -> CertificateParams {
 }
 
 /// A server that shows this certificate to one client.
+#[expect(clippy::disallowed_methods, reason = "a server of the test ends with its runtime")]
 async fn shows((certificate, key): Shown) -> SocketAddr {
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
