@@ -15,6 +15,8 @@ use serde_json::json;
 use crate::recipe;
 
 const SOON: Duration = Duration::from_secs(60);
+/// For so long, whoever asks for an identity that could not be had is told the same.
+const TOLD_FOR: Duration = Duration::from_millis(1_200);
 
 async fn world() -> World {
     let cloud = Cloud::shared().await.expect("a cloud");
@@ -70,6 +72,7 @@ async fn a_service_accounts_token_is_read_anew_and_begins_a_chain() {
     assert!(!said.contains(&token), "the token is told to nobody");
 
     account.be(&cloud.scenery().service_account).expect("replaced");
+    tokio::time::sleep(TOLD_FOR).await;
     let fleet = deploys(&world, "irsa").await;
     assert!(fleet.contains("web identity (IRSA) as"), "{fleet}");
     let exchanges = world
@@ -129,6 +132,7 @@ async fn a_profile_begins_a_chain_only_where_the_operator_names_it() {
     assert!(failure.hint.contains("aws sso login"), "{failure:#?}");
 
     let _portal = logged_in(&world).await;
+    tokio::time::sleep(TOLD_FOR).await;
     let fleet = deploys(&world, "logged-in").await;
     assert!(fleet.contains("profile person of the shared config files"), "{fleet}");
 }
