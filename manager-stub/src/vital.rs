@@ -2,10 +2,16 @@
 //! pulse; when one ends, whoever holds the watch is told its name. A manager whose dispatcher is
 //! dead would go on to accept connections and answer nobody.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 /// More than there are vital threads and tasks, so that a death is never lost.
 const DEATHS: usize = 16;
+
+/// A panic is told by then, when something that needs what panicked has ended.
+const UNWINDING: Duration = Duration::from_millis(500);
 
 /// Gives out pulses. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -17,6 +23,8 @@ pub struct Vitals {
 #[derive(Debug)]
 pub struct VitalWatch {
     deaths: mpsc::Receiver<Death>,
+    /// Heard of while a panic was waited for.
+    untold: VecDeque<Death>,
 }
 
 /// Held by a vital thread for as long as it runs; its end is told when this is dropped.
@@ -42,7 +50,8 @@ impl Vitals {
     #[must_use]
     pub fn watched() -> (Self, VitalWatch) {
         let (sender, deaths) = mpsc::channel(DEATHS);
-        (Self { deaths: sender }, VitalWatch { deaths })
+        let untold = VecDeque::new();
+        (Self { deaths: sender }, VitalWatch { deaths, untold })
     }
 
     /// For a thread or a task of this name.
@@ -56,8 +65,33 @@ impl Vitals {
 }
 
 impl VitalWatch {
-    /// Waits until something vital ends, if ever.
+    /// Waits until something vital ends, if ever. What ended by itself may have lost one that panics, and is heard of
+    /// first, for unwinding takes a moment: then the panic is what is told.
     pub async fn death(&mut self) -> Death {
+        let first = match self.untold.pop_front() {
+            Some(death) => return death,
+            None => self.next().await,
+        };
+        if matches!(first, Death::Panicked(_)) {
+            return first;
+        }
+        self.untold.push_back(first);
+        let panicked = async {
+            loop {
+                let other = self.next().await;
+                if matches!(other, Death::Panicked(_)) {
+                    return other;
+                }
+                self.untold.push_back(other);
+            }
+        };
+        match tokio::time::timeout(UNWINDING, panicked).await {
+            Ok(panicked) => panicked,
+            Err(_) => self.untold.pop_front().unwrap_or(first),
+        }
+    }
+
+    async fn next(&mut self) -> Death {
         match self.deaths.recv().await {
             Some(death) => death,
             None => std::future::pending().await,
@@ -82,6 +116,19 @@ impl Drop for Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_before_what_ended_because_of_it() {
+        let (vitals, mut watch) = Vitals::watched();
+        let (cause, effect) = (vitals.pulse("cause"), vitals.pulse("effect"));
+        drop(effect);
+        let panicking = std::thread::spawn(move || {
+            let _pulse = cause;
+            std::panic::resume_unwind(Box::new("for a test"));
+        });
+        assert!(panicking.join().is_err());
+        assert_eq!(watch.death().await, Death::Panicked("cause"));
+    }
 
     #[tokio::test]
     async fn a_panic_and_a_return_are_told_apart() {

@@ -180,13 +180,13 @@ async fn http2_that_breaks_while_a_task_runs_costs_nothing() {
     }
 }
 
-/// An ECS deployment through long polls of which every seventh answer is lost with its connection, and a manager that
+/// An ECS deployment through long polls of which every fourth answer is lost with its connection, and a manager that
 /// is started again: each change is made once.
 #[tokio::test]
 async fn a_deployment_whose_answers_are_lost_changes_everything_once() {
     let cloud = Cloud::shared().await.expect("a cloud");
     let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
-    let hostile = proxy(Treatment::LoseAnswers(7)).await;
+    let hostile = proxy(Treatment::LoseAnswers(4)).await;
     world.agent(behind(&hostile)).await.expect("joined");
     let (service, _) = recipe::service(&world, "polled").await;
     let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
