@@ -31,6 +31,8 @@ impl Drop for Running {
 pub(crate) struct Pair {
     /// Where everything of this measurement is.
     pub(crate) folder: tempfile::TempDir,
+    /// Files in it may be given to tasks as secrets.
+    pub(crate) secrets_folder: PathBuf,
     /// How the manager is reached.
     pub(crate) access: Access,
     /// The manager.
@@ -65,6 +67,8 @@ impl Pair {
             .with_context(|| log_tail(&folder.path().join("manager.log")))?;
         let access = Access::of(address.parse()?, &folder.path().join("data"))?;
         std::fs::write(folder.path().join("join-token"), access.join_token(1).await?)?;
+        let secrets_folder = folder.path().join("secrets");
+        std::fs::create_dir(&secrets_folder)?;
         let started = Instant::now();
         let agent = spawn(
             &programs.join("deputy-agent"),
@@ -83,6 +87,8 @@ impl Pair {
                 &slots.to_string(),
                 "--work-folder",
                 &text(folder.path(), "work"),
+                "--secrets-folder",
+                &secrets_folder.display().to_string(),
             ],
             &folder.path().join("agent.log"),
         )?;
@@ -92,6 +98,7 @@ impl Pair {
         let agent_ready = started.elapsed();
         Ok(Self {
             folder,
+            secrets_folder,
             access,
             manager,
             agent,
