@@ -17,6 +17,7 @@ mod hostile_child;
 mod hostile_manager;
 mod local;
 mod policy;
+mod brought_back;
 mod secret_references;
 mod secrets_stay;
 mod sealed_journal;

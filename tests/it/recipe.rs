@@ -9,6 +9,8 @@ use deputy_tests::cloud::Cloud;
 use deputy_tests::ecs;
 use deputy_tests::proxy::rule::{Handle, Matcher};
 use deputy_tests::world::World;
+use prost::Message;
+use rusqlite::{Connection, params};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -186,4 +188,31 @@ pub(crate) async fn world_with_slots(slots: u32) -> World {
         .await
         .expect("an agent");
     world
+}
+
+/// What somebody does at the manager's disk: reads the first such record of the task, and puts another in its place.
+pub(crate) fn tamper(
+    world: &World,
+    task: &str,
+    is_it: impl Fn(&v1::Record) -> bool,
+    change: impl FnOnce(&mut v1::Record),
+) {
+    let database = Connection::open(world.manager.data().join("deputy.db")).expect("the manager's file");
+    let mut statement = database
+        .prepare("SELECT sequence, record FROM event WHERE task = ?1 AND record IS NOT NULL ORDER BY sequence")
+        .expect("a statement");
+    let rows = statement.query_map([task], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+    let found = rows.expect("rows").find_map(|row| {
+        let (sequence, bytes) = row.expect("a row");
+        let record = v1::Record::decode(bytes.as_slice()).expect("a record");
+        is_it(&record).then_some((sequence, record))
+    });
+    let (sequence, mut record) = found.expect("the record");
+    change(&mut record);
+    database
+        .execute(
+            "UPDATE event SET record = ?1 WHERE sequence = ?2",
+            params![record.encode_to_vec(), sequence],
+        )
+        .expect("changed");
 }

@@ -9,7 +9,6 @@ use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::container_credentials::root_config;
 use deputy_tests::world::World;
 use prost::Message;
-use rusqlite::{Connection, params};
 
 use crate::recipe;
 
@@ -94,28 +93,6 @@ async fn another_agent_of_the_pool_goes_on_and_undoes_and_one_without_the_key_is
 /// What somebody at the manager does to a record.
 type Change = fn(&mut v1::Record);
 
-/// Reads a record of the task from the manager's file, and puts another in its place.
-fn tamper(world: &World, (task, key): (&str, &str), change: Change) {
-    let database = Connection::open(world.manager.data().join("deputy.db")).expect("the manager's file");
-    let mut statement = database
-        .prepare("SELECT sequence, record FROM event WHERE task = ?1 AND record IS NOT NULL ORDER BY sequence")
-        .expect("a statement");
-    let rows = statement.query_map([task], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
-    let found = rows.expect("rows").find_map(|row| {
-        let (sequence, bytes) = row.expect("a row");
-        let record = v1::Record::decode(bytes.as_slice()).expect("a record");
-        (record.key == key).then_some((sequence, record))
-    });
-    let (sequence, mut record) = found.expect("the record");
-    change(&mut record);
-    database
-        .execute(
-            "UPDATE event SET record = ?1 WHERE sequence = ?2",
-            params![record.encode_to_vec(), sequence],
-        )
-        .expect("changed");
-}
-
 /// Guards the journal against whoever has the manager's disk: a changed or stripped record ends the task, and no
 /// script of it runs.
 #[tokio::test]
@@ -149,7 +126,7 @@ async fn a_record_that_was_changed_at_the_manager_stops_the_task_and_nothing_run
             .await
             .expect("killed before the script");
         world.manager.kill().expect("killed");
-        tamper(&world, (&task, "one/outputs"), change);
+        recipe::tamper(&world, &task, |record| record.key == "one/outputs", change);
         world.manager.start_again().await.expect("started");
         world.agents[place].start_again().expect("started");
         let (ended, failure) = recipe::failure(&world, &task, LATER).await;

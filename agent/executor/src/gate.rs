@@ -2,7 +2,7 @@
 //! arguments are known, about each change with what it touches. What the journal says is asked about
 //! like everything else. Called by [`crate::life`], [`crate::forward`], [`crate::undo`] and [`crate::host`].
 
-use deputy_policy::policy::DENIED;
+use deputy_policy::policy::{DENIED, Policy};
 use deputy_policy::question::{Asking, Question, Said};
 use deputy_policy::questions::{Change, beforehand, of_change, of_step, of_task};
 use deputy_task::document::{Step, StepKind};
@@ -61,6 +61,11 @@ pub(crate) fn admit_step(attempt: &Attempt, step: &Step, kind: &StepKind) -> Res
 pub(crate) fn admit_change(attempt: &Attempt, change: Change<'_>) -> Result<(), Box<Failure>> {
     let aws = attempt.document.spec.aws.as_ref();
     ask(attempt, &of_change(Change { aws, ..change }))
+}
+
+/// Is there anything that could be denied?
+pub(crate) fn has_rules(attempt: &Attempt) -> bool {
+    !matches!(attempt.policy().as_deref(), Ok(Policy::AllowAll))
 }
 
 fn ask(attempt: &Attempt, questions: &[Question]) -> Result<(), Box<Failure>> {

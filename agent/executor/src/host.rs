@@ -202,6 +202,14 @@ impl Host for StepHost {
         self.admit(None, Adopted::No, touches)
     }
 
+    fn will_ask(&self, effect: &str) -> bool {
+        let replay = self.attempt.replay();
+        let is_done = replay
+            .effect(&self.key(effect))
+            .is_some_and(|entry| entry.result.is_some());
+        !is_done && gate::has_rules(&self.attempt)
+    }
+
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt> {
         let key = self.key(&effect.name);
         let intent = self.intent(&key, effect);

@@ -261,6 +261,7 @@ pub fn of_change(change: Change<'_>) -> Vec<Question> {
                 region: region(),
             }),
             Touch::Image(image) => wishes.push(Wish::PullImage { image: image.clone() }),
+            Touch::Role(role) => wishes.push(Wish::PassRole { role: role.clone() }),
             Touch::ServiceAccount {
                 cluster,
                 namespace,

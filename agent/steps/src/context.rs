@@ -55,6 +55,10 @@ pub enum Begun {
 pub trait Host: Send + Sync + 'static {
     /// Does the agent's policy let this step touch all of this?
     fn may_touch(&self, touches: &[Touch]) -> Result<(), Halt>;
+    /// Will the policy be asked about that effect when it begins? Not if it is done, or everything is allowed.
+    fn will_ask(&self, _effect: &str) -> bool {
+        true
+    }
     /// Steps 1 and 2 of an effect. The agent's policy is asked first.
     async fn begin(&self, effect: &Effect) -> Result<Begun, Halt>;
     /// A fresh permit for an effect that has begun: the intent is acknowledged again.
@@ -394,6 +398,13 @@ impl StepContext {
     /// A halt: the policy says no.
     pub fn may_touch(&self, touches: &[Touch]) -> Result<(), StepError> {
         Ok(self.host.may_touch(touches)?)
+    }
+
+    /// Will the agent's policy be asked about that effect of this program? Then what only the world can tell of
+    /// it is read first.
+    #[must_use]
+    pub fn will_ask(&self, effect: &str) -> bool {
+        self.host.will_ask(effect)
     }
 
     /// Waits, and shows what for. Every wait loop of a step goes through here, so that cancel,

@@ -26,6 +26,8 @@ pub enum Touch {
     },
     /// A container image that will be pulled.
     Image(String),
+    /// A role that AWS or containers are given.
+    Role(String),
     /// A service account as which pods will run.
     ServiceAccount {
         /// The cluster's name.
@@ -73,11 +75,14 @@ fn collect_images(value: &Value, found: &mut Vec<String>) {
 }
 
 /// Every role that an ECS document gives to AWS or to containers: each text under a key that ends in `roleArn`
-/// (`taskRoleArn`, `executionRoleArn`, of volumes, hooks and TLS), wherever it is, and `role` of a service.
+/// (`taskRoleArn`, `executionRoleArn`, of volumes, hooks and TLS), wherever it is, and `role` of a service. An empty
+/// one is none.
 #[must_use]
 pub fn roles_of(document: &Value) -> Vec<String> {
     let is_role = |key: &str| key.eq_ignore_ascii_case("role") || key.to_ascii_lowercase().ends_with("rolearn");
-    texts_under(document, &is_role)
+    let mut roles = texts_under(document, &is_role);
+    roles.retain(|role| !role.is_empty());
+    roles
 }
 
 /// Every service account that a manifest runs pods as. ConfigMaps and Secrets run nothing.
@@ -138,7 +143,7 @@ mod tests {
     #[test]
     fn roles_and_service_accounts_are_found_wherever_they_are() {
         let definition = json!({"taskRoleArn": "arn:a", "ExecutionRoleArn": "arn:b", "containerDefinitions": [{"name": "role"}],
-            "volumeConfigurations": [{"managedEBSVolume": {"roleArn": "arn:c"}}], "role": "d"});
+            "volumeConfigurations": [{"managedEBSVolume": {"roleArn": "arn:c"}}], "role": "d", "infrastructureRoleArn": ""});
         assert_eq!(roles_of(&definition), ["arn:a", "arn:b", "arn:c", "d"]);
         let manifest = json!({"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": {"spec": {
             "serviceAccountName": "admin", "serviceAccount": "old"}}}}}});

@@ -1,5 +1,7 @@
 //! The forward program of `ecsRollingDeploy`.
 
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use deputy_task::document::step::EcsRollingDeploy;
 use serde_json::{Map, Value, json};
@@ -10,7 +12,7 @@ use crate::ecs::change::{Change, Expected, overtaken};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
-use crate::ecs::reading::{look_patiently, patiently};
+use crate::ecs::reading::{brought, look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
 use crate::ecs::service::Before;
@@ -54,9 +56,9 @@ impl StepProgram for EcsRollingDeployProgram {
             })
             .await?;
         narrate_before(ctx, &wanted, &before);
-        let revision = register(ctx, &ecs, &wanted, &names).await?;
+        let (revision, known_by) = register(ctx, &ecs, &wanted, &names).await?;
         ctx.narrate(format_args!("registered {}", short(&revision.task_definition_arn)));
-        let change = change(ctx, &ecs, &wanted, (&before, &revision)).await?;
+        let change = change(ctx, &ecs, &wanted, (&before, &revision, known_by)).await?;
         ctx.narrate(format_args!(
             "deployment {} of {} to {}",
             change.deployment_id,
@@ -111,7 +113,21 @@ fn narrate_before(ctx: &StepContext, wanted: &Wanted, before: &Before) {
     }
 }
 
-async fn register(ctx: &StepContext, ecs: &Ecs, wanted: &Wanted, names: &Names) -> Result<Revision, StepError> {
+/// Who says which task definition the step registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KnownBy {
+    /// ECS's answer to the document of this attempt.
+    Answer,
+    /// The journal, or a tag: what is in it can be something else.
+    Record,
+}
+
+async fn register(
+    ctx: &StepContext,
+    ecs: &Ecs,
+    wanted: &Wanted,
+    names: &Names,
+) -> Result<(Revision, KnownBy), StepError> {
     let token = token(&ctx.attempt, &ctx.step, &names.register);
     let body = wanted.register_body(&token);
     let plan = json!({"family": wanted.family, "document": digest(&ctx.masked(&body))});
@@ -121,19 +137,29 @@ async fn register(ctx: &StepContext, ecs: &Ecs, wanted: &Wanted, names: &Names) 
         &plan,
     );
     let key = ctx.key(&names.register);
-    ctx.effect(
-        effect,
-        || look_patiently(ctx, || ecs.look_registered(&wanted.family, &token)),
-        |permit| ecs.register(&wanted.family, &body, Pass::new(permit, key.clone())),
-    )
-    .await
+    let answered = OnceLock::new();
+    let revision = ctx
+        .effect(
+            effect,
+            || look_patiently(ctx, || ecs.look_registered(&wanted.family, &token)),
+            |permit| {
+                let pass = Pass::new(permit, key.clone());
+                async {
+                    let revision = ecs.register(&wanted.family, &body, pass).await?;
+                    answered.get_or_init(|| KnownBy::Answer);
+                    Ok(revision)
+                }
+            },
+        )
+        .await?;
+    Ok((revision, answered.into_inner().unwrap_or(KnownBy::Record)))
 }
 
 async fn change(
     ctx: &StepContext,
     ecs: &Ecs,
     wanted: &Wanted,
-    (before, revision): (&Before, &Revision),
+    (before, revision, known_by): (&Before, &Revision, KnownBy),
 ) -> Result<Change, StepError> {
     let names = Names::of(wanted);
     let task_definition = &revision.task_definition_arn;
@@ -145,16 +171,27 @@ async fn change(
         touched: &touched,
     };
     let look = || look_patiently(ctx, || ecs.look_changed(expected));
+    let name = if before.service.is_some() {
+        &names.update
+    } else {
+        &names.create
+    };
+    let brought = match known_by {
+        // The document was asked about.
+        KnownBy::Answer => Vec::new(),
+        KnownBy::Record => brought(ctx, ecs, name, task_definition).await?,
+    };
+    let touches = wanted.touches(Some(task_definition)).into_iter().chain(brought);
     if let Some(service) = &before.service {
         let body = wanted.update_body(task_definition);
         let effect = Effect::bounded(
-            &names.update,
+            name,
             format!("UpdateService {} to {}", wanted.service, short(task_definition)),
             &plan(ctx, wanted, &body),
         )
         .read_by(before.readers())
-        .touching(wanted.touches(Some(task_definition)));
-        let key = ctx.key(&names.update);
+        .touching(touches);
+        let key = ctx.key(name);
         return ctx
             .effect(effect, look, |permit| {
                 let pass = Pass::new(permit, key.clone());
@@ -170,12 +207,12 @@ async fn change(
     }
     let body = wanted.create_body(task_definition, &token(&ctx.attempt, &ctx.step, &names.create));
     let effect = Effect::bounded(
-        &names.create,
+        name,
         format!("CreateService {} with {}", wanted.service, short(task_definition)),
         &plan(ctx, wanted, &body),
     )
-    .touching(wanted.touches(Some(task_definition)));
-    let key = ctx.key(&names.create);
+    .touching(touches);
+    let key = ctx.key(name);
     ctx.effect(effect, look, |permit| {
         ecs.create(expected, &body, Pass::new(permit, key.clone()))
     })

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use deputy_task::outcome::Failure;
+use deputy_task::touch::Touch;
 
 use crate::context::StepContext;
+use crate::ecs::client::Ecs;
 use crate::effect::Look;
 use crate::failure::StepError;
 
@@ -58,6 +60,20 @@ where
         Err(StepError::Failed(failure)) => Ok(Look::Unclear(*failure)),
         other => other,
     }
+}
+
+/// What a service brings with it that `effect` points at a task definition of which only the journal tells, where
+/// the agent's policy will be asked about that effect: what is in it, nobody else can say.
+pub(crate) async fn brought(
+    ctx: &StepContext,
+    ecs: &Ecs,
+    effect: &str,
+    task_definition: &str,
+) -> Result<Vec<Touch>, StepError> {
+    if !ctx.will_ask(effect) {
+        return Ok(Vec::new());
+    }
+    patiently(ctx, || ecs.brought(task_definition)).await
 }
 
 /// Does it pass by itself? The task's own timeout bounds the wait.

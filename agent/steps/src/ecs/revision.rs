@@ -2,13 +2,14 @@
 
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionField, TaskDefinitionStatus};
 use deputy_task::outcome::Failure;
+use deputy_task::touch::{Touch, images_of, roles_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::aws::capture::Capture;
 use crate::aws::guard::Pass;
 use crate::ecs::client::{Ecs, overrides, send_instead};
-use crate::ecs::document::EFFECT_TAG;
+use crate::ecs::document::{EFFECT_TAG, short};
 use crate::effect::Look;
 use crate::failure::StepError;
 
@@ -80,6 +81,22 @@ impl Ecs {
         Ok(Look::Absent)
     }
 
+    /// What a service brings with it that is pointed at this task definition, as ECS has it.
+    pub(crate) async fn brought(&self, arn: &str) -> Result<Vec<Touch>, Failure> {
+        let capture = Capture::default();
+        let overrides = aws_sdk_ecs::Config::builder().interceptor(capture.clone());
+        let described = self
+            .client
+            .describe_task_definition()
+            .task_definition(arn)
+            .customize()
+            .config_override(overrides)
+            .send()
+            .await;
+        described.map_err(|error| self.failure("ecs:DescribeTaskDefinition", arn, &error))?;
+        brought_by(arn, &capture.taken())
+    }
+
     /// Takes ours back; tasks that still run it go on.
     pub(crate) async fn deregister(&self, arn: &str, pass: Pass) -> Result<(), StepError> {
         let answer = self
@@ -108,6 +125,46 @@ impl Ecs {
     }
 }
 
+fn brought_by(arn: &str, answer: &Value) -> Result<Vec<Touch>, Failure> {
+    let Some(definition) = answer.get("taskDefinition").filter(|found| found.is_object()) else {
+        let summary = format!(
+            "ECS did not show the task definition {}, about which the agent's policy is to be asked",
+            short(arn)
+        );
+        return Err(Failure::new("ecs.unclear", summary));
+    };
+    let roles = roles_of(definition).into_iter().map(Touch::Role);
+    Ok(roles
+        .chain(images_of(definition).into_iter().map(Touch::Image))
+        .collect())
+}
+
 fn unclear(summary: String) -> StepError {
     StepError::WorldUnknown(Box::new(Failure::new("ecs.unclear", summary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Guards that what the policy is asked is what ECS has, and that nothing passes for want of an answer.
+    #[test]
+    fn a_definition_brings_its_roles_and_images() {
+        let arn = "arn:aws:ecs:eu-west-1:2:task-definition/shop:41";
+        let answer = json!({"taskDefinition": {"taskDefinitionArn": arn, "taskRoleArn": "arn:aws:iam::2:role/admin",
+            "executionRoleArn": "arn:aws:iam::2:role/exec", "registeredBy": "arn:aws:iam::2:role/somebody",
+            "containerDefinitions": [{"name": "app", "image": "shop:41"}, {"name": "proxy", "image": "envoy:1"}]}});
+        let role = |name: &str| Touch::Role(format!("arn:aws:iam::2:role/{name}"));
+        let image = |name: &str| Touch::Image(name.to_owned());
+        assert_eq!(
+            brought_by(arn, &answer).expect("shown"),
+            [role("admin"), role("exec"), image("envoy:1"), image("shop:41")]
+        );
+        for nothing in [Value::Null, json!({}), json!({"taskDefinition": null})] {
+            let failure = brought_by(arn, &nothing).expect_err("not shown");
+            assert!(failure.summary.contains("shop:41"), "{failure}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use deputy_task::outcome::Failure;
-use deputy_task::touch::Touch;
+use deputy_task::touch::{Touch, roles_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ use crate::ecs::change::{CHANGED_BY_OTHERS, Change, Expected, overtaken};
 use crate::ecs::client::Ecs;
 use crate::ecs::document::{Wanted, digest, short, token};
 use crate::ecs::names::Names;
-use crate::ecs::reading::{look_patiently, patiently};
+use crate::ecs::reading::{brought, look_patiently, patiently};
 use crate::ecs::revision::Revision;
 use crate::ecs::rollout::{Target, follow};
 use crate::ecs::service::{AsSeen, Before, BeforeService, secrecy};
@@ -270,10 +270,14 @@ impl Undo<'_> {
             touched: &fields,
         };
         let key = self.ctx.key(&self.names.update);
+        let brought = brought(self.ctx, &self.ecs, &self.names.update, &before.task_definition).await?;
+        // The journal says what the fields were: what is in them is asked about as well.
+        let passed = roles_of(&Value::Object(fields.clone())).into_iter().map(Touch::Role);
         self.ctx
             .effect(
                 Effect::bounded(&self.names.update, summary, &plan)
-                    .touching(self.wanted.touches(Some(&before.task_definition))),
+                    .touching(self.wanted.touches(Some(&before.task_definition)))
+                    .touching(brought.into_iter().chain(passed)),
                 || look_patiently(self.ctx, || self.look_restored(expected)),
                 |permit| {
                     let pass = Pass::new(permit, key.clone());
