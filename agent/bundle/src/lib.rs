@@ -5,6 +5,7 @@
 //! fed to a fuzzer alone. It knows files and no task.
 
 mod unpack;
+mod below;
 mod limits;
 
 pub use limits::BundleLimits;

@@ -1,15 +1,15 @@
 //! Unpacks one bundle into a folder that does not exist yet. Called by the executor when a step first asks for a source.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use deputy_task::document::origin::Packing;
 use deputy_task::message::BlobRef;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
+use crate::below::Below;
 use crate::limits::BundleLimits;
 
 /// Windows of more than 128 MiB are refused: they cost that much memory.
@@ -79,18 +79,19 @@ pub fn unpack_as(packed: &Path, packing: Packing, folder: &Path, limits: BundleL
 fn unpack_file(file: File, packing: Packing, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     let size = file.metadata()?.len();
     fs::create_dir(folder)?;
+    let folder = Below::open(folder)?;
     let file = BufReader::new(file);
     match packing {
-        Packing::Tar => bounded(file, size, folder, limits),
+        Packing::Tar => bounded(file, size, &folder, limits),
         Packing::TarZstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
             decoder.window_log_max(WINDOW_LOG_MAX)?;
-            bounded(decoder, size, folder, limits)
+            bounded(decoder, size, &folder, limits)
         }
     }
 }
 
-fn bounded(decoder: impl Read, size: u64, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+fn bounded(decoder: impl Read, size: u64, folder: &Below, limits: BundleLimits) -> Result<(), BundleError> {
     let allowed = limits
         .unpacked_bytes
         .min(size.saturating_mul(limits.ratio).saturating_add(1 << 20));
@@ -131,7 +132,7 @@ fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
     }
 }
 
-fn entries(source: &mut impl Read, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
+fn entries(source: &mut impl Read, folder: &Below, limits: BundleLimits) -> Result<(), BundleError> {
     let mut archive = tar::Archive::new(source);
     let mut count = 0_u64;
     for entry in archive.entries()? {
@@ -144,47 +145,32 @@ fn entries(source: &mut impl Read, folder: &Path, limits: BundleLimits) -> Resul
             });
         }
         let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Continuous => {
-                let path = within(folder, &entry.path()?).ok_or(BundleError::Escapes { path: shown.clone() })?;
-                if let Some(parent) = path.parent() {
-                    fs::create_dir_all(parent)?;
-                }
-                write_file(&path, &mut entry, shown)?;
-            }
-            EntryType::Directory => {
-                let path = within(folder, &entry.path()?).ok_or(BundleError::Escapes { path: shown })?;
-                fs::create_dir_all(path)?;
-            }
-            EntryType::XGlobalHeader => {}
+        let kind = entry.header().entry_type();
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::Directory => {}
+            EntryType::XGlobalHeader => continue,
             _ => return Err(BundleError::NotAFile { path: shown }),
         }
-    }
-    Ok(())
-}
-
-/// Owner only; executable if it was.
-fn write_file<R: Read>(path: &Path, entry: &mut tar::Entry<'_, R>, shown: String) -> Result<(), BundleError> {
-    let mode = 0o600 | (entry.header().mode()? & 0o100);
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BundleError::Twice { path: shown }),
-        Err(error) => return Err(error.into()),
-    };
-    io::copy(entry, &mut file)?;
-    Ok(())
-}
-
-fn within(folder: &Path, relative: &Path) -> Option<PathBuf> {
-    let mut path = folder.to_owned();
-    for component in relative.components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        let path = entry.path()?.into_owned();
+        let names = Below::names(&path).ok_or(BundleError::Escapes { path: shown.clone() })?;
+        match (kind, names.split_last()) {
+            (EntryType::Directory, _) => drop(folder.folder(&names)?),
+            (_, Some((name, parents))) => {
+                let executable = entry.header().mode()? & 0o100 != 0;
+                let mut file = match folder.new_file(parents, name, executable) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        return Err(BundleError::Twice { path: shown });
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                io::copy(&mut entry, &mut file)?;
+            }
+            // The folder itself is no file.
+            (_, None) => return Err(BundleError::Escapes { path: shown }),
         }
     }
-    Some(path)
+    Ok(())
 }
 
 /// Reads at most so much of a decoder.
