@@ -6,7 +6,7 @@ use deputy_task::document::step::{Manifests, Shell};
 use deputy_task::document::{AwsSpec, SourceKind, Spec, StepKind};
 use deputy_task::expression::{Scope, evaluate_bool};
 use deputy_task::record::Direction;
-use deputy_task::touch::{Touch, images_of, roles_of, service_accounts_of};
+use deputy_task::touch::{Touch, images_of_definition, images_of_manifest, roles_of, service_accounts_of};
 use serde_json::{Map, Value};
 
 use crate::question::{Question, SCRIPT, SecretPlace, Wish};
@@ -191,7 +191,9 @@ pub fn of_step(step: &str, kind: &StepKind, aws: Option<&AwsSpec>) -> Vec<Questi
                 cluster: deploy.cluster.clone(),
                 region: region(),
             });
-            wishes.extend(images(&Value::Object(deploy.task_definition.clone())));
+            wishes.extend(images(images_of_definition(&Value::Object(
+                deploy.task_definition.clone(),
+            ))));
             for document in [&deploy.task_definition, &deploy.service_definition] {
                 let roles = roles_of(&Value::Object(document.clone())).into_iter();
                 wishes.extend(roles.map(|role| Wish::PassRole { role }));
@@ -288,8 +290,8 @@ pub fn of_change(change: Change<'_>) -> Vec<Question> {
     asked(change.step, wishes)
 }
 
-fn images(document: &Value) -> impl Iterator<Item = Wish> {
-    images_of(document).into_iter().map(|image| Wish::PullImage { image })
+fn images(found: Vec<String>) -> impl Iterator<Item = Wish> {
+    found.into_iter().map(|image| Wish::PullImage { image })
 }
 
 fn run_command(shell: &Shell) -> Wish {
@@ -319,7 +321,11 @@ impl Place<'_> {
             region: self.region.clone(),
         }];
         let mut namespaces: Vec<&str> = self.namespace.into_iter().collect();
-        namespaces.extend(manifests.manifests.iter().filter_map(namespace_of));
+        let mut objects = Vec::new();
+        for manifest in &manifests.manifests {
+            collect_objects(manifest, &mut objects);
+        }
+        namespaces.extend(objects.iter().filter_map(|object| namespace_of(object)));
         namespaces.sort_unstable();
         namespaces.dedup();
         wishes.extend(namespaces.into_iter().map(|namespace| Wish::UseNamespace {
@@ -327,9 +333,9 @@ impl Place<'_> {
             namespace: namespace.to_owned(),
             region: self.region.clone(),
         }));
-        for manifest in &manifests.manifests {
+        for manifest in objects {
             let document = Value::Object(manifest.clone());
-            wishes.extend(images(&document));
+            wishes.extend(images(images_of_manifest(&document)));
             let namespace = namespace_of(manifest).or(self.namespace).unwrap_or(DEFAULT_NAMESPACE);
             let accounts = service_accounts_of(&document).into_iter();
             wishes.extend(accounts.map(|name| Wish::UseServiceAccount {
@@ -340,6 +346,22 @@ impl Place<'_> {
             }));
         }
         wishes
+    }
+}
+
+/// The object, or every item of a list, as the step takes them apart.
+fn collect_objects<'a>(manifest: &'a Map<String, Value>, objects: &mut Vec<&'a Map<String, Value>>) {
+    let is_list = manifest
+        .get("kind")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.ends_with("List"));
+    match manifest.get("items").and_then(Value::as_array).filter(|_| is_list) {
+        Some(items) => {
+            for item in items.iter().filter_map(Value::as_object) {
+                collect_objects(item, objects);
+            }
+        }
+        None => objects.push(manifest),
     }
 }
 
@@ -439,12 +461,13 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let deploy = json!({"cluster": "prod", "service": "s",
-            "taskDefinition": {"family": "f", "taskRoleArn": "arn:aws:iam::2:role/admin", "executionRoleArn": "exec"},
+            "taskDefinition": {"kind": "ConfigMap", "containerDefinitions": [{"image": "app:1"}], "family": "f", "taskRoleArn": "arn:aws:iam::2:role/admin", "executionRoleArn": "exec"},
             "serviceDefinition": {"volumeConfigurations": [{"managedEBSVolume": {"roleArn": "arn:aws:iam::2:role/ebs"}}]}});
         let deploy = StepKind::EcsRollingDeploy(serde_json::from_value(deploy).expect("a step"));
         assert_eq!(
             told(&deploy)[2..],
             [
+                "running the image app:1 (step a)",
                 "passing the role arn:aws:iam::2:role/admin to ECS (step a)",
                 "passing the role exec to ECS (step a)",
                 "passing the role arn:aws:iam::2:role/ebs to ECS (step a)",
@@ -459,6 +482,20 @@ mod tests {
             [
                 "running pods as admin in namespace kube-system of the EKS cluster prod (step a)",
                 "running pods as admin in namespace shop of the EKS cluster prod (step a)",
+            ]
+        );
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"image": "logo.png"}});
+        let inner = json!({"apiVersion": "v1", "kind": "List", "items": [pod(json!("kube-system")), map]});
+        let list = json!({"cluster": "prod", "namespace": "shop", "manifests": [
+            {"apiVersion": "v1", "kind": "List", "metadata": {"name": "x"}, "items": [inner]}]});
+        let list = StepKind::KubernetesApply(serde_json::from_value(list).expect("a step"));
+        assert_eq!(
+            told(&list)[2..],
+            [
+                "using namespace kube-system of the EKS cluster prod (step a)",
+                "using namespace shop of the EKS cluster prod (step a)",
+                "running pods as admin in namespace kube-system of the EKS cluster prod (step a)",
             ]
         );
         let touches = [Touch::ServiceAccount {

@@ -39,17 +39,31 @@ pub enum Touch {
     },
 }
 
-/// Every image that a task definition or a manifest names: each text under a key `image`, wherever
-/// it is, and each `reference` of an image volume. ConfigMaps and Secrets run nothing.
+/// Every image that a task definition names: each text under a key `image`, wherever it is.
 #[must_use]
-pub fn images_of(document: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    if !matches!(
-        document.get("kind").and_then(Value::as_str),
-        Some("ConfigMap" | "Secret")
-    ) {
-        collect_images(document, &mut found);
+pub fn images_of_definition(definition: &Value) -> Vec<String> {
+    images_in(definition)
+}
+
+/// Every image that a manifest names: each text under a key `image`, wherever it is, and each `reference` of an
+/// image volume.
+#[must_use]
+pub fn images_of_manifest(manifest: &Value) -> Vec<String> {
+    if runs_nothing(manifest) {
+        return Vec::new();
     }
+    images_in(manifest)
+}
+
+/// A ConfigMap or Secret of Kubernetes itself; what other API groups call so may run anything.
+fn runs_nothing(manifest: &Value) -> bool {
+    let text = |key| manifest.get(key).and_then(Value::as_str);
+    text("apiVersion") == Some("v1") && matches!(text("kind"), Some("ConfigMap" | "Secret"))
+}
+
+fn images_in(document: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    collect_images(document, &mut found);
     found.sort();
     found.dedup();
     found
@@ -85,16 +99,14 @@ pub fn roles_of(document: &Value) -> Vec<String> {
     roles
 }
 
-/// Every service account that a manifest runs pods as. ConfigMaps and Secrets run nothing.
+/// Every service account that a manifest runs pods as.
 #[must_use]
 pub fn service_accounts_of(manifest: &Value) -> Vec<String> {
-    if matches!(
-        manifest.get("kind").and_then(Value::as_str),
-        Some("ConfigMap" | "Secret")
-    ) {
+    if runs_nothing(manifest) {
         return Vec::new();
     }
-    let is_account = |key: &str| matches!(key, "serviceAccountName" | "serviceAccount");
+    let names = ["serviceAccountName", "serviceAccount"];
+    let is_account = |key: &str| names.iter().any(|name| name.eq_ignore_ascii_case(key));
     let mut accounts = texts_under(manifest, &is_account);
     accounts.retain(|account| !account.is_empty());
     accounts
@@ -135,10 +147,28 @@ mod tests {
             "containers": [{"name": "c", "image": "main:1"}, {"name": "d", "image": "main:1"}],
             "volumes": [{"name": "v", "image": {"reference": "vol:1"}}],
         }}}}}});
-        assert_eq!(images_of(&manifest), ["init:1", "main:1", "vol:1"]);
+        assert_eq!(images_of_manifest(&manifest), ["init:1", "main:1", "vol:1"]);
         let definition = json!({"containerDefinitions": [{"image": "a"}], "ContainerDefinitions": [{"Image": "b"}]});
-        assert_eq!(images_of(&definition), ["a", "b"]);
-        assert!(images_of(&json!({"kind": "ConfigMap", "data": {"image": "logo.png"}})).is_empty());
+        assert_eq!(images_of_definition(&definition), ["a", "b"]);
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"image": "logo.png"}});
+        assert!(images_of_manifest(&map).is_empty());
+    }
+    /// Guards that a key which Kubernetes reads hides nothing from a policy about ECS, nor one of another API group.
+    #[test]
+    fn what_only_looks_like_a_config_map_is_looked_into() {
+        for kind in ["ConfigMap", "Secret"] {
+            let definition = json!({"apiVersion": "v1", "kind": kind, "containerDefinitions": [{"image": "evil"}], "taskRoleArn": "arn:a"});
+            assert_eq!(images_of_definition(&definition), ["evil"]);
+            assert_eq!(roles_of(&definition), ["arn:a"]);
+            for version in [json!("runs.example/v1"), json!("/v1"), json!(null)] {
+                let own = json!({"apiVersion": version, "kind": kind,
+                    "spec": {"image": "evil", "serviceaccountname": "admin"}});
+                assert_eq!(images_of_manifest(&own), ["evil"]);
+                assert_eq!(service_accounts_of(&own), ["admin"]);
+            }
+        }
+        let map = json!({"apiVersion": "v1", "kind": "configmap", "spec": {"image": "evil"}});
+        assert_eq!(images_of_manifest(&map), ["evil"]);
     }
     #[test]
     fn roles_and_service_accounts_are_found_wherever_they_are() {
@@ -148,6 +178,9 @@ mod tests {
         let manifest = json!({"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": {"spec": {
             "serviceAccountName": "admin", "serviceAccount": "old"}}}}}});
         assert_eq!(service_accounts_of(&manifest), ["admin", "old"]);
-        assert!(service_accounts_of(&json!({"kind": "Secret", "data": {"serviceAccountName": "x"}})).is_empty());
+        assert!(
+            service_accounts_of(&json!({"apiVersion": "v1", "kind": "Secret", "data": {"serviceAccountName": "x"}}))
+                .is_empty()
+        );
     }
 }

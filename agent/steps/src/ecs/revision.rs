@@ -2,7 +2,7 @@
 
 use aws_sdk_ecs::types::{SortOrder, TaskDefinitionField, TaskDefinitionStatus};
 use deputy_task::outcome::Failure;
-use deputy_task::touch::{Touch, images_of, roles_of};
+use deputy_task::touch::{Touch, images_of_definition, roles_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -135,7 +135,7 @@ fn brought_by(arn: &str, answer: &Value) -> Result<Vec<Touch>, Failure> {
     };
     let roles = roles_of(definition).into_iter().map(Touch::Role);
     Ok(roles
-        .chain(images_of(definition).into_iter().map(Touch::Image))
+        .chain(images_of_definition(definition).into_iter().map(Touch::Image))
         .collect())
 }
 

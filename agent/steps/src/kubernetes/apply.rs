@@ -19,6 +19,7 @@ use super::explain::Doing;
 use super::image;
 use super::manifest::Manifest;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
+use super::path;
 use super::reading::{Patience, read_object};
 use super::sending::Sending;
 
@@ -84,7 +85,7 @@ pub(crate) async fn keep_image(
 ) -> Result<(), StepError> {
     let Work { ctx, api, token } = work;
     let name = format!("keepImage/{}", object.id());
-    let plan = json!({"object": object.id(), "secret": place.path()});
+    let plan = json!({"object": object.id(), "secret": place.path()?});
     let effect = Effect::bounded(name, format!("keep {object} for rollback"), &plan)
         .settle(SETTLE)
         .touching([work.touches(object), work.touches(place)]);
@@ -119,7 +120,7 @@ pub(crate) async fn keep_image(
         let secret = image::secret(place, object, token, &live)?;
         Ok(Change {
             method: Method::POST,
-            path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()),
+            path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()?),
             content_type: "application/json",
             body: secret.to_string().into_bytes(),
         })
@@ -156,7 +157,7 @@ pub(crate) async fn apply(
             method: Method::PATCH,
             path: format!(
                 "{}?fieldManager={FIELD_MANAGER}&force={force}&fieldValidation=Strict",
-                object.path()
+                object.path()?
             ),
             content_type: "application/apply-patch+yaml",
             body: body.to_string().into_bytes(),
@@ -248,10 +249,8 @@ pub(crate) async fn drop_superseded(
     let labels: Vec<String> = objects.iter().map(|object| image::object_label(object)).collect();
     let label = image::OBJECT_LABEL;
     let observe = || async {
-        let path = format!(
-            "/api/v1/namespaces/{namespace}/secrets?labelSelector={}",
-            label.replace('/', "%2F")
-        );
+        let list = path::of_list("v1", "secrets", Some(namespace))?;
+        let path = format!("{list}?labelSelector={}", label.replace('/', "%2F"));
         // Tidying is worth no failure: an identity that may not list Secrets leaves them.
         let items = api.list_metadata(&path).await.unwrap_or_default();
         let old = items.iter().filter(|item| {
@@ -294,7 +293,7 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
     let effect = Effect::bounded(
         name,
         format!("remove {what} kept in {place}"),
-        &json!({"secret": place.path()}),
+        &json!({"secret": place.path()?}),
     )
     .settle(SETTLE)
     .touching([work.touches(place)]);
@@ -307,18 +306,21 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
         })
     };
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    let build = || async { Ok(deletion(place, &options)) };
+    let build = || async { Ok(deletion(place, &options)?) };
     work.sending(&effect, &doing).journaled(look, build, |_| ()).await
 }
 
 /// A DELETE with its options.
-pub(crate) fn deletion(object: &ObjectRef, options: &Value) -> Change {
-    Change {
+///
+/// # Errors
+/// A part of its path is no name.
+pub(crate) fn deletion(object: &ObjectRef, options: &Value) -> Result<Change, Failure> {
+    Ok(Change {
         method: Method::DELETE,
-        path: object.path(),
+        path: object.path()?,
         content_type: "application/json",
         body: options.to_string().into_bytes(),
-    }
+    })
 }
 
 /// The object as it is sent: with its namespace, and with the token that tells whose it is.

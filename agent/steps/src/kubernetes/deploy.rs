@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use deputy_task::document::step::Manifests;
 use deputy_task::outcome::Failure;
-use deputy_task::touch::{Touch, images_of};
+use deputy_task::touch::{Touch, images_of_manifest};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Outputs, StepContext};
@@ -220,7 +220,7 @@ impl Deployment {
 fn touches(cluster: &str, objects: &[ObjectRef], manifests: &[Manifest]) -> Vec<Touch> {
     let images = manifests
         .iter()
-        .flat_map(|manifest| images_of(&Value::Object(manifest.object.clone())));
+        .flat_map(|manifest| images_of_manifest(&Value::Object(manifest.object.clone())));
     let mut touches: Vec<Touch> = objects.iter().map(|object| object.touch(cluster)).collect();
     touches.extend(images.map(Touch::Image));
     for (object, manifest) in objects.iter().zip(manifests) {

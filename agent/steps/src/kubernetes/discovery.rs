@@ -11,6 +11,7 @@ use super::api::{Api, ApiError};
 use super::explain::{Doing, explain};
 use super::manifest::Manifest;
 use super::object::ObjectRef;
+use super::path;
 
 /// A kind of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl<'a> Discovery<'a> {
         } = manifest;
         let key = (api_version.clone(), kind.clone());
         if !self.known.contains_key(api_version) {
-            let served = match self.ask(api_version).await {
+            let served = match self.ask(&path::of_version(api_version)?).await {
                 Ok(served) => served,
                 Err(error) => {
                     return Err(explain(
@@ -117,9 +118,8 @@ impl<'a> Discovery<'a> {
         Err(Failure::new("kubernetes.unknownKind", summary).hint(hint))
     }
 
-    async fn ask(&self, api_version: &str) -> Result<Option<BTreeMap<String, Resource>>, ApiError> {
-        let root = if api_version.contains('/') { "/apis" } else { "/api" };
-        let list: APIResourceList = match self.api.get(&format!("{root}/{api_version}")).await {
+    async fn ask(&self, path: &str) -> Result<Option<BTreeMap<String, Resource>>, ApiError> {
+        let list: APIResourceList = match self.api.get(path).await {
             Ok(list) => list,
             Err(error) if error.code() == Some(404) => return Ok(None),
             Err(error) => return Err(error),

@@ -19,6 +19,7 @@ use super::api::{Api, ApiError};
 use super::before::FIELD_MANAGER;
 use super::explain::Doing;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
+use super::path;
 use super::reading::{Patience, patiently, read_object};
 use super::rollout::assessment::{Assessment, Progress};
 use super::rollout::{daemon_set, definition, deployment, event, job, stateful_set};
@@ -146,13 +147,13 @@ impl Around {
                 ctx,
                 api,
                 "ReplicaSets",
-                &list(&format!("/apis/apps/v1/namespaces/{namespace}/replicasets")),
+                &list(&path::of_list("apps/v1", "replicasets", Some(namespace))?),
             )
             .await?
         } else {
             Vec::new()
         };
-        let pods: Vec<Pod> = items(ctx, api, "Pods", &list(&format!("/api/v1/namespaces/{namespace}/pods"))).await?;
+        let pods: Vec<Pod> = items(ctx, api, "Pods", &list(&path::of_list("v1", "pods", Some(namespace))?)).await?;
         let mut events = events(api, namespace, "type!=Normal").await;
         if pods.iter().any(is_unscheduled) {
             for reason in ["TriggeredScaleUp", "NotTriggerScaleUp", "Nominated"] {
@@ -186,10 +187,10 @@ async fn items<T: DeserializeOwned>(ctx: &StepContext, api: &Api, what: &str, pa
 
 /// Events explain; a cluster that does not give them is followed without.
 async fn events(api: &Api, namespace: &str, selector: &str) -> Vec<Event> {
-    let path = format!(
-        "/api/v1/namespaces/{namespace}/events?limit={MAX_EVENTS}&fieldSelector={}",
-        encoded(selector)
-    );
+    let Ok(list) = path::of_list("v1", "events", Some(namespace)) else {
+        return Vec::new();
+    };
+    let path = format!("{list}?limit={MAX_EVENTS}&fieldSelector={}", encoded(selector));
     let answer: Result<List<Event>, ApiError> = api.get(&path).await;
     answer.map(|list| list.items).unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use deputy_task::document::kubernetes_name::{namespace_problem, object_problem};
 use deputy_task::document::step::Manifests;
 use deputy_task::outcome::Failure;
 use serde_json::{Map, Value};
@@ -156,11 +157,13 @@ fn collect(origin: String, value: Value, all: &mut Vec<Manifest>) -> Result<(), 
             )));
         }
     };
-    for (what, text) in [("name", Some(&name)), ("namespace", namespace.as_ref())] {
-        if text.is_some_and(|text| text.contains(['/', '%', '?', '#']) || text == "." || text == "..") {
-            return Err(bad(format!(
-                "{origin}: metadata.{what} of {kind} has characters that no object may have"
-            )));
+    for (what, problem) in [
+        ("name", object_problem(&name)),
+        ("namespace", namespace.as_deref().and_then(namespace_problem)),
+    ] {
+        if let Some(rule) = problem {
+            let summary = format!("{origin}: metadata.{what} of {kind} has characters that no object may have");
+            return Err(bad(summary).hint(rule));
         }
     }
     object.remove("status");

@@ -31,7 +31,9 @@ mod guard;
 mod manifest;
 mod yaml;
 mod object;
+mod path;
 
 pub(crate) use api::ApiError;
 pub(crate) use connection::Connection;
 pub(crate) use explain::{Doing, explain};
+pub(crate) use object::ObjectRef;

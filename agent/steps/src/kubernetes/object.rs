@@ -3,9 +3,12 @@
 
 use std::fmt;
 
+use deputy_task::outcome::Failure;
 use deputy_task::touch::{Touch, service_accounts_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::path;
 
 /// The annotation that tells which run of which task wrote an object.
 pub(crate) const EFFECT_ANNOTATION: &str = "deputy.dev/effect";
@@ -77,13 +80,19 @@ impl ObjectRef {
     }
 
     /// The path of its resource's list, without the name.
-    pub(crate) fn collection_path(&self) -> String {
-        collection_path(&self.api_version, &self.plural, self.namespace.as_deref())
+    ///
+    /// # Errors
+    /// A part of it is no name.
+    pub(crate) fn collection_path(&self) -> Result<String, Failure> {
+        path::of_list(&self.api_version, &self.plural, self.namespace.as_deref())
     }
 
     /// The path of the object.
-    pub(crate) fn path(&self) -> String {
-        format!("{}/{}", self.collection_path(), self.name)
+    ///
+    /// # Errors
+    /// A part of it is no name.
+    pub(crate) fn path(&self) -> Result<String, Failure> {
+        path::of_object(&self.collection_path()?, &self.name)
     }
 }
 
@@ -94,15 +103,6 @@ impl fmt::Display for ObjectRef {
             Some(namespace) => write!(f, " in namespace {namespace}"),
             None => Ok(()),
         }
-    }
-}
-
-/// The path of a resource's list.
-pub(crate) fn collection_path(api_version: &str, plural: &str, namespace: Option<&str>) -> String {
-    let root = if api_version.contains('/') { "/apis" } else { "/api" };
-    match namespace {
-        Some(namespace) => format!("{root}/{api_version}/namespaces/{namespace}/{plural}"),
-        None => format!("{root}/{api_version}/{plural}"),
     }
 }
 
@@ -137,7 +137,10 @@ mod tests {
             namespace: Some("shop".into()),
             name: "web".into(),
         };
-        assert_eq!(deployment.path(), "/apis/apps/v1/namespaces/shop/deployments/web");
+        assert_eq!(
+            deployment.path().expect("names"),
+            "/apis/apps/v1/namespaces/shop/deployments/web"
+        );
         assert_eq!(deployment.id(), "Deployment.apps/shop/web");
         let namespace = ObjectRef {
             api_version: "v1".into(),
@@ -146,7 +149,7 @@ mod tests {
             namespace: None,
             name: "shop".into(),
         };
-        assert_eq!(namespace.path(), "/api/v1/namespaces/shop");
+        assert_eq!(namespace.path().expect("names"), "/api/v1/namespaces/shop");
         assert_eq!(namespace.id(), "Namespace/_/shop");
     }
 }

@@ -9,7 +9,8 @@ use crate::failure::StepError;
 
 use super::api::Api;
 use super::explain::Doing;
-use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, collection_path, metadata};
+use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
+use super::path;
 use super::reading::{Patience, patiently, read_object};
 
 /// Names that are told; the rest is counted.
@@ -31,7 +32,7 @@ pub(crate) async fn occupants(
     let mut found = Vec::new();
     if object.is("", "Namespace") {
         for (api_version, plural) in namespaced_resources(ctx, api).await? {
-            let path = collection_path(&api_version, &plural, Some(&object.name));
+            let path = path::of_list(&api_version, &plural, Some(&object.name))?;
             // What cannot be listed by this identity cannot be judged, and is not ours to delete either.
             let items = patiently(
                 ctx,
@@ -54,11 +55,11 @@ pub(crate) async fn occupants(
         };
         let text = |pointer: &str| live.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let version = text("/status/storedVersions/0");
-        let path = collection_path(
+        let path = path::of_list(
             &format!("{}/{version}", text("/spec/group")),
             text("/spec/names/plural"),
             None,
-        );
+        )?;
         let items = patiently(
             ctx,
             api,
@@ -107,8 +108,7 @@ async fn namespaced_resources(ctx: &StepContext, api: &Api) -> Result<Vec<(Strin
     });
     let mut resources = Vec::new();
     for api_version in std::iter::once("v1".to_owned()).chain(preferred) {
-        let root = if api_version.contains('/') { "/apis" } else { "/api" };
-        let path = format!("{root}/{api_version}");
+        let path = path::of_version(&api_version)?;
         // A group whose own server is down cannot be listed; the namespace's deletion would hang on it too.
         let list: APIResourceList = patiently(ctx, api, &doing, Patience::Short, || api.get(&path)).await?;
         let kept = list.resources.into_iter().filter(|resource| {

@@ -29,7 +29,7 @@ pub(crate) async fn read_object(
     object: &ObjectRef,
     patience: Patience,
 ) -> Result<Option<Value>, StepError> {
-    let path = object.path();
+    let path = object.path()?;
     let doing = Doing::new("read", object);
     patiently(ctx, api, &doing, patience, || api.get_object(&path)).await
 }

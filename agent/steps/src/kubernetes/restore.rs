@@ -2,7 +2,7 @@
 //! nobody since. Two effects: its content, and then who owns which of its fields, so that the next
 //! deployment finds the object as if this one had never been.
 
-use deputy_task::touch::{Touch, images_of};
+use deputy_task::touch::{Touch, images_of_manifest};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ pub(crate) async fn restore(
     applied: &Applied,
 ) -> Result<Applied, StepError> {
     let Work { ctx, api, token } = work;
-    let plan = json!({"object": object.id(), "image": place.path(), "uid": applied.uid});
+    let plan = json!({"object": object.id(), "image": place.path()?, "uid": applied.uid});
     let effect = Effect::bounded(format!("restore/{}", object.id()), format!("put back {object}"), &plan)
         .settle(SETTLE)
         .touching([work.touches(object)]);
@@ -49,7 +49,7 @@ pub(crate) async fn restore(
     let build = || async {
         let image = read_image(work, object, place).await?;
         // It was live before, perhaps in spite of the policy; and who may write Secrets can have changed it since.
-        let mut brought: Vec<Touch> = images_of(&image).into_iter().map(Touch::Image).collect();
+        let mut brought: Vec<Touch> = images_of_manifest(&image).into_iter().map(Touch::Image).collect();
         brought.extend(object.accounts(&api.place().cluster, &image));
         ctx.may_touch(&brought)?;
         let live = read_object(ctx, api, object, Patience::Endless).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn restore(
         still_ours(object, compare(&live, Some(&image), applied, token))?;
         Ok(Change {
             method: Method::PUT,
-            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
+            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()?),
             content_type: "application/json",
             body: body(image, &live).to_string().into_bytes(),
         })
@@ -69,7 +69,7 @@ pub(crate) async fn restore(
 /// Gives every field back to the manager that owned it. Worth no failure: the content is back.
 pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &ObjectRef) -> Result<(), StepError> {
     let Work { ctx, api, .. } = work;
-    let plan = json!({"object": object.id(), "image": place.path()});
+    let plan = json!({"object": object.id(), "image": place.path()?});
     let effect = Effect::bounded(
         format!("restoreOwners/{}", object.id()),
         format!("give the fields of {object} back"),
@@ -95,7 +95,7 @@ pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &O
         let patch = json!({"metadata": {"resourceVersion": metadata(&live, "resourceVersion"), "managedFields": owners(&image, &live)}});
         Ok(Change {
             method: Method::PATCH,
-            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()),
+            path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()?),
             content_type: "application/merge-patch+json",
             body: patch.to_string().into_bytes(),
         })

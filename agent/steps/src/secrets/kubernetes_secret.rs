@@ -6,7 +6,7 @@ use deputy_task::document::secret::KubernetesSecret;
 use deputy_task::outcome::Failure;
 use serde_json::Value;
 
-use crate::kubernetes::{ApiError, Connection, Doing, explain};
+use crate::kubernetes::{ApiError, Connection, Doing, ObjectRef, explain};
 
 use super::value::{Fetched, SecretValue, Version};
 
@@ -22,7 +22,7 @@ pub(super) async fn fetch(
         let doing = Doing::new("read", &on);
         explain(&connection.api, error, &doing).await
     };
-    let path = format!("/api/v1/namespaces/{namespace}/secrets/{}", secret.name);
+    let path = ObjectRef::secret(namespace, &secret.name).path()?;
     let object = match connection.api.get_object(&path).await {
         Ok(object) => object,
         Err(error) => return Err(failed(&error).await),

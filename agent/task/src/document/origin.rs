@@ -1,6 +1,8 @@
 //! Where a source comes from: a folder beside the document, a git repository, an object in S3. Used by the frame of a
 //! document; credentials are references, never values.
 
+use std::net::Ipv6Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -115,37 +117,88 @@ pub fn packing_of(key: &str) -> Option<Packing> {
     }
 }
 
-/// What is wrong with the address of a repository.
+/// What is wrong with the address of a repository. Whatever two readers of addresses could read differently is
+/// wrong: the policy is asked about the host that stands here, and git takes it apart once more.
 #[must_use]
 pub fn url_problem(url: &str) -> Option<&'static str> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Some("is no URL: write https://host/path or ssh://user@host/path");
     };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, place) = authority.rsplit_once('@').unwrap_or(("", authority));
     if !matches!(scheme, "https" | "ssh") {
         Some("is neither https nor ssh, and nothing else is fetched from")
-    } else if url.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
+    } else if url.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
         Some("has a space or another character that no URL has")
-    } else if user.contains(':') || (scheme == "https" && !user.is_empty()) {
-        Some("has credentials in it, which everybody sees: name them in `auth`")
-    } else if host.is_empty() || host.starts_with('-') || user.starts_with('-') || path.is_empty() {
-        Some("lacks a host or a path")
     } else if url.contains(['?', '#']) {
         Some("has a query or a fragment, and a repository has neither")
+    } else if authority.contains('%') {
+        Some("has a % before its path, where names are written as they are")
+    } else if user.contains(':') || (scheme == "https" && authority.contains('@')) {
+        Some("has credentials in it, which everybody sees: name them in `auth`")
+    } else if !user.is_empty() && !is_plain(user, "._-") || (user.is_empty() && authority.contains('@')) {
+        Some("has a user that is no plain name")
+    } else if place.is_empty() || path.is_empty() {
+        Some("lacks a host or a path")
+    } else if !is_place(place) {
+        Some("has a host that is none: write a name or an address, and behind it at most a port")
+    } else if !is_plain_path(path) {
+        Some("has a path that could be read as another one")
     } else {
         None
     }
 }
 
+/// Letters and digits of ASCII and these; the first is a letter or digit.
+fn is_plain(text: &str, others: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+/// `git.example.com`, `10.0.0.1:8443`, `[2001:db8::1]:22`.
+fn is_place(place: &str) -> bool {
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (address.parse::<Ipv6Addr>().is_ok(), None),
+        Some((address, rest)) => (
+            address.parse::<Ipv6Addr>().is_ok(),
+            Some(rest.strip_prefix(':').unwrap_or("")),
+        ),
+        None => {
+            let (name, port) = place
+                .split_once(':')
+                .map_or((place, None), |(name, port)| (name, Some(port)));
+            (name.split('.').all(|label| is_plain(label, "_-")), port)
+        }
+    };
+    let is_port = |port: &str| port.starts_with(|c: char| matches!(c, '1'..='9')) && port.parse::<u16>().is_ok();
+    host && port.is_none_or(is_port)
+}
+
+/// No `.` and `..`, and nothing escaped that has a meaning of its own.
+fn is_plain_path(path: &str) -> bool {
+    let mut escaped = path.split('%');
+    escaped.next();
+    let good = |rest: &str| {
+        let byte = rest.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        byte.is_some_and(|byte| byte >= b' ' && byte != 0x7f && !b"/.\\%?#@:".contains(&byte))
+            && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
+    };
+    escaped.all(good) && path.split('/').all(|part| !matches!(part, "." | ".."))
+}
+
 impl GitSource {
-    /// The host that is asked, in small letters, with its port if the address has one.
+    /// The host that is asked, in small letters, with its port if that is not the scheme's own.
     #[must_use]
     pub fn host(&self) -> String {
-        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
         let authority = rest.split('/').next().unwrap_or_default();
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        host.to_ascii_lowercase()
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let own = match scheme {
+            "https" => ":443",
+            "ssh" => ":22",
+            _ => "",
+        };
+        place.strip_suffix(own).unwrap_or(place).to_ascii_lowercase()
     }
 }
 
@@ -196,6 +249,7 @@ mod tests {
         for url in [
             "https://git.example.com/team/app.git",
             "https://git.example.com:8443/app",
+            "https://dev.example.com/My%20Team/_git/app~1",
             "ssh://git@example.com/team/app.git",
             "ssh://git@[::1]:2222/app",
         ] {
@@ -215,9 +269,41 @@ mod tests {
             "https://example.com/a b",
             "https://example.com/a?x=y",
             "--upload-pack=id",
+            "ssh://git%40evil.example%2F@git.example.com/x.git",
+            "https://git.example.com%2f.evil.example/x",
+            "ssh://git@git.example.com%3A22/x",
+            "ssh://a@evil.example@git.example.com/x",
+            "https://evil.example\\@git.example.com/x",
+            "https://@git.example.com/x",
+            "ssh://git@[evil.example]/x",
+            "ssh://[git@evil.example:22]:22/x",
+            "ssh://git@[::1]evil.example/x",
+            "ssh://git@[fe80::1%25eth0]/x",
+            "ssh://git@-evil.example/x",
+            "ssh://git@git.example.com:-1/x",
+            "ssh://git@git.example.com:0022/x",
+            "ssh://git@git.example.com:22:23/x",
+            "https://git.example.com./x",
+            "https://git..example.com/x",
+            "https://gít.example.com/x",
+            "https://git.example.com/x\u{a0}y",
+            "https://git.example.com/x\u{85}",
+            "https://git.example.com/team/../other/x",
+            "https://git.example.com/team/%2e%2e/other/x",
+            "https://git.example.com/team%2Fx",
+            "https://git.example.com/x%0a",
+            "https://git.example.com/x%",
+            "https://git.example.com/x%+1",
         ] {
             assert!(url_problem(url).is_some(), "{url}");
         }
+        let host = |url: &str| {
+            let source = serde_json::json!({"url": url, "ref": {"branch": "main"}});
+            serde_json::from_value::<GitSource>(source).expect("a source").host()
+        };
+        assert_eq!(host("https://Git.example.com:443/a"), "git.example.com");
+        assert_eq!(host("ssh://git@git.example.com:443/a"), "git.example.com:443");
+        assert_eq!(host("ssh://git@[::1]:22/a"), "[::1]");
     }
 
     #[test]

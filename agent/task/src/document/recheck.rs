@@ -107,9 +107,11 @@ spec:
     - { name: packed, s3: { bucket: artefacts, key: app.tar, region: eu-west-1 } }
   steps:
     - name: build
-      shell: { source: app, run: make, env: { A: b }, secrets: { TOKEN: { as: file, file: a/b } } }
+      shell: { source: app, run: make, env: { A: b }, secrets: { TOKEN: { as: file, file: a/b },
+        DB: { kubernetesSecret: { cluster: prod, namespace: shop, name: db, key: password } } } }
     - name: apply
-      kubernetesApply: { cluster: prod, source: code, files: [ a.yaml ] }
+      kubernetesApply: { cluster: prod, namespace: shop, source: code, files: [ a.yaml ],
+        manifests: [ { apiVersion: v1, kind: ConfigMap, metadata: { name: a, namespace: shop } } ] }
 ";
 
     fn canonical() -> Value {
@@ -143,6 +145,10 @@ spec:
             ("/document/spec/sources/0/bundle", "../up"),
             ("/document/spec/sources/1/git/url", "ext::sh -c id"),
             ("/document/spec/sources/1/git/url", "${{ 'https://git.example.com/a' }}"),
+            (
+                "/document/spec/sources/1/git/url",
+                "https://git%40evil.example%2F@git.example.com/a",
+            ),
             ("/document/spec/sources/1/git/ref/branch", "--upload-pack=id"),
             ("/document/spec/sources/1/git/subfolder", "../../etc"),
             (
@@ -162,6 +168,24 @@ spec:
             ("/document/spec/steps/0/name", "${{ inputs.tag }}/../.."),
             ("/document/spec/steps/1/kubernetesApply/files/0", "/etc/passwd"),
             ("/document/spec/steps/0/shell/secrets/TOKEN/file", "/etc/shadow"),
+            (
+                "/document/spec/steps/0/shell/secrets/DB/kubernetesSecret/namespace",
+                "kube-system/secrets/admin?",
+            ),
+            (
+                "/document/spec/steps/0/shell/secrets/DB/kubernetesSecret/name",
+                "../../kube-system/secrets/admin",
+            ),
+            (
+                "/document/spec/steps/1/kubernetesApply/namespace",
+                "kube-system/secrets/admin?",
+            ),
+            ("/document/spec/steps/1/kubernetesApply/namespace", ""),
+            ("/document/spec/steps/1/kubernetesApply/manifests/0/metadata/name", "a#"),
+            (
+                "/document/spec/steps/1/kubernetesApply/manifests/0/metadata/namespace",
+                "kube-system%2f",
+            ),
         ] {
             let told = refused(|document| *document.pointer_mut(pointer).expect("there") = value.into());
             let place = pointer

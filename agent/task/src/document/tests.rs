@@ -101,6 +101,40 @@ fn a_chain_may_begin_with_a_token_of_the_manager() {
     insta::assert_snapshot!(read_text(&oidc("first", "2h"), json!({})).expect_err("no role, and too long"));
 }
 
+/// Guards that nothing in a document leads to another host or object than the policy is asked about.
+#[test]
+fn names_that_lead_elsewhere_are_refused_at_their_line_and_key() {
+    let text = task(
+        r#"  aws: { region: eu-west-1 }
+  sources:
+    - { name: code, git: { url: "ssh://git%40evil.example%2F@git.example.com/x.git", ref: { branch: main } } }
+  steps:
+    - name: a
+      kubernetesApply:
+        cluster: prod
+        namespace: kube-system/secrets/admin?
+        manifests:
+          - { apiVersion: v1, kind: ConfigMap, metadata: { name: "a/b", namespace: "a#" } }
+    - name: b
+      shell:
+        run: "true"
+        secrets:
+          S: { kubernetesSecret: { cluster: prod, namespace: "..", name: "x?y", key: k } }
+          T: { kubernetesSecret: { cluster: prod, namespace: "${{ steps.a.outputs.n }}", name: good.name, key: k } }
+"#,
+    );
+    let refused = read_text(&text, json!({})).expect_err("refused");
+    let places: Vec<String> = refused.items.iter().map(|item| item.one_line("task.yaml")).collect();
+    insta::assert_snapshot!(places.join("\n"), @r"
+    task.yaml:7:33: the address of the repository has a % before its path, where names are written as they are
+    task.yaml:12:20: `kube-system/secrets/admin?` cannot be the name of a namespace (at most 63 small letters, digits and `-`, with a letter or digit at both ends)
+    task.yaml:14:66: `a/b` cannot be the name of a Kubernetes object (at most 253 visible characters without `/`, `%`, `?`, `#` and `\`, and not `.` or `..`)
+    task.yaml:14:84: `a#` cannot be the name of a namespace (at most 63 small letters, digits and `-`, with a letter or digit at both ends)
+    task.yaml:19:62: `..` cannot be the name of a namespace (at most 63 small letters, digits and `-`, with a letter or digit at both ends)
+    task.yaml:19:74: `x?y` cannot be the name of a Secret (at most 253 small letters, digits, `-` and `.`, with a letter or digit at both ends and beside each `.`)
+    ");
+}
+
 #[test]
 fn yaml_of_old_does_not_surprise() {
     let text = task(

@@ -1,6 +1,7 @@
 //! Checks of references to secrets: that they name something there can be, and that no two things claim one name.
 
 use super::super::aws::region_of_arn;
+use super::super::kubernetes_name::{namespace_problem, secret_problem};
 use super::super::secret::ENVIRONMENT_PREFIX;
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
@@ -71,10 +72,16 @@ impl Check<'_> {
                 }
                 "kubernetesSecret" => {
                     self.needs_aws(kind, "a Secret of an EKS cluster");
-                    for key in ["cluster", "namespace", "name", "key"] {
+                    for key in ["cluster", "key"] {
                         if let Some(node) = kind.value.get(key) {
                             self.not_empty(node, &format!("`{key}`"));
                         }
+                    }
+                    if let Some(node) = kind.value.get("namespace") {
+                        self.kubernetes_name(node, "namespace", namespace_problem);
+                    }
+                    if let Some(node) = kind.value.get("name") {
+                        self.kubernetes_name(node, "Secret", secret_problem);
                     }
                 }
                 _ => {}

@@ -1,5 +1,6 @@
 //! Checks of the steps: names, times, conditions, and what each kind needs.
 
+use super::super::kubernetes_name::{namespace_problem, object_problem};
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
 use super::expressions::Visible;
@@ -174,7 +175,10 @@ impl<'a> Check<'a> {
 
     fn kubernetes(&mut self, kind: &Entry) {
         self.needs_aws(kind, "a deployment to an EKS cluster");
-        self.filled(kind, &["cluster", "namespace"]);
+        self.filled(kind, &["cluster"]);
+        if let Some(node) = kind.value.get("namespace") {
+            self.kubernetes_name(node, "namespace", namespace_problem);
+        }
         let manifests = kind.value.get("manifests").map(Node::items).unwrap_or_default();
         let files = kind.value.get("files").map(Node::items).unwrap_or_default();
         if manifests.is_empty() && files.is_empty() {
@@ -212,6 +216,21 @@ impl<'a> Check<'a> {
             }
         }
         let metadata = manifest.get("metadata");
+        for (key, what, problem) in [
+            (
+                "name",
+                "Kubernetes object",
+                object_problem as fn(&str) -> Option<&'static str>,
+            ),
+            ("namespace", "namespace", namespace_problem),
+        ] {
+            // An empty namespace is none.
+            if let Some(node) = metadata.and_then(|metadata| metadata.get(key))
+                && node.text().is_some_and(|text| !text.is_empty())
+            {
+                self.kubernetes_name(node, what, problem);
+            }
+        }
         if metadata
             .and_then(|metadata| metadata.get("name"))
             .and_then(Node::text)
@@ -227,6 +246,18 @@ impl<'a> Check<'a> {
                 ""
             };
             self.findings.push(finding.hint(hint));
+        }
+    }
+
+    /// A name that becomes a part of a path of the Kubernetes API.
+    pub(super) fn kubernetes_name(&mut self, node: &Node, what: &str, problem: fn(&str) -> Option<&'static str>) {
+        let Some(name) = node.text().filter(|name| !self.is_evaluated(name)) else {
+            return;
+        };
+        if let Some(rule) = problem(name) {
+            let shown: String = name.chars().take(60).collect();
+            let finding = Finding::error(node.span, format!("`{shown}` cannot be the name of a {what}"));
+            self.findings.push(finding.hint(rule));
         }
     }
 
