@@ -1,16 +1,17 @@
 //! `deputy-agent policy`: checks a policy file, and explains what it says of a task. Nothing is
 //! run, nobody is asked, and no credential is needed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use deputy_policy::policy::{Policy, Verdict};
+use deputy_policy::policy::{Policy, UNCOUNTED, Verdict};
 use deputy_policy::question::{Asking, Question, Said};
 use deputy_policy::questions::beforehand;
 use deputy_policy::rule::RuleEffect;
 use deputy_policy::source::PolicySource;
-use deputy_task::document::Checked;
+use deputy_task::document::{Checked, Doubts, Unsealed};
 use deputy_task::expression::{AgentNames, Scope, TaskNames};
 use serde_json::{Value, json};
 
@@ -61,7 +62,11 @@ pub(crate) fn check(path: &Path, form: Form) -> Result<Exit, StartupError> {
 pub(crate) fn explain(asked: &Explain) -> Result<Exit, StartupError> {
     let policy = load(&asked.policy)?;
     let document = &asked.task.document;
-    let beforehand = beforehand(&document.spec, &scope(asked));
+    let doubts = match &asked.asking.signer {
+        Some(_) => Doubts::of(&document.spec, &Unsealed::default()),
+        None => Doubts::default(),
+    };
+    let beforehand = beforehand(&document.spec, &scope(asked), &doubts);
     let answers: Vec<(&Question, Verdict)> = beforehand
         .questions
         .iter()
@@ -144,6 +149,13 @@ fn as_text(answers: &[(&Question, Verdict)], denied: usize, later: &[String]) ->
                     .join(": ")
             );
         }
+    }
+    let doubts: BTreeSet<(&str, &str)> = answers
+        .iter()
+        .filter_map(|(question, _)| Some((question.step.as_str(), question.doubt.as_deref()?)))
+        .collect();
+    for (step, why) in doubts {
+        let _ = writeln!(text, "note: step {step}: {UNCOUNTED}: {why}");
     }
     for line in later {
         let _ = writeln!(text, "note: {line}");

@@ -14,9 +14,8 @@ use deputy_task::record::{EffectKey, Record, RecordBody, Sealing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, TASK};
 use crate::hidden::Hidden;
-use crate::host::TASK;
 
 /// The fact that a step has ended, with its outputs.
 #[derive(Debug, Default, Serialize, Deserialize)]

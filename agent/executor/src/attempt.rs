@@ -11,12 +11,13 @@ use deputy_credentials::{OidcStart, TaskIdentity, TokenMinter};
 use deputy_logs::AttemptLog;
 use deputy_policy::policy::Policy;
 use deputy_policy::source::Unusable;
+use deputy_seal::Subject;
 use deputy_steps::effect::Readers;
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::{Document, Inputs, StepKind, duration};
+use deputy_task::document::{Document, Doubts, Inputs, StepKind, Unsealed, duration};
 use deputy_task::expression::{Scope, TaskNames};
 use deputy_task::message::{Assignment, BlobRef, MintedToken, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
@@ -48,6 +49,9 @@ pub(crate) struct Shared {
 /// How an evaluated step becomes a program.
 pub(crate) type Programs = Arc<dyn Fn(StepKind) -> Box<dyn StepProgram> + Send + Sync>;
 
+/// The step part of keys that belong to the task itself: no step can be called that.
+pub(crate) const TASK: &str = "@task";
+
 /// One attempt.
 pub(crate) struct Attempt {
     pub(crate) shared: Arc<Shared>,
@@ -56,6 +60,8 @@ pub(crate) struct Attempt {
     pub(crate) inputs: Arc<Inputs>,
     /// Who vouches for the task.
     pub(crate) vouched: Vouched,
+    /// Where the signature does not count.
+    pub(crate) doubts: Doubts,
     pub(crate) submitter: String,
     pub(crate) start_deadline: BootTime,
     pub(crate) switch: Arc<Switch>,
@@ -99,13 +105,25 @@ impl Attempt {
     pub(crate) fn new(shared: Arc<Shared>, mut assignment: Assignment) -> Self {
         let ring = shared.environment.pool_keys.as_deref();
         let received = std::mem::take(&mut assignment.journal);
-        let Believed { trust, journal, forged } = believe(ring, &assignment.attempt, received);
-        let begun = if trust.can_seal() && !journal.is_empty() {
-            Begun::Proven
-        } else {
-            Begun::Unproven
+        let judged = vouch(&shared.environment.signers, &assignment);
+        let believed = believe(ring, &assignment.attempt, judged.subjects(), received);
+        let begun = match believed.begun {
+            Some(Subject::Signed(_)) => Begun::Proven,
+            Some(Subject::Sent { .. }) | None => Begun::Unproven,
         };
-        let vouched = vouch(&shared.environment.signers, &assignment, begun);
+        let vouched = judged.at(begun);
+        let Believed {
+            trust, journal, forged, ..
+        } = believed;
+        // What was begun as something else than what was signed may be what the manager made of it.
+        let unsealed = match begun {
+            Begun::Proven => Unsealed::default(),
+            Begun::Unproven => Unsealed::of(&journal, TASK),
+        };
+        let doubts = match &vouched.signer {
+            Some(_) => Doubts::of(&vouched.document.spec, &unsealed),
+            None => Doubts::default(),
+        };
         // The document was checked before it was queued; its longest duration is the fallback.
         let timeout = duration::parse(&vouched.document.spec.timeout).unwrap_or(duration::LONGEST);
         Self {
@@ -115,6 +133,7 @@ impl Attempt {
             document: Arc::clone(&vouched.document),
             inputs: Arc::clone(&vouched.inputs),
             vouched,
+            doubts,
             submitter: assignment.submitter,
             start_deadline: assignment.start_deadline,
             switch: Arc::new(Switch::new()),

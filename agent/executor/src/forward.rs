@@ -22,6 +22,7 @@ use crate::driver::{Limits, drive};
 use crate::gate;
 use crate::hidden::Hidden;
 use crate::host::StepHost;
+use crate::trust::FORGED;
 
 /// The name of the fact that a step has ended.
 const OUTPUTS: &str = "outputs";
@@ -322,6 +323,16 @@ fn of_halt(attempt: &Attempt, halt: Halt, step: &str) -> Ended {
             );
             let failure = failure
                 .hint("nothing more was changed; compare `deputy explain` with the world before the task is run again");
+            Ending {
+                certainty: Certainty::Held,
+                ..Ending::new(Outcome::Failed, failure)
+            }
+        }
+        Halt::Forged(what) => {
+            let failure = Failure::new(FORGED, format!("the journal of this run is not believed: {what}"));
+            let failure = failure.hint(
+                "nothing more was done and nothing was undone: find out who changed the records at the manager, compare `deputy explain` with the world, put it right by hand, and only then run the task again",
+            );
             Ending {
                 certainty: Certainty::Held,
                 ..Ending::new(Outcome::Failed, failure)

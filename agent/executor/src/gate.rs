@@ -4,7 +4,7 @@
 
 use deputy_policy::policy::{DENIED, Policy};
 use deputy_policy::question::{Asking, Question, Said};
-use deputy_policy::questions::{Change, beforehand, of_change, of_step, of_task};
+use deputy_policy::questions::{Change, beforehand, doubted, of_change, of_step, of_task};
 use deputy_task::document::{Step, StepKind};
 use deputy_task::expression::{AgentNames, Scope};
 use deputy_task::outcome::Failure;
@@ -41,7 +41,7 @@ pub(crate) fn admit(attempt: &Attempt) -> Result<(), NotAdmitted> {
     if begun {
         return Ok(());
     }
-    let asked = beforehand(&attempt.document.spec, &scope(attempt));
+    let asked = beforehand(&attempt.document.spec, &scope(attempt), &attempt.doubts);
     ask(attempt, &asked.questions).map_err(NotAdmitted::Denied)
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn admit_step(attempt: &Attempt, step: &Step, kind: &StepKind) -> Res
     let spec = &attempt.document.spec;
     let mut questions = of_task(spec);
     questions.extend(of_step(&step.name, kind, spec.aws.as_ref()));
-    let mut asked = ask(attempt, &questions);
+    let mut asked = ask(attempt, &doubted(questions, attempt.doubts.why(&step.name)));
     if let Err(failure) = &mut asked {
         step.name.clone_into(&mut failure.step);
     }
@@ -60,7 +60,8 @@ pub(crate) fn admit_step(attempt: &Attempt, step: &Step, kind: &StepKind) -> Res
 /// Asks about one change.
 pub(crate) fn admit_change(attempt: &Attempt, change: Change<'_>) -> Result<(), Box<Failure>> {
     let aws = attempt.document.spec.aws.as_ref();
-    ask(attempt, &of_change(Change { aws, ..change }))
+    let why = attempt.doubts.why(change.step);
+    ask(attempt, &doubted(of_change(Change { aws, ..change }), why))
 }
 
 /// Is there anything that could be denied?

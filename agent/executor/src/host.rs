@@ -23,15 +23,12 @@ use deputy_task::touch::Touch;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, TASK};
 use crate::gate;
 use crate::hidden::Hidden;
 use crate::plan;
 use crate::replay::Reached;
 use crate::source;
-
-/// The step part of keys that belong to the task itself: no step can be called that.
-pub(crate) const TASK: &str = "@task";
 
 /// Lends an attempt to one step.
 pub(crate) struct StepHost {

@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use deputy_seal::run_seal::NotSealed;
-use deputy_seal::{KeyRing, RunSeal};
+use deputy_seal::run_seal::{NotSealed, Resumed};
+use deputy_seal::{KeyRing, RunSeal, Subject};
 use deputy_steps::effect::Readers;
 use deputy_steps::failure::Halt;
 use deputy_task::attempt::AttemptRef;
@@ -28,23 +28,32 @@ pub(crate) struct Believed {
     pub(crate) trust: Trust,
     /// Empty if it is not believed.
     pub(crate) journal: Vec<Record>,
+    /// What its records prove that agents of the pool ran.
+    pub(crate) begun: Option<Subject>,
     /// Why nothing may be done.
     pub(crate) forged: Option<Box<Failure>>,
 }
 
 /// Verifies the journal, and opens what is sealed in it.
-pub(crate) fn believe(ring: Option<&KeyRing>, attempt: &AttemptRef, journal: Vec<Record>) -> Believed {
+pub(crate) fn believe(
+    ring: Option<&KeyRing>,
+    attempt: &AttemptRef,
+    subjects: (&Subject, &[Subject]),
+    journal: Vec<Record>,
+) -> Believed {
     let Some(ring) = ring else {
         return Believed {
             trust: Trust::default(),
             journal,
+            begun: None,
             forged: None,
         };
     };
-    match RunSeal::resume(ring, attempt, journal) {
-        Ok((seal, journal)) => Believed {
+    match RunSeal::resume(ring, attempt, subjects, journal) {
+        Ok(Resumed { seal, journal, begun }) => Believed {
             trust: Trust(Some(Mutex::new(seal))),
             journal,
+            begun,
             forged: None,
         },
         Err(why) => {
@@ -54,6 +63,7 @@ pub(crate) fn believe(ring: Option<&KeyRing>, attempt: &AttemptRef, journal: Vec
             Believed {
                 trust: Trust::default(),
                 journal: Vec::new(),
+                begun: None,
                 forged: Some(Box::new(failure)),
             }
         }

@@ -186,7 +186,10 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
                 left.push(Left::of(step, format!("not undone: {}", failure.summary)));
                 attempt.board.status(&step.name, StepStatus::Failed);
             }
-            Err(error @ (StepError::NotSent | StepError::Halted(Halt::Nondeterministic(_) | Halt::Refused(_)))) => {
+            Err(
+                error @ (StepError::NotSent
+                | StepError::Halted(Halt::Nondeterministic(_) | Halt::Refused(_) | Halt::Forged(_))),
+            ) => {
                 left.push(Left::of(step, format!("not undone: {error}")));
                 attempt.board.status(&step.name, StepStatus::Failed);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use deputy_policy::signers::{Signature, TrustedSigners};
+use deputy_seal::Subject;
 use deputy_task::document::{Document, Inputs, read};
 use deputy_task::message::Assignment;
 use deputy_task::outcome::Failure;
@@ -36,7 +37,17 @@ pub(crate) enum Problem {
     Task(Box<Failure>),
 }
 
-/// Has the run begun? Only a journal with the pool's own proof says so: the manager could make one up.
+/// A task with its signature judged, its time left aside.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    vouched: Vouched,
+    not_after: u64,
+    subject: Subject,
+    others: Vec<Subject>,
+}
+
+/// Has the run begun, as what was signed? Only records of an agent of the pool that found the signature good say
+/// so: the manager could make them up, or take them from another task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begun {
     Proven,
@@ -44,7 +55,49 @@ pub(crate) enum Begun {
 }
 
 /// Judges the signature of a task.
-pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment, begun: Begun) -> Vouched {
+pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment) -> Judged {
+    let vouched = judge(signers, assignment);
+    let sent = Subject::Sent {
+        document: assignment.digest.clone(),
+        bundles: sent(assignment)
+            .map(|(name, sha256)| (name.clone(), sha256.clone()))
+            .collect(),
+    };
+    let signed = assignment.signed.as_deref();
+    let statement = signed.and_then(|signed| signed.statement().ok()).map(Subject::Signed);
+    let (subject, others) = match statement {
+        Some(signed) if vouched.signer.is_some() => (signed, vec![sent]),
+        statement => (sent, statement.into_iter().collect()),
+    };
+    Judged {
+        vouched,
+        not_after: signed.map_or(0, |signed| signed.not_after),
+        subject,
+        others,
+    }
+}
+
+impl Judged {
+    /// What is run; and what else the run may have been begun as, by agents with other trusted signers.
+    pub(crate) fn subjects(&self) -> (&Subject, &[Subject]) {
+        (&self.subject, &self.others)
+    }
+
+    /// With the time of the signature. A run that has begun is finished, however long it takes.
+    pub(crate) fn at(self, begun: Begun) -> Vouched {
+        let mut vouched = self.vouched;
+        if vouched.signer.is_some() && begun == Begun::Unproven && now() > self.not_after {
+            let failure = Failure::new(REFUSED, "the time of the task's signature is over");
+            vouched.signer = None;
+            vouched.problem = Some(Problem::Task(Box::new(
+                failure.hint("submit it again; `--sign-for` makes a signature good for longer"),
+            )));
+        }
+        vouched
+    }
+}
+
+fn judge(signers: &TrustedSigners, assignment: &Assignment) -> Vouched {
     let mut vouched = Vouched {
         signer: None,
         document: Arc::clone(&assignment.document),
@@ -55,23 +108,12 @@ pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment, begun: Be
     let Some(signed) = assignment.signed.as_deref().filter(|_| !signers.is_empty()) else {
         return vouched;
     };
-    // A run that has begun is finished, however long it takes.
-    let now = match begun {
-        Begun::Proven => 0,
-        Begun::Unproven => now(),
-    };
-    match signers.verify(signed, now) {
+    match signers.verify(signed) {
         Err(bad) => vouched.problem = Some(Problem::Agent(bad.to_string())),
         Ok(Signature::Unknown) => {
             vouched.note = Some(
                 "the task's signature is by nobody whom this agent trusts, or the task was changed after it was signed",
             );
-        }
-        Ok(Signature::Expired) => {
-            let failure = Failure::new(REFUSED, "the time of the task's signature is over");
-            vouched.problem = Some(Problem::Task(Box::new(
-                failure.hint("submit it again; `--sign-for` makes a signature good for longer"),
-            )));
         }
         Ok(Signature::By(name)) => match original(signed, assignment) {
             Ok((document, inputs)) => {
@@ -94,8 +136,7 @@ fn original(signed: &Signed, assignment: &Assignment) -> Result<(Document, Input
     if signed.project != project {
         return Err(format!("it was signed for project {}, not {project}", signed.project));
     }
-    let sent = assignment.bundles.iter().map(|(name, blob)| (name, &blob.sha256));
-    if !sent.eq(signed.bundles.iter()) {
+    if !sent(assignment).eq(signed.bundles.iter()) {
         return Err("the bundles are others".into());
     }
     let given: Inputs =
@@ -103,6 +144,11 @@ fn original(signed: &Signed, assignment: &Assignment) -> Result<(Document, Input
     let read = read("the signed task", signed.document.as_bytes(), &given)
         .map_err(|wrong| format!("it cannot be read: {wrong}"))?;
     Ok((read.checked.document, read.checked.inputs))
+}
+
+/// SHA-256 of each bundle by the name of its source.
+fn sent(assignment: &Assignment) -> impl Iterator<Item = (&String, &String)> {
+    assignment.bundles.iter().map(|(name, blob)| (name, &blob.sha256))
 }
 
 fn now() -> u64 {

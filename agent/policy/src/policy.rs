@@ -18,6 +18,9 @@ use crate::rule::{Rule, RuleEffect, fold, line};
 /// The class of a failure for which a policy is the reason.
 pub const DENIED: &str = "policy.denied";
 
+/// Why a signed task is asked about as if it were not.
+pub const UNCOUNTED: &str = "the signature does not count here";
+
 /// Most mistakes of one file that are told.
 const MAX_MISTAKES: usize = 20;
 
@@ -69,6 +72,9 @@ pub struct Denial {
     pub reason: DenialReason,
     /// The rules that decided it.
     pub by: Vec<Rule>,
+    /// Why the task's signature did not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// Which way a denial came about.
@@ -230,6 +236,7 @@ impl Rules {
                 what: question.to_string(),
                 reason,
                 by,
+                doubt: question.doubt.clone().filter(|_| asking.signer.is_some()),
             })
         };
         let (decision, by) = match evaluate(&self.all, asking, question, ManagersWord::With) {
@@ -306,7 +313,8 @@ impl Denial {
                 "change the task, or ask who keeps the agent's policy; `deputy-agent policy explain POLICY TASK` shows every question"
             }
         };
-        let mut failure = Failure::new(DENIED, summary).hint(hint);
+        let doubt = self.doubt.as_ref().map(|why| format!("{UNCOUNTED}: {why}; "));
+        let mut failure = Failure::new(DENIED, summary).hint(format!("{}{hint}", doubt.unwrap_or_default()));
         failure.detail = self
             .by
             .iter()

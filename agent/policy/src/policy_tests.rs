@@ -31,6 +31,7 @@ fn example(name: &str) -> Policy {
 fn question(wish: Wish) -> Question {
     Question {
         step: "deploy".into(),
+        doubt: None,
         wish,
     }
 }
@@ -85,6 +86,36 @@ fn the_example_of_roles_permits_those_and_no_other() {
     );
     assert_eq!(ask(Wish::UseAgentIdentity { kind: "shell".into() }), "NothingPermits");
     assert_eq!(ask(step("shell")), "steps");
+}
+
+/// Guards that what only the manager asserts does not come under a signer's permit, and that the denial says so.
+#[test]
+fn a_question_in_doubt_is_asked_as_if_nobody_had_signed() {
+    let policy = Policy::parse("permit (principal == Signer::\"pipeline\", action, resource);").expect("a policy");
+    let signed = Asking {
+        signer: Some("pipeline".into()),
+        ..asking()
+    };
+    let in_doubt = Question {
+        doubt: Some("task.submitter is what only the manager says".into()),
+        ..question(step("shell"))
+    };
+    assert!(matches!(
+        policy.decide(&signed, &question(step("shell"))),
+        Verdict::Permitted { .. }
+    ));
+    let failure = policy
+        .admit(&signed, std::slice::from_ref(&in_doubt))
+        .expect_err("denied");
+    insta::assert_snapshot!(format!("{failure}\n{}", failure.hint), @r"
+    the policy of agent agent-1 has no rule that permits running a shell step (step deploy)
+    the signature does not count here: task.submitter is what only the manager says; change the task, or ask who keeps the agent's policy; `deputy-agent policy explain POLICY TASK` shows every question
+    ");
+    let by_context =
+        Policy::parse("permit (principal, action, resource) when { context has signed };").expect("a policy");
+    assert!(matches!(by_context.decide(&signed, &in_doubt), Verdict::Denied(_)));
+    let anyone = Policy::parse("permit (principal is Unsigned, action, resource);").expect("a policy");
+    assert!(matches!(anyone.decide(&signed, &in_doubt), Verdict::Permitted { .. }));
 }
 
 #[test]

@@ -34,6 +34,14 @@ pub struct Said {
     pub submitter: String,
 }
 
+impl Asking {
+    /// Who vouches for the task as far as this question is concerned.
+    #[must_use]
+    pub fn signer_for(&self, question: &Question) -> Option<&str> {
+        self.signer.as_deref().filter(|_| question.doubt.is_none())
+    }
+}
+
 /// One thing that a task wants to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,6 +49,9 @@ pub struct Question {
     /// The step it belongs to; empty if to the whole task.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub step: String,
+    /// Why the task's signature does not count for it: then it is asked as if nobody had signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// What it is.
     #[serde(flatten)]
     pub wish: Wish,

@@ -3,7 +3,7 @@
 use deputy_task::document::origin::GitAuth;
 use deputy_task::document::secret::SecretRef;
 use deputy_task::document::step::{Manifests, Shell};
-use deputy_task::document::{AwsSpec, SourceKind, Spec, StepKind};
+use deputy_task::document::{AwsSpec, Doubts, SourceKind, Spec, StepKind};
 use deputy_task::expression::{Scope, evaluate_bool};
 use deputy_task::record::Direction;
 use deputy_task::touch::{Touch, images_of_definition, images_of_manifest, roles_of, service_accounts_of};
@@ -34,9 +34,10 @@ pub struct Beforehand {
     pub skipped: Vec<String>,
 }
 
-/// Everything that can be asked before anything has run. `scope` has no outputs of steps.
+/// Everything that can be asked before anything has run. `scope` has no outputs of steps; `doubts` are those of a
+/// signed task.
 #[must_use]
-pub fn beforehand(spec: &Spec, scope: &Scope) -> Beforehand {
+pub fn beforehand(spec: &Spec, scope: &Scope, doubts: &Doubts) -> Beforehand {
     let mut asked = Beforehand {
         questions: of_task(spec),
         ..Beforehand::default()
@@ -47,13 +48,19 @@ pub fn beforehand(spec: &Spec, scope: &Scope) -> Beforehand {
             asked.skipped.push(step.name.clone());
             continue;
         }
-        asked.questions.extend(match step.kind.evaluated(scope) {
+        let mut questions = match step.kind.evaluated(scope) {
             Ok(kind) => of_step(&step.name, &kind, spec.aws.as_ref()),
             Err(error) => {
                 asked.later.push((step.name.clone(), error.to_string()));
                 of_kind(&step.name, &step.kind, spec.aws.as_ref())
             }
-        });
+        };
+        if let Some(why) = doubts.why(&step.name) {
+            // Its roles and sources are at its hand, whoever says what it does with them.
+            questions.extend(asked_at(&step.name, of_task(spec)));
+            questions = doubted(questions, Some(why));
+        }
+        asked.questions.extend(questions);
     }
     asked
 }
@@ -369,9 +376,23 @@ fn namespace_of(manifest: &Map<String, Value>) -> Option<&str> {
     manifest.get("metadata")?.get("namespace")?.as_str()
 }
 
+/// The same questions, for which the task's signature does not count if there is a reason.
+#[must_use]
+pub fn doubted(mut questions: Vec<Question>, why: Option<&str>) -> Vec<Question> {
+    for question in &mut questions {
+        question.doubt = why.map(str::to_owned);
+    }
+    questions
+}
+
+fn asked_at(step: &str, questions: Vec<Question>) -> Vec<Question> {
+    asked(step, questions.into_iter().map(|question| question.wish).collect())
+}
+
 fn asked(step: &str, wishes: Vec<Wish>) -> Vec<Question> {
     let question = |wish| Question {
         step: step.to_owned(),
+        doubt: None,
         wish,
     };
     wishes.into_iter().map(question).collect()

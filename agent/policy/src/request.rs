@@ -46,7 +46,7 @@ pub(crate) fn schema() -> Result<&'static Schema, String> {
 pub(crate) fn request(asking: &Asking, question: &Question, word: ManagersWord) -> Result<(Request, Entities), String> {
     let schema = schema()?;
     let mut built = Built::default();
-    let principal = match &asking.signer {
+    let principal = match asking.signer_for(question) {
         Some(name) => built.entity("Signer", name)?,
         None => uid("Unsigned", "anyone")?,
     };
@@ -188,7 +188,7 @@ fn common(asking: &Asking, question: &Question, pool: EntityUid, word: ManagersW
     ];
     let mut context = Attributes::from([text("step", &question.step), record("agent", agent)?]);
     let said = &asking.said;
-    if asking.signer.is_some() {
+    if asking.signer_for(question).is_some() {
         let signed = [text("project", &said.project), text("task", &said.task)];
         context.extend([record("signed", signed)?]);
     }

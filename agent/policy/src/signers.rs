@@ -32,12 +32,10 @@ pub struct BadSigners {
 /// What a signature amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signature {
-    /// It is good, and by this signer.
+    /// It is good, and by this signer. Its time is for others to judge.
     By(String),
     /// It is by nobody whom this agent knows.
     Unknown,
-    /// Its time is over.
-    Expired,
 }
 
 impl TrustedSigners {
@@ -61,11 +59,11 @@ impl TrustedSigners {
         Ok(self.keys()?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// Whose signature is it? `now` is in Unix seconds.
+    /// Whose signature is it?
     ///
     /// # Errors
     /// The keys cannot be read.
-    pub fn verify(&self, signed: &Signed, now: u64) -> Result<Signature, BadSigners> {
+    pub fn verify(&self, signed: &Signed) -> Result<Signature, BadSigners> {
         let keys = self.keys()?;
         let (Ok(statement), Ok(signature)) = (signed.statement(), hex::decode(&signed.signature)) else {
             return Ok(Signature::Unknown);
@@ -80,7 +78,6 @@ impl TrustedSigners {
         });
         Ok(match by {
             None => Signature::Unknown,
-            Some(_) if now > signed.not_after => Signature::Expired,
             Some((name, _)) => Signature::By(name),
         })
     }
@@ -181,18 +178,17 @@ mod tests {
         };
         let good = with(edwards.sign(&statement).as_ref());
         let by_curve = with(curve.sign(&SystemRandom::new(), &statement).expect("signed").as_ref());
-        let verify = |task: &Signed, now| signers.verify(task, now).expect("keys");
-        assert_eq!(verify(&good, 100), Signature::By("pipeline".into()));
-        assert_eq!(verify(&by_curve, 1), Signature::By("kms".into()));
-        assert_eq!(verify(&good, 101), Signature::Expired);
-        assert_eq!(verify(&with(stranger.sign(&statement).as_ref()), 1), Signature::Unknown);
+        let verify = |task: &Signed| signers.verify(task).expect("keys");
+        assert_eq!(verify(&good), Signature::By("pipeline".into()));
+        assert_eq!(verify(&by_curve), Signature::By("kms".into()));
+        assert_eq!(verify(&with(stranger.sign(&statement).as_ref())), Signature::Unknown);
         let tampered = Signed {
             document: "kind: Other\n".into(),
             ..good
         };
-        assert_eq!(verify(&tampered, 1), Signature::Unknown);
+        assert_eq!(verify(&tampered), Signature::Unknown);
         std::fs::write(folder.path().join("broken.pem"), "no key").expect("written");
-        let why = signers.verify(&by_curve, 1).expect_err("unusable").to_string();
+        let why = signers.verify(&by_curve).expect_err("unusable").to_string();
         assert!(why.contains("broken.pem") && why.contains("BEGIN PUBLIC KEY"), "{why}");
     }
     /// Guards that nobody who can write beside or into the keys vouches for anything.
@@ -210,7 +206,7 @@ mod tests {
         for (path, mode, good) in [(&file, 0o664, 0o644), (&folder, 0o777, 0o755), (&folder, 0o775, 0o755)] {
             let set = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
             set(mode);
-            let why = signers.verify(&task(), 1).expect_err("not used").to_string();
+            let why = signers.verify(&task()).expect_err("not used").to_string();
             assert!(why.contains("can be written by") && why.contains("chmod"), "{why}");
             set(good);
         }

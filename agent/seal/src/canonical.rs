@@ -2,7 +2,6 @@
 //! so that no two records have the same bytes, and keys of objects sorted, so that the same value
 //! always has.
 
-use deputy_task::attempt::AttemptRef;
 use deputy_task::record::{Decision, Direction, EffectClass, Record, RecordBody};
 use serde_json::Value;
 
@@ -29,15 +28,6 @@ impl Bytes {
     pub(crate) fn done(self) -> Vec<u8> {
         self.0
     }
-}
-
-/// Which run: neither the attempt nor the agent.
-pub(crate) fn run(attempt: &AttemptRef) -> Vec<u8> {
-    Bytes::default()
-        .text(attempt.project.as_str())
-        .text(attempt.task.as_str())
-        .number(attempt.run.into())
-        .done()
 }
 
 /// What a record says; neither who wrote it when, nor where it stands.

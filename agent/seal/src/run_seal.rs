@@ -5,8 +5,8 @@
 //! tag n = MAC(position n, tag n-1, key, kind, version, content)      the MAC key is the run's own
 //! ```
 //!
-//! So a record that is changed, of another run, under another key of the journal, at another place, or
-//! whose forerunner is missing does not verify. What is not seen: that the last records are missing.
+//! So a record that is changed, of another run or another task document, under another key of the journal,
+//! at another place, or whose forerunner is missing does not verify. What is not seen: that the last records are missing.
 //! An intent that is written again is the same record at the same place.
 
 use std::borrow::Cow;
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::canonical::{self, Bytes};
 use crate::key_ring::KeyRing;
 use crate::pool_key::{PoolKey, Refused};
+use crate::subject::Subject;
 
 /// The first byte of everything sealed.
 const SEALED_VERSION: u8 = 1;
@@ -39,6 +40,17 @@ pub struct RunSeal {
     before: [u8; MAC_BYTES],
     /// Written again, an intent is the record that it was.
     intents: HashMap<EffectKey, Record>,
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Resumed {
+    /// For what is written from here on.
+    pub seal: RunSeal,
+    /// Verified and opened.
+    pub journal: Vec<Record>,
+    /// What its records prove that agents of the pool ran; none if no record proves anything.
+    pub begun: Option<Subject>,
 }
 
 /// Why a journal is not believed.
@@ -69,7 +81,7 @@ pub enum Forged {
     Reordered(EffectKey),
     /// Everything else.
     #[error(
-        "no agent of this pool wrote the record {0} like this: it was changed, or belongs to another run, task or place"
+        "no agent of this pool wrote the record {0} like this: it was changed, or belongs to another run, task, document, bundle or place"
     )]
     Altered(EffectKey),
     /// The library of cryptography refused.
@@ -93,35 +105,54 @@ impl RunSeal {
     ///
     /// # Errors
     /// If the keys cannot be derived.
-    pub fn begin(ring: &KeyRing, attempt: &AttemptRef) -> Result<Self, Refused> {
-        Self::new(ring.first(), attempt)
+    pub fn begin(ring: &KeyRing, attempt: &AttemptRef, subject: &Subject) -> Result<Self, Refused> {
+        Self::new(ring.first(), attempt, subject)
     }
 
     /// Of a run with this journal: verified, its sealed values opened. Decisions without a proof are the
-    /// manager's own and are left in; an empty journal begins the run.
+    /// manager's own and are left in; a journal with nothing else begins the run, as `subject`. It may have been
+    /// begun as one of the `others`.
     ///
     /// # Errors
     /// The journal is not believed, and nothing of it may be used.
-    pub fn resume(ring: &KeyRing, attempt: &AttemptRef, journal: Vec<Record>) -> Result<(Self, Vec<Record>), Forged> {
+    pub fn resume(
+        ring: &KeyRing,
+        attempt: &AttemptRef,
+        (subject, others): (&Subject, &[Subject]),
+        journal: Vec<Record>,
+    ) -> Result<Resumed, Forged> {
         let Some(id) = sealing_key(&journal)? else {
-            return Ok((Self::begin(ring, attempt)?, journal));
+            return Ok(Resumed {
+                seal: Self::begin(ring, attempt, subject)?,
+                journal,
+                begun: None,
+            });
         };
         let Some(key) = ring.key(&id) else {
             let first = journal.iter().find(|record| record.sealing.mac.is_some());
             let key = first.map_or_else(|| EffectKey::new("", ""), |record| record.key.clone());
             return Err(Forged::UnknownKey { key, id });
         };
-        let mut seal = Self::new(key, attempt)?;
+        let (mut begun, mut seal) = (subject, Self::new(key, attempt, subject)?);
+        for other in others {
+            if !seal.began(&journal) {
+                (begun, seal) = (other, Self::new(key, attempt, other)?);
+            }
+        }
         seal.verify(&journal)?;
         let opened = journal
             .into_iter()
             .map(|record| seal.open(record))
             .collect::<Result<_, _>>()?;
-        Ok((seal, opened))
+        Ok(Resumed {
+            seal,
+            journal: opened,
+            begun: Some(begun.clone()),
+        })
     }
 
-    fn new(key: &PoolKey, attempt: &AttemptRef) -> Result<Self, Refused> {
-        let run = canonical::run(attempt);
+    fn new(key: &PoolKey, attempt: &AttemptRef, subject: &Subject) -> Result<Self, Refused> {
+        let run = subject.of_run(attempt);
         let derived = |label| key.derive(label, &run);
         Ok(Self {
             key: key.id().clone(),
@@ -215,6 +246,15 @@ impl RunSeal {
         if matches!(record.body, RecordBody::Intent(_)) {
             self.intents.insert(record.key.clone(), record.clone());
         }
+    }
+
+    /// Does the first record of the run prove this seal?
+    fn began(&self, journal: &[Record]) -> bool {
+        let proves = |record: &Record| {
+            let first = record.sealing.mac.as_ref().filter(|mac| mac.position == 0);
+            first.is_some_and(|mac| hmac::verify(&self.mac, &self.proven(0, record), &mac.tag).is_ok())
+        };
+        journal.iter().any(proves)
     }
 
     fn verify(&mut self, journal: &[Record]) -> Result<(), Forged> {

@@ -22,6 +22,21 @@ fn attempt(task: &str, run: u32, epoch: u64) -> AttemptRef {
     }
 }
 
+fn sent(document: &str) -> Subject {
+    Subject::Sent {
+        document: document.into(),
+        bundles: [("app".to_owned(), "00ff".to_owned())].into(),
+    }
+}
+
+fn begin(ring: &KeyRing, attempt: &AttemptRef) -> Result<RunSeal, Refused> {
+    RunSeal::begin(ring, attempt, &sent("d1"))
+}
+
+fn resume(ring: &KeyRing, attempt: &AttemptRef, journal: Vec<Record>) -> Result<(RunSeal, Vec<Record>), Forged> {
+    RunSeal::resume(ring, attempt, (&sent("d1"), &[]), journal).map(|resumed| (resumed.seal, resumed.journal))
+}
+
 fn record(name: &str, body: RecordBody) -> Record {
     Record {
         key: EffectKey::new("step", name),
@@ -65,11 +80,11 @@ fn written(seal: &mut RunSeal) -> Vec<Record> {
 }
 
 fn journal() -> Vec<Record> {
-    written(&mut RunSeal::begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal"))
+    written(&mut begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal"))
 }
 
 fn resumed(journal: Vec<Record>) -> Result<Vec<Record>, Forged> {
-    RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), journal).map(|(_, opened)| opened)
+    resume(&ring(&[1]), &attempt("t1", 1, 2), journal).map(|(_, opened)| opened)
 }
 
 fn forged(journal: Vec<Record>) -> Forged {
@@ -85,13 +100,42 @@ fn another_agent_of_the_pool_believes_opens_and_goes_on() {
     let journal = journal();
     let shown = format!("{journal:?}{}", serde_json::to_string(&journal).expect("json"));
     assert!(!shown.contains("s3cr3t-value"), "{shown}");
-    let (mut seal, opened) = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), journal.clone()).expect("believed");
+    let (mut seal, opened) = resume(&ring(&[1]), &attempt("t1", 1, 2), journal.clone()).expect("believed");
     assert_eq!(opened[3].body, RecordBody::Fact(json!({ "TOKEN": "s3cr3t-value" })));
     assert_eq!(opened[0].body, RecordBody::Fact(json!({ "count": 2, "share": 0.1 })));
     let more = seal.authenticate(fact("later", json!(1))).expect("authenticated");
     assert_eq!(more.sealing.mac.as_ref().map(|mac| mac.position), Some(4));
     let all = [journal, vec![more]].concat();
     assert_eq!(resumed(all).expect("believed").len(), 5);
+}
+
+/// Guards that a real journal of one task proves nothing for another that is handed out under its id.
+#[test]
+fn a_journal_belongs_to_one_document_and_its_bundles_and_to_how_it_was_vouched_for() {
+    let other_bundle = Subject::Sent {
+        document: "d1".into(),
+        bundles: [("app".to_owned(), "ff00".to_owned())].into(),
+    };
+    let signed = Subject::Signed(b"statement".to_vec());
+    let as_one = |subject: &Subject, others: &[Subject]| {
+        let resumed = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), (subject, others), journal());
+        resumed.map(|resumed| resumed.begun)
+    };
+    for subject in [&sent("d2"), &other_bundle, &signed] {
+        let error = as_one(subject, &[]).expect_err("another task");
+        assert!(matches!(error, Forged::Altered(_)), "{error}");
+    }
+    let begun = as_one(&signed, &[sent("d1")]).expect("begun when nobody vouched for it");
+    assert_eq!(begun, Some(sent("d1")));
+    let nothing = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), (&signed, &[]), Vec::new());
+    assert_eq!(nothing.expect("begins").begun, None);
+    let redo = record("run", RecordBody::Decision(Decision::Redo { reason: "x".into() }));
+    let manager = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), (&signed, &[]), vec![redo]);
+    assert_eq!(
+        manager.expect("begins").begun,
+        None,
+        "the manager's own word proves nothing"
+    );
 }
 
 #[test]
@@ -140,10 +184,10 @@ fn a_changed_record_is_seen_whatever_was_changed() {
 #[test]
 fn a_journal_of_another_run_task_or_pool_is_not_believed() {
     for other in [attempt("t2", 1, 2), attempt("t1", 2, 2)] {
-        let error = RunSeal::resume(&ring(&[1]), &other, journal()).expect_err("forged");
+        let error = resume(&ring(&[1]), &other, journal()).expect_err("forged");
         assert_eq!(error, Forged::Altered(key("before")));
     }
-    let error = RunSeal::resume(&ring(&[2]), &attempt("t1", 1, 2), journal()).expect_err("forged");
+    let error = resume(&ring(&[2]), &attempt("t1", 1, 2), journal()).expect_err("forged");
     assert!(matches!(error, Forged::UnknownKey { .. }), "{error}");
 }
 
@@ -178,7 +222,7 @@ fn records_that_stand_elsewhere_are_seen() {
 fn two_ends_of_one_beginning_cannot_be_put_together() {
     let begun = journal();
     let go_on = |value: &str| {
-        let (mut seal, _) = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), begun.clone()).expect("believed");
+        let (mut seal, _) = resume(&ring(&[1]), &attempt("t1", 1, 2), begun.clone()).expect("believed");
         let records = ["x", "y"].map(|name| seal.authenticate(fact(name, json!(value))).expect("authenticated"));
         records.to_vec()
     };
@@ -205,7 +249,7 @@ fn a_stripped_record_is_seen_and_the_managers_decisions_are_its_own() {
     assert_eq!(resumed(decided).expect("believed").len(), 5);
     assert_eq!(resumed(vec![decision()]).expect("believed").len(), 1);
     // Taken back, an agent's own decision leaves a hole.
-    let mut seal = RunSeal::begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
+    let mut seal = begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
     let mut own = vec![decision(), fact("after", json!(1))];
     own = own
         .into_iter()
@@ -218,7 +262,7 @@ fn a_stripped_record_is_seen_and_the_managers_decisions_are_its_own() {
 #[test]
 fn an_intent_that_is_written_again_is_the_same_record() {
     let journal = journal();
-    let (mut seal, _) = RunSeal::resume(&ring(&[1]), &attempt("t1", 1, 2), journal.clone()).expect("believed");
+    let (mut seal, _) = resume(&ring(&[1]), &attempt("t1", 1, 2), journal.clone()).expect("believed");
     let again = seal.authenticate(intent("update/a", "d1")).expect("authenticated");
     assert_eq!(again.sealing, journal[1].sealing);
     let after = seal.authenticate(fact("after", json!(1))).expect("authenticated");
@@ -236,24 +280,24 @@ fn keys_are_changed_without_a_gap() {
     let old = journal();
     // The new key is added behind the old one, then before it: what was begun goes on with its own key.
     for keys in [&[1, 2][..], &[2, 1]] {
-        let (mut seal, _) = RunSeal::resume(&ring(keys), &attempt("t1", 1, 2), old.clone()).expect("believed");
+        let (mut seal, _) = resume(&ring(keys), &attempt("t1", 1, 2), old.clone()).expect("believed");
         let more = seal.authenticate(fact("later", json!(1))).expect("authenticated");
         assert_eq!(resumed([&old[..], &[more]].concat()).expect("believed").len(), 5);
     }
-    let (new, _) = RunSeal::resume(&ring(&[2, 1]), &attempt("t1", 1, 1), Vec::new()).expect("begun");
+    let (new, _) = resume(&ring(&[2, 1]), &attempt("t1", 1, 1), Vec::new()).expect("begun");
     assert_eq!(new.key(), ring(&[2]).first().id());
     // When the old key is gone, nobody opens what it sealed.
-    let error = RunSeal::resume(&ring(&[2]), &attempt("t1", 1, 2), old.clone()).expect_err("forged");
+    let error = resume(&ring(&[2]), &attempt("t1", 1, 2), old.clone()).expect_err("forged");
     assert!(matches!(error, Forged::UnknownKey { .. }), "{error}");
-    let mut other = RunSeal::begin(&ring(&[2]), &attempt("t1", 1, 1)).expect("a seal");
+    let mut other = begin(&ring(&[2]), &attempt("t1", 1, 1)).expect("a seal");
     let mixed = [&old[..1], &written(&mut other)[1..]].concat();
-    let error = RunSeal::resume(&ring(&[1, 2]), &attempt("t1", 1, 2), mixed).expect_err("forged");
+    let error = resume(&ring(&[1, 2]), &attempt("t1", 1, 2), mixed).expect_err("forged");
     assert_eq!(error, Forged::MixedKeys(key("update/a")));
 }
 
 #[test]
 fn a_sealed_value_opens_only_as_its_own_record() {
-    let seal = RunSeal::begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
+    let seal = begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
     let sealed = seal.seal(fact("one", json!("value"))).expect("sealed");
     assert_eq!(sealed.body, RecordBody::Fact(Value::Null));
     let open = |record: Record| seal.open(record).map(|record| record.body);
@@ -269,7 +313,7 @@ fn a_sealed_value_opens_only_as_its_own_record() {
         cut.sealing.sealed.truncate(length);
         assert!(length == 0 || open(cut).is_err(), "{length}");
     }
-    let other = RunSeal::begin(&ring(&[1]), &attempt("t1", 2, 1)).expect("a seal");
+    let other = begin(&ring(&[1]), &attempt("t1", 2, 1)).expect("a seal");
     assert_eq!(
         other.open(sealed).map(|record| record.body),
         Err(Forged::Altered(key("one")))
@@ -278,7 +322,7 @@ fn a_sealed_value_opens_only_as_its_own_record() {
 
 #[test]
 fn digests_tell_plans_effects_runs_and_pools_apart() {
-    let seal = |pool: u8, run| RunSeal::begin(&ring(&[pool]), &attempt("t1", run, 1)).expect("a seal");
+    let seal = |pool: u8, run| begin(&ring(&[pool]), &attempt("t1", run, 1)).expect("a seal");
     let one = seal(1, 1).digest(&key("a"), &json!({ "b": 1, "a": 2 }));
     assert_eq!(one, seal(1, 1).digest(&key("a"), &json!({ "a": 2, "b": 1 })));
     assert_eq!(one.len(), 64);
@@ -294,7 +338,7 @@ fn digests_tell_plans_effects_runs_and_pools_apart() {
 
 #[test]
 fn the_place_of_a_refused_record_is_free_again() {
-    let mut seal = RunSeal::begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
+    let mut seal = begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
     let mut journal = written(&mut seal);
     let refused = seal.authenticate(intent("update/b", "d")).expect("authenticated");
     seal.retract(&refused);
@@ -331,7 +375,7 @@ proptest! {
     fn what_was_written_and_went_through_json_is_believed(
         values in proptest::collection::vec((any_json(), any::<bool>()), 1..6), tamper in any::<proptest::sample::Index>(),
     ) {
-        let mut seal = RunSeal::begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
+        let mut seal = begin(&ring(&[1]), &attempt("t1", 1, 1)).expect("a seal");
         let mut journal = Vec::new();
         let mut expected = Vec::new();
         for (number, (value, sealed)) in values.into_iter().enumerate() {

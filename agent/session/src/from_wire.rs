@@ -17,6 +17,7 @@ use deputy_task::record::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// A message does not say what the contract promises.
 #[derive(Debug, thiserror::Error)]
@@ -291,6 +292,7 @@ pub(crate) fn assignment(wire: v1::Assignment, received_at: BootTime) -> Result<
         attempt,
         document: Arc::new(checked.document),
         inputs: Arc::new(checked.inputs),
+        digest: hex::encode(Sha256::digest(&wire.document)),
         signed: checked.signed.map(|signed| Arc::new(*signed)),
         submitter: text(wire.submitter),
         journal,

@@ -246,6 +246,7 @@ async fn drive(
     };
     let assignment = Assignment {
         attempt: attempt.clone(),
+        digest: digest(&checked),
         document: Arc::new(checked.document),
         inputs: Arc::new(checked.inputs),
         signed: None,

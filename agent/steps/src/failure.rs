@@ -44,6 +44,9 @@ pub enum Halt {
     /// The program asked for something else than its journal says.
     #[error("the program does not match its journal: {0}")]
     Nondeterministic(String),
+    /// The journal says of what the document fixes that it was something else.
+    #[error("the journal is not believed: {0}")]
+    Forged(String),
     /// The agent's policy says no.
     #[error("{0}")]
     Denied(Box<Failure>),

@@ -27,6 +27,8 @@ pub struct Assignment {
     pub document: Arc<Document>,
     /// The values of `spec.inputs`, after defaults and checks.
     pub inputs: Arc<Inputs>,
+    /// SHA-256 of the canonical document as it was sent, in hex: the same for every attempt of a run.
+    pub digest: String,
     /// As it was signed, if it was. Nobody has looked at the signature.
     pub signed: Option<Arc<Signed>>,
     /// Who submitted it.

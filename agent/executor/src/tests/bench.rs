@@ -20,6 +20,7 @@ use deputy_task::outcome::Completion;
 use deputy_task::progress::StepProgress;
 use deputy_task::record::{Record, RecordBody};
 use deputy_task::repair::Steering;
+use deputy_task::signed::Signed;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -66,6 +67,7 @@ pub(super) struct Bench {
     pub(super) root: tempfile::TempDir,
     pub(super) policy: PolicySource,
     pub(super) signers: TrustedSigners,
+    pub(super) signed: Option<Arc<Signed>>,
     /// The keys of the pool that the next attempt's agent has.
     pub(super) pool_keys: Option<Arc<KeyRing>>,
 }
@@ -101,6 +103,7 @@ impl Bench {
             root: tempfile::tempdir().expect("root"),
             policy: PolicySource::by_hand(),
             signers: TrustedSigners::default(),
+            signed: None,
             pool_keys: None,
         }
     }
@@ -142,7 +145,8 @@ impl Bench {
             attempt: attempt(epoch),
             document: Arc::clone(&self.document),
             inputs: Arc::default(),
-            signed: None,
+            digest: hex::encode(Sha256::digest(serde_json::to_vec(&*self.document).expect("json"))),
+            signed: self.signed.clone(),
             submitter: "tests".into(),
             journal: self.journal.records().to_vec(),
             start_deadline: permit::now().after(Duration::from_secs(3600)),

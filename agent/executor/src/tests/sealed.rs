@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use deputy_seal::KeyRing;
 use deputy_seal::pool_key::PoolKey;
+use deputy_seal::{KeyRing, RunSeal, Subject};
 use deputy_steps::effect::Secrecy;
 use deputy_task::outcome::{Outcome, World as Left};
 use deputy_task::record::{EffectKey, Record, RecordBody};
@@ -32,6 +32,16 @@ fn puts() -> Script {
         ("a", vec![Do::Put("x", "1"), Do::Output("o", "v")]),
         ("b", vec![Do::Put("y", "2")]),
     ])
+}
+
+/// What the pool runs.
+pub(super) fn sent(bench: &Bench) -> Subject {
+    let assignment = bench.assignment(1);
+    let bundles = assignment.bundles.into_iter().map(|(name, blob)| (name, blob.sha256));
+    Subject::Sent {
+        document: assignment.digest,
+        bundles: bundles.collect(),
+    }
 }
 
 /// Its agent died after `a` and before `b` changed anything.
@@ -132,10 +142,10 @@ async fn a_journal_that_was_tampered_with_stops_the_task() {
     let (own, other) = (ring(&[1]).first().id().to_string(), ring(&[2]).first().id().to_string());
     let told = told.join("\n").replace(&own, "OWN").replace(&other, "OTHER");
     insta::assert_snapshot!(told, @r"
-    the journal of this run is not what agents of this pool wrote: no agent of this pool wrote the record a/before/x like this: it was changed, or belongs to another run, task or place
+    the journal of this run is not what agents of this pool wrote: no agent of this pool wrote the record a/before/x like this: it was changed, or belongs to another run, task, document, bundle or place
     the journal of this run is not what agents of this pool wrote: the record a/put/x is not authenticated, and agents of this pool authenticate what they write
     the journal of this run is not what agents of this pool wrote: record 1 of the run is missing, and later ones are there
-    the journal of this run is not what agents of this pool wrote: no agent of this pool wrote the record a/put/z like this: it was changed, or belongs to another run, task or place
+    the journal of this run is not what agents of this pool wrote: no agent of this pool wrote the record a/put/z like this: it was changed, or belongs to another run, task, document, bundle or place
     the journal of this run is not what agents of this pool wrote: the record a/before/x does not stand where it was written
     the journal of this run is not what agents of this pool wrote: the record a/before/x is authenticated with the pool key OTHER, which this agent does not have
     the journal of this run is not what agents of this pool wrote: the record a/put/x is authenticated with another pool key than the one before it
@@ -150,9 +160,11 @@ async fn a_record_of_another_run_is_not_believed() {
     let mut next_run = other.clone();
     next_run.run = 2;
     let records = bench.journal.records().to_vec();
-    let (_, believed) = deputy_seal::RunSeal::resume(&ring(&[1]), &other, records.clone()).expect("its own");
+    let subject = sent(&bench);
+    let resume = |attempt, records| RunSeal::resume(&ring(&[1]), attempt, (&subject, &[]), records);
+    let believed = resume(&other, records.clone()).expect("its own").journal;
     assert_eq!(believed.len(), records.len());
-    assert!(deputy_seal::RunSeal::resume(&ring(&[1]), &next_run, records).is_err());
+    assert!(resume(&next_run, records).is_err());
     assert_eq!(bench.run().await.expect("complete").outcome, Outcome::Succeeded);
 }
 

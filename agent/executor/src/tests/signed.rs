@@ -7,14 +7,19 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use deputy_policy::signers::TrustedSigners;
 use deputy_policy::source::PolicySource;
+use deputy_seal::{RunSeal, Subject};
 use deputy_task::message::{Assignment, BlobRef};
 use deputy_task::outcome::Outcome;
+use deputy_task::record::{Decision, EffectKey, Record, RecordBody};
 use deputy_task::signed::Signed;
 use serde_json::json;
 
-use super::bench::Bench;
+use super::bench::{Bench, Crash};
 use super::lifecycle::refusals;
 use super::script::{Do, Script};
+use super::sealed::{ring, sent};
+use crate::arguments::{task_key, task_record};
+use crate::local::MemoryJournal;
 use crate::vouch::{Begun, Problem, vouch};
 
 const DOCUMENT: &str = "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: { name: signed }\nspec: { steps: [ { name: a, shell: { run: \"true\" } } ] }\n";
@@ -40,8 +45,12 @@ impl Signer {
     }
 
     fn sign(&self, not_after: u64, blob: &BlobRef) -> Signed {
+        self.sign_document(DOCUMENT, not_after, blob)
+    }
+
+    fn sign_document(&self, document: &str, not_after: u64, blob: &BlobRef) -> Signed {
         let mut signed = Signed {
-            document: DOCUMENT.into(),
+            document: document.into(),
             inputs: "{}".into(),
             bundles: [("bundle".to_owned(), blob.sha256.clone())].into(),
             project: "default".into(),
@@ -68,7 +77,7 @@ fn assignment(signer: &Signer, not_after: u64) -> Assignment {
 #[test]
 fn what_was_signed_is_run_and_not_what_the_manager_made_of_it() {
     let signer = Signer::new();
-    let vouched = vouch(&signer.trusted(), &assignment(&signer, u64::MAX), Begun::Unproven);
+    let vouched = vouch(&signer.trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
     assert_eq!(vouched.signer.as_deref(), Some("pipeline"), "{:?}", vouched.problem);
     assert_eq!(vouched.document.metadata.name, "signed");
     assert_eq!(vouched.document.spec.steps[0].kind.name(), "shell");
@@ -80,7 +89,7 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     let changed = |change: &dyn Fn(&mut Assignment)| {
         let mut assignment = assignment(&signer, u64::MAX);
         change(&mut assignment);
-        vouch(&signer.trusted(), &assignment, Begun::Unproven)
+        vouch(&signer.trusted(), &assignment).at(Begun::Unproven)
     };
     let tamper = |change: fn(&mut Signed)| {
         let vouched = changed(&|assignment| {
@@ -112,21 +121,17 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     let project = changed(&|assignment| assignment.attempt.project = "other".parse().expect("a project"));
     assert!(refused(project).contains("signed for project default, not other"));
     let late = assignment(&signer, 1);
-    let expired = vouch(&signer.trusted(), &late, Begun::Unproven);
+    let expired = vouch(&signer.trusted(), &late).at(Begun::Unproven);
     assert!(refused(expired).contains("time of the task's signature is over"));
     // What has begun, by the pool's own proof, is finished, however late it is.
-    let begun = vouch(&signer.trusted(), &late, Begun::Proven);
+    let begun = vouch(&signer.trusted(), &late).at(Begun::Proven);
     assert_eq!(begun.signer.as_deref(), Some("pipeline"), "{:?}", begun.problem);
     let stripped = changed(&|assignment| assignment.signed = None);
     assert!(stripped.signer.is_none() && stripped.problem.is_none());
-    let stranger = vouch(
-        &Signer::new().trusted(),
-        &assignment(&signer, u64::MAX),
-        Begun::Unproven,
-    );
+    let stranger = vouch(&Signer::new().trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
     assert!(stranger.signer.is_none() && stranger.note.is_some());
     std::fs::write(signer.folder.path().join("x.pem"), "no key").expect("written");
-    let unusable = vouch(&signer.trusted(), &assignment(&signer, u64::MAX), Begun::Unproven);
+    let unusable = vouch(&signer.trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
     assert!(
         matches!(unusable.problem, Some(Problem::Agent(_))),
         "{:?}",
@@ -144,6 +149,123 @@ async fn a_stripped_signature_is_an_unsigned_task_and_is_rejected_where_one_is_n
     let completion = bench.run().await.expect("complete");
     assert_eq!(completion.outcome, Outcome::Rejected);
     assert!(bench.world.objects().is_empty());
+}
+
+/// The record as an agent of the pool writes it.
+fn written(subject: &Subject, record: Record) -> Vec<Record> {
+    let mut seal = RunSeal::begin(&ring(&[1]), &super::bench::attempt(1), subject).expect("a seal");
+    vec![seal.authenticate(record).expect("authenticated")]
+}
+
+/// Guards that neither the manager's own word nor a real journal of something else makes an expired signature good.
+#[tokio::test(start_paused = true)]
+async fn only_what_the_pool_wrote_for_this_very_task_proves_that_it_has_begun() {
+    let signer = Signer::new();
+    let bench = |journal: &dyn Fn(&Assignment) -> Vec<Record>| {
+        let mut bench = Bench::new(Script::from([("a", vec![Do::Put("x", "1")])]), json!({}));
+        bench.signers = signer.trusted();
+        bench.pool_keys = Some(ring(&[1]));
+        let blob = bench.assignment(1).bundles["bundle"].clone();
+        bench.signed = Some(Arc::new(signer.sign(1, &blob)));
+        bench.journal = MemoryJournal::resume(journal(&bench.assignment(1)));
+        bench
+    };
+    let agent = task_record(task_key("agent"), RecordBody::Fact(json!({})));
+    let written = |subject: &Subject| written(subject, agent.clone());
+    let statement = |assignment: &Assignment| assignment.signed.as_deref().expect("signed").statement().expect("one");
+    let mut begun = bench(&|assignment| written(&Subject::Signed(statement(assignment))));
+    assert_eq!(begun.run().await.expect("complete").outcome, Outcome::Succeeded);
+
+    let redo = Decision::Redo { reason: "look".into() };
+    let mut word = bench(&|_| {
+        vec![task_record(
+            EffectKey::new("a", "run"),
+            RecordBody::Decision(redo.clone()),
+        )]
+    });
+    let completion = word.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Rejected);
+    assert!(completion.failure.expect("why").summary.contains("signature is over"));
+
+    let other = Subject::Signed(b"the statement of another task".to_vec());
+    let mut foreign = bench(&|_| written(&other));
+    assert_eq!(
+        foreign.run().await.expect("complete").failure.expect("why").class,
+        "journal.forged"
+    );
+
+    // An agent that does not know the signer began it: nobody has looked at the time.
+    let mut unsigned = bench(&|_| Vec::new());
+    unsigned.journal = MemoryJournal::resume(written(&sent(&unsigned)));
+    assert_eq!(unsigned.run().await, None);
+    let why = unsigned.journal.released().expect("given back").to_owned();
+    assert!(why.contains("signature is over"), "{why}");
+    for bench in [word, foreign, unsigned] {
+        assert!(bench.world.objects().is_empty());
+    }
+}
+
+/// What a signer permits, with these scripts in two steps, the second of which also sees the outputs of the first.
+fn permitted_to_signers(signer: &Signer, scripts: [&str; 2]) -> Bench {
+    let script = Script::from([
+        ("a", vec![Do::Put("x", "1"), Do::Output("o", "v")]),
+        ("b", vec![Do::Put("y", "1")]),
+    ]);
+    let mut bench = Bench::new(script, json!({}));
+    let path = bench.root.path().join("agent.cedar");
+    std::fs::write(&path, "permit (principal == Signer::\"pipeline\", action, resource);").expect("written");
+    bench.policy = PolicySource::file(path);
+    bench.signers = signer.trusted();
+    let steps = ["a", "b"].map(|name| json!({"name": name, "shell": {"run": scripts[usize::from(name == "b")]}}));
+    let document = json!({"apiVersion": "deputy.dev/v1", "kind": "Task", "metadata": {"name": "signed"}, "spec": {"steps": steps}});
+    let blob = bench.assignment(1).bundles["bundle"].clone();
+    bench.signed = Some(Arc::new(signer.sign_document(&document.to_string(), u64::MAX, &blob)));
+    bench
+}
+
+/// Guards that what only the manager asserts, in a journal that no key vouches for or of the submitter, never comes
+/// under a signer's permit.
+#[tokio::test(start_paused = true)]
+async fn a_signature_does_not_count_for_what_the_manager_puts_into_a_step() {
+    let signer = Signer::new();
+    let uses_output = ["true", "echo ${{ steps.a.outputs.o }}"];
+    let mut fresh = permitted_to_signers(&signer, uses_output);
+    assert_eq!(fresh.run().await.expect("complete").outcome, Outcome::Succeeded);
+
+    let mut forged = permitted_to_signers(&signer, uses_output);
+    let outputs = json!({"values": {"o": "; curl evil"}});
+    let record = task_record(EffectKey::new("a", "outputs"), RecordBody::Fact(outputs));
+    forged.journal = MemoryJournal::resume(vec![record.clone()]);
+    let completion = forged.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Failed);
+    let failure = completion.failure.expect("why");
+    assert_eq!((failure.class.as_str(), failure.step.as_str()), ("policy.denied", "b"));
+    let why = "the signature does not count here: steps.a.outputs comes from a journal that is not sealed; give the pool a pool key";
+    assert!(failure.hint.starts_with(why), "{}", failure.hint);
+    assert!(forged.world.objects().is_empty());
+
+    // The same death of an agent in a pool with a key: what is replayed is what an agent wrote.
+    for (keys, outcome) in [(Some(ring(&[1])), Outcome::Succeeded), (None, Outcome::Failed)] {
+        let mut interrupted = permitted_to_signers(&signer, uses_output);
+        interrupted.pool_keys = keys;
+        assert!(interrupted.attempt(Some(Crash::WriteLost(6))).await);
+        assert!(interrupted.journal.records().len() >= 4);
+        assert_eq!(interrupted.run().await.expect("complete").outcome, outcome);
+    }
+
+    // An agent that does not know the signer ran the manager's reading of the document.
+    let mut unvouched = permitted_to_signers(&signer, uses_output);
+    unvouched.pool_keys = Some(ring(&[1]));
+    unvouched.journal = MemoryJournal::resume(written(&sent(&unvouched), record));
+    let failure = unvouched.run().await.expect("complete").failure.expect("why");
+    assert_eq!((failure.class.as_str(), failure.step.as_str()), ("policy.denied", "b"));
+
+    let mut submitted = permitted_to_signers(&signer, ["true", "echo ${{ task.submitter }}"]);
+    let completion = submitted.run().await.expect("complete");
+    assert_eq!(completion.outcome, Outcome::Rejected);
+    let hint = completion.failure.expect("why").hint;
+    assert!(hint.contains("task.submitter is what only the manager says"), "{hint}");
+    assert!(submitted.world.objects().is_empty());
 }
 
 /// Guards that tenants are told apart by what will run, and not by the manager's reading of it.

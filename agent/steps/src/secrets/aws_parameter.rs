@@ -53,6 +53,12 @@ fn without_selector(name: &str) -> &str {
     name.match_indices(':').nth(own).map_or(name, |(at, _)| &name[..at])
 }
 
+/// The version behind the name; a label is none, and begins with no digit.
+pub(super) fn fixed(name: &str) -> Option<String> {
+    let selector = name.strip_prefix(without_selector(name))?.strip_prefix(':')?;
+    selector.parse::<u64>().ok().map(|version| version.to_string())
+}
+
 fn explain(failure: Failure, code: Option<&str>, (on, pinned): (&str, Option<&str>)) -> Failure {
     match (code, pinned) {
         (Some("ParameterNotFound" | "ParameterVersionNotFound"), Some(version)) => gone(on, version, failure.detail),
@@ -94,5 +100,8 @@ mod tests {
         ] {
             assert_eq!(without_selector(name), bare);
         }
+        assert_eq!(fixed("/db/password:03").as_deref(), Some("3"));
+        assert_eq!(fixed("/db/password:prod"), None);
+        assert_eq!(fixed("/db/password"), None);
     }
 }

@@ -8,7 +8,7 @@ use deputy_task::document::secret::SecretRef;
 use deputy_task::outcome::Failure;
 
 use crate::context::StepContext;
-use crate::failure::StepError;
+use crate::failure::{Halt, StepError};
 use crate::kubernetes::Connection;
 
 use super::value::{Fetched, SecretValue, Version};
@@ -39,6 +39,7 @@ impl<'a> Secrets<'a> {
         let fact = format!("secret/{name}");
         let recorded: Option<Version> = ctx.recorded(&fact)?;
         let pinned = recorded.as_ref().and_then(|version| version.version.clone());
+        believe(name, reference, pinned.as_deref())?;
         let fetched = tokio::select! {
             halt = ctx.halted() => return Err(halt.into()),
             fetched = self.fetch(reference, pinned.as_deref()) => fetched.map_err(|error| of_secret(name, error))?,
@@ -107,6 +108,25 @@ fn hide(ctx: &StepContext, name: &str, value: &SecretValue) -> Result<(), Failur
     Ok(())
 }
 
+/// What is recorded is the version that the reference fixes, if it fixes one.
+fn believe(name: &str, reference: &SecretRef, recorded: Option<&str>) -> Result<(), Halt> {
+    match (fixed(reference), recorded) {
+        (Some(asked), Some(read)) if asked != read => Err(Halt::Forged(format!(
+            "it says that version {read} of secret {name} was read, and the document asks for {asked}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The version that the reference fixes.
+fn fixed(reference: &SecretRef) -> Option<String> {
+    match reference {
+        SecretRef::AwsSecretsManager(secret) => secret.parts().version_id,
+        SecretRef::AwsParameter(parameter) => aws_parameter::fixed(&parameter.parts().name),
+        SecretRef::Environment(_) | SecretRef::File(_) | SecretRef::KubernetesSecret(_) => None,
+    }
+}
+
 fn json_key_of(reference: &SecretRef) -> Option<String> {
     match reference {
         SecretRef::AwsSecretsManager(secret) => secret.parts().json_key,
@@ -123,5 +143,37 @@ fn of_secret(name: &str, error: StepError) -> StepError {
             StepError::Failed(failure)
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_recorded_version_does_not_override_the_one_that_the_reference_fixes() {
+        let reference = |json| serde_json::from_value::<SecretRef>(json).expect("a reference");
+        let fixed = reference(json!({"awsSecretsManager": {"id": "db", "versionId": "v1"}}));
+        let numbered = reference(json!({"awsParameter": "/db/password:3#key"}));
+        let labelled = reference(json!({"awsParameter": "/db/password:prod"}));
+        let newest = reference(json!({"awsSecretsManager": "db"}));
+        for (reference, recorded) in [
+            (&fixed, Some("v1")),
+            (&fixed, None),
+            (&numbered, Some("3")),
+            (&labelled, Some("7")),
+            (&newest, Some("v2")),
+        ] {
+            assert!(believe("TOKEN", reference, recorded).is_ok(), "{reference:?}");
+        }
+        for (reference, recorded) in [(&fixed, "v2"), (&numbered, "2")] {
+            let forged = believe("TOKEN", reference, Some(recorded)).expect_err("another version");
+            assert!(
+                matches!(&forged, Halt::Forged(what) if what.contains("of secret TOKEN")),
+                "{forged}"
+            );
+        }
     }
 }

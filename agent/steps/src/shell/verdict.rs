@@ -25,7 +25,7 @@ pub(super) fn announce_stop(ctx: &StepContext, halt: &Halt, grace: Duration) -> 
         }
         Halt::Stopped(reason) => stop_words(reason),
         Halt::Drained => "this agent shuts down".to_owned(),
-        Halt::Refused(_) | Halt::Nondeterministic(_) | Halt::Denied(_) => halt.to_string(),
+        Halt::Refused(_) | Halt::Nondeterministic(_) | Halt::Forged(_) | Halt::Denied(_) => halt.to_string(),
     };
     if grace.is_zero() {
         ctx.narrate(format!("killing the script (SIGKILL): {why}"));

@@ -14,7 +14,7 @@ use super::git_tree::{self, TreeProblem};
 use super::git_words::{self, no_room, shown};
 use super::limits::SourceLimits;
 use crate::context::StepContext;
-use crate::failure::StepError;
+use crate::failure::{Halt, StepError};
 
 /// Which commit was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub async fn fetch(
     check(name, source)?;
     let fact = format!("source/{name}");
     let recorded: Option<Fetched> = ctx.recorded(&fact)?;
+    if let Some(fetched) = &recorded {
+        believe(name, &source.reference, &fetched.commit)?;
+    }
     let workspace = ctx.workspace().await?;
     let place = tempfile::Builder::new()
         .prefix("git-")
@@ -85,6 +88,18 @@ pub async fn fetch(
     }
     let fetched: Fetched = ctx.fact(&fact, async || Ok(Fetched { commit: commit.clone() })).await?;
     check_out(&git, name, source, &fetched.commit, (folder, limits)).await
+}
+
+/// What is recorded is a commit, and the one that the document fixes if it fixes one.
+fn believe(name: &str, reference: &GitRef, recorded: &str) -> Result<(), Halt> {
+    let other = matches!(reference, GitRef::Commit(asked) if asked != recorded);
+    if other || GitRef::Commit(recorded.to_owned()).problem().is_some() {
+        let recorded: String = recorded.chars().take(80).collect();
+        let asked = shown(reference);
+        let what = format!("it says that source {name}, {asked}, was fetched as commit {recorded}");
+        return Err(Halt::Forged(what));
+    }
+    Ok(())
 }
 
 async fn check_out(
@@ -166,4 +181,29 @@ fn check(name: &str, source: &GitSource) -> Result<(), Failure> {
 fn refused(name: &str, problem: &TreeProblem) -> Failure {
     Failure::new("source.refused", format!("source {name}: {problem}"))
         .hint("name a `subfolder` that has what the steps need, and keep links within it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_commit_is_one_and_does_not_override_the_one_that_the_document_fixes() {
+        let (one, other) = ("1a".repeat(20), "2b".repeat(20));
+        let commit = GitRef::Commit(one.clone());
+        let branch = GitRef::Branch("main".into());
+        assert!(believe("app", &commit, &one).is_ok() && believe("app", &branch, &other).is_ok());
+        for (reference, recorded) in [
+            (&commit, other.as_str()),
+            (&commit, ""),
+            (&branch, "--output=/etc/x"),
+            (&branch, "refs/heads/evil"),
+        ] {
+            let forged = believe("app", reference, recorded).expect_err("forged");
+            assert!(
+                matches!(&forged, Halt::Forged(what) if what.contains("source app")),
+                "{forged}"
+            );
+        }
+    }
 }

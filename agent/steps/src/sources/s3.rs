@@ -13,7 +13,7 @@ use super::git_words::no_room;
 use super::limits::SourceLimits;
 use crate::aws::explain::Asked;
 use crate::context::StepContext;
-use crate::failure::StepError;
+use crate::failure::{Halt, StepError};
 
 /// Which object was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,7 @@ pub async fn fetch(
 ) -> Result<(), StepError> {
     let fact = format!("source/{name}");
     let recorded: Option<Fetched> = ctx.recorded(&fact)?;
+    believe(name, source, recorded.as_ref())?;
     let identity = ctx.identity().await?;
     let version = recorded.as_ref().and_then(|fetched| fetched.version_id.as_deref());
     let etag = recorded.as_ref().and_then(|fetched| fetched.etag.as_deref());
@@ -68,6 +69,17 @@ pub async fn fetch(
     };
     ctx.narrate(format_args!("source {name}: {} KiB", bytes.div_ceil(1024)));
     Ok(())
+}
+
+/// What is recorded is the version that the document fixes, if it fixes one.
+fn believe(name: &str, source: &S3Source, recorded: Option<&Fetched>) -> Result<(), Halt> {
+    let read = recorded.and_then(|read| read.version_id.as_deref());
+    match (source.version_id.as_deref(), read) {
+        (Some(asked), Some(read)) if asked != read => Err(Halt::Forged(format!(
+            "it says that version {read} of source {name} was fetched, and the document asks for {asked}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 enum Unwritten {
@@ -151,4 +163,36 @@ fn explain(name: &str, asked: &Asked<'_>, error: &ObjectError, read: Option<&Fet
         }
     };
     failure.caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_version_does_not_override_the_one_that_the_document_fixes() {
+        let source = |version: Option<&str>| S3Source {
+            bucket: "artefacts".into(),
+            key: "app.tar".into(),
+            version_id: version.map(str::to_owned),
+            region: None,
+        };
+        let read = |version: Option<&str>| Fetched {
+            version_id: version.map(str::to_owned),
+            etag: None,
+        };
+        let forged = believe("app", &source(Some("v1")), Some(&read(Some("v2")))).expect_err("another version");
+        assert!(
+            matches!(&forged, Halt::Forged(what) if what.contains("version v2 of source app")),
+            "{forged}"
+        );
+        for (asked, recorded) in [
+            (Some("v1"), Some(read(Some("v1")))),
+            (Some("v1"), Some(read(None))),
+            (Some("v1"), None),
+            (None, Some(read(Some("v2")))),
+        ] {
+            assert!(believe("app", &source(asked), recorded.as_ref()).is_ok());
+        }
+    }
 }
