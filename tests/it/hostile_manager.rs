@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_proto::v1::session_request::Frame as Said;
 use deputy_proto::v1::session_response::Frame as Answer;
 use deputy_task::document::{Inputs, read, to_canonical};
+use deputy_task::signed::Signed;
 use deputy_tests::cloud::Cloud;
 use deputy_tests::hostile::agent::BesetAgent;
 use deputy_tests::hostile::server::{Blob, HostileManager, LogManners};
@@ -241,6 +244,87 @@ async fn what_the_policy_forbids_is_not_run_by_any_word_of_a_manager() {
         "no role was taken: {}",
         proxy.transcript()
     );
+    agent.assert_is_well();
+}
+
+/// Guards that nothing of the manager's own comes under the permit of a signer: not what it says that an earlier step
+/// put out, not who it says submitted the task, and no time that is over.
+#[tokio::test]
+async fn a_signers_permit_covers_nothing_that_the_manager_puts_into_a_task() {
+    let pair = Ed25519KeyPair::generate().expect("a key");
+    let folder = tempfile::tempdir().expect("a folder");
+    let trusted = folder.path().join("trusted");
+    let public = pair.public_key().as_der().expect("der");
+    crate::policy::trust(&trusted, "pipeline", public.as_ref());
+    let rules = r#"@id("signed") permit (principal == Signer::"pipeline", action, resource);
+        permit (principal, action, resource) unless { action == Action::"runCommand" };
+        permit (principal, action == Action::"runCommand", resource) when { context.script like "*honest*" };"#;
+    let flags = ["--trusted-signers", trusted.to_str().expect("a path")];
+    let (_manager, mut agent, mut session) = beset(Some(rules), &flags).await;
+    let signed = |text: &str, not_after: u64| {
+        let mut document: serde_json::Value = serde_json::from_slice(&canonical(text)).expect("JSON");
+        let mut signed = Signed {
+            document: text.into(),
+            inputs: "{}".into(),
+            bundles: [].into(),
+            project: "default".into(),
+            request: "r-1".into(),
+            not_after,
+            signature: String::new(),
+        };
+        let statement = signed.statement().expect("signable");
+        signed.signature = hex::encode(pair.sign(&statement).as_ref());
+        document["signed"] = serde_json::to_value(signed).expect("JSON");
+        Bytes::from(document.to_string())
+    };
+    let task = |run: &str| {
+        let said = agent.shared().join("said");
+        format!(
+            "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: signed }}\nspec:\n  steps:\n    - name: first\n      shell: {{ run: 'echo word=good >> \"$DEPUTY_OUTPUT\"' }}\n    - name: second\n      shell: {{ run: 'echo {run} >> {}' }}\n",
+            said.display()
+        )
+    };
+    let (outputs, submitter) = (task("${{ steps.first.outputs.word }}"), task("${{ task.submitter }}"));
+    let put_out = v1::Record {
+        step_kind: "shell".into(),
+        ..record("first/outputs", v1::RecordKind::Fact, r#"{"values":{"word":"evil"}}"#)
+    };
+    let redo = v1::Record {
+        step_kind: String::new(),
+        ..record("first/run", v1::RecordKind::Decision, r#"{"redo":{"reason":"go on"}}"#)
+    };
+    let of = |name: &str| attempt(name, 2);
+    let offered = |name: &str, document: Bytes, journal: Vec<v1::Record>| v1::Assignment {
+        document,
+        journal,
+        submitter: "evil".into(),
+        ..assignment(&of(name), &outputs)
+    };
+    let (good, late) = (4_000_000_000, 1);
+    run(&mut session, offered("honest", signed(&outputs, good), Vec::new())).await;
+    run(&mut session, offered("said", signed(&outputs, good), vec![put_out])).await;
+    run(&mut session, offered("by", signed(&submitter, good), Vec::new())).await;
+    run(&mut session, offered("late", signed(&outputs, late), vec![redo])).await;
+
+    let heard = session.heard();
+    let result = heard.result_of(&of("honest")).map(v1::Result::state);
+    assert_eq!(result, Some(v1::TaskState::Succeeded), "{heard:#?}\n{}", agent.tail());
+    let result = heard.result_of(&of("said")).expect("it was begun before");
+    assert_eq!(result.state(), v1::TaskState::Failed, "{result:?}");
+    assert!(
+        format!("{result:?}").contains("the signature does not count here"),
+        "{result:?}"
+    );
+    for (name, why) in [
+        ("by", "task.submitter is what only the manager says"),
+        ("late", "signature is over"),
+    ] {
+        let refusal = heard.refusal_of(&of(name));
+        let refusal = refusal.unwrap_or_else(|| panic!("{name} was taken: {heard:#?}"));
+        assert!(refusal.permanent && format!("{refusal:?}").contains(why), "{refusal:?}");
+    }
+    let said = std::fs::read_to_string(agent.shared().join("said")).expect("the honest task");
+    assert_eq!(said, "good\n");
     agent.assert_is_well();
 }
 

@@ -281,7 +281,7 @@ fn key(folder: &Path, trusted: &Path, name: &str) -> String {
 }
 
 /// Puts a public key among the trusted ones.
-fn trust(trusted: &Path, name: &str, public: &[u8]) {
+pub(crate) fn trust(trusted: &Path, name: &str, public: &[u8]) {
     std::fs::create_dir_all(trusted).expect("a folder");
     std::fs::write(trusted.join(format!("{name}.pem")), pem("PUBLIC KEY", public)).expect("written");
 }
