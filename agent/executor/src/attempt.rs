@@ -46,6 +46,9 @@ pub(crate) struct Shared {
     pub(crate) programs: Programs,
 }
 
+/// No field of our own records has a longer name.
+const MAX_FIELD_BYTES: usize = 24;
+
 /// How an evaluated step becomes a program.
 pub(crate) type Programs = Arc<dyn Fn(StepKind) -> Box<dyn StepProgram> + Send + Sync>;
 
@@ -203,7 +206,14 @@ impl Attempt {
         match value {
             Value::String(text) => *text = log.redact(text),
             Value::Array(items) => items.iter_mut().for_each(|item| self.mask_value(item)),
-            Value::Object(entries) => entries.values_mut().for_each(|entry| self.mask_value(entry)),
+            Value::Object(entries) => {
+                let taken = std::mem::take(entries);
+                for (key, mut entry) in taken {
+                    self.mask_value(&mut entry);
+                    let masked = if is_field(&key) { key } else { log.redact(&key) };
+                    entries.insert(masked, entry);
+                }
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
@@ -340,6 +350,12 @@ impl Attempt {
             }
         }
     }
+}
+
+/// Is it called as the fields of our own records are? A secret may be an ordinary word, and what was recorded must
+/// still be read.
+fn is_field(key: &str) -> bool {
+    key.len() <= MAX_FIELD_BYTES && key.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'$')
 }
 
 /// Asks the manager for tokens about one attempt.

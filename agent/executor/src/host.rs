@@ -16,6 +16,7 @@ use deputy_steps::failpoint::{self, Point};
 use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::permit::Permit;
 use deputy_task::boot_time::BootTime;
+use deputy_task::outcome::Failure;
 use deputy_task::record::{
     Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody, Sealing,
 };
@@ -160,6 +161,31 @@ impl StepHost {
         gate::admit_change(&self.attempt, change).map_err(Halt::Denied)
     }
 
+    /// A key names exactly one thing, so what has to be hidden cannot be masked in it: it is not written, and what
+    /// it stands for not done. What an undo is called follows from what was done.
+    fn check_name(&self, name: &str) -> Result<(), Halt> {
+        // The program's own word stands before the first slash.
+        let Some((verb, id)) = name.split_once('/') else {
+            return Ok(());
+        };
+        let masked = self.attempt.mask(id);
+        if self.direction == Direction::Undo || masked == id {
+            return Ok(());
+        }
+        let parts = || id.split('/').filter(|part| self.attempt.mask(part) != **part);
+        let is_known = parts().next().is_some() && parts().all(|part| self.is_in_document(part.as_bytes()));
+        if is_known {
+            return Ok(());
+        }
+        let summary = format!(
+            "{verb}/{masked} is not done: its name holds a secret, and names stand in the journal, where the manager reads them"
+        );
+        let hint = "call things by what is no secret: secret outputs and what holds a secret are for values, not for names of services, families or objects";
+        Err(Halt::Denied(Box::new(
+            Failure::new("journal.secretName", summary).hint(hint),
+        )))
+    }
+
     fn check_size(&self, key: &EffectKey, value: &Value) -> Result<(), Halt> {
         let size = plan::size(value);
         if size <= MAX_RECORD_BYTES {
@@ -216,6 +242,9 @@ impl Host for StepHost {
         } else {
             Adopted::No
         };
+        if matches!(known, Known::Nothing) {
+            self.check_name(&effect.name)?;
+        }
         if !matches!(known, Known::Done(_)) {
             self.admit(Some(&effect.name), adopted, &effect.touches)?;
         }
@@ -265,6 +294,7 @@ impl Host for StepHost {
 
     async fn record_fact(&self, name: &str, mut value: Value, readers: Readers) -> Result<(), Halt> {
         let key = self.key(name);
+        self.check_name(name)?;
         self.masked_for(readers, &mut value);
         self.check_size(&key, &value)?;
         self.attempt.replay().seen(key.clone(), value.clone());

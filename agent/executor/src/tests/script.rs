@@ -127,6 +127,8 @@ pub(super) enum Do {
     Tell(&'static str),
     /// The files of the only source become an output.
     Source,
+    /// A fact with a map that has this entry.
+    Labels(&'static str, &'static str),
     /// Keeps a value that could carry a secret.
     Keep(&'static str, Secrecy),
 }
@@ -166,6 +168,7 @@ impl StepProgram for Scripted {
                 | Do::Boast
                 | Do::Source
                 | Do::Keep(..)
+                | Do::Labels(..)
                 | Do::Tell(_)
                 | Do::Secret(..)
                 | Do::Output(..) => {}
@@ -212,6 +215,10 @@ impl Scripted {
                 .fact("boast", || async { Ok("x".repeat(300 * 1024)) })
                 .await
                 .map(drop),
+            Do::Labels(key, value) => {
+                let seen = || async { Ok(json!({ "labels": { *key: value } })) };
+                ctx.fact("labels", seen).await.map(drop)
+            }
             Do::Keep(value, secrecy) => {
                 let kept: String = ctx
                     .guarded_fact("kept", |_| *secrecy, || async { Ok((*value).to_owned()) })

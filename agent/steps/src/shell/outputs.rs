@@ -51,8 +51,12 @@ pub(super) enum OutputProblem {
         "line {line} of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_'{name}"
     )]
     BadName { line: usize, name: String },
-    #[error("line {line} of the output file begins the value of {name}, and {end:?} never ends it")]
-    Unended { line: usize, name: String, end: String },
+    #[error("line {line} of the output file begins a value of several lines that no line ends{shown}")]
+    Unended { line: usize, shown: String },
+    #[error(
+        "the name of an output holds a secret, and names are recorded and shown; the secret belongs after the `=`, as in `name=value`"
+    )]
+    SecretName,
 }
 
 /// Reads the file. One that is gone holds nothing.
@@ -114,6 +118,17 @@ pub(super) fn check_size(values: &Map<String, Value>) -> Result<(), OutputProble
     }
 }
 
+/// Names are recorded, shown and used as they are: none may hold what has to be hidden.
+pub(super) fn check_names<'a>(
+    mut names: impl Iterator<Item = &'a String>,
+    redact: &dyn Fn(&str) -> String,
+) -> Result<(), OutputProblem> {
+    if names.any(|name| redact(name) != *name) {
+        return Err(OutputProblem::SecretName);
+    }
+    Ok(())
+}
+
 fn parse(bytes: &[u8], quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
     let mut written = Written::new();
     let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().map(|(index, line)| {
@@ -148,8 +163,7 @@ fn parse(bytes: &[u8], quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
             let Some(next) = lines.next() else {
                 return Err(OutputProblem::Unended {
                     line,
-                    name,
-                    end: end.to_owned(),
+                    shown: shown(text, quoting),
                 });
             };
             match next? {
@@ -224,7 +238,7 @@ mod tests {
         line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': 1a
         line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a b
         line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a.b
-        line 1 of the output file begins the value of x, and "END" never ends it
+        line 1 of the output file begins a value of several lines that no line ends: x<<END
         "#);
         let redacted = parse(
             b"0123456789012345678901234567890123hunter2 more",
@@ -232,10 +246,16 @@ mod tests {
         );
         let redacted = redacted.expect_err("bad").to_string();
         assert!(redacted.contains("***") && !redacted.contains("hunter"), "{redacted}");
-        let silent = parse(b"hunter2 hunter2", Quoting::Nothing)
-            .expect_err("bad")
-            .to_string();
-        assert!(!silent.contains("hunter2"), "{silent}");
+        for secret in ["hunter2 hunter2", "name<<hunter2", "hunter2<<END", "hunter.2=1"] {
+            let silent = parse(secret.as_bytes(), Quoting::Nothing).expect_err("bad").to_string();
+            assert!(!silent.contains("hunter"), "{silent}");
+            let redacted = parse(
+                secret.as_bytes(),
+                Quoting::Lines(&|text| text.replace("hunter2", "***").replace("hunter.2", "***")),
+            );
+            let redacted = redacted.expect_err("bad").to_string();
+            assert!(redacted.contains("***") && !redacted.contains("hunter"), "{redacted}");
+        }
         assert_eq!(
             parse(b"a=1\nb=\xff", Quoting::Lines(&str::to_owned))
                 .expect_err("bad")

@@ -209,6 +209,11 @@ impl ShellProgram {
             ));
             keep_secret(&mut ran, &format!("output {name}, which holds a secret"), (name, value))?;
         }
+        // Those of the document are known to whoever wrote it.
+        let names = ran.outputs.keys().chain(&ran.secret_outputs);
+        let made = names.filter(|name| !self.shell.secret_outputs.contains(name));
+        outputs::check_names(made, &|name| log.redact(name))
+            .map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         outputs::check_size(&ran.outputs).map_err(|problem| outputs_failure(ctx, &problem.to_string()))?;
         if self.readers(ctx) == Readers::Pool {
             ran.sealed_outputs.clone_from(&kept);

@@ -326,6 +326,39 @@ async fn outputs_that_cannot_be_used_fail_the_step() {
     }
 }
 
+/// A name is recorded and shown as it is: base64 that ends in `=` is soon one.
+#[tokio::test]
+async fn an_output_whose_name_holds_a_secret_fails_the_step_without_showing_it() {
+    let token = "aHVudGVyMi1odW50ZXI";
+    let cases = [
+        "echo \"$TOKEN=\" >>$DEPUTY_OUTPUT",
+        "echo \"x-$TOKEN-y=1\" >>$DEPUTY_OUTPUT",
+        "echo \"$TOKEN=a $TOKEN\" >>$DEPUTY_OUTPUT",
+        "echo made=madeHereByTheScript >>$DEPUTY_OUTPUT; echo madeHereByTheScript=1 >>$DEPUTY_OUTPUT",
+        "echo \"made<<$TOKEN\" >>$DEPUTY_OUTPUT",
+        "echo \"made<<madeHereByTheScript\" >>$DEPUTY_OUTPUT",
+    ];
+    for script in cases {
+        let world = world();
+        world.host.add_secret(token.as_bytes(), None).expect("a secret");
+        let program = ShellProgram::new(Shell {
+            secret_outputs: vec!["made".into()],
+            env: BTreeMap::from([("TOKEN".to_owned(), token.to_owned())]),
+            ..shell(script)
+        });
+        let failure = failure(program.run(&world.ctx).await);
+        assert_eq!(failure.class, "shell.outputs", "{script}");
+        let journal = format!("{:?}", world.host.journal.lock().expect("journal"));
+        let log = world.lines.of(LogStream::System);
+        for shown in [&failure.summary, &failure.hint, &failure.detail, &journal, &log] {
+            assert!(
+                !shown.contains(token) && !shown.contains("madeHereByTheScript"),
+                "{script}: {shown}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_environment_is_deputys_and_the_folder_the_sources() {
     let source = tempfile::tempdir().expect("folder");
