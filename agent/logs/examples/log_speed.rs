@@ -24,29 +24,42 @@ struct Kind {
     name: &'static str,
     count: usize,
     /// One of the largest size beside them.
-    large: bool,
+    large: Option<Large>,
 }
 
-const KINDS: [Kind; 4] = [
+#[derive(Clone, Copy)]
+enum Large {
+    /// Random bytes.
+    Bytes,
+    /// Eight hundred lines of JSON with random values.
+    Lines,
+}
+
+const KINDS: [Kind; 5] = [
     Kind {
         name: "no secrets",
         count: 0,
-        large: false,
+        large: None,
     },
     Kind {
         name: "1 secret",
         count: 1,
-        large: false,
+        large: None,
     },
     Kind {
         name: "50 secrets",
         count: 50,
-        large: false,
+        large: None,
     },
     Kind {
-        name: "50 secrets, one more of 64 KiB",
+        name: "50 secrets, one more of 64 KiB of random bytes",
         count: 50,
-        large: true,
+        large: Some(Large::Bytes),
+    },
+    Kind {
+        name: "50 secrets, one more of 64 KiB of JSON in lines",
+        count: 50,
+        large: Some(Large::Lines),
     },
 ];
 
@@ -132,16 +145,29 @@ fn spool(kind: Kind, text: &[u8], round: usize) -> Result<f64, Failed> {
 }
 
 fn add_secrets(kind: Kind, mut add: impl FnMut(&[u8]) -> Result<(), Failed>) -> Result<(), Failed> {
-    (0..kind.count).try_for_each(|n| add(format!("{:x}-Secret/{n}+value", n * 7_919 + 104_729).as_bytes()))?;
-    if kind.large {
-        let mut n = 1_u64;
-        let bytes = (0..LARGE_BYTES).map(|_| {
-            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            n.to_be_bytes()[0]
-        });
-        add(&bytes.collect::<Vec<u8>>())?;
+    let mut small = (0..kind.count).map(|n| format!("{:x}-Secret/{n}+value", n * 7_919 + 104_729));
+    small.try_for_each(|secret| add(secret.as_bytes()))?;
+    match kind.large {
+        None => Ok(()),
+        Some(Large::Bytes) => add(&random().take(LARGE_BYTES).collect::<Vec<u8>>()),
+        Some(Large::Lines) => {
+            let mut random = random();
+            let mut text = String::from("{\n");
+            while text.len() < LARGE_BYTES - 100 {
+                let value: String = random.by_ref().take(24).map(|byte| format!("{byte:02x}")).collect();
+                text.push_str(&format!("  \"key-{}\": \"{value}+/=\",\n", text.len()));
+            }
+            add(text.as_bytes())
+        }
     }
-    Ok(())
+}
+
+fn random() -> impl Iterator<Item = u8> {
+    let mut n = 1_u64;
+    std::iter::repeat_with(move || {
+        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        n.to_be_bytes()[0]
+    })
 }
 
 fn median(speeds: &[f64]) -> f64 {

@@ -13,24 +13,11 @@ const URL_UNRESERVED: [&[u8]; 4] = [b"~", b"~!'()*", b"~/", b"*"];
 /// What bash's `printf %q` escapes; `#` and `~` only where a word begins.
 const BASH_SPECIAL: &[u8] = b" \t!\"$&'()*,;<>?[\\]^`{|}";
 
-/// How many forms a text gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// Those that are common.
-    Plain,
-    /// Those that are rarer too.
-    Rich,
-}
-
 /// Adds every form.
-pub(crate) fn add_escaped(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
-    add_json(forms, text, extent);
-    if extent == Extent::Rich {
-        add_urls(forms, text);
-        add_shell(forms, text);
-    } else if std::str::from_utf8(text).is_ok() {
-        forms.insert(url(text, URL_UNRESERVED[0], Digits::Upper, b"%20"));
-    }
+pub(crate) fn add_escaped(forms: &mut HashSet<Vec<u8>>, text: &[u8]) {
+    add_json(forms, text);
+    add_urls(forms, text);
+    add_shell(forms, text);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,7 +60,7 @@ struct Json {
     digits: Digits,
 }
 
-fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
+fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8]) {
     let plain = Json {
         ascii: false,
         html: false,
@@ -91,22 +78,18 @@ fn add_json(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
         return;
     };
     let once = json(characters, plain);
-    if extent == Extent::Rich {
-        for bits in 0_u8..32 {
-            let kind = Json {
-                ascii: bits & 1 != 0,
-                html: bits & 2 != 0,
-                slash: bits & 4 != 0,
-                numbers: bits & 16 != 0,
-                digits: if bits & 8 == 0 { Digits::Lower } else { Digits::Upper },
-            };
-            forms.insert(json(characters, kind).into_bytes());
-        }
-        // JSON in a text of JSON.
-        forms.insert(json(&once, plain).into_bytes());
-    } else {
-        forms.insert(json(characters, Json { ascii: true, ..plain }).into_bytes());
+    for bits in 0_u8..32 {
+        let kind = Json {
+            ascii: bits & 1 != 0,
+            html: bits & 2 != 0,
+            slash: bits & 4 != 0,
+            numbers: bits & 16 != 0,
+            digits: if bits & 8 == 0 { Digits::Lower } else { Digits::Upper },
+        };
+        forms.insert(json(characters, kind).into_bytes());
     }
+    // JSON in a text of JSON.
+    forms.insert(json(&once, plain).into_bytes());
     forms.insert(once.into_bytes());
 }
 
@@ -212,7 +195,7 @@ mod tests {
 
     fn forms(text: &[u8]) -> HashSet<Vec<u8>> {
         let mut forms = HashSet::new();
-        add_escaped(&mut forms, text, Extent::Rich);
+        add_escaped(&mut forms, text);
         forms
     }
 

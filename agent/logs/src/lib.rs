@@ -18,6 +18,8 @@ pub mod piece;
 mod instance_folder;
 pub mod redactor;
 mod matcher;
+mod filter;
+mod automaton;
 mod secret_forms;
 mod escapes;
 

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::matcher::{Matcher, Span, State};
+use crate::automaton::NodeId;
+use crate::matcher::{Matcher, Span};
 use crate::secret_forms::forms_of;
 
 /// What is printed instead.
@@ -23,7 +24,7 @@ pub const MIN_SECRET_CHARS: usize = 4;
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
 /// All forms of all secrets of one attempt.
-pub const MAX_FORMS_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_FORMS_BYTES: usize = 16 * 1024 * 1024;
 
 /// What ends is hidden for so much longer: clocks differ, and programs print what they have kept.
 pub const HIDDEN_LONGER: Duration = Duration::from_secs(60 * 60);
@@ -163,7 +164,7 @@ impl Redactor {
             redactor: self.clone(),
             version: 0,
             matcher: Arc::default(),
-            state: State::default(),
+            state: NodeId::default(),
             held: Held::default(),
             out: Vec::new(),
         }
@@ -187,7 +188,7 @@ pub struct RedactedStream {
     redactor: Redactor,
     version: u64,
     matcher: Arc<Matcher>,
-    state: State,
+    state: NodeId,
     held: Held,
     out: Vec<u8>,
 }
@@ -234,7 +235,7 @@ impl RedactedStream {
     pub fn finish(&mut self) -> &[u8] {
         self.refresh();
         let all = self.held.bytes.len();
-        self.state = self.matcher.start();
+        self.state = NodeId::default();
         self.hand_on(all);
         self.held.after_mask = false;
         &self.out
@@ -284,7 +285,7 @@ impl RedactedStream {
             .unwrap_or_else(PoisonError::into_inner)
             .matcher();
         let mut spans = std::mem::take(&mut self.held.hidden);
-        let scanned = self.matcher.scan(self.matcher.start(), &self.held.bytes, |end, len| {
+        let scanned = self.matcher.scan(NodeId::default(), &self.held.bytes, |end, len| {
             spans.push(Span {
                 start: end.saturating_sub(len),
                 end,

@@ -8,33 +8,25 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::escapes::{Extent, add_escaped};
+use crate::escapes::add_escaped;
 
 /// No form is shorter: the matcher's window.
 pub(crate) const MIN_FORM_BYTES: usize = 4;
 
-/// Above this the whole value is looked for in every form but the rarer escapes, and its lines only as they are:
-/// every byte of a form costs about forty bytes of memory.
-const MAX_RICH_BYTES: usize = 16 * 1024;
-
 /// Raw bytes per line of what `base64` (76 columns) and `openssl` or PEM (64 columns) wrap.
 const WRAPPED_LINE_BYTES: [usize; 2] = [57, 48];
 
+/// The same of what `xxd -p` wraps (60 columns).
+const WRAPPED_HEX_BYTES: usize = 30;
+
 /// All forms, each of at least [`MIN_FORM_BYTES`] bytes.
 pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
-    let extent = if value.len() <= MAX_RICH_BYTES {
-        Extent::Rich
-    } else {
-        Extent::Plain
-    };
     let mut forms = HashSet::from([value.to_vec()]);
     let trimmed = value.trim_ascii();
-    add_forms(&mut forms, trimmed, extent);
+    add_forms(&mut forms, trimmed);
     if trimmed.len() < value.len() {
         add_encoded(&mut forms, value);
-        add_wrapped(&mut forms, value);
     }
-    add_wrapped(&mut forms, trimmed);
     // What is no text has no lines.
     let lines = if std::str::from_utf8(value).is_ok() { value } else { &[] };
     for line in lines
@@ -43,27 +35,31 @@ pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
     {
         // A short line of a longer secret, such as a brace, is no secret.
         if line.len() < trimmed.len() && line.len() >= MIN_FORM_BYTES {
-            if extent == Extent::Rich {
-                add_forms(&mut forms, line, extent);
-            } else {
-                forms.insert(line.to_vec());
-            }
+            add_forms(&mut forms, line);
         }
     }
     forms.retain(|form| form.len() >= MIN_FORM_BYTES);
     forms
 }
 
-fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8], extent: Extent) {
+fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8]) {
     forms.insert(text.to_vec());
-    add_escaped(forms, text, extent);
+    add_escaped(forms, text);
     add_encoded(forms, text);
 }
 
 fn add_encoded(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
     add_base64_forms(forms, value);
-    forms.insert(hex(value, b"0123456789abcdef"));
-    forms.insert(hex(value, b"0123456789ABCDEF"));
+    for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
+        forms.insert(hex(value, digits));
+        if value.len() > WRAPPED_HEX_BYTES {
+            forms.extend(value.chunks(WRAPPED_HEX_BYTES).map(|line| hex(line, digits)));
+        }
+    }
+    for line_bytes in WRAPPED_LINE_BYTES.into_iter().filter(|bytes| value.len() > *bytes) {
+        let lines = value.chunks(line_bytes);
+        forms.extend(lines.map(|line| STANDARD_NO_PAD.encode(line).into_bytes()));
+    }
 }
 
 /// The base64 of the value wherever it begins in what is encoded: one of three shifts. The first
@@ -83,14 +79,6 @@ fn add_base64_forms(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
             }
             forms.insert(own.to_vec());
         }
-    }
-}
-
-/// The lines into which programs break the base64 of the value.
-fn add_wrapped(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
-    for line_bytes in WRAPPED_LINE_BYTES.into_iter().filter(|bytes| value.len() > *bytes) {
-        let lines = value.chunks(line_bytes);
-        forms.extend(lines.map(|line| STANDARD_NO_PAD.encode(line).into_bytes()));
     }
 }
 
@@ -157,19 +145,57 @@ mod tests {
         assert!(has(key, &STANDARD_NO_PAD.encode("MIIEvQIBADANBgkqhkiG")));
     }
 
-    /// The largest value costs a bounded part of what an attempt may have, whatever is in it.
+    /// What `xxd -p` makes of what is longer than its line.
+    #[test]
+    fn hexadecimal_is_known_broken_into_lines() {
+        let key = "correct horse battery staple, and a good deal more";
+        for line in [
+            "636f727265637420686f727365206261747465727920737461706c652c20",
+            "616e64206120676f6f64206465616c206d6f7265",
+        ] {
+            assert!(has(key, line) && has(key, &line.to_uppercase()), "{line}");
+        }
+    }
+
+    /// However large it is: what the agent takes as a secret it hides in every form.
+    #[test]
+    fn a_large_value_has_every_form_and_so_has_each_of_its_lines() {
+        let line = "key 3: \"it's $HOME & {more}/than+this\"";
+        let value = format!("first line of them\n{line}\n").repeat(1024);
+        let forms = forms_of(value.as_bytes());
+        for form in forms_of(line.as_bytes()) {
+            assert!(forms.contains(&form), "{}", String::from_utf8_lossy(&form));
+        }
+        let quoted = value.trim().replace('\'', r"'\''");
+        let plus = "first+line+of+them%0Akey+3%3A+%22it%27s+%24HOME+%26+%7Bmore%7D%2Fthan%2Bthis%22%0A".repeat(1024);
+        for form in [quoted.as_str(), plus.trim_end_matches("%0A")] {
+            assert!(forms.contains(form.as_bytes()), "{}", &form[..80]);
+        }
+    }
+
+    /// The largest values as they are in use cost a part of what an attempt may have.
     #[test]
     fn a_value_of_64_kib_has_its_forms_in_a_bounded_size() {
-        let lines: Vec<u8> = (0..64 * 1024_u32)
-            .map(|n| if n % 65 == 64 { b'\n' } else { b'"' })
+        let json =
+            "  \"client_x509_cert_url\": \"https://www.example.com/robot/v1/metadata/x509/a%40b.example.com\",\n";
+        let json: Vec<u8> = json
+            .bytes()
+            .cycle()
+            .take(64 * 1024)
+            .enumerate()
+            .map(|(n, byte)| match byte {
+                b'x' => b"abcdefghijklmnopqrstuvwyz"[n.wrapping_mul(n) / 7 % 25],
+                byte => byte,
+            })
             .collect();
         let binary: Vec<u8> = (0..64 * 1024_u32)
             .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
             .collect();
-        for value in [lines, binary] {
-            let bytes: usize = forms_of(&value).iter().map(Vec::len).sum();
-            assert!(bytes <= 3 << 20, "{bytes}");
-            assert!(forms_of(&value).contains(STANDARD_NO_PAD.encode(&value).as_bytes()));
+        for value in [json, binary] {
+            let forms = forms_of(&value);
+            let bytes: usize = forms.iter().map(Vec::len).sum();
+            assert!(bytes <= crate::redactor::MAX_FORMS_BYTES / 2, "{bytes}");
+            assert!(forms.contains(STANDARD_NO_PAD.encode(&value).as_bytes()));
         }
     }
 }
