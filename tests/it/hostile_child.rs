@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use deputy_tests::agent_process::AgentOptions;
+use deputy_tests::instance_metadata::InstanceMetadata;
 use deputy_tests::world::World;
 
 use crate::recipe;
@@ -16,6 +17,9 @@ const SOON: Duration = Duration::from_secs(60);
 /// Keys of the agent's own, as good as any: nothing asks AWS here.
 const KEY: &str = "AKIAHOSTILECANARY000";
 const SECRET: &str = "agentsecretcanary/0123456789abcdefghijkl";
+
+/// Where SDKs ask the metadata service of an instance.
+const METADATA: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
 /// The agent's own identity for both tasks, so that each gets an endpoint.
 const OWN: &str = "  aws: { region: eu-west-1 }\n";
@@ -32,7 +36,8 @@ until [ -e go ]; do sleep 0.1; done"#;
     recipe::script("victim", OWN, "", &run.replace("SHARED", &shared.display().to_string()))
 }
 
-/// One line for each try: `refused NAME` or `GOT NAME`. Nothing here does harm if it goes through.
+/// One line for each try: `refused NAME` or `GOT NAME`. Nothing here does harm if it goes through. Each kind of try is
+/// also made where it must go through, so that one that does not try is seen.
 const TRIES: &str = r#"cd @SHARED@
 victim=$(cat victim.pid); home=$(cat victim.home); theirs=$(cat victim.endpoint)
 guardian=none
@@ -43,26 +48,46 @@ for status in /proc/[0-9]*/status; do
 done
 own=$AWS_CONTAINER_CREDENTIALS_FULL_URI; token=$AWS_CONTAINER_AUTHORIZATION_TOKEN
 try() { name=$1; shift; if "$@" > /dev/null 2>&1 < /dev/null; then echo "GOT $name"; else echo "refused $name"; fi; }
-answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "$@")" = 200 ]; }
-traces() { python3 - "$1" <<'END'
-import ctypes, os, sys
+# Only an answer says that the endpoint was reached.
+asks() { name=$1; shift
+  code=$(curl -s -o /dev/null -w '%{http_code}' --noproxy '*' "$@" < /dev/null)
+  case $code in 200) echo "GOT $name";; 40?) echo "refused $name";; *) echo "unreached $name: $code";; esac
+}
+# The process whose id is given, or for `own` a child that is made for it.
+traces() { python3 -c "$FIND_PROCESS
+$TRACE" "$1"; }
+copies() { python3 -c "$FIND_PROCESS
+$COPY" "$1"; }
+FIND_PROCESS=$(cat <<'END'
+import ctypes, os, signal, sys, time
+process = sys.argv[1]
+child = os.fork() if process == "own" else 0
+if process == "own" and child == 0:
+    time.sleep(60)
+    os._exit(0)
+def end(code):
+    if child: os.kill(child, signal.SIGKILL)
+    sys.exit(code)
+process = child or int(process)
+END
+)
+TRACE=$(cat <<'END'
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 SEIZE = 0x4206
-sys.exit(0 if libc.ptrace(SEIZE, int(sys.argv[1]), None, None) == 0 else 1)
+end(0 if libc.ptrace(SEIZE, process, None, None) == 0 else 1)
 END
-}
-copies() { python3 - "$1" <<'END'
-import ctypes, sys
+)
+COPY=$(cat <<'END'
 class Piece(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(8)
 here, there = Piece(ctypes.addressof(buffer), 8), Piece(0x1000, 8)
-libc.process_vm_readv(int(sys.argv[1]), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+libc.process_vm_readv(process, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
 EFAULT = 14
-sys.exit(0 if ctypes.get_errno() == EFAULT else 1)
+end(0 if ctypes.get_errno() == EFAULT else 1)
 END
-}
+)
 for process in agent victim guardian; do
   id=${!process:-@AGENT@}; [ $process = agent ] && id=@AGENT@
   [ -d /proc/$id ] && echo "alive $process"
@@ -77,7 +102,15 @@ for process in agent victim guardian; do
   try $process.copy copies $id
   try $process.signal kill -s 0 $id
   try $process.end kill -s CONT $id
+  try $process.arguments cat /proc/$id/cmdline
 done
+try own.environment cat /proc/self/environ
+try own.maps cat /proc/self/maps
+try own.memory sh -c ': < /proc/self/mem'
+try own.files ls -L /proc/self/fd/0
+try own.trace traces own
+try own.copy copies own
+try own.link sh -c "echo x > f && ln -s f l2 && cat l2 && rm f l2"
 try state.list ls @STATE@
 try state.read cat @STATE@/identity.json
 try state.write cp /dev/null @STATE@/identity.json
@@ -96,16 +129,36 @@ try workspace.move mv "$home" "$HOME/mine"
 try workspace.mount unshare -rm mount --bind "$home" "$HOME"
 try agent.program sh -c ": >> @PROGRAM@"
 try own.folder touch "$HOME/mine"
-try own.endpoint answers -H "Authorization: $token" "$own"
-try endpoint.other answers -H "Authorization: $token" "$theirs"
-try endpoint.guess answers -H "Authorization: $(head -c 32 /dev/zero | od -An -tx1 | tr -d ' \n')" "$theirs"
-try endpoint.without answers "$own"
-try endpoint.query answers "$own?Authorization=$token"
-try endpoint.rebound answers -H "Host: evil.example" -H "Authorization: $token" "$own"
-try endpoint.resolved answers --resolve "evil.example:${own##*:}" -H "Authorization: $token" "http://evil.example:$(echo "$own" | cut -d : -f 3 | cut -d / -f 1)/v1/credentials"
+port=${own#http://*:}; port=${port%%/*}
+asks own.endpoint -H "Authorization: $token" "$own"
+asks endpoint.other -H "Authorization: $token" "$theirs"
+asks endpoint.guess -H "Authorization: $(head -c 32 /dev/zero | od -An -tx1 | tr -d ' \n')" "$theirs"
+asks endpoint.without "$own"
+asks endpoint.query "$own?Authorization=$token"
+asks endpoint.rebound -H "Host: evil.example" -H "Authorization: $token" "$own"
+asks endpoint.resolved --resolve "evil.example:$port:127.0.0.1" -H "Authorization: $token" "http://evil.example:$port/${own#http://*/}"
+session=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' @METADATA@/latest/api/token)
+try metadata.role curl -sf -H "X-aws-ec2-metadata-token: $session" @METADATA@/latest/meta-data/iam/security-credentials/
 [ -n "$(env | grep -e AKIA -e DEPUTY_CONFIG)" ] && echo "GOT own.environment"
 echo "metadata disabled: $AWS_EC2_METADATA_DISABLED"
 echo tried"#;
+
+/// What is not refused: the step's own, and what the threat model names and doctor tells.
+const GOT: [&str; 13] = [
+    "agent.arguments",
+    "guardian.arguments",
+    "metadata.role",
+    "own.copy",
+    "own.endpoint",
+    "own.environment",
+    "own.files",
+    "own.folder",
+    "own.link",
+    "own.maps",
+    "own.memory",
+    "own.trace",
+    "victim.arguments",
+];
 
 /// Guards every row of the threat model that says "refused" of a hostile step.
 #[tokio::test]
@@ -120,11 +173,13 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
     let access = world.manager.access().expect("access");
     std::fs::write(&join, access.join_token(1).await.expect("a token")).expect("written");
     let place = |path: &Path| path.display().to_string();
+    let metadata = InstanceMetadata::without_sessions().await.expect("a metadata service");
     let options = AgentOptions::default()
         .env("AWS_ACCESS_KEY_ID", KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
         .env("AWS_WEB_IDENTITY_TOKEN_FILE", &place(&token))
         .env("DEPUTY_CONFIG", &place(&config))
+        .env(METADATA, &metadata.url())
         .join_token_file(&place(&join))
         .flag("--confinement", "required");
     world.agent(options).await.expect("an agent");
@@ -134,7 +189,19 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
     world.eventually("the victim waits", SOON, waits).await.expect("waits");
     let agent = world.agents[0].child.pid();
     let program = std::fs::read_link(format!("/proc/{agent}/exe")).expect("the agent's program");
+    let home = std::fs::read_to_string(world.folder().join("victim.home")).expect("its folder");
+    let home = Path::new(home.trim());
+    let work = home.parent().expect("the folder of all tasks");
+    // What is not there cannot be refused.
+    for path in [
+        &places.join("state/identity.json"),
+        &home.join("kubeconfig"),
+        &work.join("../../spool"),
+    ] {
+        assert!(path.exists(), "{}", path.display());
+    }
     let tries = TRIES
+        .replace("@METADATA@", &metadata.url())
         .replace("@SHARED@", &place(world.folder()))
         .replace("@STATE@", &place(&places.join("state")))
         .replace("@TOKEN@", &place(&token))
@@ -161,8 +228,7 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
         .filter(|(_, how)| **how == "GOT")
         .map(|(what, _)| *what)
         .collect();
-    // What is its own it has: the tries do try.
-    assert_eq!(got, ["own.endpoint", "own.folder"], "{log}");
+    assert_eq!(got, GOT, "{log}");
     for process in ["agent", "victim", "guardian"] {
         assert_eq!(told.get(process), Some(&"alive"), "{log}");
     }
@@ -172,6 +238,47 @@ async fn a_hostile_step_gets_nothing_of_its_agent_or_of_another_task() {
         "{log}"
     );
     assert!(!log.contains("canary") && !log.contains(KEY), "{log}");
+}
+
+/// Guards that what is open to a step is told where the agent is set up, whatever identity the agent has.
+#[tokio::test]
+async fn what_a_hostile_step_gets_is_told_by_doctor() {
+    let world = World::builder().start().await.expect("a world");
+    let metadata = InstanceMetadata::without_sessions().await.expect("a metadata service");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nowhere = format!("http://{}", nobody.local_addr().expect("an address"));
+    drop(nobody);
+    let own = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    for (address, verdict, words) in [
+        (
+            metadata.url(),
+            "warning",
+            "they can take the instance's role deputy-agent",
+        ),
+        (nowhere, "good", "no metadata service answers here"),
+    ] {
+        let environment = [&own[..], &[(METADATA, address.as_str())]].concat();
+        let seen = world.doctor_with(&environment, &["-o", "json"]).await.expect("run");
+        let report: serde_json::Value = serde_json::from_str(&seen.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("findings");
+        let about = |check: &str| {
+            findings
+                .iter()
+                .find(|found| found["check"] == check)
+                .expect("looked at")
+        };
+        let found = about("instance metadata");
+        assert_eq!(found["verdict"], verdict, "{found:#}");
+        assert!(
+            found["summary"].as_str().unwrap_or_default().contains(words),
+            "{found:#}"
+        );
+        let children = about("children")["summary"].as_str().unwrap_or_default();
+        assert!(
+            children.contains("can read the arguments of other tasks' processes"),
+            "{children}"
+        );
+    }
 }
 
 /// Guards what is said where children are not confined.

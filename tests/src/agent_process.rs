@@ -11,6 +11,12 @@ use crate::leaks::canary::note;
 use crate::link::Link;
 use crate::programs::Binaries;
 
+/// A metadata service that nobody runs: the machine's own is beyond this world.
+pub(crate) const NO_METADATA: [(&str, &str); 2] = [
+    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+
 /// Variables of every SDK whose values are secret.
 const SECRETS_OF_AWS: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
@@ -153,6 +159,43 @@ impl Start {
             options,
         }
     }
+
+    fn surround(&self, command: &mut Command) {
+        command.env("HOME", &self.folder).env("TMPDIR", &self.folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let more = &self.options.environment;
+        command.envs(more.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.folder);
+    }
+
+    /// Where the manager is, who the agent is there, and what it may do.
+    fn tell(&self, command: &mut Command, id: &str, link: &Link) {
+        let options = &self.options;
+        command
+            .arg("--manager")
+            .arg(format!("https://{}", link.address()))
+            .arg("--ca-file")
+            .arg(options.ca_file.as_ref().unwrap_or(&self.ca_file))
+            .arg("--state-folder")
+            .arg(self.folder.join("state"));
+        if let Some(join) = options.join {
+            command.args(["--join", join]);
+        }
+        if options.join != Some("aws") {
+            command.arg("--join-token-file");
+            command.arg(options.join_token_file.as_ref().unwrap_or(&self.join_token));
+        }
+        command.args(["--agent-id", id]);
+        command.arg("--work-folder").arg(self.folder.join("work"));
+        for label in &options.labels {
+            command.args(["--label", label]);
+        }
+        match &options.policy {
+            Policy::AllowAll => drop(command.arg("--allow-all")),
+            Policy::File(path) => drop(command.arg("--policy-file").arg(path)),
+            Policy::Missing => {}
+        }
+    }
 }
 
 impl AgentProcess {
@@ -180,6 +223,17 @@ impl AgentProcess {
         Ok(())
     }
 
+    /// `deputy-agent doctor` with its arguments and its surroundings.
+    #[must_use]
+    pub fn doctor(&self) -> Command {
+        let mut command = Command::new(&self.start.program);
+        command.env_clear().envs(NO_METADATA);
+        self.start.surround(&mut command);
+        command.arg("doctor");
+        self.start.tell(&mut command, &self.id, &self.link);
+        command
+    }
+
     /// Where its workspaces and its spool are.
     #[must_use]
     pub fn work_folder(&self) -> PathBuf {
@@ -195,51 +249,23 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
         .map(OsString::as_os_str)
         .chain([start.program.as_os_str()]);
     let mut command = Command::new(words.next().unwrap_or_default());
-    command
-        .args(words)
-        .env_clear()
-        .env("RUST_BACKTRACE", "1")
-        .env("HOME", &start.folder)
-        .env("TMPDIR", &start.folder);
-    command.envs(start.environment.iter().map(|(name, value)| (name, value)));
+    command.args(words).env_clear().env("RUST_BACKTRACE", "1");
     if let Some(failpoint) = &options.failpoint {
         command.env("DEPUTY_FAILPOINT", failpoint);
     }
-    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    start.surround(&mut command);
     for (name, value) in &options.environment {
         if name.starts_with("DEPUTY_SECRET_") || SECRETS_OF_AWS.contains(&name.as_str()) {
             note(name, value);
         }
     }
-    command
-        .arg("run")
-        .arg("--manager")
-        .arg(format!("https://{}", link.address()))
-        .arg("--ca-file")
-        .arg(options.ca_file.as_ref().unwrap_or(&start.ca_file))
-        .arg("--state-folder")
-        .arg(start.folder.join("state"));
-    if let Some(join) = options.join {
-        command.args(["--join", join]);
-    }
-    if options.join != Some("aws") {
-        command.arg("--join-token-file");
-        command.arg(options.join_token_file.as_ref().unwrap_or(&start.join_token));
-    }
-    command.args(["--agent-id", id, "--reconnect-base", "100ms", "--reconnect-max", "1s"]);
+    command.arg("run");
+    start.tell(&mut command, id, link);
+    command.args(["--reconnect-base", "100ms", "--reconnect-max", "1s"]);
     command.args(["--log-level", "info,deputy_session=debug,deputy_executor=debug"]);
-    command.arg("--work-folder").arg(start.folder.join("work"));
-    for label in &options.labels {
-        command.args(["--label", label]);
-    }
     if let Some(slots) = options.slots {
         command.args(["--slots", &slots.to_string()]);
     }
-    match &options.policy {
-        Policy::AllowAll => drop(command.arg("--allow-all")),
-        Policy::File(path) => drop(command.arg("--policy-file").arg(path)),
-        Policy::Missing => {}
-    }
-    command.args(&options.flags).current_dir(&start.folder);
+    command.args(&options.flags);
     Child::spawn(id, command, &start.folder.join(format!("{id}.log")), Output::ToLog)
 }

@@ -26,10 +26,18 @@ pub struct InstanceMetadata {
 impl InstanceMetadata {
     /// Serves the same sessions as `credentials`.
     pub async fn start(credentials: &ContainerCredentials) -> Result<Self> {
-        let shared = credentials.shared();
+        Self::serve(Some(credentials.shared())).await
+    }
+
+    /// Tells the role's name and has no session of it: for who asks only whether it answers.
+    pub async fn without_sessions() -> Result<Self> {
+        Self::serve(None).await
+    }
+
+    async fn serve(shared: Option<Arc<Shared>>) -> Result<Self> {
         let (address, server) = http_server::start(move |request| {
-            let shared = Arc::clone(&shared);
-            async move { answer(&request, &shared).await }
+            let shared = shared.clone();
+            async move { answer(&request, shared.as_deref()).await }
         })
         .await?;
         Ok(Self {
@@ -38,11 +46,17 @@ impl InstanceMetadata {
         })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// What makes the SDK ask here and not at the address of every instance, and hides what the harness gives else.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         [
-            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}", self.address)),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.url()),
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", String::new()),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", String::new()),
         ]
@@ -51,7 +65,7 @@ impl InstanceMetadata {
     }
 }
 
-async fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
+async fn answer(request: &Request<Incoming>, shared: Option<&Shared>) -> Answer {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let path = request.uri().path();
     if request.method() == Method::PUT && path == "/latest/api/token" {
@@ -70,9 +84,9 @@ async fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
     if header("x-aws-ec2-metadata-token") != Some(TOKEN) {
         return reply(StatusCode::UNAUTHORIZED, String::new());
     }
-    match path.strip_prefix(PROFILE) {
-        Some("") => reply(StatusCode::OK, "deputy-agent".into()),
-        Some("deputy-agent") => match session(shared, &|_, _| {}).await {
+    match (path.strip_prefix(PROFILE), shared) {
+        (Some(""), _) => reply(StatusCode::OK, "deputy-agent".into()),
+        (Some("deputy-agent"), Some(shared)) => match session(shared, &|_, _| {}).await {
             Ok(mut body) => {
                 body["Code"] = "Success".into();
                 body["Type"] = "AWS-HMAC".into();

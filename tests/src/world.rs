@@ -14,7 +14,7 @@ use deputy_proto::v1;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::agent_process::{AgentOptions, AgentProcess, Start};
+use crate::agent_process::{AgentOptions, AgentProcess, NO_METADATA, Start};
 use crate::cloud::{AWAY, Cloud, Cluster};
 use crate::container_credentials::{ContainerCredentials, root_config};
 use crate::leaks::whole_run::WholeRun;
@@ -382,6 +382,7 @@ impl World {
             .env_clear()
             .env("HOME", &self.folder)
             .env("TMPDIR", &self.folder)
+            .envs(NO_METADATA)
             .envs(self.agent_environment())
             .envs(environment.iter().copied());
         command
@@ -399,6 +400,14 @@ impl World {
             command.arg("--join-token-file").arg(&self.join_token);
         }
         command.args(arguments).current_dir(&self.folder);
+        CommandOutput::of(command).await
+    }
+
+    /// Runs `deputy-agent doctor` as one of this world's agents, in its place, with these arguments beside its own.
+    pub async fn doctor_of(&self, id: &str, arguments: &[&str]) -> Result<CommandOutput> {
+        let agent = self.agents.iter().find(|agent| agent.id == id);
+        let mut command = agent.with_context(|| format!("no agent {id}"))?.doctor();
+        command.args(arguments);
         CommandOutput::of(command).await
     }
 

@@ -32,6 +32,7 @@ mod rate;
 mod throttling;
 pub mod backoff;
 mod machine;
+pub mod instance_metadata;
 mod http_client;
 pub mod env;
 pub mod error;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use deputy_credentials::ambient::AmbientKind;
+use deputy_credentials::env::Env;
+use deputy_credentials::instance_metadata::{self, Metadata};
 use deputy_credentials::{Identities, TaskIdentity};
 use deputy_task::document::RoleHop;
 
@@ -64,6 +66,22 @@ pub(crate) async fn ambient(identities: &Identities, region: &str) -> Vec<Findin
         }
     };
     vec![source, who("caller", AMBIENT, as_own(identities, region)).await]
+}
+
+/// Whether steps can take an instance's role from its metadata service, whatever identity the agent itself has.
+pub(crate) async fn metadata(env: &Env) -> Finding {
+    let check = "instance metadata";
+    let Some(Metadata { endpoint, role }) = instance_metadata::find(env).await else {
+        return Finding::good(AMBIENT, check, "no metadata service answers here");
+    };
+    let gives = role.map_or_else(
+        || "the instance has no role that they could take now".to_owned(),
+        |role| format!("they can take the instance's role {role}"),
+    );
+    let summary = format!("answers at {endpoint}, and it answers steps too: {gives}");
+    Finding::new(AMBIENT, check, Verdict::Warning, summary).hint(
+        "the agent does not confine the network: close it for this container (HttpPutResponseHopLimit 1 and version 1 off, a network policy, a rule of the firewall for the agent's user), or run the agent where there is no instance",
+    )
 }
 
 /// Each role: assumable from here or not, and why not.

@@ -25,6 +25,9 @@ const FEW_PROCESSES: u64 = 128;
 const NO_LANDLOCK: &str =
     "run the agent on Linux 5.13 or newer, with `landlock` among its security modules and let through by seccomp";
 
+/// What no domain hides.
+const READABLE: &str = "can read the arguments of other tasks' processes (/proc/PID/cmdline)";
+
 /// Less room than this for workspaces is soon used up.
 const LITTLE_DISK: u64 = 256 << 20;
 
@@ -120,11 +123,16 @@ fn children(mode: Mode, support: Support) -> Finding {
                 "{NO_LANDLOCK}. Until then a step can read what the agent's user can, and tasks of different projects or role chains wait for each other"
             ))
         }
-        (Mode::Auto | Mode::Required, Support::NoSignals) => {
-            Finding::new(AREA, check, Verdict::Warning, "are confined, and can send signals to the agent")
-                .hint("from Linux 6.12 on they cannot")
+        (Mode::Auto | Mode::Required, Support::NoSignals) => Finding::new(
+            AREA,
+            check,
+            Verdict::Warning,
+            format!("are confined, and can send signals to the agent, and {READABLE}"),
+        )
+        .hint("from Linux 6.12 on they cannot send any"),
+        (Mode::Auto | Mode::Required, Support::Full) => {
+            Finding::good(AREA, check, format!("are confined by Landlock, and {READABLE}"))
         }
-        (Mode::Auto | Mode::Required, Support::Full) => Finding::good(AREA, check, "are confined by Landlock"),
     }
 }
 
