@@ -29,18 +29,29 @@ pub(crate) fn in_file(hit: &Hit) -> bool {
     hit.place.contains("/mounted/")
 }
 
+/// Whose call it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The shell that the step with the secret started, or what it started.
+    Script,
+    /// Anybody else.
+    Other,
+}
+
 /// Is this one of the documented places?
-pub(crate) fn is_documented(hit: &Hit, agent: &Path) -> bool {
+pub(crate) fn is_documented(hit: &Hit, agent: &Path, caller: Caller) -> bool {
     let agent_itself = format!("execve of {}, environment", agent.display());
     // What the platform gives the agent, the agent's own processes inherit, until they are told otherwise.
     let from_platform = hit.place == agent_itself && FROM_PLATFORM.contains(&hit.canary.as_str());
     // A step that asks for a secret as a variable has it in its children's environment, and in no other's.
-    let asked_for = hit.canary == crate::run::SECRET_VARIABLE_CANARY
+    let asked_for = caller == Caller::Script
+        && hit.canary == crate::run::SECRET_VARIABLE_CANARY
         && hit.form == "raw"
         && hit.place.starts_with("execve of ")
         && hit.place.ends_with(", environment");
     // A script may write its own secret where only its own task can read; what it calls an output is taken out at the end.
-    let own_output = hit.canary == crate::run::SECRET_VARIABLE_CANARY
+    let own_output = caller == Caller::Script
+        && hit.canary == crate::run::SECRET_VARIABLE_CANARY
         && hit.place.starts_with("write to ")
         && hit.place.contains("/step-careless-")
         && hit.place.ends_with("/output");

@@ -1,8 +1,12 @@
 //! `kubernetesApply` and `kubernetesRollingDeploy` over a namespace whose Secret, ConfigMap and Deployment have
-//! canaries in them, which the task replaces.
+//! canaries in them, which the task replaces, and where a release of Helm has some in its values.
+
+use std::io::Read as _;
 
 use anyhow::Result;
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::world::World;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -34,6 +38,32 @@ fn deployment(image: &str, password: &str) -> Value {
     })
 }
 
+/// The Secret in which Helm keeps a release (`pkg/storage/driver/util.go`): JSON, gzip, base64, and once more base64
+/// as every Secret is.
+fn helm_release(namespace: &str, canaries: &Canaries) -> Result<Value> {
+    let password = canaries.make("a value of a live Helm release");
+    let manifest = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{ name: orders }}\nstringData:\n  token: {}\n",
+        Value::from(canaries.make("the manifest of a live Helm release"))
+    );
+    let release = json!({
+        "name": "orders", "namespace": namespace, "version": 1, "info": { "status": "deployed" },
+        "chart": { "metadata": { "name": "orders", "version": "1.0.0" }, "values": {}, "templates": [] },
+        "config": { "database": { "password": password } }, "manifest": manifest,
+    });
+    let mut packed = Vec::new();
+    let json = release.to_string();
+    flate2::read::GzEncoder::new(json.as_bytes(), flate2::Compression::best()).read_to_end(&mut packed)?;
+    Ok(json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1",
+        "metadata": {
+            "name": "sh.helm.release.v1.orders.v1",
+            "labels": { "owner": "helm", "name": "orders", "status": "deployed", "version": "1" },
+        },
+        "data": { "release": STANDARD.encode(STANDARD.encode(packed)) },
+    }))
+}
+
 #[async_trait]
 impl Scenario for Kubernetes {
     fn kind(&self) -> &'static str {
@@ -55,12 +85,16 @@ impl Scenario for Kubernetes {
             "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access" },
             "stringData": { "password": canaries.make("a live Secret"), "kept": canaries.make("a live Secret, not touched") },
         });
+        let release = helm_release(&namespace, canaries)?;
         let live = deployment("checkout:1", &canaries.make("the environment of a live Deployment"));
         Api::<ConfigMap>::namespaced(client.clone(), &namespace)
             .patch("settings", &before, &Patch::Apply(config))
             .await?;
         Api::<Secret>::namespaced(client.clone(), &namespace)
             .patch("access", &before, &Patch::Apply(secret))
+            .await?;
+        Api::<Secret>::namespaced(client.clone(), &namespace)
+            .patch("sh.helm.release.v1.orders.v1", &before, &Patch::Apply(release))
             .await?;
         Api::<Deployment>::namespaced(client, &namespace)
             .patch("checkout", &before, &Patch::Apply(live))

@@ -14,7 +14,7 @@ use deputy_tests::leaks::strace::{self, Trace};
 use deputy_tests::leaks::witness;
 use deputy_tests::world::World;
 
-use crate::run::in_trace;
+use crate::run::{SECRET_VARIABLE_CANARY, in_trace};
 
 /// How the search for planted leaks went.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ pub(crate) async fn all() -> Result<Planted> {
 type Encode = fn(&str) -> Result<Vec<u8>>;
 
 /// The forms in which a value could leave.
-const FORMS: [(&str, Encode); 10] = [
+const FORMS: [(&str, Encode); 12] = [
     ("raw", |value| Ok(value.into())),
     ("base64", |value| Ok(STANDARD.encode(value).into())),
     ("base64, shifted by one", |value| {
@@ -62,6 +62,10 @@ const FORMS: [(&str, Encode); 10] = [
         Ok(serde_json::json!({ "value": value }).to_string().into())
     }),
     ("gzip", gzip),
+    ("gzip in base64", |value| Ok(STANDARD.encode(gzip(value)?).into())),
+    ("a release of Helm", |value| {
+        Ok(STANDARD.encode(STANDARD.encode(gzip(value)?)).into())
+    }),
     ("zstd", |value| Ok(zstd::encode_all(value.as_bytes(), 1)?)),
 ];
 
@@ -130,7 +134,8 @@ fn judge_each(planted: &mut Planted, what: &str, canaries: &Canaries, folder: &P
 fn in_programs(planted: &mut Planted) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let trace = folder.path().join("trace");
-    let (argument, variable, opened, written) = (
+    let (argument, variable, secret, opened, written) = (
+        Canaries::default(),
         Canaries::default(),
         Canaries::default(),
         Canaries::default(),
@@ -144,6 +149,8 @@ fn in_programs(planted: &mut Planted) -> Result<()> {
         .args(strace::arguments(&trace))
         .args(["/bin/sh", "-c", &script, &argument.make("a planted argument")])
         .env("PLANTED", variable.make("a planted variable"))
+        // What the script with this secret may have, nobody else may.
+        .env("PASSWORD", secret.make(SECRET_VARIABLE_CANARY))
         .env("WRITTEN", written.make("a planted text"))
         .current_dir(folder.path())
         .status()?;
@@ -152,6 +159,7 @@ fn in_programs(planted: &mut Planted) -> Result<()> {
     for (what, canaries, place) in [
         ("an argument", argument, ", arguments"),
         ("a variable", variable, ", environment"),
+        ("a script's secret for another program", secret, ", environment"),
         ("a file that is opened", opened, "openat of "),
         ("a file that is written", written, "write to "),
     ] {

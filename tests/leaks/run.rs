@@ -19,7 +19,7 @@ use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::documented::{self, is_documented};
+use crate::documented::{self, Caller, is_documented};
 use crate::identity::Ambient;
 use crate::planted;
 use crate::scenario::{self, Scenario, Way, play};
@@ -28,6 +28,10 @@ use crate::suite::Suite;
 
 /// The canary in the variable that the script asks for.
 pub(crate) const SECRET_VARIABLE_CANARY: &str = "a secret of a script";
+
+/// Where the script that asks for it lies while it runs, and what it is called.
+const SCRIPT_FOLDER: &str = "/step-careless-";
+const SCRIPT_FILE: &str = "/script";
 
 /// The token of a private repository.
 pub(crate) const GIT_CANARY: &str = "the token of a repository";
@@ -310,6 +314,26 @@ impl Followed {
 
 /// What is in a trace and not in a documented place.
 pub(crate) fn in_trace(scanner: &Scanner, seen: &Trace, agent: &Path) -> BTreeSet<Hit> {
-    let hits = seen.seen.iter().flat_map(|seen| scanner.scan(&seen.place, &seen.bytes));
-    hits.filter(|hit| !is_documented(hit, agent)).collect()
+    let scripts = scripts(seen);
+    let mut undocumented = BTreeSet::new();
+    for call in &seen.seen {
+        let is_script = scripts.iter().any(|script| seen.descends(call.process, *script));
+        let caller = if is_script { Caller::Script } else { Caller::Other };
+        let hits = scanner.scan(&call.place, &call.bytes);
+        undocumented.extend(hits.into_iter().filter(|hit| !is_documented(hit, agent, caller)));
+    }
+    undocumented
+}
+
+/// The shells that run the script with the secret: its file is their argument.
+fn scripts(seen: &Trace) -> BTreeSet<u32> {
+    let shells = seen.seen.iter().filter(|call| {
+        let arguments = String::from_utf8_lossy(&call.bytes);
+        call.place.starts_with("execve of ")
+            && call.place.ends_with(", arguments")
+            && arguments
+                .split('\0')
+                .any(|one| one.contains(SCRIPT_FOLDER) && one.ends_with(SCRIPT_FILE))
+    });
+    shells.map(|call| call.process).collect()
 }

@@ -60,6 +60,7 @@ fn look_through(run: &WholeRun) -> Result<Suite> {
     );
     let scanner = Scanner::new(canaries.clone())?;
     let keys = Canaries::default();
+    let mut logs = 0;
     for world in std::fs::read_dir(run.worlds())? {
         let world = world?.path();
         for folder in written_by_us(&world)? {
@@ -68,11 +69,16 @@ fn look_through(run: &WholeRun) -> Result<Suite> {
                 .leaks
                 .extend(hits.into_iter().filter(|hit| !documented::while_a_step_runs(hit)));
         }
+        for log in logs_of_agents(&world)? {
+            suite.leaks.extend(scanner.scan_file(&log, &mut suite.files)?);
+            logs += 1;
+        }
         keys_of_agents(&world, &keys)?;
     }
     // An agent's own key is in its state folder, and never on the wire.
     let keys: Vec<Canary> = keys.all();
     ensure!(!keys.is_empty(), "no agent kept a key");
+    ensure!(logs > 0, "no agent left a log");
     suite.canaries += keys.len();
     let everything = Scanner::new(canaries.into_iter().chain(keys).collect())?;
     let received = everything.scan_folder(&run.requests(), &mut suite.received)?;
@@ -94,6 +100,21 @@ fn written_by_us(world: &Path) -> Result<Vec<PathBuf>> {
     }
     folders.retain(|folder| folder.is_dir());
     Ok(folders)
+}
+
+/// What agents said of themselves: their standard output and error.
+fn logs_of_agents(world: &Path) -> Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for agent in agents(world)? {
+        let name = agent
+            .file_name()
+            .context("an agent's folder")?
+            .to_string_lossy()
+            .into_owned();
+        let log = agent.join(format!("{name}.log"));
+        logs.extend(log.is_file().then_some(log));
+    }
+    Ok(logs)
 }
 
 fn agents(world: &Path) -> Result<Vec<PathBuf>> {

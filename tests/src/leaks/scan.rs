@@ -1,4 +1,5 @@
-//! The search: every form of every canary, in bytes and in what is compressed within them.
+//! The search: every form of every canary, in bytes and in what is compressed within them, also where that is written
+//! in base64, as Helm keeps its releases.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,6 +8,9 @@ use std::path::Path;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::{Context, Result};
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 
 use super::canary::Canary;
 use super::forms::{forms, pieces};
@@ -14,11 +18,22 @@ use super::forms::{forms, pieces};
 /// As much of one compressed stream is unpacked.
 const UNPACKED: u64 = 64 << 20;
 
-/// Compressed within compressed, and no deeper.
-const DEEPEST: u32 = 3;
+/// Packed within packed, and no deeper: a release of Helm is gzip in base64 in base64, and may lie in what is packed
+/// itself.
+const DEEPEST: u32 = 6;
 
 const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// Both in base64, and gzip in base64 in base64.
+const IN_BASE64: [&[u8]; 3] = [b"H4sI", b"KLUv", b"SDRzS"];
+
+/// As it comes: padded or not, of either alphabet, cut off anywhere.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Looks for canaries.
 #[derive(Debug)]
@@ -71,7 +86,7 @@ impl Scanner {
             canaries,
             search: AhoCorasick::builder().match_kind(MatchKind::Standard).build(&bytes)?,
             patterns,
-            packed: AhoCorasick::new([GZIP, ZSTD])?,
+            packed: AhoCorasick::new([&[GZIP, ZSTD][..], &IN_BASE64].concat())?,
         })
     }
 
@@ -97,14 +112,20 @@ impl Scanner {
                 if kind.is_dir() {
                     open.push(entry.path());
                 } else if kind.is_file() {
-                    let bytes = std::fs::read(entry.path()).with_context(|| name.clone())?;
-                    extent.places += 1;
-                    extent.bytes += u64::try_from(bytes.len())?;
-                    hits.append(&mut self.scan(&name, &bytes));
+                    hits.append(&mut self.scan_file(&entry.path(), extent)?);
                 }
             }
         }
         Ok(hits)
+    }
+
+    /// Looks through one file.
+    pub fn scan_file(&self, file: &Path, extent: &mut Extent) -> Result<BTreeSet<Hit>> {
+        let name = file.display().to_string();
+        let bytes = std::fs::read(file).with_context(|| name.clone())?;
+        extent.places += 1;
+        extent.bytes += u64::try_from(bytes.len())?;
+        Ok(self.scan(&name, &bytes))
     }
 
     fn look(&self, place: &str, bytes: &[u8], depth: u32, hits: &mut BTreeSet<Hit>) {
@@ -121,13 +142,13 @@ impl Scanner {
         }
         for found in self.packed.find_iter(bytes) {
             let rest = &bytes[found.start()..];
-            let (name, unpacked) = if found.pattern().as_usize() == 0 {
-                ("gzip", unpack(flate2::read::GzDecoder::new(rest)))
-            } else {
-                (
+            let (name, unpacked) = match found.pattern().as_usize() {
+                0 => ("gzip", unpack(flate2::read::GzDecoder::new(rest))),
+                1 => (
                     "zstd",
                     zstd::stream::read::Decoder::new(rest).map(unpack).unwrap_or_default(),
-                )
+                ),
+                _ => ("base64", decoded(rest)),
             };
             if !unpacked.is_empty() {
                 self.look(&format!("{name} in {place}"), &unpacked, depth + 1, hits);
@@ -143,11 +164,26 @@ fn unpack(packed: impl Read) -> Vec<u8> {
     unpacked
 }
 
+/// What the base64 at the beginning of `text` says.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let digits = text.iter().map(|digit| match digit {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => *other,
+    });
+    let mut digits: Vec<u8> = digits
+        .take_while(|digit| digit.is_ascii_alphanumeric() || matches!(digit, b'+' | b'/'))
+        .collect();
+    if digits.len() % 4 == 1 {
+        digits.pop();
+    }
+    LENIENT.decode(digits).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
-    use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
     use super::*;
@@ -180,6 +216,18 @@ mod tests {
             ("json in json", twice.into_bytes()),
             ("gzip", gzip(json.as_bytes())),
             ("zstd", zstd::encode_all(value.as_bytes(), 1).expect("packed")),
+            ("gzip in base64", STANDARD.encode(gzip(json.as_bytes())).into_bytes()),
+            ("a cut-off end of it", {
+                let mut text = STANDARD.encode(gzip(value.as_bytes()));
+                text.truncate(text.len() - 6);
+                text.into_bytes()
+            }),
+            (
+                "a release of Helm in a Secret",
+                serde_json::json!({ "data": { "release": STANDARD.encode(STANDARD.encode(gzip(json.as_bytes()))) } })
+                    .to_string()
+                    .into_bytes(),
+            ),
             (
                 "gzip in zstd",
                 zstd::encode_all(gzip(value.as_bytes()).as_slice(), 1).expect("packed"),

@@ -2,6 +2,7 @@
 //! environment, files opened, files written. Pipes and sockets are left out: the one carry output on its way to the
 //! redactor, the other is recorded by whoever receives it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -12,16 +13,21 @@ use super::scan::Extent;
 /// Arguments of `strace` before the program: everything whole, every byte in hexadecimal.
 #[must_use]
 pub fn arguments(trace: &Path) -> Vec<OsString> {
-    let calls = "trace=execve,execveat,open,openat,openat2,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,write,writev,pwrite64,pwritev,pwritev2";
+    let calls = "trace=clone,clone3,fork,vfork,execve,execveat,open,openat,openat2,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,write,writev,pwrite64,pwritev,pwritev2";
     let fixed = ["-f", "-yy", "-xx", "-v", "-s", "1048576", "-e", calls, "-o"];
     let mut all: Vec<OsString> = fixed.iter().map(OsString::from).collect();
     all.push(trace.into());
     all
 }
 
+/// How a process makes another.
+const MAKING: [&str; 4] = ["clone", "clone3", "fork", "vfork"];
+
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// The process, or the thread, that made it.
+    pub process: u32,
     /// For a finding, for example `execve of /bin/sh, environment`.
     pub place: String,
     /// What it was given.
@@ -33,6 +39,8 @@ pub struct Seen {
 pub struct Trace {
     /// Everything that could hold a secret.
     pub seen: Vec<Seen>,
+    /// Who was made by whom.
+    pub parents: BTreeMap<u32, u32>,
     /// Programs started.
     pub executions: u64,
     /// Files written to.
@@ -55,21 +63,43 @@ impl Trace {
         Ok(trace)
     }
 
+    /// Is it the process, or was it made by it, or by what that made?
+    #[must_use]
+    pub fn descends(&self, mut process: u32, from: u32) -> bool {
+        // Ids are used again only after thousands of others; this ends whatever a trace says.
+        for _ in 0..1_000 {
+            if process == from {
+                return true;
+            }
+            match self.parents.get(&process) {
+                Some(parent) => process = *parent,
+                None => return false,
+            }
+        }
+        false
+    }
+
     fn line(&mut self, line: &str) {
+        let process = line.split(' ').next().and_then(|id| id.parse().ok()).unwrap_or(0);
+        self.making(process, line);
         let Some((head, rest)) = line.split_once('(') else {
             return;
         };
         // The rest of a call that was interrupted repeats no argument.
         let name = head.trim_start_matches(|c: char| c.is_ascii_digit()).trim();
+        if MAKING.contains(&name) {
+            return;
+        }
         if name.contains("resumed>") || name.contains("---") || name.contains("+++") {
             return;
         }
         match name {
-            "execve" | "execveat" => self.execution(rest),
-            "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => self.writing(name, rest),
+            "execve" | "execveat" => self.execution(process, rest),
+            "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => self.writing(process, name, rest),
             _ => {
                 let strings = strings(rest);
                 self.seen.push(Seen {
+                    process,
                     place: format!(
                         "{name} of {}",
                         String::from_utf8_lossy(strings.first().map_or(&[], Vec::as_slice))
@@ -80,23 +110,38 @@ impl Trace {
         }
     }
 
-    fn execution(&mut self, rest: &str) {
+    /// `1 clone(…) = 2`, or its end alone: `1 <... clone resumed>…) = 2`.
+    fn making(&mut self, process: u32, line: &str) {
+        let call = line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+        let call = call.trim_start_matches("<... ");
+        let name = call.split(['(', ' ']).next().unwrap_or_default();
+        if let Some((_, made)) = line.rsplit_once(" = ")
+            && MAKING.contains(&name)
+            && let Ok(made) = made.trim().parse()
+        {
+            self.parents.insert(made, process);
+        }
+    }
+
+    fn execution(&mut self, process: u32, rest: &str) {
         self.executions += 1;
         let mut lists = rest.splitn(3, '[');
         let program = strings(lists.next().unwrap_or_default()).concat();
         let program = String::from_utf8_lossy(&program).into_owned();
         for (what, list) in ["arguments", "environment"].into_iter().zip(lists) {
             self.seen.push(Seen {
+                process,
                 place: format!("execve of {program}, {what}"),
                 bytes: strings(list).join(&0),
             });
         }
     }
 
-    fn writing(&mut self, name: &str, rest: &str) {
+    fn writing(&mut self, process: u32, name: &str, rest: &str) {
         let Some(target) = target(rest) else { return };
         self.files_written.insert(target.clone());
         self.seen.push(Seen {
+            process,
             place: format!("{name} to {target}"),
             bytes: strings(after_target(rest)).concat(),
         });
@@ -180,6 +225,17 @@ mod tests {
             "a pipe is no file"
         );
         assert!(trace.executions >= 2);
+        let process = |program: &str| {
+            let place = format!("execve of {program}, arguments");
+            trace
+                .seen
+                .iter()
+                .find(|seen| seen.place == place)
+                .expect("started")
+                .process
+        };
+        let (shell, echo) = (process("/bin/sh"), process("/bin/echo"));
+        assert!(shell != echo && trace.descends(echo, shell) && !trace.descends(shell, echo));
         assert!(trace.files_written.iter().any(|file| file.ends_with("/out")));
     }
 }
