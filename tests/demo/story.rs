@@ -6,8 +6,8 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use deputy_tests::agent_process::{AgentOptions, Policy};
-use deputy_tests::cloud::{Cloud, EcsTasks, HOME};
+use deputy_tests::cloud::{Cloud, EcsTasks};
+use deputy_tests::demo_world::{self, JOIN_RULE, POLICY};
 use deputy_tests::programs::{Tools, workspace};
 use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::world::World;
@@ -16,8 +16,6 @@ use crate::told::Told;
 
 /// Building the Kubernetes programs takes ten minutes on two cores, and has begun before this program.
 const KUBERNETES_WITHIN: Duration = Duration::from_secs(40 * 60);
-/// What the agents let tasks do.
-const POLICY: &str = "examples/policies/roles.cedar";
 /// For everything else.
 const SOON: Duration = Duration::from_secs(120);
 
@@ -62,26 +60,14 @@ fn keep_report(report: &str) -> Result<PathBuf> {
 async fn all(told: &mut Told, place: &mut Option<World>, afterwards: Afterwards) -> Result<()> {
     told.chapter("An emulated AWS with IAM enforced, a manager, two agents that join by their AWS role")?;
     let cloud = Cloud::start(EcsTasks::Pretended).await?;
-    let quick = |options: &mut deputy_tests::manager_process::ManagerOptions| {
-        options.heartbeat = Duration::from_millis(500);
-        options.lease_ttl = Duration::from_secs(3);
-        options.guard = Duration::from_millis(500);
-        options.flags = vec![format!("--sts-endpoint={}", cloud.scenery().endpoint)];
-    };
     let built = World::builder()
         .cloud(&cloud)
-        .manager(quick)
+        .manager(|options| demo_world::manager(&cloud, options))
         .in_folder(Path::new("/var/tmp"));
     let world = place.insert(built.start().await?);
-    let rule = ["--pool", "eu", "--aws-account", HOME, "--aws-role", "deputy-agent"];
-    deputy(world, &[&["fleet", "join-rule", "create", "home"], &rule[..]].concat()).await?;
+    deputy(world, &JOIN_RULE).await?;
     for id in ["agent-1", "agent-2"] {
-        let options = AgentOptions {
-            join: Some("aws"),
-            policy: Policy::File(workspace().join(POLICY)),
-            ..AgentOptions::named(id)
-        };
-        world.agent(options.label("pool=eu")).await?;
+        world.agent(demo_world::agent(id)).await?;
     }
     told.say("nothing secret was given to the agents: AWS says who they are, and the rule lets their role in")?;
     told.say(&format!("what tasks may do here, the agents decide by {POLICY}"))?;
@@ -94,6 +80,7 @@ async fn all(told: &mut Told, place: &mut Option<World>, afterwards: Afterwards)
 
     ecs(told, world).await?;
     kubernetes(told, world, &cloud).await?;
+    examined(told, world).await?;
     killed(told, world).await?;
     ending(told, world, afterwards).await
 }
@@ -224,6 +211,15 @@ async fn kubernetes(told: &mut Told, world: &mut World, cloud: &Cloud) -> Result
         "the API server's audit log has exactly one change of the Deployment",
         (patches == 1).into(),
     )
+}
+
+async fn examined(told: &mut Told, world: &World) -> Result<()> {
+    told.chapter("deputy-agent doctor, as the first agent and in its place: can it work?")?;
+    let seen = demo_world::doctor(world).await?;
+    for line in seen.stdout.lines() {
+        told.say(line)?;
+    }
+    told.check("it can", (seen.code == Some(0)).into())
 }
 
 async fn ending(told: &mut Told, world: &World, afterwards: Afterwards) -> Result<()> {

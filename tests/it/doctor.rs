@@ -2,6 +2,8 @@
 
 use base64::Engine as _;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::demo_world::{self, JOIN_RULE};
+use deputy_tests::programs::workspace;
 use deputy_tests::world::World;
 use serde_json::Value;
 
@@ -147,4 +149,64 @@ async fn an_agent_without_aws_can_work_and_is_warned() {
     assert!(summary.contains("trust domain is deputy"), "{answer:#}");
     let bad = world.doctor(&["--slots", "0"]).await.expect("run");
     assert_eq!(bad.code, Some(2), "{}{}", bad.stdout, bad.stderr);
+}
+
+/// Guards the text of the README, which is what doctor says in the world of the demonstration.
+#[tokio::test]
+async fn the_readme_shows_what_doctor_says_in_the_world_of_the_demonstration() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let built = World::builder()
+        .cloud(&cloud)
+        .manager(|options| demo_world::manager(&cloud, options));
+    let mut world = built.start().await.expect("a world");
+    world.kubernetes().await.expect("a cluster");
+    let made = world.deputy(&JOIN_RULE).await.expect("run");
+    assert_eq!(made.code, Some(0), "{made:?}");
+    world.agent(demo_world::agent("agent-1")).await.expect("an agent");
+    let seen = demo_world::doctor(&world).await.expect("examined");
+    assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
+
+    let readme = std::fs::read_to_string(workspace().join("README.md")).expect("the README");
+    let (_, shown) = readme.split_once("$ deputy-agent doctor ").expect("doctor in it");
+    let (command, shown) = shown.split_once('\n').expect("more than a line");
+    assert!(
+        !command.contains("--join-token") && !command.contains("--allow-all"),
+        "{command}"
+    );
+    let (shown, _) = shown.split_once("```").expect("an end");
+    assert_eq!(
+        shape(shown),
+        shape(&seen.stdout),
+        "the README is not what doctor says:\n{}",
+        seen.stdout
+    );
+}
+
+/// What is the same on every machine: of the machine itself what is looked at, of the rest every word but numbers and
+/// places.
+fn shape(text: &str) -> Vec<String> {
+    let mut area = "";
+    let mut lines = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if !line.starts_with(' ') {
+            area = line;
+        }
+        let is_finding = line.starts_with("  ") && !line.starts_with("    ");
+        match area {
+            "machine" if is_finding => lines.push(line.chars().skip(4).take(22).collect()),
+            // How many depends on the machine.
+            _ if line.starts_with("this agent can work") => lines.push("this agent can work".to_owned()),
+            "machine" | "tools" if line != area => {}
+            _ => lines.push(line.split(' ').map(word).collect::<Vec<_>>().join(" ")),
+        }
+    }
+    lines
+}
+
+fn word(word: &str) -> &str {
+    match word {
+        place if place.starts_with('/') => "PLACE",
+        number if number.contains(|one: char| one.is_ascii_digit()) && !number.starts_with("arn:") => "NUMBER",
+        other => other,
+    }
 }

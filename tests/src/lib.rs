@@ -4,6 +4,7 @@
 //! real Kubernetes. Nothing of Deputy runs inside the test's own process, and nothing is a fake of ours but
 //! what `docs/test-cloud.md` lists. Must never reach anything beyond 127.0.0.1.
 
+pub mod demo_world;
 pub mod world;
 
 pub mod agent_process;
