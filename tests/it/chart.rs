@@ -270,9 +270,40 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             with(good(), "agent.writableFolders", json!(["cache"])),
             "writableFolders",
         ),
+        (with(good(), "agent.config", json!({ "slots": 3 })), "slots"),
+        (with(good(), "agent.config", json!({ "no_such_key": 1 })), "no_such_key"),
+        // Two pods of a rolling update would be one agent.
+        (with(good(), "agent.config", json!({ "agent_id": "a" })), "agent_id"),
         (
-            with(good(), "agent.config", json!({ "slots": 3 })),
-            "agent.config.slots has a value of its own",
+            with(good(), "agent.config", json!({ "connect_timeout": "xx" })),
+            "connect_timeout",
+        ),
+        (
+            with(good(), "agent.config", json!({ "spool_limit": "1GB" })),
+            "spool_limit",
+        ),
+        (
+            with(good(), "agent.config", json!({ "transport": "http" })),
+            "transport",
+        ),
+        (
+            with(good(), "agent.config", json!({ "trusted_signers": "keys" })),
+            "trusted_signers",
+        ),
+        (
+            with(good(), "manager.url", json!("http://manager.example.com:7443")),
+            "url",
+        ),
+        (
+            with(good(), "manager.url", json!("http://localhost.example.com:7443")),
+            "url",
+        ),
+        (with(good(), "agent.labels", json!({ "a b": "x" })), "labels"),
+        (with(good(), "agent.labels", json!({ "a": "x,y=z" })), "labels"),
+        (with(good(), "agent.logLevel", json!("nonsense,=,")), "logLevel"),
+        (
+            with(good(), "image", json!({ "repository": "agent", "tag": "a b" })),
+            "tag",
         ),
         (with(good(), "agent.slot", json!(3)), "slot"),
         (with(good(), "work", json!({ "sizeLimit": "a lot" })), "sizeLimit"),

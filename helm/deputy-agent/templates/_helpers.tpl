@@ -55,11 +55,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if ge (int .Values.agent.graceSeconds) (int .Values.agent.drainTimeoutSeconds) -}}
 {{- fail "agent.graceSeconds must be less than agent.drainTimeoutSeconds: scripts are told to stop within it" -}}
 {{- end -}}
-{{- range $key, $_ := .Values.agent.config -}}
-{{- if has $key (list "manager" "ca_file" "ca_sha256" "trust_domain" "join" "join_token_file" "join_token" "policy_file" "allow_all" "pool_key_file" "slots" "labels" "drain_timeout" "grace" "work_folder" "health_listen" "confinement" "writable_folders" "log_level" "log_format") -}}
-{{- fail (printf "agent.config.%s has a value of its own in this chart; set that" $key) -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 
 {{- /* agent.toml: a JSON string is a TOML string. */ -}}
