@@ -1,5 +1,6 @@
 //! The agent's certificate and key in the state folder, if there is one: for this user alone, written whole or not at
-//! all, gone when the identity is given up. Without a state folder they are in memory only.
+//! all, and there until the next one takes its place: what was revoked opens nothing, and its key is shown again where
+//! the agent joins again. Without a state folder they are in memory only.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -146,9 +147,13 @@ impl IdentityFile {
             .truncate(true)
             .mode(0o600)
             .open(&partial)?;
+        // One that was left behind by another start keeps its mode otherwise.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&partial, &self.path)
+        fs::rename(&partial, &self.path)?;
+        // The name is on disk when its folder is.
+        fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// Keeps what the session has, for as long as it has one. Runs as a part of the supervisor's.
@@ -192,6 +197,9 @@ mod tests {
         let folder = parent.path().join("state");
         let file = IdentityFile::in_folder(&folder).expect("made");
         assert_eq!(file.load("a1"), None);
+        let partial = file.path.with_extension("partial");
+        fs::write(&partial, "left behind").expect("written");
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o644)).expect("open to all");
         file.write(&identity()).expect("written");
         assert_eq!(file.load("a1"), Some(identity()));
         assert_eq!(file.load("a2"), None, "it is another agent's");

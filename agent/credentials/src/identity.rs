@@ -87,7 +87,7 @@ struct Agent {
     ambient: Ambient,
     /// The profile that the operator named.
     profile: Option<String>,
-    http: OnceLock<Result<SharedHttpClient, CredentialsError>>,
+    http: OnceLock<SharedHttpClient>,
     ambient_link: OnceLock<Arc<Link>>,
     /// Links in use, by region and hops from the first on; a link nobody holds any more is dropped.
     links: Mutex<BTreeMap<ChainKey, Weak<Link>>>,
@@ -396,14 +396,26 @@ impl fmt::Debug for TaskIdentity {
 
 impl Agent {
     fn http(&self) -> Result<SharedHttpClient, CredentialsError> {
-        self.http.get_or_init(|| http_client::for_aws(&self.env)).clone()
+        if let Some(http) = self.http.get() {
+            return Ok(http.clone());
+        }
+        // What cannot be used now may be mended: only a client that was made is kept.
+        let made = http_client::for_aws(&self.env)?;
+        Ok(self.http.get_or_init(|| made).clone())
     }
 
     fn ambient_link(&self) -> Arc<Link> {
-        Arc::clone(
-            self.ambient_link
-                .get_or_init(|| Arc::new(Link::new(self.ambient_origin()))),
-        )
+        if let Some(link) = self.ambient_link.get() {
+            return Arc::clone(link);
+        }
+        let origin = self.ambient_origin();
+        let lasts = !matches!(origin, Origin::Nothing(CredentialsError::CaBundle { .. }));
+        let made = Arc::new(Link::new(origin));
+        if lasts {
+            Arc::clone(self.ambient_link.get_or_init(|| made))
+        } else {
+            made
+        }
     }
 
     fn ambient_origin(&self) -> Origin {
@@ -547,5 +559,38 @@ fn region_of_partition(role_arn: &str) -> &'static str {
         Some("aws-cn") => "cn-north-1",
         Some("aws-us-gov") => "us-gov-west-1",
         _ => "us-east-1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_could_not_be_read_are_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bundle = folder.path().join("ca.pem");
+        let named = bundle.display().to_string();
+        let env: Env = [
+            ("AWS_CA_BUNDLE", named.as_str()),
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+            ("AWS_REGION", "eu-west-1"),
+        ]
+        .into_iter()
+        .collect();
+        let identities = Identities::new(env);
+        let asked = || identities.own().and_then(|own| own.sdk_config()).map(drop);
+        for text in [None, Some("half of it")] {
+            if let Some(text) = text {
+                std::fs::write(&bundle, text).expect("written");
+            }
+            let refused = asked().expect_err("not usable");
+            assert!(matches!(refused, CredentialsError::CaBundle { .. }), "{refused}");
+        }
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["aws.example.com".to_owned()]).expect("a name");
+        std::fs::write(&bundle, params.self_signed(&key).expect("made").pem()).expect("written");
+        asked().expect("it is whole now");
     }
 }
