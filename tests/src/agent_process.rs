@@ -37,6 +37,10 @@ pub struct AgentOptions {
     pub ca_file: Option<PathBuf>,
     /// The Cedar policy that it is started with; without one it is started with `--allow-all`.
     pub policy: Policy,
+    /// Another folder than the one that the world has for this id.
+    pub folder: Option<PathBuf>,
+    /// It is started without a state folder: a restart brings nothing of before.
+    pub keeps_nothing: bool,
     /// `--join`; with `aws` it is given no token.
     pub join: Option<&'static str>,
     /// More environment; wins over what the harness sets.
@@ -175,9 +179,10 @@ impl Start {
             .arg("--manager")
             .arg(format!("https://{}", link.address()))
             .arg("--ca-file")
-            .arg(options.ca_file.as_ref().unwrap_or(&self.ca_file))
-            .arg("--state-folder")
-            .arg(self.folder.join("state"));
+            .arg(options.ca_file.as_ref().unwrap_or(&self.ca_file));
+        if !options.keeps_nothing {
+            command.arg("--state-folder").arg(self.folder.join("state"));
+        }
         if let Some(join) = options.join {
             command.args(["--join", join]);
         }
@@ -234,6 +239,12 @@ impl AgentProcess {
         command
     }
 
+    /// Where its certificate is kept.
+    #[must_use]
+    pub fn state_folder(&self) -> PathBuf {
+        self.start.folder.join("state")
+    }
+
     /// Where its workspaces and its spool are.
     #[must_use]
     pub fn work_folder(&self) -> PathBuf {
@@ -262,7 +273,10 @@ fn spawn(id: &str, link: &Link, start: &Start) -> Result<Child> {
     command.arg("run");
     start.tell(&mut command, id, link);
     command.args(["--reconnect-base", "100ms", "--reconnect-max", "1s"]);
-    command.args(["--log-level", "info,deputy_session=debug,deputy_executor=debug"]);
+    command.args([
+        "--log-level",
+        "info,deputy_session=debug,deputy_executor=debug,deputy_credentials=debug",
+    ]);
     if let Some(slots) = options.slots {
         command.args(["--slots", &slots.to_string()]);
     }

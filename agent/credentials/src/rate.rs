@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Nobody waits longer for a turn; who would, goes now, and AWS decides.
-pub(crate) const LONGEST_TURN: Duration = Duration::from_secs(4);
+/// Nobody waits longer for a turn: a permit to change something lasts 20 s.
+pub(crate) const LONGEST_TURN: Duration = Duration::from_secs(12);
+/// Who finds no place within [`LONGEST_TURN`] goes at some time in the last part of it, and AWS decides.
+const CROWDED: f64 = 0.5;
+/// Parts of a circle that lie far from each other however many of them there are: the golden ratio.
+const NEXT_PART: f64 = 0.618_033_988_749_895;
 /// Calls per second below which a limit is never cut.
 const FLOOR: f64 = 2.0;
 /// Calls per second from which on a limit is none.
@@ -45,6 +49,8 @@ struct Rate {
     limit: Option<f64>,
     /// When the next call may go.
     next: Instant,
+    /// Where in the last part of the longest turn the call before went that found no place; from 0 to 1.
+    part: f64,
     /// Until when the rise has been counted.
     risen: Instant,
     cut: Option<Instant>,
@@ -84,6 +90,7 @@ impl Rate {
         Self {
             limit: None,
             next: now,
+            part: 0.0,
             risen: now,
             cut: None,
             second: (now, 0),
@@ -102,7 +109,9 @@ impl Rate {
         let turn = self.next.max(now);
         let wait = turn.saturating_duration_since(now);
         if wait > LONGEST_TURN {
-            return LONGEST_TURN;
+            // Not all at one moment: those who wait are many, and AWS would throttle them together.
+            self.part = (self.part + NEXT_PART).fract();
+            return LONGEST_TURN.mul_f64(1.0 - CROWDED * self.part);
         }
         self.next = turn + Duration::from_secs_f64(1.0 / limit);
         wait
@@ -206,7 +215,34 @@ mod tests {
         let waits: Vec<Duration> = (0..50).map(|_| rates.take(&lane, now)).collect();
         assert!(waits.iter().all(|wait| *wait <= LONGEST_TURN), "{waits:?}");
         assert!(waits[1] <= Duration::from_millis(500), "{waits:?}");
-        assert_eq!(waits[49], LONGEST_TURN);
+        assert!(waits[49] >= LONGEST_TURN.mul_f64(1.0 - CROWDED), "{waits:?}");
+    }
+
+    /// How many of these go within the second after each of them, at most.
+    fn most_in_a_second(waits: &[Duration]) -> usize {
+        let within = |from: &Duration| {
+            let until = *from + Duration::from_secs(1);
+            waits.iter().filter(|wait| *from <= **wait && **wait < until).count()
+        };
+        waits.iter().map(within).max().unwrap_or_default()
+    }
+
+    #[test]
+    fn who_comes_at_once_goes_one_after_the_other_and_a_crowd_not_at_one_moment() {
+        let (rates, lane, now) = (Rates::default(), lane("1", "ecs"), Instant::now());
+        rates.throttled(&lane, now);
+        let waits: Vec<Duration> = (0..24).map(|_| rates.take(&lane, now)).collect();
+        assert!(
+            most_in_a_second(&waits) <= 2,
+            "the limit holds while there is a place: {waits:?}"
+        );
+        let crowd: Vec<Duration> = (0..120).map(|_| rates.take(&lane, now)).collect();
+        // 120 over six seconds.
+        assert!(most_in_a_second(&crowd) <= 24, "{crowd:?}");
+        let mut sorted = crowd.clone();
+        sorted.sort();
+        assert!(sorted.windows(2).all(|pair| pair[1] > pair[0]), "{sorted:?}");
+        assert!(crowd.iter().all(|wait| *wait <= LONGEST_TURN));
     }
 
     #[test]
