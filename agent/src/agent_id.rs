@@ -30,6 +30,15 @@ pub(crate) fn agent_id(config: &Config) -> Result<AgentId, StartupError> {
     })
 }
 
+/// The id that the agent would have; nothing is kept. One that would be generated differs at every start.
+pub(crate) fn presumed_id(config: &Config) -> AgentId {
+    let kept = || {
+        let text = fs::read_to_string(config.state_folder.as_ref()?.join(FILE)).ok()?;
+        text.trim().parse().ok()
+    };
+    config.agent_id.clone().or_else(kept).unwrap_or_else(generate)
+}
+
 fn kept_id(folder: &Path) -> std::io::Result<AgentId> {
     fs::create_dir_all(folder)?;
     let path = folder.join(FILE);

@@ -477,7 +477,7 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
         // Together: each takes the moment in which its last word is written.
         let out = registry.lapsed().into_iter().map(async |agent| {
             let reason = "every certificate of this agent has expired or was revoked".to_owned();
-            registry.expel(&agent, "certificate_expired", reason).await;
+            registry.expel(&agent, "certificate_expired", reason, None).await;
         });
         tokio::select! {
             () = ending.cancelled() => return,

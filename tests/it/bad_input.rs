@@ -120,6 +120,27 @@ async fn of_two_agents_with_one_id_the_younger_one_leaves_with_8_and_the_script_
     assert_eq!(recipe::lines(&said), ["begun", "ended"]);
 }
 
+/// Guards that another token of the rule takes nothing from an agent that lives: who has its own key is not let in.
+#[tokio::test]
+async fn a_twin_elsewhere_is_not_let_in_and_leaves_with_8() {
+    let mut world = patient_world().await;
+    world.agent(AgentOptions::named("twin")).await.expect("an agent");
+    let elsewhere = AgentOptions {
+        folder: Some(world.folder().join("elsewhere")),
+        ..AgentOptions::named("twin")
+    };
+    world.launch(elsewhere).await.expect("started");
+    let status = world.agents[1].child.ended(SOON).await.expect("it leaves");
+    let report = world.report();
+    assert_eq!(status.code(), Some(8), "{report}");
+    for words in ["is in use by another process", "give every agent its own --agent-id"] {
+        assert!(report.contains(words), "{words:?} is missing\n{report}");
+    }
+    let task = world.submit(&recipe::script("first", "", "", "true")).await;
+    world.succeeded(&task.expect("queued"), SOON).await.expect("succeeded");
+    assert!(!world.agents[0].child.log().contains("superseded"), "{report}");
+}
+
 /// Guards that the protection of an id does not keep an agent from coming back after a crash.
 #[tokio::test]
 async fn an_agent_that_crashed_and_starts_again_at_once_waits_for_its_own_id_and_gets_it() {

@@ -1,9 +1,11 @@
 //! `deputy-agent doctor`: what works is told with proof, what does not with what to do.
 
 use base64::Engine as _;
+use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
 use deputy_tests::demo_world::{self, JOIN_RULE};
 use deputy_tests::programs::workspace;
+use deputy_tests::wall_clock::WallClock;
 use deputy_tests::world::World;
 use serde_json::Value;
 
@@ -32,8 +34,10 @@ async fn an_agent_that_can_work_is_told_so_with_proof() {
         .expect("run");
     assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
     for part in [
-        "its certificate and its clock are good; its trust domain is deputy",
-        "not joined yet; joins with the join token",
+        "its certificate is good; its trust domain is deputy",
+        "0 s from the manager's",
+        "joins with the join token",
+        "and would be let into the pool test by the rule agents",
         "assumed-role/deputy-agent/ecs-task",
         "can be assumed: ",
         "assumed-role/deployer/deputy-doctor",
@@ -209,4 +213,112 @@ fn word(word: &str) -> &str {
         number if number.contains(|one: char| one.is_ascii_digit()) && !number.starts_with("arn:") => "NUMBER",
         other => other,
     }
+}
+
+/// The finding about `check` of an examination with these arguments, and its exit code.
+async fn examined(
+    world: &World,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+    check: &str,
+) -> (Option<i32>, Value) {
+    let arguments = [&["-o", "json"], arguments].concat();
+    let seen = world.doctor_with(environment, &arguments).await.expect("run");
+    let report: Value = serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {seen:?}"));
+    (seen.code, finding(&report, check).clone())
+}
+
+fn says(finding: &Value, verdict: &str, words: &str) {
+    let summary = finding["summary"].as_str().unwrap_or_default();
+    assert_eq!(finding["verdict"], verdict, "{finding:#}");
+    assert!(summary.contains(words), "{words} is not in {finding:#}");
+}
+
+/// Guards what only the manager knows: a certificate that is good by its dates and was revoked, a token that is used
+/// up. Asking takes nothing: what is good is good afterwards.
+#[tokio::test]
+async fn a_certificate_or_token_that_the_manager_does_not_take_is_not_called_good() {
+    let mut world = World::builder().start().await.expect("a world");
+    let token = world.manager.access().expect("up").join_token(1).await.expect("made");
+    let file = world.folder().join("token-once");
+    std::fs::write(&file, token).expect("written");
+    let file = file.display().to_string();
+    let joins = ["--join-token-file", &*file];
+    for _ in 0..2 {
+        let (code, join) = examined(&world, &[], &joins, "join").await;
+        assert_eq!(code, Some(0), "{join:#}");
+        says(&join, "good", "would be let into the pool test by the rule agents");
+    }
+    let options = AgentOptions::named("a1").join_token_file(&file);
+    world.agent(options).await.expect("the token was not used up by asking");
+    let (code, join) = examined(&world, &[], &joins, "join").await;
+    assert_eq!(code, Some(1), "{join:#}");
+    says(&join, "bad", "is used up (1 of 1 uses)");
+
+    let state = world.agents[0].state_folder().display().to_string();
+    let kept = [&joins[..], &["--state-folder", &state]].concat();
+    let (code, certificate) = examined(&world, &[], &kept, "certificate").await;
+    assert_eq!(code, Some(0), "{certificate:#}");
+    says(&certificate, "good", "taken by the manager");
+    let revoked = world
+        .deputy(&["fleet", "revoke", "a1", "--reason", "lost"])
+        .await
+        .expect("run");
+    assert_eq!(revoked.code, Some(0), "{revoked:?}");
+    let (code, certificate) = examined(&world, &[], &kept, "certificate").await;
+    assert_eq!(code, Some(1), "{certificate:#}");
+    says(
+        &certificate,
+        "warning",
+        "the manager does not take it: the agent a1 was revoked: lost",
+    );
+    let (_, join) = examined(&world, &[], &kept, "join").await;
+    says(&join, "bad", "is used up");
+}
+
+/// Guards the clock: what is tolerated is told with its figure from one minute on.
+#[tokio::test]
+async fn a_clock_that_is_off_is_told_with_its_figure() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::builder().start().await.expect("a world");
+    for (id, step, verdict, words) in [
+        ("right", 0, "good", "s from the manager's"),
+        ("ahead", 280, "warning", "ahead of the manager's"),
+        ("behind", -90, "warning", "behind the manager's"),
+    ] {
+        let wall = WallClock::new(folder.path(), id).expect("a clock");
+        wall.step(step).expect("set");
+        let environment = wall.environment();
+        let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let (code, clock) = examined(&world, &environment, &[], "clock").await;
+        assert_eq!(code, Some(0), "{clock:#}");
+        says(&clock, verdict, words);
+    }
+}
+
+/// Guards the roles of the policy: what it leaves out is not tried, and one that asks for an external id, which only
+/// tasks give, stops no agent.
+#[tokio::test]
+async fn roles_of_the_policy_are_tried_as_far_as_that_says_something() {
+    let world = world().await;
+    let scenery = world.cloud().expect("a cloud").scenery();
+    let (deployer, left_out) = (&scenery.deployer_role, "arn:aws:iam::222222222222:role/left-out");
+    let policy = format!(
+        "@id(\"all\") permit (principal, action, resource) unless {{ resource == Role::\"{left_out}\" }};\n\
+         @id(\"one\") permit (principal, action == Action::\"assumeRole\", resource == Role::\"{deployer}\");\n"
+    );
+    let file = world.folder().join("policy.cedar");
+    std::fs::write(&file, policy).expect("written");
+    let seen = world
+        .doctor(&["-o", "json", "--policy-file", &file.display().to_string()])
+        .await;
+    let seen = seen.expect("run");
+    let report: Value = serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {seen:?}"));
+    says(
+        finding(&report, deployer),
+        "warning",
+        "not assumable without an external id",
+    );
+    assert!(!seen.stdout.contains("role/left-out"), "{report:#}");
+    assert_eq!(seen.code, Some(0), "{report:#}");
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use deputy_tests::child::{Child, Output};
+use deputy_tests::cloud::Cloud;
 use deputy_tests::image::{self, Image};
 use deputy_tests::programs::Binaries;
 use deputy_tests::skip;
@@ -66,7 +67,26 @@ async fn start(world: &World, image: &Image, id: &str, options: &[&str], argumen
     Child::spawn(id, run, &world.folder().join(format!("{id}.log")), Output::ToLog).expect("podman")
 }
 
-/// Guards the image: it serves, runs steps confined, reaps what they leave, and leaves in order on SIGTERM.
+/// The contained agent deploys: its own identity from the container's environment, a role, a rollout.
+async fn deploys(world: &World, agent: &Child) {
+    let (service, _) = recipe::service(world, "contained").await;
+    let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
+    world
+        .succeeded(&task, SOON)
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.tail()));
+    let (revision, count) = recipe::runs(world, &service).await;
+    assert!(revision.ends_with(":2") && count == 3, "{revision} {count}");
+    assert_eq!(
+        recipe::updates(world, "UpdateService", &service),
+        1,
+        "{}",
+        world.report()
+    );
+}
+
+/// Guards the image: it joins, deploys to ECS, runs steps confined, reaps what they leave, and leaves in order on
+/// SIGTERM.
 #[tokio::test]
 async fn the_agent_serves_from_a_container_without_any_privilege() {
     let test = "image::the_agent_serves_from_a_container_without_any_privilege";
@@ -74,12 +94,27 @@ async fn the_agent_serves_from_a_container_without_any_privilege() {
         return;
     }
     let image = built().await;
-    let mut world = World::builder().start().await.expect("a world");
-    let mut agent = start(&world, &image, "contained", &[], &["--confinement", "required"]).await;
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = World::builder().cloud(&cloud).start().await.expect("a world");
+    let environment = world.aws_environment();
+    let environment = environment
+        .iter()
+        .map(|(name, value)| format!("--env={name}={}", value.to_string_lossy()));
+    let environment: Vec<String> = environment.collect();
+    let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let mut agent = start(
+        &world,
+        &image,
+        "contained",
+        &environment,
+        &["--confinement", "required"],
+    )
+    .await;
     world
         .joined("contained")
         .await
         .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.tail()));
+    deploys(&world, &agent).await;
     let task = world
         .submit(&recipe::script("looks", "", "", LOOKS))
         .await

@@ -7,6 +7,7 @@ use std::time::Duration;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::{Cloud, HOME};
+use deputy_tests::link::Wire;
 use deputy_tests::world::World;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -64,13 +65,17 @@ async fn says(world: &World, what: &str) {
 }
 
 /// Guards joining by AWS identity with real processes: the task role lets the agent in, into the pool of the rule, and
-/// again after a start without anything kept.
+/// again after a start without anything kept, as on Fargate: the new key is let in when the old one is silent.
 #[tokio::test]
 async fn an_agent_joins_by_its_aws_identity_and_works() {
     let cloud = Cloud::shared().await.expect("a cloud");
     let mut world = asking(&cloud.scenery().endpoint).await;
     role_rule(&world, "home", "deputy-agent").await;
-    world.agent(by("aws")).await.expect("joined");
+    let options = AgentOptions {
+        keeps_nothing: true,
+        ..by("aws")
+    };
+    world.agent(options).await.expect("joined");
     let info = agent_info(&world).await;
     assert_eq!((info.pool.as_str(), info.join_rule.as_str()), ("eu", "home"));
     let task = world
@@ -78,6 +83,86 @@ async fn an_agent_joins_by_its_aws_identity_and_works() {
         .await
         .expect("queued");
     world.succeeded(&task, SOON).await.expect("succeeded");
+    assert!(!world.agents[0].state_folder().exists(), "nothing is kept");
+
+    world.agents[0].start_again().expect("killed and started");
+    let task = world
+        .submit(&recipe::script("again", "", "", "true"))
+        .await
+        .expect("queued");
+    world.succeeded(&task, SOON).await.expect("the new process is let in");
+    assert_eq!(
+        world.manager.log().matches("an agent joined").count(),
+        2,
+        "{}",
+        world.report()
+    );
+}
+
+/// A world like that, whose certificates last three seconds.
+async fn with_short_certificates(flags: &[&str]) -> World {
+    let mut all: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    all.extend(["--certificate-life".to_owned(), "3s".to_owned()]);
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let built = World::builder().cloud(&cloud).manager(|manager| manager.flags = all);
+    built.start().await.expect("a world")
+}
+
+/// The manager cannot be reached until the certificate has ended, while a script runs; then the agent joins again by
+/// its proof, with its old key, and the same process ends the script.
+async fn comes_back_by_its_proof(world: &mut World) {
+    let (go, said) = (world.folder().join("go"), world.folder().join("said"));
+    let run = format!(
+        "echo begun >> {said}\nwhile [ ! -e {go} ]; do sleep 0.05; done\necho ended >> {said}",
+        go = go.display(),
+        said = said.display(),
+    );
+    let task = world.submit(&recipe::script("held", "", "", &run)).await;
+    let task = task.expect("queued");
+    let begun = async || recipe::lines(&said) == ["begun"];
+    if let Err(error) = world.eventually("it runs", SOON, begun).await {
+        panic!(
+            "{error:#}\n{:#?}\n{:?}",
+            world.tasks.get(&task).await,
+            world.logs(&task).await
+        );
+    }
+    world.agents[0].link.set(Wire::Cut);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.agents[0].link.set(Wire::Open);
+    let joined = async || world.manager.log().matches("an agent joined").count() == 2;
+    world.eventually("it joins again", SOON, joined).await.expect("joined");
+    std::fs::write(&go, "").expect("go");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    assert_eq!(recipe::lines(&said), ["begun", "ended"], "{}", world.report());
+    let log = world.manager.log();
+    assert!(!log.contains("an expired certificate was renewed"), "{log}");
+}
+
+/// Guards coming back after the end of a certificate without a token: AWS says again who it is.
+#[tokio::test]
+async fn an_agent_whose_certificate_ended_joins_again_by_its_aws_identity() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let mut world = with_short_certificates(&[&format!("--sts-endpoint={}", cloud.scenery().endpoint)]).await;
+    role_rule(&world, "home", "deputy-agent").await;
+    world.agent(by("aws")).await.expect("joined");
+    comes_back_by_its_proof(&mut world).await;
+}
+
+/// Guards the same for the token of a pod.
+#[tokio::test]
+async fn an_agent_whose_certificate_ended_joins_again_by_its_pods_token() {
+    let mut world = with_short_certificates(&["--trust-domain", "deputy"]).await;
+    let (token, keys) = token_and_keys(world.folder(), "comes-back").await;
+    pod_rule(&world, &keys, "comes-back").await;
+    // A step has no business in the folder of the token.
+    let folder = world.folder().join("pod");
+    std::fs::create_dir(&folder).expect("a folder");
+    let file = folder.join("token");
+    std::fs::write(&file, &token).expect("written");
+    let options = by("kubernetes").join_token_file(&file.display().to_string());
+    world.agent(options).await.expect("joined");
+    comes_back_by_its_proof(&mut world).await;
 }
 
 /// Guards the words: a role that no rule names, and then a rule that is made while the agent waits.
@@ -106,8 +191,30 @@ async fn an_agent_waits_while_sts_cannot_be_asked() {
     assert!(world.agents[0].child.is_running(), "it tries again");
 }
 
-/// A token of the account `joins-by-token` for a manager of the trust domain `deputy`, and the cluster's keys in a file.
-async fn token_and_keys(folder: &Path) -> (String, String) {
+/// Lets this account of the cluster into the pool `eks`.
+async fn pod_rule(world: &World, keys: &str, account: &str) {
+    let issuer = "https://kubernetes.default.svc";
+    rule(
+        world,
+        &[
+            "eks",
+            "--pool",
+            "eks",
+            "--issuer",
+            issuer,
+            "--jwks",
+            keys,
+            "--namespace",
+            "shop",
+            "--service-account",
+            account,
+        ],
+    )
+    .await;
+}
+
+/// A token of a new account for a manager of the trust domain `deputy`, and the cluster's keys in a file.
+async fn token_and_keys(folder: &Path, name: &str) -> (String, String) {
     let cloud = Cloud::shared().await.expect("a cloud");
     let client = cloud
         .kubernetes()
@@ -117,7 +224,7 @@ async fn token_and_keys(folder: &Path) -> (String, String) {
         .await
         .expect("its administrator");
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "shop");
-    let account = serde_json::from_value(json!({"metadata": {"name": "joins-by-token"}})).expect("an account");
+    let account = serde_json::from_value(json!({"metadata": {"name": name}})).expect("an account");
     accounts.create(&PostParams::default(), &account).await.expect("made");
     let wish = TokenRequest {
         spec: Some(TokenRequestSpec {
@@ -127,9 +234,7 @@ async fn token_and_keys(folder: &Path) -> (String, String) {
         }),
         ..TokenRequest::default()
     };
-    let made = accounts
-        .create_token_request("joins-by-token", &PostParams::default(), &wish)
-        .await;
+    let made = accounts.create_token_request(name, &PostParams::default(), &wish).await;
     let token = made
         .expect("made")
         .status
@@ -150,25 +255,8 @@ async fn an_agent_joins_by_its_pods_token_once_the_file_is_whole() {
     let flags = ["--trust-domain", "deputy"].map(str::to_owned);
     let built = World::builder().manager(|manager| manager.flags.extend(flags));
     let mut world = built.start().await.expect("a world");
-    let (token, keys) = token_and_keys(world.folder()).await;
-    let issuer = "https://kubernetes.default.svc";
-    rule(
-        &world,
-        &[
-            "eks",
-            "--pool",
-            "eks",
-            "--issuer",
-            issuer,
-            "--jwks",
-            &keys,
-            "--namespace",
-            "shop",
-            "--service-account",
-            "joins-by-token",
-        ],
-    )
-    .await;
+    let (token, keys) = token_and_keys(world.folder(), "joins-by-token").await;
+    pod_rule(&world, &keys, "joins-by-token").await;
     let file = world.folder().join("pod-token");
     let options = by("kubernetes").join_token_file(&file.display().to_string());
     world.launch(options).await.expect("started");

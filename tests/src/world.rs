@@ -272,7 +272,8 @@ impl World {
             .clone()
             .unwrap_or_else(|| format!("agent-{}", self.agents.len() + 1));
         let link = Link::to(self.manager.address()?).await?;
-        let mut start = Start::new(&self.binaries, &self.agent_folder(&id), options);
+        let folder = options.folder.clone().unwrap_or_else(|| self.agent_folder(&id));
+        let mut start = Start::new(&self.binaries, &folder, options);
         start.environment = self.agent_environment();
         start.ca_file = self.manager.access()?.ca_file;
         start.join_token.clone_from(&self.join_token);
@@ -386,18 +387,16 @@ impl World {
             .envs(self.agent_environment())
             .envs(environment.iter().copied());
         command
-            .args([
-                "doctor",
-                "--allow-all",
-                "--manager",
-                &format!("https://{}", self.manager.address()?),
-            ])
+            .args(["doctor", "--manager", &format!("https://{}", self.manager.address()?)])
             .arg("--ca-file")
             .arg(self.manager.access()?.ca_file)
             .arg("--work-folder")
             .arg(self.folder.join("doctor-work"));
         if !arguments.iter().any(|argument| argument.starts_with("--join")) {
             command.arg("--join-token-file").arg(&self.join_token);
+        }
+        if !arguments.contains(&"--policy-file") {
+            command.arg("--allow-all");
         }
         command.args(arguments).current_dir(&self.folder);
         CommandOutput::of(command).await
@@ -555,6 +554,14 @@ impl World {
 
     fn agent_environment(&self) -> Vec<(String, OsString)> {
         let mut environment = vec![("PATH".to_owned(), path_with_tools())];
+        environment.extend(self.aws_environment());
+        environment
+    }
+
+    /// What its platform would give an agent for AWS; nothing in a world without a cloud.
+    #[must_use]
+    pub fn aws_environment(&self) -> Vec<(String, OsString)> {
+        let mut environment = Vec::new();
         if let Some(aws) = &self.aws {
             environment.extend(
                 aws.credentials

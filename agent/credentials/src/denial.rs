@@ -74,7 +74,12 @@ where
 /// by `chain`.
 pub(crate) fn explain(hop: &Hop, (caller, chain): (&str, &str), answer: &Answer) -> CredentialsError {
     let refused = |(cause, hint): (String, String)| {
+        let untold = Refusal::read(&answer.message);
         Box::new(RefusedHop {
+            may_want_external_id: answer.is_denial()
+                && hop.external_id.is_none()
+                && matches!(untold.policy, Policy::Untold | Policy::Trust)
+                && !untold.explicit,
             hop: hop.number,
             hops: hop.of,
             role: hop.role_arn.clone(),

@@ -85,6 +85,8 @@ pub struct RefusedHop {
     pub cause: String,
     /// What to change; may be empty.
     pub hint: String,
+    /// AWS told no reason, and no external id was given: one may be what is missing.
+    pub may_want_external_id: bool,
     /// AWS's own words, or the transport's.
     pub raw: String,
 }

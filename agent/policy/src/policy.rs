@@ -11,6 +11,7 @@ use miette::Diagnostic;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::named_roles::named_roles;
 use crate::question::{Asking, Question};
 use crate::request::{ManagersWord, request, schema};
 use crate::rule::{Rule, RuleEffect, fold, line};
@@ -150,23 +151,14 @@ impl Policy {
         }
     }
 
-    /// The roles that its permits name one by one. It may speak of whole families of roles too, which nobody can list.
+    /// The roles that it lets tasks assume, as far as its permits name them one by one. It may speak of whole families
+    /// of roles too, which nobody can list.
     #[must_use]
     pub fn roles(&self) -> BTreeSet<String> {
-        let Self::Rules(rules) = self else {
-            return BTreeSet::new();
-        };
-        let permits = rules.all.policies().filter(|one| one.effect() == Effect::Permit);
-        let mut roles = BTreeSet::new();
-        // A role that may only be passed is none that the agent assumes.
-        let is_passed =
-            |text: &String| text.contains("Action::\"passRole\"") && !text.contains("Action::\"assumeRole\"");
-        for text in permits.map(ToString::to_string).filter(|text| !is_passed(text)) {
-            let named = text.split("Role::\"").skip(1);
-            let arns = named.filter_map(|rest| rest.split('"').next());
-            roles.extend(arns.filter(|arn| arn.starts_with("arn:")).map(str::to_owned));
+        match self {
+            Self::AllowAll => BTreeSet::new(),
+            Self::Rules(rules) => named_roles(&rules.all),
         }
-        roles
     }
 
     /// Its rules, in the order of the file.

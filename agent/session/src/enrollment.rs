@@ -1,6 +1,8 @@
 //! The calls that make and exchange certificates. The key of a request is made here and never leaves; one that was
-//! not answered is used again, so that a join whose answer was lost takes no second use of its token.
+//! not answered is used again, so that a join whose answer was lost takes no second use of its token. Whoever joins
+//! again shows the key that it had: to the manager it is the same process then, with everything that it holds.
 
+use std::fmt;
 use std::time::Duration;
 
 use deputy_dial::dialer::{DialError, explain_chain};
@@ -14,11 +16,14 @@ use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 use crate::channel::{ManagerChannel, OpenError, Route};
-use crate::identity::{Identity, millis, unix_now};
+use crate::identity::{Identity, unix_now};
 use crate::join_proof::{Challenge, JoinProof, ProofSource};
 
 /// The header of a refusal whose reason is the certificate.
 pub(crate) const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
+
+/// The header of a refusal because another key has the agent's id: when to ask again, in milliseconds.
+const AGENT_ID_IN_USE: &str = "deputy-agent-id-in-use";
 
 /// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
 const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
@@ -26,6 +31,9 @@ const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
 /// Clocks may differ by so much. AWS refuses signatures from clocks that differ by more than this, and tokens of
 /// Kubernetes clusters do not last much longer.
 const MAX_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// From here on it is told.
+const MUCH_SKEW: Duration = Duration::from_secs(60);
 
 /// There is no identity. Everything is tried again: what refuses may be corrected.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +56,8 @@ pub(crate) enum JoinError {
     Silent(Duration),
     #[error("the manager refused to let this agent join: {0}")]
     Refused(String),
+    #[error("{why}")]
+    InUse { why: String, again: Duration },
     #[error("the manager does not take the certificate: {0}")]
     Certificate(String),
     #[error("{0}")]
@@ -59,6 +69,8 @@ pub(crate) enum JoinError {
     Clock { by: Duration, way: &'static str },
     #[error("the manager's trust domain is {found}, and this agent was told {expected}: it may be another manager")]
     TrustDomain { found: String, expected: String },
+    #[error("the manager is too old to say whether it would let this agent join")]
+    NotTold,
     #[error("the manager's answer makes no sense: {0}")]
     Malformed(String),
 }
@@ -71,6 +83,38 @@ impl JoinError {
     /// Did the manager itself say no?
     pub(crate) const fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
+    }
+}
+
+/// What a manager says of itself to anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// How this machine's clock stands to its.
+    pub clock: ClockDifference,
+}
+
+/// How far this machine's clock is from the manager's, at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockDifference {
+    /// So far.
+    pub by: Duration,
+    /// `behind` or `ahead of`.
+    pub way: &'static str,
+}
+
+impl ClockDifference {
+    /// Is it more than goes unnoticed?
+    #[must_use]
+    pub fn is_much(&self) -> bool {
+        self.by > MUCH_SKEW
+    }
+}
+
+impl fmt::Display for ClockDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} the manager's", minutes(self.by), self.way)
     }
 }
 
@@ -97,7 +141,18 @@ pub(crate) struct Enrollment {
 impl Request {
     fn new() -> Result<Self, JoinError> {
         let failed = |error: rcgen::Error| JoinError::Malformed(format!("no key can be made: {error}"));
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        Self::of(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?)
+    }
+
+    fn with_key_of(before: Option<&Identity>) -> Result<Self, JoinError> {
+        match before {
+            Some(before) => Self::of(kept_key(before)?),
+            None => Self::new(),
+        }
+    }
+
+    fn of(key: KeyPair) -> Result<Self, JoinError> {
+        let failed = |error: rcgen::Error| JoinError::Malformed(format!("no request can be made: {error}"));
         let params = CertificateParams::new(Vec::new()).map_err(failed)?;
         let csr = params.serialize_request(&key).map_err(failed)?.der().to_vec();
         Ok(Self { key, csr })
@@ -111,31 +166,19 @@ impl Request {
 }
 
 impl Enrollment {
-    /// Joins by a proof.
+    /// Joins by a proof, with the key of before if there was one.
     pub(crate) async fn join(
         &mut self,
         route: &Route,
         who: &Who<'_>,
-        source: &dyn ProofSource,
+        (source, before): (&dyn ProofSource, Option<&Identity>),
     ) -> Result<Identity, JoinError> {
-        let (mut client, challenge) = challenged(route, who).await?;
+        let (mut client, challenge, _) = challenged(route, who).await?;
         let request = match self.open.take() {
             Some(open) => self.open.insert(open),
-            None => self.open.insert(Request::new()?),
+            None => self.open.insert(Request::with_key_of(before)?),
         };
-        let bound = Challenge {
-            nonce: challenge.nonce.to_vec(),
-            trust_domain: challenge.trust_domain,
-            csr_sha256: Sha256::digest(&request.csr).into(),
-        };
-        let proof = tokio::time::timeout(who.within, source.proof(&bound)).await;
-        let proof = proof.map_err(|_| JoinError::Proof(format!("no proof was had within {:?}", who.within)))?;
-        let join = v1::JoinRequest {
-            csr: request.csr.clone().into(),
-            agent_id: who.agent_id.as_str().to_owned(),
-            nonce: challenge.nonce,
-            proof: Some(to_wire(proof.map_err(JoinError::Proof)?)),
-        };
+        let join = proved(request, challenge, who, source).await?;
         let answer = within(who.within, client.join(join)).await?;
         let answered = self.open.take().map(|request| request.answered(answer.certificate));
         answered.unwrap_or(Err(JoinError::NotYet))
@@ -148,11 +191,9 @@ impl Enrollment {
         who: &Who<'_>,
         old: &Identity,
     ) -> Result<Identity, JoinError> {
-        let (mut client, challenge) = challenged(route, who).await?;
+        let (mut client, challenge, _) = challenged(route, who).await?;
         let request = Request::new()?;
-        let malformed = |error: rcgen::Error| JoinError::Malformed(format!("the kept key cannot be used: {error}"));
-        let key = rustls_key(&old.key);
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(malformed)?;
+        let key = kept_key(old)?;
         let mut signed = RENEW_EXPIRED.to_vec();
         signed.extend(challenge.trust_domain.as_bytes());
         signed.push(0);
@@ -162,17 +203,77 @@ impl Enrollment {
             csr: request.csr.clone().into(),
             nonce: challenge.nonce,
             expired_leaf: old.chain.first().cloned().unwrap_or_default().into(),
-            signature: key.sign(&signed).map_err(malformed)?.into(),
+            signature: key.sign(&signed).map_err(unusable)?.into(),
         };
         let answer = within(who.within, client.renew_expired(renew)).await?;
         request.answered(answer.certificate)
     }
 }
 
-/// The manager's trust domain, after everything that it says of itself was checked.
-pub(crate) async fn greet(route: &Route, who: &Who<'_>) -> Result<String, JoinError> {
-    let (_, challenge) = challenged(route, who).await?;
-    Ok(challenge.trust_domain)
+/// What the manager says of itself, after it was checked.
+pub(crate) async fn greet(route: &Route, who: &Who<'_>) -> Result<Greeting, JoinError> {
+    let (_, challenge, clock) = challenged(route, who).await?;
+    Ok(Greeting {
+        trust_domain: challenge.trust_domain,
+        clock,
+    })
+}
+
+/// Asks whether a join would be let in; takes nothing. Answers the pool and the rule.
+pub(crate) async fn check_join(
+    route: &Route,
+    who: &Who<'_>,
+    (source, before): (&dyn ProofSource, Option<&Identity>),
+) -> Result<(String, String), JoinError> {
+    let (mut client, challenge, _) = challenged(route, who).await?;
+    let request = Request::with_key_of(before)?;
+    let join = Some(proved(&request, challenge, who, source).await?);
+    let answer = tokio::time::timeout(who.within, client.check_join(v1::CheckJoinRequest { join })).await;
+    match answer.map_err(|_| JoinError::Silent(who.within))? {
+        Ok(answer) => {
+            let v1::CheckJoinResponse { pool, join_rule } = answer.into_inner();
+            Ok((pool, join_rule))
+        }
+        Err(status) if status.code() == Code::Unimplemented => Err(JoinError::NotTold),
+        Err(status) => Err(failed(&status)),
+    }
+}
+
+/// Shows a certificate in a call that changes nothing; refused if the manager does not take it.
+pub(crate) async fn show(route: &Route, within: Duration) -> Result<(), JoinError> {
+    let (channel, _) = route.open(within).await.map_err(not_opened)?;
+    let mut client = AgentClient::with_origin(channel, route.origin());
+    // No agent has a file without a name: whoever is let in is told so.
+    let asked = tokio::time::timeout(within, client.fetch_blob(v1::FetchBlobRequest::default())).await;
+    match asked.map_err(|_| JoinError::Silent(within))? {
+        Ok(_) => Ok(()),
+        Err(status) => match failed(&status) {
+            JoinError::Refused(_) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
+
+/// A join with a proof that is bound to this challenge.
+async fn proved(
+    request: &Request,
+    challenge: v1::ChallengeResponse,
+    who: &Who<'_>,
+    source: &dyn ProofSource,
+) -> Result<v1::JoinRequest, JoinError> {
+    let bound = Challenge {
+        nonce: challenge.nonce.to_vec(),
+        trust_domain: challenge.trust_domain,
+        csr_sha256: Sha256::digest(&request.csr).into(),
+    };
+    let proof = tokio::time::timeout(who.within, source.proof(&bound)).await;
+    let proof = proof.map_err(|_| JoinError::Proof(format!("no proof was had within {:?}", who.within)))?;
+    Ok(v1::JoinRequest {
+        csr: request.csr.clone().into(),
+        agent_id: who.agent_id.as_str().to_owned(),
+        nonce: challenge.nonce,
+        proof: Some(to_wire(proof.map_err(JoinError::Proof)?)),
+    })
 }
 
 /// Exchanges a certificate over a connection that was made with it.
@@ -188,6 +289,15 @@ pub(crate) async fn renew(client: &mut AgentClient<ManagerChannel>) -> Result<Id
     request.answered(answer.into_inner().certificate)
 }
 
+fn unusable(error: rcgen::Error) -> JoinError {
+    JoinError::Malformed(format!("the kept key cannot be used: {error}"))
+}
+
+fn kept_key(identity: &Identity) -> Result<KeyPair, JoinError> {
+    let key = rustls_key(&identity.key);
+    KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(unusable)
+}
+
 fn rustls_key(pkcs8: &[u8]) -> rustls::pki_types::PrivatePkcs8KeyDer<'_> {
     rustls::pki_types::PrivatePkcs8KeyDer::from(pkcs8)
 }
@@ -196,7 +306,7 @@ fn rustls_key(pkcs8: &[u8]) -> rustls::pki_types::PrivatePkcs8KeyDer<'_> {
 async fn challenged(
     route: &Route,
     who: &Who<'_>,
-) -> Result<(EnrollmentClient<ManagerChannel>, v1::ChallengeResponse), JoinError> {
+) -> Result<(EnrollmentClient<ManagerChannel>, v1::ChallengeResponse, ClockDifference), JoinError> {
     let (channel, sight) = route.open(who.within).await.map_err(not_opened)?;
     let mut client = EnrollmentClient::with_origin(channel, route.origin());
     let asked = unix_now();
@@ -206,7 +316,7 @@ async fn challenged(
         (challenge, _) => challenge?,
     };
     let answered = unix_now();
-    check_clock(challenge.server_time_ms, asked, answered)?;
+    let clock = check_clock(challenge.server_time_ms, asked, answered)?;
     if let Some(expected) = who.trust_domain
         && expected != challenge.trust_domain
     {
@@ -215,11 +325,11 @@ async fn challenged(
             expected: expected.to_owned(),
         });
     }
-    Ok((client, challenge))
+    Ok((client, challenge, clock))
 }
 
 /// The manager's clock was read somewhere between the two readings of ours.
-fn check_clock(server_ms: i64, asked: Duration, answered: Duration) -> Result<(), JoinError> {
+fn check_clock(server_ms: i64, asked: Duration, answered: Duration) -> Result<ClockDifference, JoinError> {
     let server = Duration::from_millis(u64::try_from(server_ms).unwrap_or(0));
     let (by, way) = if server > answered {
         (server - answered, "behind")
@@ -229,10 +339,11 @@ fn check_clock(server_ms: i64, asked: Duration, answered: Duration) -> Result<()
     if by > MAX_SKEW {
         return Err(JoinError::Clock { by, way });
     }
-    if millis(by) > 60_000 {
+    let clock = ClockDifference { by, way };
+    if clock.is_much() {
         tracing::warn!(by = minutes(by), way, "this machine's clock differs from the manager's");
     }
-    Ok(())
+    Ok(clock)
 }
 
 fn not_opened(error: OpenError) -> JoinError {
@@ -261,6 +372,14 @@ fn failed(status: &Status) -> JoinError {
     match status.code() {
         Code::Unauthenticated if status.metadata().contains_key(CERTIFICATE_REFUSED) => {
             JoinError::Certificate(status.message().to_owned())
+        }
+        Code::PermissionDenied if status.metadata().contains_key(AGENT_ID_IN_USE) => {
+            let again = status.metadata().get(AGENT_ID_IN_USE);
+            let again = again.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+            JoinError::InUse {
+                why: status.message().to_owned(),
+                again: Duration::from_millis(again),
+            }
         }
         Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
             JoinError::Refused(status.message().to_owned())
@@ -291,6 +410,7 @@ fn to_wire(proof: JoinProof) -> v1::join_request::Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::millis;
 
     #[test]
     fn a_clock_that_is_ten_minutes_off_is_named_with_its_way() {
@@ -298,7 +418,9 @@ mod tests {
         let ten = Duration::from_secs(600);
         let said = |server: Duration| check_clock(millis(server), now, now + Duration::from_secs(1));
         assert!(said(now).is_ok());
-        assert!(said(now + Duration::from_secs(200)).is_ok());
+        let close = said(now + Duration::from_secs(280)).expect("not too much");
+        assert!(close.is_much());
+        assert_eq!(close.to_string(), "4m39s behind the manager's");
         let behind = said(now + ten + Duration::from_secs(1))
             .expect_err("too much")
             .to_string();

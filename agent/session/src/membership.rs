@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::channel::{Dialers, ManagerChannel, Route};
 use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError, Who};
+pub use crate::enrollment::{ClockDifference, Greeting};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::ProofSource;
 use crate::way::{Carrier, Transport, Way};
@@ -40,6 +41,15 @@ pub struct Joining {
     pub proof: Option<Arc<dyn ProofSource>>,
     /// What was kept from before.
     pub identity: Option<Identity>,
+}
+
+/// A manager's answer to who asks only whether he would be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    /// He would not.
+    Refused(String),
+    /// It was not said.
+    Unasked(String),
 }
 
 /// See the module. Cheap to clone.
@@ -103,13 +113,43 @@ impl Membership {
     }
 
     /// Asks the manager who it is, and nothing else: the way to it, its certificate, its clock and its trust domain
-    /// are looked at. Nothing is joined. Answers the trust domain.
+    /// are looked at. Nothing is joined.
     ///
     /// # Errors
     /// What is in the way, in words.
-    pub async fn greet(&self, carrier: Carrier) -> Result<String, String> {
+    pub async fn greet(&self, carrier: Carrier) -> Result<Greeting, String> {
         let greeted = enrollment::greet(&self.route_as(None, carrier), &self.who()).await;
         greeted.map_err(|error| error.to_string())
+    }
+
+    /// Shows the kept certificate to the manager, and changes nothing by it.
+    ///
+    /// # Errors
+    /// That it is not taken and why, or what is in the way.
+    pub async fn show(&self, carrier: Carrier) -> Result<(), NotTaken> {
+        let identity = self.shared.identity.borrow().clone();
+        let shown = enrollment::show(&self.route_as(identity, carrier), self.shared.within).await;
+        shown.map_err(|error| match error {
+            JoinError::Certificate(why) => NotTaken::Refused(why),
+            error => NotTaken::Unasked(error.to_string()),
+        })
+    }
+
+    /// Asks whether a join by the proof would be let in, with the kept key if there is one; takes nothing. Answers the
+    /// pool and the rule.
+    ///
+    /// # Errors
+    /// That it would not and why, or what is in the way.
+    pub async fn check_join(&self, carrier: Carrier) -> Result<(String, String), NotTaken> {
+        let proof = self.shared.joining.as_ref().and_then(|joining| joining.proof.as_ref());
+        let proof = proof.ok_or_else(|| NotTaken::Refused(JoinError::NoProof.to_string()))?;
+        let before = self.shared.identity.borrow().clone();
+        let route = self.route_as(None, carrier);
+        let checked = enrollment::check_join(&route, &self.who(), (proof.as_ref(), before.as_deref())).await;
+        checked.map_err(|error| match error {
+            JoinError::NotTold => NotTaken::Unasked(error.to_string()),
+            error => NotTaken::Refused(error.to_string()),
+        })
     }
 
     /// By which way the manager is reached.
@@ -214,9 +254,13 @@ impl Membership {
             (Some(Err(error)), _) if !error.is_refusal() => return Err(error),
             (Some(Err(error)), Some(proof)) => {
                 warn!(%error, "the certificate cannot be renewed; joining again");
-                enrollment.join(&route, &who, proof.as_ref()).await?
+                let key = (proof.as_ref(), before.as_deref());
+                enrollment.join(&route, &who, key).await?
             }
-            (None, Some(proof)) => enrollment.join(&route, &who, proof.as_ref()).await?,
+            (None, Some(proof)) => {
+                let key = (proof.as_ref(), before.as_deref());
+                enrollment.join(&route, &who, key).await?
+            }
             (Some(Err(error)), None) => return Err(error),
             (None, None) => return Err(JoinError::NoProof),
         };

@@ -23,6 +23,7 @@ use crate::config::SessionConfig;
 use crate::conversation::{End, Ports, converse};
 use crate::core::Core;
 use crate::dial::{DialError, Link, dial};
+use crate::enrollment::JoinError;
 use crate::inventory::Grant;
 use crate::to_wire;
 use crate::token_request::TokenRequest;
@@ -46,8 +47,8 @@ const SUPERSEDED: &str = "superseded";
 const IDENTITY_CONFLICT: &str = "identity_conflict";
 
 /// Refusals in a row because of it after which this process ends. The manager asks to come again
-/// after one heartbeat and takes a process for gone after two: whoever replaces one that crashed is
-/// welcome before.
+/// after one heartbeat and takes a process for gone after two, or three if it has another key: whoever
+/// replaces one that crashed is welcome before.
 const IDENTITY_REFUSALS: u32 = 4;
 
 /// The manager's codes for "your certificate is not good any more".
@@ -348,6 +349,11 @@ fn failed_dial(error: DialError) -> End {
             code: VERSION.into(),
             reason: error.to_string(),
             retry_after_ms: 0,
+        }),
+        DialError::Join(JoinError::InUse { why, again }) => End::Disconnected(v1::Disconnect {
+            code: IDENTITY_CONFLICT.into(),
+            reason: why,
+            retry_after_ms: u32::try_from(again.as_millis()).unwrap_or(u32::MAX),
         }),
         other => End::Broken(other.to_string()),
     }

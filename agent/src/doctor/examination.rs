@@ -78,9 +78,10 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     // A role that was asked about brings its external id; the policy has only its name.
     let asked: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();
     let named = permitted.iter().map(|role| Chain::parse(role));
-    let named = named.filter(|chain| !asked.iter().any(|asked| asked.ends_as(chain)));
-    let chains: Vec<Chain> = asked.iter().cloned().chain(named).collect();
-    report.extend(identity::roles(&identities, region, &chains).await);
+    let named: Vec<Chain> = named
+        .filter(|chain| !asked.iter().any(|asked| asked.ends_as(chain)))
+        .collect();
+    report.extend(identity::roles(&identities, region, (&asked, &named)).await);
     let entering = identity::identity_of(&identities, region, asked.first());
     match tempfile::tempdir() {
         Ok(folder) => {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use deputy_credentials::ambient::AmbientKind;
 use deputy_credentials::env::Env;
+use deputy_credentials::error::CredentialsError;
+use deputy_credentials::identity::Caller;
 use deputy_credentials::instance_metadata::{self, Metadata};
 use deputy_credentials::{Identities, TaskIdentity};
 use deputy_task::document::RoleHop;
@@ -84,13 +86,21 @@ pub(crate) async fn metadata(env: &Env) -> Finding {
     )
 }
 
-/// Each role: assumable from here or not, and why not.
-pub(crate) async fn roles(identities: &Identities, region: &str, chains: &[Chain]) -> Vec<Finding> {
+/// Each role: assumable from here or not, and why not. Those of the policy come without the external ids that tasks
+/// give.
+pub(crate) async fn roles(
+    identities: &Identities,
+    region: &str,
+    (asked, of_policy): (&[Chain], &[Chain]),
+) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for chain in chains {
+    for chain in asked {
         findings.push(who(chain.last(), ROLES, become_last(identities, region, chain)).await);
     }
-    if chains.is_empty() {
+    for chain in of_policy {
+        findings.push(of_the_policy(chain, become_last(identities, region, chain)).await);
+    }
+    if asked.is_empty() && of_policy.is_empty() {
         findings.push(Finding::skipped(
             ROLES,
             "none named",
@@ -109,7 +119,7 @@ pub(crate) fn identity_of(identities: &Identities, region: &str, chain: Option<&
 }
 
 /// An identity, or why the chain to it cannot be tried.
-pub(crate) type Asked = Result<TaskIdentity, deputy_credentials::error::CredentialsError>;
+pub(crate) type Asked = Result<TaskIdentity, CredentialsError>;
 
 fn as_own(identities: &Identities, region: &str) -> Asked {
     identities.for_task(region, &[], SESSION_NAME)
@@ -137,12 +147,37 @@ fn hop(arn: &str) -> RoleHop {
     }
 }
 
+/// Without an external id a role may say no to the examination and yes to a task.
+async fn of_the_policy(chain: &Chain, identity: Asked) -> Finding {
+    let role = chain.last();
+    let caller = match identity {
+        Ok(identity) => identity.caller().await,
+        Err(error) => Err(error),
+    };
+    match caller {
+        Err(CredentialsError::AssumeRoleDenied(hop)) if hop.may_want_external_id => {
+            let what =
+                "not assumable without an external id; if it asks for one, tasks give it, and this is as it should be";
+            let mut finding = Finding::new(ROLES, role, Verdict::Warning, what).hint(format!(
+                "try it with its external id: deputy-agent doctor --role {role}#EXTERNAL-ID"
+            ));
+            finding.detail = hop.raw;
+            finding
+        }
+        caller => told(role, ROLES, caller),
+    }
+}
+
 async fn who(check: &str, area: &'static str, identity: Asked) -> Finding {
     let check = check.split('#').next().unwrap_or(check);
     let caller = match identity {
         Ok(identity) => identity.caller().await,
         Err(error) => Err(error),
     };
+    told(check, area, caller)
+}
+
+fn told(check: &str, area: &'static str, caller: Result<Caller, CredentialsError>) -> Finding {
     match caller {
         Ok(caller) if area == AMBIENT => Finding::good(area, check, caller.arn),
         Ok(caller) => Finding::good(area, check, format!("can be assumed: {}", caller.arn)),

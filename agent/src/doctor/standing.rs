@@ -1,5 +1,5 @@
-//! The way to the manager, what it says of itself, and what this agent is to it. Nothing is joined, and no join token
-//! is used up.
+//! The way to the manager, what it says of itself, and what this agent is to it: the certificate is shown, a join asked
+//! about. Nothing is joined, and no join token is used up.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,11 +8,13 @@ use deputy_credentials::join_proof::unfit_token;
 use deputy_dial::url::Transport;
 use deputy_session::identity::Identity;
 use deputy_session::join_proof::{Challenge, JoinProof};
+use deputy_session::membership::{ClockDifference, Greeting, Membership, NotTaken};
 use deputy_session::way::{Carrier, Transport as Carrying};
 use deputy_task::id::AgentId;
 use tokio::net::lookup_host;
 
 use super::report::{Finding, Verdict};
+use crate::agent_id::presumed_id;
 use crate::config::checked::{Config, JoinBy};
 use crate::identity_file::IdentityFile;
 use crate::join::{membership, proof};
@@ -24,22 +26,46 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Everything about the manager.
 pub(crate) async fn findings(config: &Config, identities: &Identities) -> Vec<Finding> {
-    let (answered, trust_domain) = answer(config, identities).await;
+    let (answered, manager) = answer(config, identities).await;
     let mut findings = vec![way(config).await];
     findings.extend(answered);
     if config.manager.transport() == Transport::Tls {
         let kept = config.state_folder.as_deref().map(IdentityFile::kept_in);
-        let (finding, joins_anew) = match &kept {
-            Some(Ok(Some(identity))) => certificate(identity, config),
-            Some(Err(error)) => (Some(unreadable(error)), true),
-            Some(Ok(None)) | None => (None, true),
+        let asking = Asking {
+            config,
+            identities,
+            manager,
+        };
+        let (finding, joining) = match &kept {
+            Some(Ok(Some(identity))) => asking.certificate(identity).await,
+            Some(Err(error)) => (Some(unreadable(error)), Joins::Anew),
+            Some(Ok(None)) | None => (None, Joins::Anew),
         };
         findings.extend(finding);
-        if joins_anew {
-            findings.push(joins(config, identities, trust_domain).await);
+        match joining {
+            Joins::Not => {}
+            Joins::Anew => findings.push(asking.joins(None).await),
+            Joins::Again(identity) => findings.push(asking.joins(Some(identity)).await),
         }
     }
     findings
+}
+
+/// Does the agent join at its start?
+enum Joins<'a> {
+    /// It has a certificate.
+    Not,
+    /// With a new key.
+    Anew,
+    /// With the key that it has.
+    Again(&'a Identity),
+}
+
+/// What is asked with, and the manager that answered, by which carrier.
+struct Asking<'a> {
+    config: &'a Config,
+    identities: &'a Identities,
+    manager: Option<(Greeting, Carrier)>,
 }
 
 /// Does its name resolve, or does a proxy do that?
@@ -61,7 +87,7 @@ async fn way(config: &Config) -> Finding {
 }
 
 /// Connection, certificate, clock and trust domain at once: each refusal says which it is. Then whether HTTP/2 passes.
-async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Option<String>) {
+async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Option<(Greeting, Carrier)>) {
     // It is told to nobody: a greeting needs no name.
     let Some(agent_id) = config.agent_id.clone().or_else(|| "doctor".parse::<AgentId>().ok()) else {
         return (vec![Finding::skipped(AREA, "answer", "not asked")], None);
@@ -75,24 +101,43 @@ async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Opti
             return (vec![bad], None);
         }
     };
-    let (greeted, extra) = match config.transport {
-        Carrying::Stream => (member.greet(Carrier::Stream).await, None),
+    let (greeted, carrier, extra) = match config.transport {
+        Carrying::Stream => (member.greet(Carrier::Stream).await, Carrier::Stream, None),
         Carrying::Exchange => (
             member.greet(Carrier::Exchange).await,
+            Carrier::Exchange,
             Some(Finding::good(AREA, "http2", "not used: transport = exchange")),
         ),
         Carrying::Auto => match member.greet(Carrier::Stream).await {
-            Ok(trust_domain) => (Ok(trust_domain), Some(Finding::good(AREA, "http2", "HTTP/2 passes"))),
+            Ok(greeting) => {
+                let passes = Finding::good(AREA, "http2", "HTTP/2 passes");
+                (Ok(greeting), Carrier::Stream, Some(passes))
+            }
             Err(problem) => match member.greet(Carrier::Exchange).await {
-                Ok(trust_domain) => (Ok(trust_domain), Some(no_http2(&problem))),
+                Ok(greeting) => (Ok(greeting), Carrier::Exchange, Some(no_http2(&problem))),
                 // Neither way: what is wrong is the same for both, most likely.
-                Err(_) => (Err(problem), None),
+                Err(_) => (Err(problem), Carrier::Stream, None),
             },
         },
     };
-    let trust_domain = greeted.as_ref().ok().cloned();
-    let findings = std::iter::once(answered(config, greeted)).chain(extra);
-    (findings.collect(), trust_domain)
+    let clock = greeted.as_ref().ok().map(|greeting| clock(greeting.clock));
+    let manager = greeted.as_ref().ok().map(|greeting| (greeting.clone(), carrier));
+    let findings = std::iter::once(answered(config, greeted)).chain(clock).chain(extra);
+    (findings.collect(), manager)
+}
+
+/// From five minutes on nothing is answered at all, with these words.
+fn clock(difference: ClockDifference) -> Finding {
+    if !difference.is_much() {
+        return Finding::good(
+            AREA,
+            "clock",
+            format!("{} s from the manager's", difference.by.as_secs()),
+        );
+    }
+    let what = format!("this machine's clock is {difference}");
+    Finding::new(AREA, "clock", Verdict::Warning, what)
+        .hint("set the clock (NTP): with five minutes nothing that is signed is believed, and the agent does not join")
 }
 
 fn no_http2(problem: &str) -> Finding {
@@ -103,8 +148,8 @@ fn no_http2(problem: &str) -> Finding {
     )
 }
 
-fn answered(config: &Config, greeted: Result<String, String>) -> Finding {
-    match greeted {
+fn answered(config: &Config, greeted: Result<Greeting, String>) -> Finding {
+    match greeted.map(|greeting| greeting.trust_domain) {
         Ok(trust_domain) if config.manager.transport() == Transport::Clear => Finding::new(
             AREA,
             "answer",
@@ -115,44 +160,111 @@ fn answered(config: &Config, greeted: Result<String, String>) -> Finding {
         Ok(trust_domain) => Finding::good(
             AREA,
             "answer",
-            format!("its certificate and its clock are good; its trust domain is {trust_domain}"),
+            format!("its certificate is good; its trust domain is {trust_domain}"),
         ),
         Err(problem) => Finding::new(AREA, "answer", Verdict::Bad, problem)
             .hint("check that it runs, that this network lets the agent out to it, and ca_file or ca_sha256"),
     }
 }
 
-/// What is kept, and whether the agent has to join anew all the same.
-fn certificate(identity: &Identity, config: &Config) -> (Option<Finding>, bool) {
-    let Identity {
-        agent_id,
-        pool,
-        join_rule,
-        ..
-    } = identity;
-    if let Some(own) = config.agent_id.as_ref().filter(|own| own.as_str() != agent_id) {
-        let what = format!("is {agent_id}'s, and this agent is {own}");
-        let finding = Finding::new(AREA, "certificate", Verdict::Warning, what)
-            .hint("give each agent a state folder of its own; this one joins anew at its start");
-        return (Some(finding), true);
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    let left = u64::try_from(identity.not_after_ms.saturating_sub(now_ms)).unwrap_or(0);
-    let who = format!("{agent_id} in pool {pool}, by the rule {join_rule}");
-    if left > 0 {
-        let left = Duration::from_secs(left / 1000);
-        let what = format!("{who}; good for {left:?} more, renewed before");
-        return (Some(Finding::good(AREA, "certificate", what)), false);
-    }
-    match config.join {
-        JoinBy::Aws | JoinBy::Kubernetes(_) => {
-            let what = format!("{who}; it has ended, and the agent joins anew at its start");
-            (Some(Finding::good(AREA, "certificate", what)), true)
+impl Asking<'_> {
+    /// What is kept, and whether the agent has to join all the same.
+    async fn certificate<'a>(&self, identity: &'a Identity) -> (Option<Finding>, Joins<'a>) {
+        let Identity {
+            agent_id,
+            pool,
+            join_rule,
+            ..
+        } = identity;
+        if let Some(own) = self.config.agent_id.as_ref().filter(|own| own.as_str() != agent_id) {
+            let what = format!("is {agent_id}'s, and this agent is {own}");
+            let finding = Finding::new(AREA, "certificate", Verdict::Warning, what)
+                .hint("give each agent a state folder of its own; this one joins anew at its start");
+            return (Some(finding), Joins::Anew);
         }
-        JoinBy::Nothing | JoinBy::Token(_) | JoinBy::TokenFile(_) => {
-            let what = format!("{who}; it has ended, and is exchanged at the start while the manager allows it");
-            (Some(Finding::new(AREA, "certificate", Verdict::Warning, what)), false)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let left = u64::try_from(identity.not_after_ms.saturating_sub(now_ms)).unwrap_or(0);
+        let who = format!("{agent_id} in pool {pool}, by the rule {join_rule}");
+        if left > 0 {
+            let left = Duration::from_secs(left / 1000);
+            return self.shown(identity, &format!("{who}; good for {left:?} more")).await;
+        }
+        match self.config.join {
+            JoinBy::Aws | JoinBy::Kubernetes(_) => {
+                let what = format!("{who}; it has ended, and the agent joins again at its start");
+                (Some(Finding::good(AREA, "certificate", what)), Joins::Again(identity))
+            }
+            JoinBy::Nothing | JoinBy::Token(_) | JoinBy::TokenFile(_) => {
+                let what = format!("{who}; it has ended, and is exchanged at the start while the manager allows it");
+                let finding = Finding::new(AREA, "certificate", Verdict::Warning, what);
+                (Some(finding), Joins::Not)
+            }
+        }
+    }
+
+    /// Only the manager knows whether it takes a certificate that is good by its dates.
+    async fn shown<'a>(&self, identity: &'a Identity, what: &str) -> (Option<Finding>, Joins<'a>) {
+        let finding = |verdict, words: String| Finding::new(AREA, "certificate", verdict, words);
+        let answer = match self.member(Some(identity)) {
+            Some((member, carrier)) => member.show(carrier).await,
+            None => Err(NotTaken::Unasked("the manager did not answer".into())),
+        };
+        match answer {
+            Ok(()) => {
+                let words = format!("{what}, taken by the manager, renewed before");
+                (Some(finding(Verdict::Good, words)), Joins::Not)
+            }
+            Err(NotTaken::Unasked(why)) => {
+                let words = format!("{what} by its dates; the manager was not asked: {why}");
+                (Some(finding(Verdict::Warning, words)), Joins::Not)
+            }
+            Err(NotTaken::Refused(why)) => {
+                let words = format!("{what} by its dates, and the manager does not take it: {why}");
+                let told = finding(Verdict::Warning, words)
+                    .hint("the agent joins again at its start, if it is let in: see below");
+                (Some(told), Joins::Again(identity))
+            }
+        }
+    }
+
+    /// This agent for the manager that answered.
+    fn member(&self, identity: Option<&Identity>) -> Option<(Membership, Carrier)> {
+        let (_, carrier) = self.manager.as_ref()?;
+        let own = identity.and_then(|identity| identity.agent_id.parse().ok());
+        let agent_id = own.unwrap_or_else(|| presumed_id(self.config));
+        let member = membership(self.config, &agent_id, identity.cloned(), self.identities);
+        Some((member.ok()?, *carrier))
+    }
+
+    /// Makes the proof that the agent would show, and asks the manager whether it would let it in.
+    async fn joins(&self, identity: Option<&Identity>) -> Finding {
+        let made = joins(
+            self.config,
+            self.identities,
+            self.manager.as_ref().map(|(greeting, _)| greeting),
+        )
+        .await;
+        let (Verdict::Good, Some((member, carrier))) = (made.verdict, self.member(identity)) else {
+            return made;
+        };
+        match member.check_join(carrier).await {
+            Ok((pool, rule)) => {
+                let what = format!(
+                    "{}, and would be let into the pool {pool} by the rule {rule}",
+                    made.summary
+                );
+                Finding::good(AREA, &made.check, what)
+            }
+            Err(NotTaken::Unasked(why)) => {
+                let what = format!("{}; whether it would be let in is not known: {why}", made.summary);
+                Finding::new(AREA, &made.check, Verdict::Warning, what)
+            }
+            Err(NotTaken::Refused(why)) => {
+                let what = format!("{}, and would not be let in: {why}", made.summary);
+                Finding::new(AREA, &made.check, Verdict::Bad, what)
+                    .hint("see the join rules and tokens (deputy fleet join-rule list, deputy fleet join-token list)")
+            }
         }
     }
 }
@@ -167,8 +279,8 @@ fn unreadable(error: &std::io::Error) -> Finding {
     .hint("the agent joins anew at its start; a join token has to be good for that")
 }
 
-/// Makes the proof that the agent would show. It is shown to nobody.
-async fn joins(config: &Config, identities: &Identities, trust_domain: Option<String>) -> Finding {
+/// Makes the proof that the agent would show.
+async fn joins(config: &Config, identities: &Identities, manager: Option<&Greeting>) -> Finding {
     let check = "join";
     let (by, hint) = match &config.join {
         JoinBy::Nothing => {
@@ -190,7 +302,8 @@ async fn joins(config: &Config, identities: &Identities, trust_domain: Option<St
             "mount a projected serviceAccountToken volume there, for the audience deputy/<trust domain>",
         ),
     };
-    let trust_domain = config.trust_domain.clone().or(trust_domain).unwrap_or_default();
+    let said = manager.map(|greeting| greeting.trust_domain.clone());
+    let trust_domain = config.trust_domain.clone().or(said).unwrap_or_default();
     let challenge = Challenge {
         nonce: vec![0; 32],
         trust_domain: trust_domain.clone(),
@@ -209,7 +322,7 @@ async fn joins(config: &Config, identities: &Identities, trust_domain: Option<St
         Ok(_) => None,
     };
     match unfit {
-        None => Finding::good(AREA, check, format!("not joined yet; joins with {by}")),
+        None => Finding::good(AREA, check, format!("joins with {by}")),
         Some(why) => Finding::new(AREA, check, Verdict::Bad, format!("cannot join with {by}: {why}")).hint(hint),
     }
 }

@@ -18,6 +18,8 @@ pub enum Caller {
         agent_id: AgentId,
         /// The certificate's serial number.
         serial: String,
+        /// The line of keys that the certificate is of.
+        line: String,
         /// Its tasks are of these projects only; empty means of all.
         projects: Vec<Project>,
     },

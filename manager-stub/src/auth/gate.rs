@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use deputy_task::id::AgentId;
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
@@ -10,7 +11,7 @@ use tower::{Layer, Service};
 
 use super::caller::{Caller, serving};
 use super::table::{Who, who};
-use crate::registry::{Registry, Scope, Use};
+use crate::registry::{BookError, Registry, Scope, Use};
 use crate::trust::peer::{Peer, PeerName};
 
 /// The header of an answer that says: the certificate is the reason, join again.
@@ -164,21 +165,25 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
     };
     match &certificate.name {
         PeerName::Agent { agent, .. } => {
+            let agent_id: AgentId = agent
+                .parse()
+                .map_err(|_| refused("the certificate names no agent id".into()))?;
             match registry.may_use(agent, &certificate.serial, peer.since_ms) {
                 Use::Good => {}
                 Use::First => {
-                    let stored = registry.used(agent, &certificate.serial).await;
-                    stored.map_err(|error| Status::unavailable(format!("the certificate is not taken: {error}")))?;
+                    let taken = registry.first_use(&agent_id, &certificate.serial).await;
+                    taken.map_err(|error| match error {
+                        BookError::Denied(why) | BookError::InUse { why, .. } => refused(why),
+                        error => Status::unavailable(format!("the certificate is not taken: {error}")),
+                    })?;
                 }
                 Use::Refused(why) => return Err(refused(why)),
             }
             registry.attach(agent, peer);
-            let agent_id = agent
-                .parse()
-                .map_err(|_| refused("the certificate names no agent id".into()))?;
             Ok(Caller::Agent {
                 agent_id,
                 serial: certificate.serial.clone(),
+                line: registry.line_of(agent, &certificate.serial),
                 projects: registry.projects_of(agent),
             })
         }

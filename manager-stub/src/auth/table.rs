@@ -20,6 +20,7 @@ pub const TABLE: &[(&str, Who)] = &[
     // Joining is how one gets credentials; the proof is in the call.
     ("/deputy.v1.Enrollment/Challenge", Who::Anyone),
     ("/deputy.v1.Enrollment/Join", Who::Anyone),
+    ("/deputy.v1.Enrollment/CheckJoin", Who::Anyone),
     ("/deputy.v1.Enrollment/RenewExpired", Who::Anyone),
     ("/deputy.v1.Agent/Session", Who::Agent),
     ("/deputy.v1.Agent/PushLogs", Who::Agent),

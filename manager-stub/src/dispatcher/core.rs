@@ -129,12 +129,15 @@ impl Core {
             }
             Inbound::Explain { key, reply } => drop(reply.send(self.explain(&key))),
             Inbound::Fleet { reply } => drop(reply.send(self.fleet_lines())),
+            Inbound::Presence { agent, reply } => drop(reply.send(self.presence(&agent))),
+            Inbound::Holding { instance, reply } => drop(reply.send(self.holding(&instance))),
             Inbound::Drain { agent, reason, reply } => self.wish_drain(&agent, &reason, reply),
-            Inbound::Expel { agent, code, reason } => {
-                if let Some(session) = self.agents.get(&agent).and_then(|state| state.session) {
-                    self.end_session(session, code, &reason, 0);
-                }
-            }
+            Inbound::Expel {
+                agent,
+                code,
+                reason,
+                spared,
+            } => self.expel(&agent, (code, &reason), spared.as_deref()),
             Inbound::Tick => self.tick(),
             Inbound::Shutdown => {
                 for (_, session) in self.sessions.drain() {

@@ -1,7 +1,9 @@
 //! Everything that reaches the dispatcher.
 
+use std::time::Duration;
+
 use deputy_proto::v1;
-use deputy_task::id::AgentId;
+use deputy_task::id::{AgentId, InstanceId};
 use tokio::sync::oneshot;
 
 use crate::scheduler::{Entry, Vouched};
@@ -96,6 +98,20 @@ pub enum Inbound {
         /// The answer, by agent id.
         reply: oneshot::Sender<Vec<FleetLine>>,
     },
+    /// Who speaks under an agent id?
+    Presence {
+        /// The agent.
+        agent: AgentId,
+        /// The answer.
+        reply: oneshot::Sender<Presence>,
+    },
+    /// Whose is an instance?
+    Holding {
+        /// The instance.
+        instance: InstanceId,
+        /// The answer; none if it is not remembered.
+        reply: oneshot::Sender<Option<Holding>>,
+    },
     /// Wish that an agent drain.
     Drain {
         /// The agent.
@@ -114,6 +130,8 @@ pub enum Inbound {
         code: &'static str,
         /// For people.
         reason: String,
+        /// A session of this line of keys stays.
+        spared: Option<String>,
     },
     /// Time has passed.
     Tick,
@@ -176,6 +194,28 @@ pub enum Holder {
     Gone,
     /// Another process has its agent's id now.
     Replaced,
+}
+
+/// Who speaks under an agent id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// The process that spoke last; none if none is remembered.
+    pub newest: Option<Holding>,
+    /// Whoever was not heard of for so long is gone.
+    pub silence: Duration,
+    /// Who is refused asks again after so long.
+    pub again: Duration,
+}
+
+/// An instance, and the line of keys that it is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The line; empty where nobody is asked who he is.
+    pub line: String,
+    /// Was it heard of just now?
+    pub is_heard: bool,
 }
 
 /// One agent, with one sentence each about what it can and cannot do.

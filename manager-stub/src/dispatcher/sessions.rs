@@ -1,7 +1,7 @@
 //! Hello, the end of a session, and who may speak for an agent.
 //!
 //! An instance that is heard of keeps its agent's id: another process with that id is refused, so
-//! that a copied identity cannot end what runs. Once the older one has been silent for two
+//! that a copied identity cannot end what runs. An instance belongs to the line of keys that it said hello with first. Once the older one has been silent for two
 //! heartbeats, the newcomer gets the session. The lease of the instance before is *not* ended by
 //! that: it may still be running elsewhere (a half-dead container), and only its own lease tells
 //! when it cannot act any more.
@@ -18,15 +18,17 @@ use prost::Message;
 use super::batch::Origin;
 use super::core::{Core, Session};
 use super::frames::read_attempt;
-use super::inbound::{Carrier, Refused, SessionId};
+use super::inbound::{Carrier, Holding, Presence, Refused, SessionId};
 use super::outbound::Outbound;
-use crate::scheduler::Vouched;
+use crate::scheduler::{Member, Vouched};
 use crate::store::clock::StoreTime;
 use crate::store::op::{Change, InstanceRow, Op};
 use crate::store::task::TaskKey;
 
 /// An instance of which a frame came within so many heartbeats is alive.
 const ALIVE_HEARTBEATS: u32 = 2;
+/// And so long it keeps its agent's id from other keys.
+const HELD_HEARTBEATS: u32 = 3;
 /// An agent that cannot be taken as it is stays away for so long.
 const STAY_AWAY: Duration = Duration::from_secs(60);
 
@@ -38,7 +40,7 @@ impl Core {
         vouched: Vouched,
         outbound: Outbound,
     ) {
-        let (agent, instance) = match self.admit(&hello) {
+        let (agent, instance) = match self.admit(&hello, &vouched.line) {
             Ok(who) => who,
             Err((code, reason, retry_after)) => {
                 tracing::warn!(agent = hello.agent_id, code, reason, "a session was refused");
@@ -63,6 +65,7 @@ impl Core {
             version: hello.version.clone(),
             capabilities: member.offered.encode_to_vec().into(),
             drain_wish: String::new(),
+            line: member.vouched.line.clone(),
         };
         self.batch.push(Op::RegisterInstance(Box::new(row)), Origin::Quiet);
         let now = self.now;
@@ -110,7 +113,11 @@ impl Core {
         self.forget_instances();
     }
 
-    fn admit(&mut self, hello: &v1::Hello) -> Result<(AgentId, InstanceId), (&'static str, String, Duration)> {
+    fn admit(
+        &mut self,
+        hello: &v1::Hello,
+        line: &str,
+    ) -> Result<(AgentId, InstanceId), (&'static str, String, Duration)> {
         if hello.protocol_min > PROTOCOL_MAX || hello.protocol_max < PROTOCOL_MIN {
             let reason = format!(
                 "the agent speaks protocol {} to {}, this manager {PROTOCOL_MIN} to {PROTOCOL_MAX}; upgrade the older one",
@@ -128,6 +135,17 @@ impl Core {
                 STAY_AWAY,
             ));
         }
+        if self
+            .fleet
+            .get(&instance)
+            .is_some_and(|member| member.vouched.line != line)
+        {
+            let reason = format!(
+                "this process of the agent {agent} said hello with another key before; a session goes on with the key that \
+                 it began with: start the agent again"
+            );
+            return Err(("identity_conflict", reason, self.timing.heartbeat));
+        }
         self.refuse_twin(&agent, &instance)?;
         Ok((agent, instance))
     }
@@ -136,28 +154,67 @@ impl Core {
     /// heartbeat: if the other one has crashed, it is taken in as soon as that has been silent for long enough.
     fn refuse_twin(&self, agent: &AgentId, instance: &InstanceId) -> Result<(), (&'static str, String, Duration)> {
         let older = self.agents.get(agent).and_then(|state| state.newest.as_ref());
-        let Some((older, member)) = older
+        let Some(member) = older
             .filter(|older| *older != instance)
-            .and_then(|older| self.fleet.get(older).map(|member| (older, member)))
+            .and_then(|older| self.fleet.get(older))
         else {
             return Ok(());
         };
         let silence = self.timing.heartbeat * ALIVE_HEARTBEATS;
+        if !self.is_heard(member, silence) {
+            return Ok(());
+        }
+        // Which instance it is, is told to nobody: whoever knows could speak for it.
+        let reason = format!(
+            "another process with the agent id {agent} is alive and was heard of within the last {silence:?}; if that one \
+             has ended, wait until it has been silent for so long, else give each agent an id of its own"
+        );
+        Err(("identity_conflict", reason, self.timing.heartbeat))
+    }
+
+    /// Was anything heard of it within this time?
+    fn is_heard(&self, member: &Member, silence: Duration) -> bool {
         // Who held a lease when this manager started may not have found it yet.
         let heard_at = if member.lease_until > self.started_at {
             member.seen_at.max(self.started_at)
         } else {
             member.seen_at
         };
-        if member.gone || self.now >= heard_at.after(silence) {
-            return Ok(());
+        !member.gone && self.now < heard_at.after(silence)
+    }
+
+    /// Who speaks under an agent id.
+    pub(super) fn presence(&self, agent: &AgentId) -> Presence {
+        let newest = self.agents.get(agent).and_then(|state| state.newest.as_ref());
+        Presence {
+            newest: newest.and_then(|instance| self.holding(instance)),
+            silence: self.timing.heartbeat * HELD_HEARTBEATS,
+            again: self.timing.heartbeat,
         }
-        let reason = format!(
-            "another process with the agent id {agent} is alive: the instance {older} was heard of within the last \
-             {silence:?}; if that one has ended, wait until it has been silent for so long, else give each agent an id \
-             of its own"
-        );
-        Err(("identity_conflict", reason, self.timing.heartbeat))
+    }
+
+    /// Whose an instance is.
+    pub(super) fn holding(&self, instance: &InstanceId) -> Option<Holding> {
+        let member = self.fleet.get(instance)?;
+        Some(Holding {
+            instance: instance.clone(),
+            line: member.vouched.line.clone(),
+            is_heard: self.is_heard(member, self.timing.heartbeat * HELD_HEARTBEATS),
+        })
+    }
+
+    /// Ends the session of an agent, unless it is of a line that is spared.
+    pub(super) fn expel(&mut self, agent: &AgentId, (code, reason): (&str, &str), spared: Option<&str>) {
+        let Some(session) = self.agents.get(agent).and_then(|state| state.session) else {
+            return;
+        };
+        let instance = self.sessions.get(&session).map(|session| &session.instance);
+        let line = instance
+            .and_then(|instance| self.fleet.get(instance))
+            .map(|member| member.vouched.line.as_str());
+        if spared.is_none() || line != spared {
+            self.end_session(session, code, reason, 0);
+        }
     }
 
     /// Ends the session before. The same instance keeps what it was offered: its inventory tells.

@@ -32,6 +32,7 @@ impl Core {
             member.lease_until = row.lease_until;
             member.seen_at = row.seen_at;
             member.drain_wish = row.drain_wish;
+            member.vouched.line = row.line;
             member.offered = v1::Capabilities::decode(row.capabilities).unwrap_or_default();
         }
         Ok(())

@@ -60,6 +60,10 @@ pub struct CertificateRecord {
     pub serial: String,
     /// SHA-256 of its public key's bits, hex.
     pub key: String,
+    /// The key that its line began with: a renewal goes on with the line, a join with another key begins one. What an
+    /// agent holds belongs to a line, not to whoever has its id.
+    #[serde(default)]
+    pub line: String,
     /// Unix milliseconds.
     pub not_after_ms: i64,
     /// Was it used yet?
@@ -101,8 +105,9 @@ impl AgentRecord {
         if found.revoked {
             return Use::Refused(format!("the certificate {serial} of the agent {id} was revoked"));
         }
+        // A connection from before a renewal goes on; one from before the id went to another key does not.
         if let Some(superseded) = found.superseded_at_ms
-            && superseded <= connected_at_ms
+            && (superseded <= connected_at_ms || self.line_in_use().is_some_and(|line| line != found.line))
         {
             return Use::Refused(format!(
                 "the certificate {serial} of the agent {id} was replaced by a newer one that is in use"
@@ -139,6 +144,31 @@ impl AgentRecord {
             let unused = self.certificates[..last].iter().position(|one| !one.used);
             self.certificates.remove(unused.unwrap_or(0));
         }
+    }
+
+    /// The line of the certificate that was taken into use last; what was revoked holds nothing.
+    #[must_use]
+    pub fn line_in_use(&self) -> Option<&str> {
+        let mut newest_first = self.certificates.iter().rev();
+        newest_first
+            .find(|one| one.used && !one.revoked)
+            .map(|one| one.line.as_str())
+    }
+
+    /// The line that a certificate is of.
+    #[must_use]
+    pub fn line_of(&self, serial: &str) -> Option<&str> {
+        let mut all = self.certificates.iter();
+        all.find(|one| one.serial == serial).map(|one| one.line.as_str())
+    }
+
+    /// The line that a join with this key goes on with; if the key was not seen yet, it begins one.
+    #[must_use]
+    pub fn line_of_key<'a>(&'a self, key: &'a str) -> &'a str {
+        let mut newest_first = self.certificates.iter().rev();
+        newest_first
+            .find(|one| one.key == key)
+            .map_or(key, |one| one.line.as_str())
     }
 
     /// The newest certificate.
@@ -197,6 +227,7 @@ mod tests {
         CertificateRecord {
             serial: serial.into(),
             key: serial.into(),
+            line: "1".into(),
             not_after_ms,
             used: false,
             superseded_at_ms: None,
@@ -231,6 +262,27 @@ mod tests {
             "a connection from before goes on"
         );
         assert!(matches!(agent.may_use("1", 21, 21), Use::Refused(why) if why.contains("replaced by a newer one")));
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_ends_the_connections_of_the_one_before() {
+        let mut agent = agent();
+        agent.used("2", 5);
+        let other = CertificateRecord {
+            line: "other".into(),
+            ..certificate("3", 300)
+        };
+        agent.add(other);
+        assert_eq!(agent.may_use("2", 1, 10), Use::Good, "the new one is not in use yet");
+        agent.used("3", 20);
+        for before in ["1", "2"] {
+            assert!(
+                matches!(agent.may_use(before, 1, 21), Use::Refused(why) if why.contains("replaced by a newer one"))
+            );
+        }
+        assert_eq!(agent.may_use("3", 20, 21), Use::Good);
+        assert_eq!((agent.line_in_use(), agent.line_of("2")), (Some("other"), Some("1")));
+        assert_eq!((agent.line_of_key("2"), agent.line_of_key("new")), ("1", "new"));
     }
 
     #[test]

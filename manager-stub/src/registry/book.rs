@@ -58,6 +58,14 @@ pub enum BookError {
     /// It may not be; the text says why and what to do.
     #[error("{0}")]
     Denied(String),
+    /// The agent id is another key's that is heard of; come again after so long.
+    #[error("{why}")]
+    InUse {
+        /// What to do.
+        why: String,
+        /// When to ask again.
+        again: std::time::Duration,
+    },
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -156,10 +164,11 @@ pub(super) fn room(have: usize, most: usize, what: &str) -> Result<(), BookError
     Err(BookError::Full(format!("this manager remembers at most {most} {what}")))
 }
 
-pub(super) fn recorded(issued: &Issued) -> CertificateRecord {
+pub(super) fn recorded(issued: &Issued, line: &str) -> CertificateRecord {
     CertificateRecord {
         serial: issued.serial.clone(),
         key: issued.key.clone(),
+        line: line.to_owned(),
         not_after_ms: issued.not_after_ms,
         used: false,
         superseded_at_ms: None,

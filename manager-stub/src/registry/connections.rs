@@ -21,12 +21,13 @@ impl Registry {
         of_agent.push(peer.clone());
     }
 
-    /// Ends the session with its last word, then cuts every connection.
-    pub async fn expel(&self, agent: &AgentId, code: &'static str, reason: String) {
+    /// Ends the session with its last word, then cuts every connection; those of a line that is spared stay.
+    pub async fn expel(&self, agent: &AgentId, code: &'static str, reason: String, spared: Option<&str>) {
         let expel = Inbound::Expel {
             agent: agent.clone(),
             code,
             reason,
+            spared: spared.map(str::to_owned),
         };
         if self.shared.dispatcher.send(expel).await.is_err() {
             tracing::debug!(%agent, "the dispatcher ended first");
@@ -35,6 +36,15 @@ impl Registry {
             let mut all = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
             all.remove(agent.as_str()).unwrap_or_default()
         };
+        let is_spared = |peer: &Peer| {
+            let serial = peer.certificate.as_ref().map(|certificate| &certificate.serial);
+            serial.is_some_and(|serial| spared == Some(&self.line_of(agent.as_str(), serial)))
+        };
+        let (stay, connections): (Vec<Peer>, Vec<Peer>) = connections.into_iter().partition(is_spared);
+        if !stay.is_empty() {
+            let mut all = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(agent.to_string()).or_default().extend(stay);
+        }
         // The last word needs a moment to be written.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         for peer in connections {

@@ -3,7 +3,7 @@
 use deputy_task::id::AgentId;
 
 use super::agents::{AgentRecord, Standing};
-use super::book::{BookError, Edit, MAX_ROWS, Registry, missing, recorded, room};
+use super::book::{BookError, Edit, Known, MAX_ROWS, Registry, missing, recorded, room};
 use super::join_tokens::{JOIN_PREFIX, JoinAttempt, JoinToken};
 use super::secret;
 use crate::join::{JoinRule, RuleProof};
@@ -185,41 +185,58 @@ impl Registry {
     /// Takes an agent in with its first certificate.
     ///
     /// # Errors
-    /// If it is banned, its id is somebody else's, its token is used up, or the store does not take it.
+    /// If it is banned, its id is somebody else's or another key's that is heard of, its token is used up, or the store
+    /// does not take it.
     pub async fn join(&self, joining: Joining, issued: &Issued) -> Result<(), BookError> {
-        let certificate = recorded(issued);
+        self.free_to_join(&joining, &issued.key).await?;
         self.change(move |known| {
-            let now_ms = millis(unix_now());
+            let (mut edit, mut agent) = admitted(known, &joining, &issued.key)?;
             let id = joining.agent_id.as_str();
             let before = known.agents.get(id);
-            let attempt = if before.is_some_and(|agent| agent.awaits(&certificate.key)) {
-                JoinAttempt::Repeated
-            } else {
-                JoinAttempt::First
-            };
-            let mut edit = Edit::default();
-            if let Some(token) = &joining.token {
-                let token = known
-                    .join_tokens
-                    .get(token)
-                    .ok_or_else(|| missing("join token", token))?;
-                if let Some(why) = token.refusal(now_ms, attempt) {
-                    return Err(BookError::Denied(why));
-                }
-                let used = known.join_tokens.pending(&token.id, Some(token.used(attempt)));
-                edit.join_tokens.push(used);
-            }
-            let agent = taken_in(before, &joining, now_ms)?;
-            if before.is_none() {
-                room(known.agents.len(), MAX_AGENTS, "agents")?;
-            }
-            let mut agent = agent;
-            agent.add(certificate.clone());
+            let line = before.map_or(issued.key.as_str(), |agent| agent.line_of_key(&issued.key));
+            agent.add(recorded(issued, line));
             edit.agents.push(known.agents.pending(id, Some(agent)));
             Ok((edit, ()))
         })
         .await
     }
+
+    /// Would an agent be taken in with a certificate for this key? Nothing is changed.
+    ///
+    /// # Errors
+    /// As for [`Registry::join`].
+    pub async fn may_join(&self, joining: &Joining, key: &str) -> Result<(), BookError> {
+        self.free_to_join(joining, key).await?;
+        self.look(|known| admitted(known, joining, key).map(drop))
+    }
+}
+
+/// The agent as it is when it has joined with this key, and what becomes of its token.
+fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentRecord), BookError> {
+    let now_ms = millis(unix_now());
+    let before = known.agents.get(joining.agent_id.as_str());
+    let attempt = if before.is_some_and(|agent| agent.awaits(key)) {
+        JoinAttempt::Repeated
+    } else {
+        JoinAttempt::First
+    };
+    let mut edit = Edit::default();
+    if let Some(token) = &joining.token {
+        let token = known
+            .join_tokens
+            .get(token)
+            .ok_or_else(|| missing("join token", token))?;
+        if let Some(why) = token.refusal(now_ms, attempt) {
+            return Err(BookError::Denied(why));
+        }
+        let used = known.join_tokens.pending(&token.id, Some(token.used(attempt)));
+        edit.join_tokens.push(used);
+    }
+    let agent = taken_in(before, joining, now_ms)?;
+    if before.is_none() {
+        room(known.agents.len(), MAX_AGENTS, "agents")?;
+    }
+    Ok((edit, agent))
 }
 
 /// The agent as it is when it has joined.

@@ -13,12 +13,11 @@ const EXPIRED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
 impl Registry {
-    /// Gives an agent its next certificate.
+    /// Gives an agent its next certificate, in the place of the one with this serial number.
     ///
     /// # Errors
     /// If it may have none, or the store does not take it.
-    pub async fn renew(&self, agent_id: &str, issued: &Issued) -> Result<(), BookError> {
-        let certificate = recorded(issued);
+    pub async fn renew(&self, agent_id: &str, serial: &str, issued: &Issued) -> Result<(), BookError> {
         self.change(move |known| {
             let mut agent = known
                 .agents
@@ -28,7 +27,9 @@ impl Registry {
             if let Some(why) = standing_refusal(&agent) {
                 return Err(BookError::Denied(why));
             }
-            agent.add(certificate.clone());
+            let line = agent.line_of(serial).ok_or_else(|| missing("certificate", serial))?;
+            let certificate = recorded(issued, line);
+            agent.add(certificate);
             let mut edit = Edit::default();
             edit.agents.push(known.agents.pending(agent_id, Some(agent)));
             Ok((edit, ()))
@@ -85,7 +86,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the store does not take it.
-    pub async fn used(&self, agent_id: &str, serial: &str) -> Result<(), BookError> {
+    pub(super) async fn used(&self, agent_id: &str, serial: &str) -> Result<(), BookError> {
         self.change(|known| {
             let mut agent = known
                 .agents
@@ -104,6 +105,14 @@ impl Registry {
     #[must_use]
     pub fn agent(&self, agent_id: &str) -> Option<AgentRecord> {
         self.look(|known| known.agents.get(agent_id).cloned())
+    }
+
+    /// The line of one of an agent's certificates; empty if it is not known any more.
+    #[must_use]
+    pub fn line_of(&self, agent_id: &str, serial: &str) -> String {
+        let line = |agent: &AgentRecord| agent.line_of(serial).map(str::to_owned);
+        self.look(|known| known.agents.get(agent_id).and_then(line))
+            .unwrap_or_default()
     }
 
     /// The projects that an agent is bound to; none if it is bound to none.
@@ -133,7 +142,7 @@ impl Registry {
                 Ok((edit, ended))
             })
             .await?;
-        self.expel(agent_id, code, reason).await;
+        self.expel(agent_id, code, reason, None).await;
         Ok(ended)
     }
 

@@ -2,6 +2,7 @@
 //! certificates. In memory for every question, in the store before every answer.
 
 mod granting;
+mod holding;
 mod joining;
 mod members;
 mod connections;

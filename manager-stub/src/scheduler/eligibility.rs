@@ -272,6 +272,7 @@ mod tests {
         member.vouched = Vouched {
             pool: Some("dev".into()),
             projects: vec!["shop".parse().expect("a project")],
+            line: String::new(),
         };
         let mut lying = offered();
         lying.labels.insert("pool".into(), "prod".into());

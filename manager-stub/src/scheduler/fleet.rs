@@ -18,6 +18,8 @@ pub struct Vouched {
     pub pool: Option<String>,
     /// It is given tasks of these only; empty means of all.
     pub projects: Vec<Project>,
+    /// The line of keys that it shows; empty where nobody is asked who he is.
+    pub line: String,
 }
 
 /// One agent instance.

@@ -141,7 +141,7 @@ impl Agent for AgentService {
         let record = self.context.registry.agent(agent_id.as_str());
         let record = record.ok_or_else(|| Status::not_found(format!("there is no agent {agent_id}")))?;
         let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
-        let renewed = self.context.registry.renew(agent_id.as_str(), &issued).await;
+        let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "a certificate was renewed");
         Ok(Response::new(v1::RenewCertificateResponse {

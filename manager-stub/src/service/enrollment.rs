@@ -46,6 +46,42 @@ impl EnrollmentService {
         self.context.trust.nonces.take(nonce, unix_now()).map_err(bad_nonce)
     }
 
+    /// Whom a rule lets in, with which key. Uses the challenge up.
+    async fn proved(&self, request: v1::JoinRequest) -> Result<(SigningRequest, Joining), Status> {
+        let v1::JoinRequest {
+            csr,
+            agent_id,
+            nonce,
+            proof,
+        } = request;
+        self.check_nonce(&nonce)?;
+        let agent_id: AgentId = agent_id
+            .parse()
+            .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?;
+        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let proof = proof.ok_or_else(|| Status::invalid_argument("a join needs a proof"))?;
+        let binding = Binding {
+            nonce: nonce.to_vec(),
+            trust_domain: self.context.trust.authority.trust_domain().into(),
+            csr_sha256: Sha256::digest(&csr).into(),
+        };
+        let (proven, token) = self.prove(proof, &binding).await.map_err(|refusal| {
+            tracing::warn!(agent.id = %agent_id, why = %refusal, "a join was refused");
+            match refusal.kind {
+                UnprovenKind::Denied => Status::permission_denied(refusal.to_string()),
+                UnprovenKind::Later => Status::unavailable(refusal.to_string()),
+            }
+        })?;
+        self.take_nonce(&nonce)?;
+        let joining = Joining {
+            agent_id,
+            subject: proven.subject,
+            rule: proven.rule,
+            token,
+        };
+        Ok((signing, joining))
+    }
+
     /// Which rule lets whom in. One arm per kind of proof.
     async fn prove(&self, proof: Proof, binding: &Binding) -> Result<(Proven, Option<String>), Unproven> {
         let (proofs, registry) = (&self.context.proofs, &self.context.registry);
@@ -98,38 +134,9 @@ impl Enrollment for EnrollmentService {
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
-        let v1::JoinRequest {
-            csr,
-            agent_id,
-            nonce,
-            proof,
-        } = request.into_inner();
-        self.check_nonce(&nonce)?;
-        let agent_id: AgentId = agent_id
-            .parse()
-            .map_err(|error: deputy_task::id::BadId| Status::invalid_argument(error.to_string()))?;
-        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let proof = proof.ok_or_else(|| Status::invalid_argument("a join needs a proof"))?;
-        let binding = Binding {
-            nonce: nonce.to_vec(),
-            trust_domain: self.context.trust.authority.trust_domain().into(),
-            csr_sha256: Sha256::digest(&csr).into(),
-        };
-        let (proven, token) = self.prove(proof, &binding).await.map_err(|refusal| {
-            tracing::warn!(agent.id = %agent_id, why = %refusal, "a join was refused");
-            match refusal.kind {
-                UnprovenKind::Denied => Status::permission_denied(refusal.to_string()),
-                UnprovenKind::Later => Status::unavailable(refusal.to_string()),
-            }
-        })?;
-        self.take_nonce(&nonce)?;
-        let issued = self.context.sign(&signing, &proven.rule.pool, &agent_id)?;
-        let joining = Joining {
-            agent_id: agent_id.clone(),
-            subject: proven.subject,
-            rule: proven.rule,
-            token,
-        };
+        let (signing, joining) = self.proved(request.into_inner()).await?;
+        let agent_id = joining.agent_id.clone();
+        let issued = self.context.sign(&signing, &joining.rule.pool, &agent_id)?;
         let joined = self.context.registry.join(joining.clone(), &issued).await;
         joined.map_err(|error| {
             tracing::warn!(agent.id = %agent_id, why = %error, "a join was refused");
@@ -144,6 +151,21 @@ impl Enrollment for EnrollmentService {
             .wire(issued, &agent_id, &joining.rule.pool, &joining.rule.name);
         Ok(Response::new(v1::JoinResponse {
             certificate: Some(certificate),
+        }))
+    }
+
+    async fn check_join(
+        &self,
+        request: Request<v1::CheckJoinRequest>,
+    ) -> Result<Response<v1::CheckJoinResponse>, Status> {
+        let join = request.into_inner().join;
+        let join = join.ok_or_else(|| Status::invalid_argument("there is no join in it"))?;
+        let (signing, joining) = self.proved(join).await?;
+        let checked = self.context.registry.may_join(&joining, &signing.key).await;
+        checked.map_err(not_done)?;
+        Ok(Response::new(v1::CheckJoinResponse {
+            pool: joining.rule.pool,
+            join_rule: joining.rule.name,
         }))
     }
 
@@ -192,7 +214,8 @@ impl Enrollment for EnrollmentService {
             .map_err(|_| denied("the expired certificate names no agent id".into()))?;
         self.take_nonce(&nonce)?;
         let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
-        self.context.registry.renew(&agent, &issued).await.map_err(not_done)?;
+        let renewed = self.context.registry.renew(&agent, &serial, &issued).await;
+        renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");
         Ok(Response::new(v1::RenewExpiredResponse {
             certificate: Some(self.context.wire(issued, &agent_id, &record.pool, &record.rule)),

@@ -43,6 +43,9 @@ const NAME: std::ops::RangeInclusive<usize> = 16..=64;
 type Answer = Result<v1::SessionResponse, Status>;
 type Taken = Result<v1::SessionRequest, Status>;
 
+/// An agent, and the line of keys that it shows: another key finds none of its sessions.
+type Owner = (AgentId, String);
+
 /// All of them.
 #[derive(Clone, Default)]
 pub(super) struct Exchanges {
@@ -53,7 +56,7 @@ pub(super) struct Exchanges {
 pub(super) struct Exchange {
     name: Bytes,
     /// Whose; none where nobody is asked who he is.
-    owner: Option<AgentId>,
+    owner: Option<Owner>,
     up: tokio::sync::Mutex<Up>,
     down: tokio::sync::Mutex<Down>,
     /// Counts the polls; the newest is the one that waits.
@@ -104,9 +107,9 @@ fn unknown() -> Status {
     )
 }
 
-fn owner(caller: &Caller) -> Option<AgentId> {
+fn owner(caller: &Caller) -> Option<Owner> {
     match caller {
-        Caller::Agent { agent_id, .. } => Some(agent_id.clone()),
+        Caller::Agent { agent_id, line, .. } => Some((agent_id.clone(), line.clone())),
         Caller::Unasked | Caller::Nobody | Caller::User(_) => None,
     }
 }
@@ -178,7 +181,7 @@ impl Exchanges {
 }
 
 impl Exchange {
-    fn new(name: Bytes, owner: Option<AgentId>, to: mpsc::Sender<Taken>, from: mpsc::Receiver<Answer>) -> Self {
+    fn new(name: Bytes, owner: Option<Owner>, to: mpsc::Sender<Taken>, from: mpsc::Receiver<Answer>) -> Self {
         Self {
             name,
             owner,
@@ -418,11 +421,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fifth_session_of_an_agent_pushes_out_its_oldest_that_is_over_or_not_used() {
+    async fn a_fifth_session_of_an_agent_pushes_out_its_oldest_that_is_over_or_not_used_and_is_found_by_its_key_only() {
         let exchanges = Exchanges::default();
         let caller = Caller::Agent {
             agent_id: "a1".parse().expect("an id"),
             serial: "1".into(),
+            line: "key".into(),
             projects: Vec::new(),
         };
         let mut open: Vec<(Arc<Exchange>, mpsc::Receiver<Taken>)> = Vec::new();
@@ -445,6 +449,16 @@ mod tests {
             }
             tokio::time::advance(Duration::from_secs(1)).await;
         }
+        let other_key = Caller::Agent {
+            agent_id: "a1".parse().expect("an id"),
+            serial: "2".into(),
+            line: "another key".into(),
+            projects: Vec::new(),
+        };
+        let name = Bytes::from_static(&[6; 16]);
+        assert!(exchanges.find(&caller, &name).is_ok_and(|found| found.is_some()));
+        let told = exchanges.find(&other_key, &name).err().expect("not its own");
+        assert_eq!(told.code(), tonic::Code::NotFound);
         let ending = CancellationToken::new();
         let begun = Instant::now();
         for pushed_out in [2, 0] {

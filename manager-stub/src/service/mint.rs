@@ -10,6 +10,7 @@ use deputy_task::state::TaskState;
 use tonic::Status;
 
 use super::context::Context;
+use super::whose::is_of_line;
 use crate::auth::caller::{self, Caller};
 use crate::oidc::claims::Facts;
 use crate::oidc::issuer::MintError;
@@ -26,16 +27,24 @@ pub(super) async fn mint(context: &Context, request: v1::MintTokenRequest) -> Re
     let attempt = attempt(request.attempt.as_ref())?;
     caller::current().may_in(&attempt.project)?;
     // Whose certificate it is, says who asks; where nobody is asked, the request's own word is as good as any.
-    let (agent, pool) = match caller::current() {
-        Caller::Agent { agent_id, .. } => {
+    let (agent, pool, line) = match caller::current() {
+        Caller::Agent { agent_id, line, .. } => {
             let record = context.registry.agent(agent_id.as_str());
-            (agent_id.to_string(), record.map(|record| record.pool))
+            (agent_id.to_string(), record.map(|record| record.pool), line)
         }
-        Caller::Unasked => (request.agent_id.clone(), None),
+        Caller::Unasked => (request.agent_id.clone(), None, String::new()),
         Caller::User(_) | Caller::Nobody => return Err(Status::permission_denied("only agents are given tokens")),
     };
     let row = context.task(&TaskKey::of(&attempt)).await?;
     check_live(&row, &attempt, (&agent, &request.instance_id))?;
+    // The instance is the request's word; whose it is, is the manager's.
+    let is_ours = match &row.head.instance {
+        Some(instance) => is_of_line(context, instance, &line).await?,
+        None => false,
+    };
+    if !is_ours {
+        return Err(not_running(&attempt));
+    }
     let facts = facts(&row, &attempt, pool);
     let minted = issuer.mint(&facts, &request.audience, SystemTime::now()).await;
     let minted = minted.map_err(|error| match error {
@@ -63,14 +72,18 @@ fn check_live(row: &TaskRow, attempt: &AttemptRef, (agent, instance): (&str, &st
     let head = &row.head;
     let is_theirs = head.agent.as_ref().is_some_and(|id| id.as_str() == agent)
         && head.instance.as_ref().is_some_and(|id| id.as_str() == instance);
-    // Told to nobody: which of them it was.
     if head.state == TaskState::Running && head.run == attempt.run && head.epoch == attempt.epoch && is_theirs {
         return Ok(());
     }
-    Err(Status::failed_precondition(format!(
+    Err(not_running(attempt))
+}
+
+/// Told to nobody: which of the reasons it was.
+fn not_running(attempt: &AttemptRef) -> Status {
+    Status::failed_precondition(format!(
         "attempt {} of task {} is not running on this agent: no token is made about it",
         attempt.epoch, attempt.task
-    )))
+    ))
 }
 
 /// What somebody vouches for. Where agents have no certificates users have no credentials either: then pool and

@@ -43,7 +43,7 @@ fn another(caller: &Caller, agent: &str) -> Option<String> {
 
 /// What is known of an agent by its join.
 fn vouched(context: &Context, caller: &Caller) -> Vouched {
-    let Caller::Agent { agent_id, .. } = caller else {
+    let Caller::Agent { agent_id, line, .. } = caller else {
         return Vouched::default();
     };
     // The gate has just looked: it is there.
@@ -51,6 +51,7 @@ fn vouched(context: &Context, caller: &Caller) -> Vouched {
     record.map_or_else(Vouched::default, |record| Vouched {
         pool: Some(record.pool),
         projects: record.projects,
+        line: line.clone(),
     })
 }
 

@@ -8,6 +8,9 @@ use super::context::{Context, refused};
 use crate::registry::BookError;
 use crate::trust::authority::{Issued, SigningRequest};
 
+/// The header of a refusal that says: the agent id is another key's; its value is when to ask again, in milliseconds.
+const AGENT_ID_IN_USE: &str = "deputy-agent-id-in-use";
+
 impl Context {
     /// Signs a certificate for an agent. It is worth nothing until the registry has it.
     pub(super) fn sign(&self, signing: &SigningRequest, pool: &str, agent: &AgentId) -> Result<Issued, Status> {
@@ -35,6 +38,14 @@ pub(super) fn not_done(error: BookError) -> Status {
         BookError::Missing(why) => Status::not_found(why),
         BookError::Exists(why) => Status::already_exists(why),
         BookError::Denied(why) => Status::permission_denied(why),
+        BookError::InUse { why, again } => {
+            let mut status = Status::permission_denied(why);
+            let again = u64::try_from(again.as_millis()).unwrap_or(u64::MAX);
+            status
+                .metadata_mut()
+                .insert(AGENT_ID_IN_USE, tonic::metadata::MetadataValue::from(again));
+            status
+        }
         BookError::Invalid(why) => Status::invalid_argument(why),
         BookError::Full(why) => Status::resource_exhausted(why),
         BookError::Store(why) => refused(why),

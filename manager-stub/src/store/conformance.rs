@@ -820,6 +820,7 @@ fn retrying(bench: &mut Bench) {
 
 fn leases(bench: &mut Bench) {
     let row = InstanceRow {
+        line: "line".into(),
         agent: agent_id("a1"),
         instance: instance_id("i1"),
         lease_until: T0.after(Duration::from_secs(60)),

@@ -208,6 +208,8 @@ pub struct InstanceRow {
     pub capabilities: Bytes,
     /// The wish that it drain; empty for none. Kept when the instance registers again.
     pub drain_wish: String,
+    /// The line of keys that it is bound to; empty where nobody is asked who he is.
+    pub line: String,
 }
 
 /// Something that the manager remembers of people, rules or agents. What is in it, the registry knows.

@@ -206,6 +206,11 @@ pub(crate) fn hello(agent: &str, instance: &str, slots: u32) -> v1::Hello {
 impl Agent {
     /// Opens a session and waits for its first answer.
     pub(crate) async fn dial(world: &World, hello: v1::Hello) -> (Self, Frame) {
+        Self::dial_over(world.channel().await, hello).await
+    }
+
+    /// The same, over this connection.
+    pub(crate) async fn dial_over(channel: Channel, hello: v1::Hello) -> (Self, Frame) {
         let (frames, receiver) = mpsc::channel(256);
         frames
             .send(v1::SessionRequest {
@@ -213,7 +218,7 @@ impl Agent {
             })
             .await
             .expect("open");
-        let mut client = AgentClient::new(world.channel().await).max_decoding_message_size(16 << 20);
+        let mut client = AgentClient::new(channel).max_decoding_message_size(16 << 20);
         let answers = client
             .session(ReceiverStream::new(receiver))
             .await

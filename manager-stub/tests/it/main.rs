@@ -15,5 +15,6 @@ mod oidc;
 mod program;
 mod secured;
 mod sessions;
+mod takeover;
 mod uploads;
 mod users;

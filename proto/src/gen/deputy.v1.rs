@@ -429,6 +429,23 @@ pub mod join_request {
         Kubernetes(super::KubernetesProof),
     }
 }
+/// CheckJoinRequest is a join that is not meant.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckJoinRequest {
+    /// What Join would be asked.
+    #[prost(message, optional, tag = "1")]
+    pub join: ::core::option::Option<JoinRequest>,
+}
+/// CheckJoinResponse says that it would be let in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckJoinResponse {
+    /// Into this pool.
+    #[prost(string, tag = "1")]
+    pub pool: ::prost::alloc::string::String,
+    /// By this rule.
+    #[prost(string, tag = "2")]
+    pub join_rule: ::prost::alloc::string::String,
+}
 /// TokenProof is a join token.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TokenProof {
@@ -644,6 +661,31 @@ pub mod enrollment_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Enrollment", "Join"));
             self.inner.unary(req, path, codec).await
         }
+        /// CheckJoin says what Join would say, and changes nothing: no certificate is made, no use of a token counted.
+        pub async fn check_join(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckJoinRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckJoinResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/deputy.v1.Enrollment/CheckJoin",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("deputy.v1.Enrollment", "CheckJoin"));
+            self.inner.unary(req, path, codec).await
+        }
         /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
         /// Refused for what was revoked, and when the certificate has been out of date for too long.
         pub async fn renew_expired(
@@ -698,6 +740,14 @@ pub mod enrollment_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
+        /// CheckJoin says what Join would say, and changes nothing: no certificate is made, no use of a token counted.
+        async fn check_join(
+            &self,
+            request: tonic::Request<super::CheckJoinRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckJoinResponse>,
+            tonic::Status,
+        >;
         /// RenewExpired exchanges an expired certificate and a signature of its key for a new one.
         /// Refused for what was revoked, and when the certificate has been out of date for too long.
         async fn renew_expired(
@@ -859,6 +909,51 @@ pub mod enrollment_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/deputy.v1.Enrollment/CheckJoin" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckJoinSvc<T: Enrollment>(pub Arc<T>);
+                    impl<
+                        T: Enrollment,
+                    > tonic::server::UnaryService<super::CheckJoinRequest>
+                    for CheckJoinSvc<T> {
+                        type Response = super::CheckJoinResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckJoinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Enrollment>::check_join(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckJoinSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -5,12 +5,13 @@ use rusqlite::Connection;
 use crate::store::contract::StoreError;
 
 /// Applied in order; the database remembers the number of the last one in `user_version`.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("0001_first.sql"),
     include_str!("0002_kept_wishes.sql"),
     include_str!("0003_losses.sql"),
     include_str!("0004_trust.sql"),
     include_str!("0006_oidc_keys.sql"),
+    include_str!("0007_instance_line.sql"),
 ];
 
 /// Brings the database to the newest schema.

@@ -303,7 +303,7 @@ impl Reads for SqliteReads {
     fn instances(&self) -> Result<Vec<InstanceRow>, StoreError> {
         self.read(|connection| {
             let mut statement = connection
-                .prepare_cached("SELECT agent, instance, lease_until, seen_at, version, capabilities, drain_wish FROM instance WHERE project = '' ORDER BY agent, seen_at")?;
+                .prepare_cached("SELECT agent, instance, lease_until, seen_at, version, capabilities, drain_wish, line FROM instance WHERE project = '' ORDER BY agent, seen_at")?;
             let mut found = statement.query([])?;
             let mut instances = Vec::new();
             while let Some(row) = found.next()? {
@@ -315,6 +315,7 @@ impl Reads for SqliteReads {
                     version: row.get(4)?,
                     capabilities: rows::bytes(row, 5)?,
                     drain_wish: row.get(6)?,
+                    line: row.get(7)?,
                 });
             }
             Ok(instances)

@@ -69,7 +69,7 @@ fn a_database_of_an_older_manager_is_brought_up_with_the_tasks_it_holds() {
         .expect("open")
         .execute_batch(
             "ALTER TABLE live DROP COLUMN losses; ALTER TABLE history DROP COLUMN losses; \
-             DROP TABLE trust; DROP TABLE oidc_key; PRAGMA user_version = 2;",
+             DROP TABLE trust; DROP TABLE oidc_key; ALTER TABLE instance DROP COLUMN line; PRAGMA user_version = 2;",
         )
         .expect("as it was");
     let store = SqliteStore::open(&path).expect("migrated");

@@ -274,7 +274,7 @@ pub(super) fn set_key_holder(
 pub(super) fn register_instance(connection: &Connection, row: &InstanceRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO instance (project, agent, instance, lease_until, seen_at, version, capabilities, drain_wish) VALUES ('', ?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+            "INSERT INTO instance (project, agent, instance, lease_until, seen_at, version, capabilities, drain_wish, line) VALUES ('', ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
              ON CONFLICT DO UPDATE SET lease_until = max(lease_until, excluded.lease_until), seen_at = excluded.seen_at, \
              version = excluded.version, capabilities = excluded.capabilities",
         )?
@@ -286,6 +286,7 @@ pub(super) fn register_instance(connection: &Connection, row: &InstanceRow) -> R
             &row.version,
             row.capabilities.as_ref(),
             &row.drain_wish,
+            &row.line,
         ))?;
     Ok(())
 }
