@@ -19,7 +19,10 @@ pub(crate) fn in_request(hit: &Hit) -> bool {
     let joins = || {
         let request = std::fs::read(&hit.place).unwrap_or_default();
         let head = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        head.ends_with(b"/deputy.v1.Enrollment/Join")
+        // Doctor only asks whether it would be let in.
+        ["/deputy.v1.Enrollment/Join", "/deputy.v1.Enrollment/CheckJoin"]
+            .iter()
+            .any(|call| head.ends_with(call.as_bytes()))
     };
     hit.canary == SESSION_TOKEN && hit.form == "raw" && joins()
 }

@@ -40,7 +40,7 @@ impl ServiceAccount {
             "{}.{}.{}",
             part(json!({ "alg": "RS256" })),
             part(claims),
-            URL_SAFE_NO_PAD.encode("unsigned")
+            URL_SAFE_NO_PAD.encode([b'u'; 256])
         );
         let next = self.file.with_extension("next");
         std::fs::write(&next, &token)?;
