@@ -80,17 +80,17 @@ mod tests {
         let path = Path::new("./a/b/file");
         let names = Below::names(path).expect("stays below");
         let (name, parents) = names.split_last().expect("names");
-        drop(below.new_file(parents, name, false).expect("made"));
+        drop(below.new_file(parents, name, 0o644).expect("made"));
         assert!(folder.join("a/b/file").is_file());
         // What a program that was not ended could do between two entries.
         std::fs::rename(folder.join("a/b"), root.path().join("moved")).expect("moved");
         symlink(&elsewhere, folder.join("a/b")).expect("linked");
         symlink(elsewhere.join("new"), folder.join("a/link")).expect("linked");
         let next = OsStr::new("next");
-        assert!(below.new_file(parents, next, false).is_err(), "through a folder");
+        assert!(below.new_file(parents, next, 0o644).is_err(), "through a folder");
         assert!(below.folder(&names).is_err(), "a folder through a folder");
         assert!(
-            below.new_file(&[OsStr::new("a")], OsStr::new("link"), false).is_err(),
+            below.new_file(&[OsStr::new("a")], OsStr::new("link"), 0o644).is_err(),
             "through a file"
         );
         let made = std::fs::read_dir(&elsewhere).expect("there").count();
@@ -99,7 +99,7 @@ mod tests {
         std::fs::rename(&folder, root.path().join("gone")).expect("moved");
         symlink(&elsewhere, &folder).expect("linked");
         assert!(Below::open(&folder).is_err(), "a link is no folder");
-        drop(below.new_file(&[], next, true).expect("made"));
+        drop(below.new_file(&[], next, 0o755).expect("made"));
         assert!(root.path().join("gone/next").is_file());
     }
 

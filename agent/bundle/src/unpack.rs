@@ -156,8 +156,8 @@ fn entries(source: &mut impl Read, folder: &Below, limits: BundleLimits) -> Resu
         match (kind, names.split_last()) {
             (EntryType::Directory, _) => drop(folder.folder(&names)?),
             (_, Some((name, parents))) => {
-                let executable = entry.header().mode()? & 0o100 != 0;
-                let mut file = match folder.new_file(parents, name, executable) {
+                let mode = entry.header().mode()?;
+                let mut file = match folder.new_file(parents, name, mode) {
                     Ok(file) => file,
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         return Err(BundleError::Twice { path: shown });
