@@ -8,7 +8,10 @@ use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use deputy_proto::v1;
+use deputy_seal::key_ring::line;
+use deputy_seal::pool_key::PoolKey;
 use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::leaks::pool_keys::POOL_KEY;
 use deputy_tests::leaks::scan::{Extent, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
 use deputy_tests::leaks::witness;
@@ -40,6 +43,7 @@ pub(crate) async fn all() -> Result<Planted> {
     to_the_manager(&mut planted).await?;
     in_files(&mut planted)?;
     in_programs(&mut planted)?;
+    a_pool_key(&mut planted)?;
     Ok(planted)
 }
 
@@ -127,6 +131,39 @@ fn judge_each(planted: &mut Planted, what: &str, canaries: &Canaries, folder: &P
         let found = hits.iter().filter(|hit| hit.canary == canary.name).count();
         planted.judge(format!("{what}, {}", canary.name), found);
     }
+    Ok(())
+}
+
+/// The key of a pool, in what was received or written and in a program's arguments, as bytes, as the line of its file,
+/// in hex and in base64.
+fn a_pool_key(planted: &mut Planted) -> Result<()> {
+    let key = PoolKey::generate()?;
+    let canaries = Canaries::default();
+    canaries.learn_pool_key(&key);
+    let scanner = Scanner::new(canaries.all())?;
+    let [secret, _] = key.secrets();
+    let folder = tempfile::tempdir()?;
+    for (form, bytes) in [
+        ("bytes", secret.to_vec()),
+        ("hex", hex::encode(&*secret).into()),
+        ("base64", STANDARD.encode(&*secret).into()),
+        ("url-safe base64", URL_SAFE.encode(&*secret).into()),
+        ("its file has it", line(&key).as_bytes().to_vec()),
+    ] {
+        let file = folder.path().join("planted");
+        std::fs::write(&file, bytes)?;
+        let hits = scanner.scan_folder(folder.path(), &mut Extent::default())?;
+        planted.judge(format!("{POOL_KEY} in a file, as {form}"), hits.len());
+    }
+    let trace = folder.path().join("trace");
+    let status = Command::new("strace")
+        .args(strace::arguments(&trace))
+        .args(["/bin/true", &hex::encode(&*secret)])
+        .status()?;
+    ensure!(status.success(), "the planted program failed: {status}");
+    let hits = in_trace(&scanner, &Trace::read(&trace)?, Path::new("/nowhere"));
+    let hits = hits.iter().filter(|hit| hit.place.contains(", arguments"));
+    planted.judge(format!("{POOL_KEY} as an argument"), hits.count());
     Ok(())
 }
 

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use deputy_proto::v1;
+use deputy_seal::pool_key::PoolKey;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::{Cloud, EcsTasks};
 use deputy_tests::leaks::canary::{Canaries, Canary};
+use deputy_tests::leaks::pool_keys;
 use deputy_tests::leaks::scan::{Extent, Hit, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
 use deputy_tests::leaks::witness;
@@ -20,6 +22,7 @@ use deputy_tests::world::World;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::documented::{self, Caller, is_documented};
+use crate::ecs::RollingDeploy;
 use crate::identity::Ambient;
 use crate::planted;
 use crate::scenario::{self, Scenario, Way, play};
@@ -137,6 +140,8 @@ struct Recorded {
     world: World,
     requests: TempDir,
     canaries: Canaries,
+    /// What the journals of its agents are sealed with.
+    pool: Option<PoolKey>,
 }
 
 impl Recorded {
@@ -156,7 +161,40 @@ impl Recorded {
             world,
             requests,
             canaries: Canaries::default(),
+            pool: None,
         })
+    }
+
+    /// The same agent with the key of a pool, which is a canary like every other secret.
+    async fn sealing(&mut self, options: AgentOptions) -> Result<AgentOptions> {
+        // A folder of its own: the key's is hidden from steps.
+        std::fs::create_dir_all(self.world.whole_folder().join("mounted").join("pool"))?;
+        let ring = self.world.pool_key("mounted/pool/pool-key").await?;
+        let key = pool_keys::of_ring(&std::fs::read(&ring)?)?.pop().context("a key")?;
+        self.canaries.learn_pool_key(&key);
+        self.pool = Some(key);
+        Ok(options.pool_key(&ring))
+    }
+
+    /// Where the pool has a key, no run went unsealed.
+    async fn every_journal_is_sealed(&self) -> Result<()> {
+        let Some(key) = &self.pool else {
+            return Ok(());
+        };
+        let request = v1::ListRequest {
+            page_size: 1000,
+            ..v1::ListRequest::default()
+        };
+        for task in self.world.tasks.client().list(request).await?.into_inner().tasks {
+            let journal = self.world.tasks.journal(&task.task_id).await?;
+            let id = key.id().to_string();
+            ensure!(
+                journal.iter().any(|record| record.pool_key == id),
+                "the journal of {} is not sealed",
+                task.task_id
+            );
+        }
+        Ok(())
     }
 
     /// Adds the agent, with a secret of its own for scripts.
@@ -183,6 +221,7 @@ impl Recorded {
 
     /// The world ends, and its files stay until they have been looked through.
     async fn end(mut self) -> Result<Ended> {
+        self.every_journal_is_sealed().await?;
         let secrets = self.secrets()?;
         // A drain, and no signal: one for `strace` would not reach the agent.
         for agent in &mut self.world.agents {
@@ -244,19 +283,22 @@ async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
         }
     }
     found.look_through(&recorded.end().await?)?;
-    anyhow::ensure!(found.received.bytes > 10_000, "the manager recorded next to nothing");
+    ensure!(found.received.bytes > 10_000, "the manager recorded next to nothing");
     Ok(())
 }
 
-/// One run of each scenario, and one of each identity, with an agent that `strace` follows, with everything that it
-/// starts.
+/// One run of each scenario, sealed, and one of each identity, with an agent that `strace` follows, with everything
+/// that it starts.
 async fn under_strace(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
     let mut followed = Followed::start(cloud, &[]).await?;
-    followed.agent(AgentOptions::default()).await?;
+    let sealing = followed.recorded.sealing(AgentOptions::default()).await?;
+    followed.agent(sealing).await?;
     for scenario in scenario::all() {
-        say(&format!("  {} under strace", scenario.kind()));
-        followed.play(scenario.as_ref(), found).await?;
+        say(&format!("  {} under strace, sealed", scenario.kind()));
+        followed.play(scenario.as_ref(), Way::Forward, found).await?;
     }
+    say("  ecsRollingDeploy back under strace, sealed");
+    followed.play(&RollingDeploy, Way::Back, found).await?;
     followed.end(found).await?;
     for identity in Ambient::ALL {
         say(&format!("  {identity:?} as the agent's identity, under strace"));
@@ -264,7 +306,9 @@ async fn under_strace(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
         let mut followed = Followed::start(cloud, &flags).await?;
         let surroundings = identity.surroundings(&followed.recorded.world, &flags).await?;
         followed.agent(surroundings.agent.clone()).await?;
-        followed.play(surroundings.scenario.as_ref(), found).await?;
+        followed
+            .play(surroundings.scenario.as_ref(), Way::Forward, found)
+            .await?;
         followed.end(found).await?;
     }
     Ok(())
@@ -290,9 +334,9 @@ impl Followed {
         self.recorded.agent(AgentOptions { before, ..options }).await
     }
 
-    async fn play(&self, scenario: &dyn Scenario, found: &mut Found) -> Result<()> {
+    async fn play(&self, scenario: &dyn Scenario, way: Way, found: &mut Found) -> Result<()> {
         found.tasks += 1;
-        play(scenario, Way::Forward, &self.recorded.world, &self.recorded.canaries).await
+        play(scenario, way, &self.recorded.world, &self.recorded.canaries).await
     }
 
     /// Looks through what the agent and its children did, what the manager received and every file.
@@ -302,7 +346,7 @@ impl Followed {
         found.look_through(&ended)?;
         let scanner = Scanner::new(ended.secrets.clone())?;
         let seen = Trace::read(self.trace.path()).context("the trace")?;
-        anyhow::ensure!(seen.executions > 0, "strace saw nothing");
+        ensure!(seen.executions > 0, "strace saw nothing");
         found.executions += seen.executions;
         found.files_written += u64::try_from(seen.files_written.len())?;
         found.calls.places += seen.extent.places;

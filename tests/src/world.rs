@@ -17,6 +17,8 @@ use tempfile::TempDir;
 use crate::agent_process::{AgentOptions, AgentProcess, NO_METADATA, Start};
 use crate::cloud::{AWAY, Cloud, Cluster};
 use crate::container_credentials::{ContainerCredentials, root_config};
+use crate::leaks::canary::Canaries;
+use crate::leaks::pool_keys;
 use crate::leaks::whole_run::WholeRun;
 use crate::link::Link;
 use crate::manager_process::{ManagerOptions, ManagerProcess};
@@ -511,6 +513,9 @@ impl World {
         command.args(["pool-key", "new"]).arg(&file);
         let made = CommandOutput::of(command).await?;
         anyhow::ensure!(made.code == Some(0), "no pool key: {made:?}");
+        for key in pool_keys::of_ring(&std::fs::read(&file)?)? {
+            Canaries::default().learn_pool_key(&key);
+        }
         Ok(file)
     }
 

@@ -8,5 +8,6 @@ pub mod witness;
 pub mod strace;
 pub mod scan;
 mod forms;
+pub mod pool_keys;
 pub mod canary;
 pub mod whole_run;

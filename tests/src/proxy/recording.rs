@@ -140,6 +140,8 @@ impl Recording {
     pub(super) fn learn_from(&mut self, operation: &str, answer: &[u8], canaries: &Canaries) {
         match operation {
             "GetSecretValue" => return learn_secret(answer, &["/SecretString", "/SecretBinary"], canaries),
+            // The pool key, where KMS wraps it.
+            "Decrypt" => return learn_secret(answer, &["/Plaintext"], canaries),
             "GetParameter" => return learn_secret(answer, &["/Parameter/Value"], canaries),
             operation if operation.starts_with("AssumeRole") => {}
             _ => return,
@@ -162,7 +164,7 @@ impl Recording {
     }
 }
 
-/// What Secrets Manager and Parameter Store answer, and each value within where it is JSON.
+/// What Secrets Manager, Parameter Store and KMS answer, and each value within where it is JSON.
 fn learn_secret(answer: &[u8], places: &[&str], canaries: &Canaries) {
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     for value in places.iter().filter_map(|place| answer.pointer(place)?.as_str()) {
