@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::exit::StartupError;
+
 /// In the state folder.
 const FILE: &str = "identity.json";
 /// Largest file that is read.
@@ -49,24 +51,63 @@ pub(crate) struct IdentityFile {
     path: PathBuf,
 }
 
+/// Who can look into a state folder. Asked by the agent at its start and by the doctor: both judge alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Openness {
+    /// This user alone.
+    Closed,
+    /// Others too: the agent closes it when it starts.
+    Open {
+        /// Its permissions as they are.
+        mode: u32,
+    },
+}
+
+impl Openness {
+    /// Of this folder, which is made for this user alone if it is missing, and else stays as it is.
+    ///
+    /// # Errors
+    /// It cannot be made or looked at, or is open to others and not ours to close.
+    pub(crate) fn of(folder: &Path) -> Result<Self, StartupError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let found = made.and_then(|()| fs::metadata(folder)).map_err(unusable(folder))?;
+        let mode = found.permissions().mode() & 0o7777;
+        if mode & 0o077 == 0 {
+            return Ok(Self::Closed);
+        }
+        if found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(unusable(folder)(io::Error::other(format!(
+                "it is open to others and belongs to user {}; the certificate's key would be theirs",
+                found.uid()
+            ))));
+        }
+        Ok(Self::Open { mode })
+    }
+}
+
+fn unusable(folder: &Path) -> impl Fn(io::Error) -> StartupError {
+    move |source| StartupError::Folder {
+        what: "the state folder",
+        path: folder.to_owned(),
+        source: Box::new(source),
+    }
+}
+
 impl IdentityFile {
     /// The file in this folder, which is made for this user alone, or closed to others.
     ///
     /// # Errors
-    /// If the folder cannot be made or closed.
-    pub(crate) fn in_folder(folder: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let found = fs::metadata(folder)?;
-        if found.permissions().mode() & 0o077 != 0 {
-            let user = rustix::process::geteuid().as_raw();
-            if found.uid() != user {
-                return Err(io::Error::other(format!(
-                    "it is open to others and belongs to user {}; the certificate's key would be theirs",
-                    found.uid()
-                )));
+    /// If the folder cannot be made or closed, or is open to others and somebody else's.
+    pub(crate) fn in_folder(folder: &Path) -> Result<Self, StartupError> {
+        match Openness::of(folder)? {
+            Openness::Closed => {}
+            Openness::Open { mode } => {
+                fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable(folder))?;
+                warn!(
+                    folder = %folder.display(), mode = format_args!("{mode:04o}"),
+                    "the state folder was open to other users and is closed now"
+                );
             }
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-            warn!(folder = %folder.display(), "the state folder was open to other users and is closed now");
         }
         Ok(Self {
             path: folder.join(FILE),
@@ -219,6 +260,33 @@ mod tests {
         for damaged in ["", "{", "{\"version\": 2}", "[]"] {
             fs::write(&file.path, damaged).expect("written");
             assert_eq!(file.load("a1"), None, "{damaged:?}");
+        }
+    }
+
+    /// Guards that the doctor and the agent judge a folder alike, and that looking changes nothing.
+    #[test]
+    fn an_open_folder_of_ours_is_closed_and_one_of_somebody_else_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("set");
+        for mode in [0o755, 0o770, 0o777, 0o701] {
+            open(mode);
+            let seen = Openness::of(folder.path()).expect("ours to close");
+            assert_eq!(seen, Openness::Open { mode });
+            assert_eq!(Openness::of(folder.path()).expect("as before"), seen);
+            IdentityFile::in_folder(folder.path()).expect("closed");
+            assert_eq!(Openness::of(folder.path()).expect("closed"), Openness::Closed);
+        }
+        // Only root can give a folder away.
+        if rustix::process::geteuid().is_root() {
+            open(0o755);
+            std::os::unix::fs::chown(folder.path(), Some(65_534), None).expect("given away");
+            let [judged, used] = [
+                Openness::of(folder.path()).map(drop),
+                IdentityFile::in_folder(folder.path()).map(drop),
+            ]
+            .map(|refused| refused.expect_err("somebody else's").explained());
+            assert_eq!(judged, used);
+            assert!(judged.contains("belongs to user 65534"), "{judged}");
         }
     }
 }

@@ -36,12 +36,11 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let env = Env::from_process();
     // Before anything is written there: it is made for this user alone.
     let pool_keys = pool_ring::open(config.pool_key_file.as_deref(), &own_identity(&config, env.clone()))?;
-    let kept = config.state_folder.as_deref().map(IdentityFile::in_folder).transpose();
-    let kept = kept.map_err(|source| StartupError::Folder {
-        what: "the state folder",
-        path: config.state_folder.clone().unwrap_or_default(),
-        source: Box::new(source),
-    })?;
+    let kept = config
+        .state_folder
+        .as_deref()
+        .map(IdentityFile::in_folder)
+        .transpose()?;
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
     let hidden = own_places(&config, &root);

@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use super::report::{Finding, Verdict};
 use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
+use crate::identity_file::Openness;
 use crate::work_root::work_root;
 
 const AREA: &str = "machine";
@@ -97,10 +98,19 @@ fn work_folder(config: &Config) -> Finding {
 
 fn state_folder(folder: &Path) -> Finding {
     let check = "state folder";
-    match deputy_executor::private_folder(folder) {
-        Ok(()) => Finding::good(AREA, check, format!("{} is this user's alone", folder.display())),
-        Err(error) => Finding::new(AREA, check, Verdict::Bad, error.to_string())
-            .hint("choose with --state-folder a folder that belongs to this user and that nobody else can write to"),
+    let shown = folder.display();
+    match Openness::of(folder) {
+        Ok(Openness::Closed) => Finding::good(AREA, check, format!("{shown} is this user's alone")),
+        Ok(Openness::Open { mode }) => Finding::new(
+            AREA,
+            check,
+            Verdict::Warning,
+            format!("{shown} is open to others, with mode {mode:04o}; the agent closes it when it starts"),
+        )
+        .hint(format!(
+            "close it now (chmod 700 {shown}), and look at who has written to it"
+        )),
+        Err(error) => unusable(check, &error),
     }
 }
 
@@ -203,6 +213,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity_file::IdentityFile;
 
     #[test]
     fn little_is_a_warning_and_none_is_no_limit() {
@@ -252,5 +263,26 @@ mod tests {
         assert!(finding.summary.starts_with("cannot use "), "{finding:?}");
         assert!(finding.detail.starts_with("caused by: "), "{finding:?}");
         assert!(finding.hint.starts_with("choose a folder"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_state_folder_is_judged_as_the_agent_judges_it_and_left_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mode = || folder.path().metadata().expect("there").permissions().mode() & 0o7777;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o775)).expect("mode");
+        let open = state_folder(folder.path());
+        assert_eq!((open.verdict, mode()), (Verdict::Warning, 0o775), "{open:?}");
+        assert!(
+            open.summary.contains("mode 0775; the agent closes it when it starts"),
+            "{open:?}"
+        );
+        IdentityFile::in_folder(folder.path()).expect("the agent closes it");
+        assert_eq!((state_folder(folder.path()).verdict, mode()), (Verdict::Good, 0o700));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        let refused = IdentityFile::in_folder(&file).expect_err("no folder").to_string();
+        let found = state_folder(&file);
+        assert_eq!((found.verdict, found.summary), (Verdict::Bad, refused));
     }
 }
