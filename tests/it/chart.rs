@@ -111,7 +111,7 @@ fn joins_by_account() -> Value {
 /// One with everything that can be chosen otherwise.
 fn chosen_otherwise() -> Value {
     json!({
-        "manager": { "url": "https://10.0.0.7:7443", "ca": { "sha256": "ab".repeat(32) } },
+        "manager": { "url": "https://10.0.0.7:7443", "transport": "exchange", "ca": { "sha256": "ab".repeat(32) } },
         "join": { "with": "token", "token": { "existingSecret": "deputy-join", "key": "t" } },
         "policy": { "allowAll": true },
         "poolKey": { "existingSecret": "deputy-pool", "key": "ring" },
@@ -181,6 +181,7 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
         (read("drain_timeout"), read("grace"), read("reconnect_max")),
         ("1200s", "30s", "30s")
     );
+    assert_eq!(read("transport"), "auto");
     assert_eq!(agent["labels"]["pool"].as_str(), Some("eu \"1\""));
     assert_eq!(read("policy_file"), "/etc/deputy/policy.cedar");
     assert_eq!(
@@ -201,6 +202,7 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
         .expect("TOML");
     assert_eq!(agent["join_token_file"].as_str(), Some("/var/run/secrets/deputy/token"));
     assert_eq!(agent["allow_all"].as_bool(), Some(true));
+    assert_eq!(agent["transport"].as_str(), Some("exchange"));
     assert_eq!(agent["health_listen"].as_str(), Some("[::]:8080"));
     assert_eq!(agent["writable_folders"].as_str(), Some("/cache,/more"));
     assert!(!agent.contains_key("policy_file"), "{agent}");
@@ -257,6 +259,7 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             "policy.cedar and policy.allowAll are both set",
         ),
         (with(good(), "join", json!({ "with": "iam" })), "join.with"),
+        (with(good(), "manager.transport", json!("poll")), "transport"),
         (
             with(good(), "agent.graceSeconds", json!(1200)),
             "agent.graceSeconds must be less",
@@ -283,7 +286,7 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             "spool_limit",
         ),
         (
-            with(good(), "agent.config", json!({ "transport": "http" })),
+            with(good(), "agent.config", json!({ "transport": "stream" })),
             "transport",
         ),
         (

@@ -61,6 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "deputy-agent.config" -}}
 {{- $https := hasPrefix "https://" .Values.manager.url -}}
 manager = {{ .Values.manager.url | toJson }}
+transport = {{ .Values.manager.transport | toJson }}
 {{- with .Values.manager.ca.pem }}
 ca_file = "/etc/deputy/ca.pem"
 {{- end }}
