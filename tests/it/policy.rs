@@ -292,6 +292,21 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 
+/// Adds an agent that runs what `principal` signed for the project, and no more; the file of a task to sign.
+async fn runs_what_is_signed(world: &mut World, folder: &Path, principal: &str, trusted: &Path) -> String {
+    let rules = folder.join("agent.cedar");
+    let text = format!(
+        "@id(\"signed\") permit ({principal}, action, resource) when {{ context has signed && context.signed.project == \"default\" }};"
+    );
+    std::fs::write(&rules, text).expect("written");
+    let options = AgentOptions::named("guarded").policy(Policy::File(rules));
+    let options = options.flag("--trusted-signers", trusted.to_str().expect("a path"));
+    world.agent(options).await.expect("an agent");
+    let file = folder.join("task.yaml");
+    std::fs::write(&file, recipe::script("signed", "", "", "echo signed and run")).expect("written");
+    file.display().to_string()
+}
+
 /// Guards that a task that was signed on the command line runs where a signature is needed, and one that was not, or
 /// by a stranger, does not.
 #[tokio::test]
@@ -300,18 +315,10 @@ async fn only_what_a_trusted_signer_signed_runs_where_a_signature_is_needed() {
     let (trusted, strangers) = (folder.path().join("trusted"), folder.path().join("strangers"));
     let good = key(folder.path(), &trusted, "pipeline");
     let stranger = key(folder.path(), &strangers, "stranger");
-    let rules = folder.path().join("agent.cedar");
-    let text = "@id(\"signed\") permit (principal == Signer::\"pipeline\", action, resource) when { context has signed && context.signed.project == \"default\" };";
-    std::fs::write(&rules, text).expect("written");
     let mut world = World::builder().start().await.expect("a world");
-    let options = AgentOptions::named("guarded").policy(Policy::File(rules));
-    let options = options.flag("--trusted-signers", trusted.to_str().expect("a path"));
-    world.agent(options).await.expect("an agent");
-    let file = folder.path().join("task.yaml");
-    std::fs::write(&file, recipe::script("signed", "", "", "echo signed and run")).expect("written");
-    let file = file.to_str().expect("a path");
+    let file = runs_what_is_signed(&mut world, folder.path(), "principal == Signer::\"pipeline\"", &trusted).await;
     let submit = async |more: &[&str]| {
-        let mut arguments = vec!["submit", file, "--wait"];
+        let mut arguments = vec!["submit", &file, "--wait"];
         arguments.extend(more);
         world.deputy(&arguments).await.expect("run")
     };
@@ -358,19 +365,11 @@ async fn a_key_of_kms_signs_what_runs_where_a_signature_is_needed() {
     let ed25519 = make("ed25519", KeySpec::EccNistEdwards25519, KeyUsageType::SignVerify).await;
     let rsa = make("rsa", KeySpec::Rsa2048, KeyUsageType::SignVerify).await;
     std::fs::remove_file(trusted.join("rsa.pem")).expect("a key that no agent takes");
-    let rules = folder.path().join("agent.cedar");
-    let text = "@id(\"signed\") permit (principal, action, resource) when { context has signed && context.signed.project == \"default\" };";
-    std::fs::write(&rules, text).expect("written");
-    let options = AgentOptions::named("guarded").policy(Policy::File(rules));
-    let options = options.flag("--trusted-signers", trusted.to_str().expect("a path"));
-    world.agent(options).await.expect("an agent");
-    let file = folder.path().join("task.yaml");
-    std::fs::write(&file, recipe::script("signed", "", "", "echo signed and run")).expect("written");
-    let file = file.to_str().expect("a path");
+    let file = runs_what_is_signed(&mut world, folder.path(), "principal", &trusted).await;
     let endpoint = cloud.scenery().endpoint.clone();
     let submit = async |key: &str| {
         let mut command = world.deputy_command().expect("a command");
-        command.args(["submit", file, "--wait", "--sign", key]).envs([
+        command.args(["submit", &file, "--wait", "--sign", key]).envs([
             ("AWS_ACCESS_KEY_ID", AWAY),
             ("AWS_SECRET_ACCESS_KEY", "test"),
             ("AWS_ENDPOINT_URL", &endpoint),

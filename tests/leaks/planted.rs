@@ -14,7 +14,6 @@ use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::leaks::pool_keys::POOL_KEY;
 use deputy_tests::leaks::scan::{Extent, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
-use deputy_tests::leaks::witness;
 use deputy_tests::world::World;
 
 use crate::run::{SECRET_VARIABLE_CANARY, in_trace};
@@ -90,9 +89,9 @@ fn percent(bytes: &[u8]) -> String {
 /// In the messages that a manager receives, once in each form, and in their metadata.
 async fn to_the_manager(planted: &mut Planted) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let requests = folder.path().display().to_string();
+    let requests = folder.path().to_owned();
     let world = World::builder()
-        .manager(move |options| options.environment.push((witness::VARIABLE.into(), requests)))
+        .manager(|options| options.witness = Some(requests))
         .start()
         .await?;
     let canaries = Canaries::default();

@@ -16,7 +16,6 @@ use deputy_tests::leaks::canary::{Canaries, Canary};
 use deputy_tests::leaks::pool_keys;
 use deputy_tests::leaks::scan::{Extent, Hit, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
-use deputy_tests::leaks::witness;
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 use tempfile::{NamedTempFile, TempDir};
@@ -147,12 +146,12 @@ struct Recorded {
 impl Recorded {
     async fn start(cloud: &Arc<Cloud>, flags: &[String]) -> Result<Self> {
         let requests = tempfile::Builder::new().prefix("deputy-leaks-").tempdir()?;
-        let folder = requests.path().display().to_string();
+        let folder = requests.path().to_owned();
         let world = World::builder()
             .cloud(cloud)
             .proxy_before_kubernetes()
             .manager(|options| {
-                options.environment.push((witness::VARIABLE.into(), folder));
+                options.witness = Some(folder);
                 options.flags.extend_from_slice(flags);
             })
             .start()

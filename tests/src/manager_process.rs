@@ -32,6 +32,8 @@ pub struct ManagerOptions {
     pub flags: Vec<String>,
     /// More environment.
     pub environment: Vec<(String, String)>,
+    /// A folder for everything that it receives. In a run that is recorded as a whole every manager has one.
+    pub witness: Option<PathBuf>,
 }
 
 impl Default for ManagerOptions {
@@ -44,6 +46,7 @@ impl Default for ManagerOptions {
             kill_grace: Duration::from_secs(1),
             flags: Vec::new(),
             environment: Vec::new(),
+            witness: None,
         }
     }
 }
@@ -64,11 +67,10 @@ impl ManagerProcess {
     /// Starts one whose data and log are in `folder`.
     pub async fn start(binaries: &Binaries, folder: &Path, mut options: ManagerOptions) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        if let Some(run) = WholeRun::asked_for() {
-            let requests = run.requests_of_a_manager()?;
-            options
-                .environment
-                .push((witness::VARIABLE.into(), requests.display().to_string()));
+        if options.witness.is_none()
+            && let Some(run) = WholeRun::asked_for()
+        {
+            options.witness = Some(run.requests_of_a_manager()?);
         }
         let program = binaries.manager.clone();
         let mut manager = Self {
@@ -172,7 +174,8 @@ impl ManagerProcess {
             .env_clear()
             .env("RUST_BACKTRACE", "1")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+            .envs(self.options.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.options.witness.iter().map(|folder| (witness::VARIABLE, folder)));
         command
             .args(["--listen", listen])
             .arg("--data")

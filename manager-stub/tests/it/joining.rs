@@ -120,12 +120,7 @@ async fn a_used_up_join_token_does_not_let_a_revoked_agent_back_in_with_its_old_
 async fn a_challenge_is_good_once() {
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 5).await;
-    let mut enrollment = secured.enrollment().await;
-    let challenge = enrollment
-        .challenge(v1::ChallengeRequest {})
-        .await
-        .expect("a challenge")
-        .into_inner();
+    let (mut enrollment, challenge) = secured.challenge().await.expect("a challenge");
     assert_eq!(challenge.trust_domain, "test");
     let proof = v1::join_request::Proof::Token(v1::TokenProof { token });
     let request = v1::JoinRequest {
@@ -149,12 +144,8 @@ async fn a_challenge_is_good_once() {
 async fn joins_that_strangers_make_up_use_no_challenge_up() {
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 1).await;
-    let mut enrollment = secured.enrollment().await;
-    let challenge = enrollment
-        .challenge(v1::ChallengeRequest {})
-        .await
-        .expect("a challenge");
-    let nonce = challenge.into_inner().nonce;
+    let (mut enrollment, challenge) = secured.challenge().await.expect("a challenge");
+    let nonce = challenge.nonce;
     let proof = |token: &str| Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() }));
     let good = v1::JoinRequest {
         csr: csr(&key()).into(),
@@ -529,8 +520,7 @@ async fn an_expired_certificate_is_exchanged_by_its_key_and_by_nothing_else() {
 }
 
 async fn renew_expired(secured: &Secured, member: &Member, signer: &rcgen::KeyPair) -> Result<Member, Status> {
-    let mut enrollment = secured.enrollment().await;
-    let challenge = enrollment.challenge(v1::ChallengeRequest {}).await?.into_inner();
+    let (mut enrollment, challenge) = secured.challenge().await?;
     let key = key();
     let csr = csr(&key);
     let mut signed = b"deputy renew-expired v1\0test\0".to_vec();

@@ -142,6 +142,13 @@ impl Secured {
         made.expect("made").into_inner().token
     }
 
+    /// A challenge, and the client that asked for it.
+    pub(crate) async fn challenge(&self) -> Result<(EnrollmentClient<Channel>, v1::ChallengeResponse), tonic::Status> {
+        let mut enrollment = self.enrollment().await;
+        let challenge = enrollment.challenge(v1::ChallengeRequest {}).await?.into_inner();
+        Ok((enrollment, challenge))
+    }
+
     /// Joins with this key.
     pub(crate) async fn join_with(
         &self,
@@ -149,8 +156,7 @@ impl Secured {
         agent_id: &str,
         token: &str,
     ) -> Result<v1::IssuedCertificate, tonic::Status> {
-        let mut enrollment = self.enrollment().await;
-        let challenge = enrollment.challenge(v1::ChallengeRequest {}).await?.into_inner();
+        let (mut enrollment, challenge) = self.challenge().await?;
         let request = v1::JoinRequest {
             csr: csr(key).into(),
             agent_id: agent_id.into(),
