@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use crate::agent_process::{AgentOptions, Policy};
 use crate::cloud::{Cloud, HOME};
+use crate::command_output::CommandOutput;
 use crate::manager_process::ManagerOptions;
 use crate::programs::workspace;
-use crate::world::{CommandOutput, World};
+use crate::world::World;
 
 /// What the agents let tasks do, below the workspace.
 pub const POLICY: &str = "tests/demo/policy.cedar";

@@ -35,6 +35,7 @@ pub mod leaks;
 
 pub mod hostile;
 
+pub mod command_output;
 pub mod child;
 pub mod wall_clock;
 pub mod programs;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::agent_process::{AgentOptions, AgentProcess, NO_METADATA, Start};
 use crate::cloud::{AWAY, Cloud, Cluster};
+use crate::command_output::CommandOutput;
 use crate::container_credentials::{ContainerCredentials, root_config};
 use crate::leaks::canary::Canaries;
 use crate::leaks::pool_keys;
@@ -79,31 +80,6 @@ struct Aws {
     kubernetes_proxy: Option<Proxy>,
     credentials: ContainerCredentials,
     microburst: Option<Microburst>,
-}
-
-/// What a run of `deputy` gave.
-#[derive(Debug, Clone)]
-pub struct CommandOutput {
-    /// The exit code; `None` after a signal.
-    pub code: Option<i32>,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-impl CommandOutput {
-    async fn of(mut command: Command) -> Result<Self> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let output = tokio::task::spawn_blocking(move || command.output())
-            .await?
-            .with_context(|| format!("running {name}"))?;
-        Ok(Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
 }
 
 impl Builder {
