@@ -18,9 +18,7 @@ use crate::agent_process::{AgentOptions, AgentProcess, NO_METADATA, Start};
 use crate::cloud::{AWAY, Cloud, Cluster};
 use crate::command_output::CommandOutput;
 use crate::container_credentials::{ContainerCredentials, root_config};
-use crate::leaks::canary::Canaries;
-use crate::leaks::pool_keys;
-use crate::leaks::whole_run::WholeRun;
+use crate::leaks::{pool_keys, whole_run::WholeRun};
 use crate::link::Link;
 use crate::manager_process::{ManagerOptions, ManagerProcess};
 use crate::microburst::Microburst;
@@ -481,18 +479,9 @@ impl World {
         &self.root
     }
 
-    /// A new pool key, as an operator makes one: its file, which is not where scripts write, for what is hidden closes
-    /// its folder to them.
+    /// The file of a new pool key: not where scripts write, for what is hidden closes its folder to them.
     pub async fn pool_key(&self, name: &str) -> Result<PathBuf> {
-        let file = self.root.join(name);
-        let mut command = Command::new(&self.binaries.agent);
-        command.args(["pool-key", "new"]).arg(&file);
-        let made = CommandOutput::of(command).await?;
-        anyhow::ensure!(made.code == Some(0), "no pool key: {made:?}");
-        for key in pool_keys::of_ring(&std::fs::read(&file)?)? {
-            Canaries::default().learn_pool_key(&key);
-        }
-        Ok(file)
+        pool_keys::make(&self.binaries.agent, self.root.join(name)).await
     }
 
     /// The folder of the agent with this id: its working directory, its home, its log.

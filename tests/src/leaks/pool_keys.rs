@@ -1,6 +1,9 @@
 //! The key of a pool as a canary, as bytes and as the text of its file.
 
-use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use deputy_seal::key_ring::{self, Entry};
 use deputy_seal::pool_key::PoolKey;
 
@@ -17,6 +20,18 @@ pub fn of_ring(text: &[u8]) -> Result<Vec<PoolKey>> {
         Entry::Kms(_) => None,
     });
     Ok(plain.collect())
+}
+
+/// A new one as an operator makes it, noted for the record of the whole run.
+pub(crate) async fn make(agent: &Path, file: PathBuf) -> Result<PathBuf> {
+    let mut command = Command::new(agent);
+    command.args(["pool-key", "new"]).arg(&file);
+    let made = tokio::task::spawn_blocking(move || command.output()).await??;
+    ensure!(made.status.success(), "no pool key: {made:?}");
+    for key in of_ring(&std::fs::read(&file)?)? {
+        Canaries::default().learn_pool_key(&key);
+    }
+    Ok(file)
 }
 
 impl Canaries {
