@@ -1,5 +1,5 @@
 //! `logs`: bytes per second from a child's standard output to acknowledged at the manager, with no secrets in the
-//! redactor, with 50, and with one of the largest size beside them; and `cat` into a file.
+//! redactor, with 50, and with one of the largest or the shortest beside them; and `cat` into a file.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -20,8 +20,11 @@ const GOAL_MB_PER_SECOND: f64 = 150.0;
 const SECRETS: u32 = 50;
 /// The most that AWS Secrets Manager keeps.
 const LARGEST_SECRET_BYTES: usize = 64 * 1024;
-/// Its name in the agent's folder of secrets.
-const LARGEST_SECRET: &str = "largest";
+/// So short that nothing of a log can be passed over.
+const SHORTEST_SECRET: &[u8] = b"q8X-";
+/// Their names in the agent's folder of secrets.
+const LARGEST: &str = "largest";
+const SHORTEST: &str = "shortest";
 /// Of the throughput without secrets.
 const MOST_COST_PERCENT: f64 = 25.0;
 
@@ -30,17 +33,22 @@ const MOST_COST_PERCENT: f64 = 25.0;
 enum Hidden {
     Nothing,
     Many,
-    /// And one of the largest size.
-    ManyAndLargest,
+    /// And one of the file of that name.
+    ManyAnd(&'static str),
 }
 
 impl Hidden {
-    const ALL: [Self; 3] = [Self::Nothing, Self::Many, Self::ManyAndLargest];
+    const ALL: [Self; 4] = [
+        Self::Nothing,
+        Self::Many,
+        Self::ManyAnd(LARGEST),
+        Self::ManyAnd(SHORTEST),
+    ];
 
     const fn secrets(self) -> u32 {
         match self {
             Self::Nothing => 0,
-            Self::Many | Self::ManyAndLargest => SECRETS,
+            Self::Many | Self::ManyAnd(_) => SECRETS,
         }
     }
 }
@@ -50,7 +58,8 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     let pair = Pair::start(programs, 4).await?;
     let input = pair.folder.path().join("input.txt");
     write_input(&input)?;
-    write_largest_secret(&pair.secrets_folder.join(LARGEST_SECRET))?;
+    write_largest_secret(&pair.secrets_folder.join(LARGEST))?;
+    std::fs::write(pair.secrets_folder.join(SHORTEST), SHORTEST_SECRET)?;
     let mut cat = Vec::new();
     for _ in 0..ROUNDS {
         let started = Instant::now();
@@ -77,7 +86,7 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
     for rates in &mut rates {
         rates.sort_by(f64::total_cmp);
     }
-    let [without, many, largest] = &rates;
+    let [without, many, largest, shortest] = &rates;
     let free = without[ROUNDS / 2];
     let cost_row = |what: &str, rates: &[f64]| {
         let cost = 100.0 * (1.0 - rates[ROUNDS / 2] / free);
@@ -101,8 +110,13 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
             "logs: child → acknowledged, 50 secrets and one of 64 KiB",
             spread(largest),
         ),
+        Row::baseline(
+            "logs: child → acknowledged, 50 secrets and one of 4 bytes",
+            spread(shortest),
+        ),
         cost_row("50 secrets", many),
         cost_row("50 secrets and one of 64 KiB", largest),
+        cost_row("50 secrets and one of 4 bytes", shortest),
         Row::baseline("logs: agent's memory meanwhile, peak", format!("{peak:.1} MiB")),
     ])
 }
@@ -142,13 +156,13 @@ fn write_largest_secret(path: &Path) -> Result<()> {
     Ok(std::fs::write(path, bytes)?)
 }
 
-/// The secrets become known to the redactor in the first step: as its secret outputs, and the largest as a file for it.
+/// The secrets become known to the redactor in the first step: as its secret outputs, and one more as a file for it.
 fn document(input: &Path, hidden: Hidden) -> String {
     let secrets = hidden.secrets();
     let names: Vec<String> = (0..secrets).map(|n| format!("s{n}")).collect();
     let given = match hidden {
         Hidden::Nothing | Hidden::Many => "{}".to_owned(),
-        Hidden::ManyAndLargest => format!("{{ LARGEST: {{ as: file, file: {LARGEST_SECRET} }} }}"),
+        Hidden::ManyAnd(file) => format!("{{ FILE: {{ as: file, file: {file} }} }}"),
     };
     format!(
         "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: logs }}\nspec:\n  steps:\n    - name: secrets\n      shell:\n        secrets: {given}\n        secretOutputs: [{}]\n        run: |\n          for n in $(seq {secrets}); do n=$((n - 1)); echo \"s$n=secret-value-$n-$RANDOM$RANDOM\" >> \"$DEPUTY_OUTPUT\"; done\n    - name: print\n      shell: {{ run: \"cat {}\" }}\n",

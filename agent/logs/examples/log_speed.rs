@@ -23,43 +23,50 @@ type Failed = Box<dyn std::error::Error>;
 struct Kind {
     name: &'static str,
     count: usize,
-    /// One of the largest size beside them.
-    large: Option<Large>,
+    /// One more.
+    beside: Option<Beside>,
 }
 
 #[derive(Clone, Copy)]
-enum Large {
-    /// Random bytes.
+enum Beside {
+    /// Four characters: so short that nothing of a log can be passed over.
+    Short,
+    /// Of the largest size: random bytes.
     Bytes,
-    /// Eight hundred lines of JSON with random values.
+    /// Of the largest size: eight hundred lines of JSON with random values.
     Lines,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind {
         name: "no secrets",
         count: 0,
-        large: None,
+        beside: None,
     },
     Kind {
         name: "1 secret",
         count: 1,
-        large: None,
+        beside: None,
     },
     Kind {
         name: "50 secrets",
         count: 50,
-        large: None,
+        beside: None,
+    },
+    Kind {
+        name: "50 secrets, one more of 4 characters",
+        count: 50,
+        beside: Some(Beside::Short),
     },
     Kind {
         name: "50 secrets, one more of 64 KiB of random bytes",
         count: 50,
-        large: Some(Large::Bytes),
+        beside: Some(Beside::Bytes),
     },
     Kind {
         name: "50 secrets, one more of 64 KiB of JSON in lines",
         count: 50,
-        large: Some(Large::Lines),
+        beside: Some(Beside::Lines),
     },
 ];
 
@@ -147,10 +154,11 @@ fn spool(kind: Kind, text: &[u8], round: usize) -> Result<f64, Failed> {
 fn add_secrets(kind: Kind, mut add: impl FnMut(&[u8]) -> Result<(), Failed>) -> Result<(), Failed> {
     let mut small = (0..kind.count).map(|n| format!("{:x}-Secret/{n}+value", n * 7_919 + 104_729));
     small.try_for_each(|secret| add(secret.as_bytes()))?;
-    match kind.large {
+    match kind.beside {
         None => Ok(()),
-        Some(Large::Bytes) => add(&random().take(LARGE_BYTES).collect::<Vec<u8>>()),
-        Some(Large::Lines) => {
+        Some(Beside::Short) => add(b"q8X-"),
+        Some(Beside::Bytes) => add(&random().take(LARGE_BYTES).collect::<Vec<u8>>()),
+        Some(Beside::Lines) => {
             let mut random = random();
             let mut text = String::from("{\n");
             while text.len() < LARGE_BYTES - 100 {
