@@ -52,13 +52,9 @@ impl Below {
         Ok(Self(folder))
     }
 
-    /// A file that was not there, the owner's only.
-    pub(crate) fn new_file(&self, parents: &[&OsStr], name: &OsStr, executable: bool) -> io::Result<File> {
-        let mode = if executable {
-            Mode::RWXU
-        } else {
-            Mode::RUSR | Mode::WUSR
-        };
+    /// A file that was not there, the owner's only; of `mode` counts whether he may execute it.
+    pub(crate) fn new_file(&self, parents: &[&OsStr], name: &OsStr, mode: u32) -> io::Result<File> {
+        let mode = Mode::RUSR | Mode::WUSR | (Mode::from_raw_mode(mode) & Mode::XUSR);
         Ok(openat(&self.folder(parents)?.0, name, NEW_FILE, mode)?.into())
     }
 }
