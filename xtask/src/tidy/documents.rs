@@ -48,6 +48,7 @@ pub(crate) fn check(root: &Path, sources: &[Source]) -> Result<Vec<Problem>> {
                 ));
             }
         }
+        problems.extend(doubled_rows(name, &text));
         if *name == "ARCHITECTURE.md" {
             problems.extend(named_files(root, name, &text));
         }
@@ -109,6 +110,24 @@ fn named_files(root: &Path, name: &str, text: &str) -> Vec<Problem> {
             )
         })
         .collect()
+}
+
+/// Two rows of one table that are about the same thing; one of them is stale.
+fn doubled_rows(name: &str, text: &str) -> Vec<Problem> {
+    let mut seen = BTreeSet::new();
+    let mut problems = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let Some(row) = line.strip_prefix('|') else {
+            seen.clear();
+            continue;
+        };
+        let about = row.split('|').next().unwrap_or_default().trim();
+        if !about.is_empty() && !seen.insert(about) {
+            let what = format!("has two rows about {about:?} in one table");
+            problems.push(problem(name, index + 1, what, "make them one"));
+        }
+    }
+    problems
 }
 
 fn functions(sources: &[Source]) -> BTreeSet<&str> {
@@ -211,6 +230,14 @@ mod tests {
             .map(|found| found.line)
             .collect();
         assert_eq!(lines, [7, 8]);
+    }
+
+    /// Two branches that each rewrote a row leave both.
+    #[test]
+    fn a_row_is_there_once_in_a_table() {
+        let text = "| what |\n|---|\n| a | 1 |\n| b | |\n| a | 2 |\n\n| what |\n|---|\n| a | |\n";
+        let found = doubled_rows("x.md", text);
+        assert_eq!(found.iter().map(|found| found.line).collect::<Vec<_>>(), [5]);
     }
 
     #[test]
