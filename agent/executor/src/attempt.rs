@@ -17,7 +17,7 @@ use deputy_steps::failure::{Halt, StepError};
 use deputy_steps::program::StepProgram;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::{Document, Doubts, Inputs, StepKind, Unsealed, duration};
+use deputy_task::document::{Document, Doubts, Inputs, StepKind, Unsealed, Unsure, duration};
 use deputy_task::expression::{Scope, TaskNames};
 use deputy_task::message::{Assignment, BlobRef, MintedToken, WriteOp, WriteVerdict};
 use deputy_task::outcome::Failure;
@@ -108,20 +108,22 @@ impl Attempt {
     pub(crate) fn new(shared: Arc<Shared>, mut assignment: Assignment) -> Self {
         let ring = shared.environment.pool_keys.as_deref();
         let received = std::mem::take(&mut assignment.journal);
-        let judged = vouch(&shared.environment.signers, &assignment);
+        let environment = &shared.environment;
+        let judged = vouch(&environment.signers, &environment.agent.labels, &assignment);
         let believed = believe(ring, &assignment.attempt, judged.subjects(), received);
-        let begun = match believed.begun {
-            Some(Subject::Signed(_)) => Begun::Proven,
-            Some(Subject::Sent { .. }) | None => Begun::Unproven,
+        let (begun, unsure) = match believed.begun {
+            Some(Subject::Signed(_)) => (Begun::Proven, Unsure::Unsealed),
+            Some(Subject::Sent { .. }) => (Begun::Unproven, Unsure::UnknownSigner),
+            None => (Begun::Unproven, Unsure::Unsealed),
         };
-        let vouched = judged.at(begun);
+        let vouched = judged.at(begun, shared.config.undo_budget);
         let Believed {
             trust, journal, forged, ..
         } = believed;
         // What was begun as something else than what was signed may be what the manager made of it.
         let unsealed = match begun {
             Begun::Proven => Unsealed::default(),
-            Begun::Unproven => Unsealed::of(&journal, TASK),
+            Begun::Unproven => Unsealed::of(&journal, TASK, unsure),
         };
         let doubts = match &vouched.signer {
             Some(_) => Doubts::of(&vouched.document.spec, &unsealed),

@@ -1,18 +1,26 @@
 //! Who vouches for a task: its signature, judged by the agent's own list. What was signed is what is
 //! run: the document is read anew from the signed original, and the manager's reading of it is not used.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deputy_policy::signers::{Signature, TrustedSigners};
 use deputy_seal::Subject;
-use deputy_task::document::{Document, Inputs, read};
+use deputy_task::document::{Document, Inputs, duration, read};
+use deputy_task::expression::evaluate_selector;
 use deputy_task::message::Assignment;
 use deputy_task::outcome::Failure;
 use deputy_task::signed::Signed;
 
 /// The class of a failure for which a signature is the reason.
 const REFUSED: &str = "signature.refused";
+
+/// By how much clocks may differ: that of the signer, and those of the agents of a pool.
+const CLOCKS: Duration = Duration::from_secs(5 * 60);
+
+/// Why the signature of a run that has begun does not count any more.
+const OVER: &str = "the time of the task's signature is over, and so is what a run that it began may take; submit it again, signed anew";
 
 /// A task, and who vouches for it.
 #[derive(Debug)]
@@ -31,7 +39,7 @@ pub(crate) struct Vouched {
 /// Why a task must not be run.
 #[derive(Debug, Clone)]
 pub(crate) enum Problem {
-    /// The agent cannot judge signatures.
+    /// This agent cannot judge signatures, or is none that it was signed for.
     Agent(String),
     /// The signature is good for something else.
     Task(Box<Failure>),
@@ -54,9 +62,12 @@ pub(crate) enum Begun {
     Unproven,
 }
 
-/// Judges the signature of a task.
-pub(crate) fn vouch(signers: &TrustedSigners, assignment: &Assignment) -> Judged {
-    let vouched = judge(signers, assignment);
+/// Judges the signature of a task, for an agent with these labels of its own.
+pub(crate) fn vouch(signers: &TrustedSigners, labels: &BTreeMap<String, String>, assignment: &Assignment) -> Judged {
+    let mut vouched = judge(signers, assignment);
+    if let Some(why) = elsewhere(&vouched, labels) {
+        vouched.problem = Some(Problem::Agent(why));
+    }
     let sent = Subject::Sent {
         document: assignment.digest.clone(),
         bundles: sent(assignment)
@@ -83,15 +94,30 @@ impl Judged {
         (&self.subject, &self.others)
     }
 
-    /// With the time of the signature. A run that has begun is finished, however long it takes.
-    pub(crate) fn at(self, begun: Begun) -> Vouched {
+    /// With the time of the signature. A run that has begun may be finished within its own timeout, with `undo` for
+    /// putting back; then it is one that nobody has signed, for the record that proves it can be kept and shown again.
+    pub(crate) fn at(self, begun: Begun, undo: Duration) -> Vouched {
         let mut vouched = self.vouched;
-        if vouched.signer.is_some() && begun == Begun::Unproven && now() > self.not_after {
-            let failure = Failure::new(REFUSED, "the time of the task's signature is over");
-            vouched.signer = None;
-            vouched.problem = Some(Problem::Task(Box::new(
-                failure.hint("submit it again; `--sign-for` makes a signature good for longer"),
-            )));
+        let late = Duration::from_secs(now().saturating_sub(self.not_after));
+        if vouched.signer.is_none() || late.is_zero() {
+            return vouched;
+        }
+        match begun {
+            Begun::Unproven => {
+                let failure = Failure::new(REFUSED, "the time of the task's signature is over");
+                vouched.signer = None;
+                vouched.problem = Some(Problem::Task(Box::new(
+                    failure.hint("submit it again; `--sign-for` makes a signature good for longer"),
+                )));
+            }
+            Begun::Proven => {
+                // The document is the signed one, and was checked when it was read.
+                let timeout = duration::parse(&vouched.document.spec.timeout).unwrap_or_default();
+                if late > timeout.saturating_add(undo).saturating_add(CLOCKS) {
+                    vouched.signer = None;
+                    vouched.note = Some(OVER);
+                }
+            }
         }
         vouched
     }
@@ -128,6 +154,21 @@ fn judge(signers: &TrustedSigners, assignment: &Assignment) -> Vouched {
         },
     }
     vouched
+}
+
+/// Why a signed task is for other agents. The manager's reading of the selector, and the labels that it knows an
+/// agent by, are its own word.
+fn elsewhere(vouched: &Vouched, labels: &BTreeMap<String, String>) -> Option<String> {
+    let signer = vouched.signer.as_ref()?;
+    let selector = &vouched.document.spec.selector;
+    let why = match evaluate_selector(selector, labels) {
+        Ok(true) => return None,
+        Ok(false) => "and this agent's own do not: see `labels` in its configuration".to_owned(),
+        Err(error) => format!("which cannot be asked: {error}"),
+    };
+    Some(format!(
+        "what {signer} signed is for agents whose labels match {selector:?}, {why}"
+    ))
 }
 
 /// The document that was signed, if it belongs to this assignment.

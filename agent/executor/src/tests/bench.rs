@@ -1,5 +1,6 @@
 //! Runs attempts of a scripted task against a journal in memory, with crashes where they are wanted.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub(super) struct Bench {
     pub(super) signed: Option<Arc<Signed>>,
     /// The keys of the pool that the next attempt's agent has.
     pub(super) pool_keys: Option<Arc<KeyRing>>,
+    /// The agent's own labels.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl Bench {
@@ -105,6 +108,7 @@ impl Bench {
             signers: TrustedSigners::default(),
             signed: None,
             pool_keys: None,
+            labels: BTreeMap::new(),
         }
     }
 
@@ -126,6 +130,7 @@ impl Bench {
             identities: Identities::new(Env::default()),
             agent: AgentFacts {
                 id: "agent-1".into(),
+                labels: self.labels.clone(),
                 ..AgentFacts::default()
             },
             steering: Steering::Manager,

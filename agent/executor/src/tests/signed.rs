@@ -1,6 +1,8 @@
 //! Signed tasks against a manager that changes them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -20,7 +22,7 @@ use super::script::{Do, Script};
 use super::sealed::{ring, sent};
 use crate::arguments::{task_key, task_record};
 use crate::local::MemoryJournal;
-use crate::vouch::{Begun, Problem, vouch};
+use crate::vouch::{Begun, Problem, Vouched, vouch};
 
 const DOCUMENT: &str = "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: { name: signed }\nspec: { steps: [ { name: a, shell: { run: \"true\" } } ] }\n";
 
@@ -73,11 +75,16 @@ fn assignment(signer: &Signer, not_after: u64) -> Assignment {
     assignment
 }
 
+/// As an agent without labels judges it that allows no time for undo.
+fn judged(signer: &Signer, assignment: &Assignment, begun: Begun) -> Vouched {
+    vouch(&signer.trusted(), &BTreeMap::new(), assignment).at(begun, Duration::ZERO)
+}
+
 /// Guards that what was signed is what is run, whatever else the manager sends as its reading of it.
 #[test]
 fn what_was_signed_is_run_and_not_what_the_manager_made_of_it() {
     let signer = Signer::new();
-    let vouched = vouch(&signer.trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
+    let vouched = judged(&signer, &assignment(&signer, u64::MAX), Begun::Unproven);
     assert_eq!(vouched.signer.as_deref(), Some("pipeline"), "{:?}", vouched.problem);
     assert_eq!(vouched.document.metadata.name, "signed");
     assert_eq!(vouched.document.spec.steps[0].kind.name(), "shell");
@@ -89,7 +96,7 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     let changed = |change: &dyn Fn(&mut Assignment)| {
         let mut assignment = assignment(&signer, u64::MAX);
         change(&mut assignment);
-        vouch(&signer.trusted(), &assignment).at(Begun::Unproven)
+        judged(&signer, &assignment, Begun::Unproven)
     };
     let tamper = |change: fn(&mut Signed)| {
         let vouched = changed(&|assignment| {
@@ -108,7 +115,7 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     tamper(|signed| signed.inputs = "{\"a\":1}".into());
     tamper(|signed| drop(signed.bundles.insert("bundle".into(), "00".into())));
     tamper(|signed| signed.not_after -= 1);
-    let refused = |vouched: crate::vouch::Vouched| match vouched.problem {
+    let refused = |vouched: Vouched| match vouched.problem {
         Some(Problem::Task(failure)) => failure.summary,
         other => panic!("{other:?}"),
     };
@@ -121,17 +128,19 @@ fn a_signature_is_good_for_one_document_its_bundles_its_project_and_its_time() {
     let project = changed(&|assignment| assignment.attempt.project = "other".parse().expect("a project"));
     assert!(refused(project).contains("signed for project default, not other"));
     let late = assignment(&signer, 1);
-    let expired = vouch(&signer.trusted(), &late).at(Begun::Unproven);
+    let expired = judged(&signer, &late, Begun::Unproven);
     assert!(refused(expired).contains("time of the task's signature is over"));
-    // What has begun, by the pool's own proof, is finished, however late it is.
-    let begun = vouch(&signer.trusted(), &late).at(Begun::Proven);
+    // What has begun, by the pool's own proof, is finished, if its own time is not over too.
+    let begun = judged(&signer, &late, Begun::Proven);
+    assert!(begun.signer.is_none() && begun.problem.is_none() && begun.note.is_some());
+    let begun = judged(&signer, &assignment(&signer, ago(1800)), Begun::Proven);
     assert_eq!(begun.signer.as_deref(), Some("pipeline"), "{:?}", begun.problem);
     let stripped = changed(&|assignment| assignment.signed = None);
     assert!(stripped.signer.is_none() && stripped.problem.is_none());
-    let stranger = vouch(&Signer::new().trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
+    let stranger = judged(&Signer::new(), &assignment(&signer, u64::MAX), Begun::Unproven);
     assert!(stranger.signer.is_none() && stranger.note.is_some());
     std::fs::write(signer.folder.path().join("x.pem"), "no key").expect("written");
-    let unusable = vouch(&signer.trusted(), &assignment(&signer, u64::MAX)).at(Begun::Unproven);
+    let unusable = judged(&signer, &assignment(&signer, u64::MAX), Begun::Unproven);
     assert!(
         matches!(unusable.problem, Some(Problem::Agent(_))),
         "{:?}",
@@ -166,14 +175,13 @@ async fn only_what_the_pool_wrote_for_this_very_task_proves_that_it_has_begun() 
         bench.signers = signer.trusted();
         bench.pool_keys = Some(ring(&[1]));
         let blob = bench.assignment(1).bundles["bundle"].clone();
-        bench.signed = Some(Arc::new(signer.sign(1, &blob)));
+        bench.signed = Some(Arc::new(signer.sign(ago(60), &blob)));
         bench.journal = MemoryJournal::resume(journal(&bench.assignment(1)));
         bench
     };
     let agent = task_record(task_key("agent"), RecordBody::Fact(json!({})));
     let written = |subject: &Subject| written(subject, agent.clone());
-    let statement = |assignment: &Assignment| assignment.signed.as_deref().expect("signed").statement().expect("one");
-    let mut begun = bench(&|assignment| written(&Subject::Signed(statement(assignment))));
+    let mut begun = bench(&|assignment| written(&statement(assignment.signed.as_deref())));
     assert_eq!(begun.run().await.expect("complete").outcome, Outcome::Succeeded);
 
     let redo = Decision::Redo { reason: "look".into() };
@@ -205,8 +213,29 @@ async fn only_what_the_pool_wrote_for_this_very_task_proves_that_it_has_begun() 
     }
 }
 
+/// The statement of its task.
+fn statement(signed: Option<&Signed>) -> Subject {
+    Subject::Signed(signed.expect("signed").statement().expect("one"))
+}
+
+/// This many seconds before now.
+fn ago(seconds: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    now.as_secs() - seconds
+}
+
 /// What a signer permits, with these scripts in two steps, the second of which also sees the outputs of the first.
 fn permitted_to_signers(signer: &Signer, scripts: [&str; 2]) -> Bench {
+    permitted_to_signers_with(signer, scripts, json!({}), u64::MAX)
+}
+
+/// The same, with this in the spec and good until then.
+fn permitted_to_signers_with(
+    signer: &Signer,
+    scripts: [&str; 2],
+    mut spec: serde_json::Value,
+    not_after: u64,
+) -> Bench {
     let script = Script::from([
         ("a", vec![Do::Put("x", "1"), Do::Output("o", "v")]),
         ("b", vec![Do::Put("y", "1")]),
@@ -217,9 +246,10 @@ fn permitted_to_signers(signer: &Signer, scripts: [&str; 2]) -> Bench {
     bench.policy = PolicySource::file(path);
     bench.signers = signer.trusted();
     let steps = ["a", "b"].map(|name| json!({"name": name, "shell": {"run": scripts[usize::from(name == "b")]}}));
-    let document = json!({"apiVersion": "deputy.dev/v1", "kind": "Task", "metadata": {"name": "signed"}, "spec": {"steps": steps}});
+    spec["steps"] = json!(steps);
+    let document = json!({"apiVersion": "deputy.dev/v1", "kind": "Task", "metadata": {"name": "signed"}, "spec": spec});
     let blob = bench.assignment(1).bundles["bundle"].clone();
-    bench.signed = Some(Arc::new(signer.sign_document(&document.to_string(), u64::MAX, &blob)));
+    bench.signed = Some(Arc::new(signer.sign_document(&document.to_string(), not_after, &blob)));
     bench
 }
 
@@ -259,6 +289,9 @@ async fn a_signature_does_not_count_for_what_the_manager_puts_into_a_step() {
     unvouched.journal = MemoryJournal::resume(written(&sent(&unvouched), record));
     let failure = unvouched.run().await.expect("complete").failure.expect("why");
     assert_eq!((failure.class.as_str(), failure.step.as_str()), ("policy.denied", "b"));
+    let why =
+        "steps.a.outputs comes from a run that was begun by an agent that did not know the signer; give every agent";
+    assert!(failure.hint.contains(why), "{}", failure.hint);
 
     let mut submitted = permitted_to_signers(&signer, ["true", "echo ${{ task.submitter }}"]);
     let completion = submitted.run().await.expect("complete");
@@ -266,6 +299,72 @@ async fn a_signature_does_not_count_for_what_the_manager_puts_into_a_step() {
     let hint = completion.failure.expect("why").hint;
     assert!(hint.contains("task.submitter is what only the manager says"), "{hint}");
     assert!(submitted.world.objects().is_empty());
+}
+
+/// Guards that a manager that keeps one record of a signed run cannot have the task run as often as it likes, for
+/// ever: a run has the time that was signed and its own timeout, and then the signature does not count for it.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_begun_is_signed_for_as_long_as_it_may_take_and_no_longer() {
+    let signer = Signer::new();
+    let begun = |spec: serde_json::Value, not_after: u64| {
+        let mut bench = permitted_to_signers_with(&signer, ["true", "true"], spec, not_after);
+        bench.pool_keys = Some(ring(&[1]));
+        let agent = task_record(task_key("agent"), RecordBody::Fact(json!({})));
+        bench.journal = MemoryJournal::resume(written(&statement(bench.signed.as_deref()), agent));
+        bench
+    };
+    let (hour, minute) = (3600, 60);
+    // An hour is what a task may take whose document does not say it; an undo and clocks are allowed for.
+    for (spec, not_after) in [
+        (json!({}), ago(59 * minute)),
+        (json!({}), ago(hour + 19 * minute)),
+        (json!({"timeout": "3h"}), ago(3 * hour)),
+    ] {
+        let completion = begun(spec, not_after).run().await.expect("complete");
+        assert_eq!(completion.outcome, Outcome::Succeeded, "{:?}", completion.failure);
+    }
+    for (spec, not_after) in [
+        (json!({}), 1),
+        (json!({}), ago(hour + 21 * minute)),
+        (json!({"timeout": "1m"}), ago(22 * minute)),
+    ] {
+        let mut late = begun(spec, not_after);
+        let completion = late.run().await.expect("complete");
+        assert_eq!(completion.outcome, Outcome::Failed);
+        let failure = completion.failure.expect("why");
+        assert_eq!((failure.class.as_str(), failure.step.as_str()), ("policy.denied", "a"));
+        let why =
+            "the time of the task's signature is over, and so is what a run that it began may take; submit it again";
+        assert!(failure.hint.starts_with(why), "{}", failure.hint);
+        assert!(late.world.objects().is_empty());
+    }
+}
+
+/// Guards that where a signed task runs is what was signed too: the agent asks its own labels, whatever the manager
+/// makes of the selector.
+#[tokio::test(start_paused = true)]
+async fn a_signed_task_runs_where_its_selector_says_and_the_agents_own_labels_count() {
+    let signer = Signer::new();
+    let bench = |pool: Option<&str>| {
+        let spec = json!({"selector": "pool == 'staging'"});
+        let mut bench = permitted_to_signers_with(&signer, ["true", "true"], spec, u64::MAX);
+        bench.labels = pool
+            .map(|pool| ("pool".to_owned(), pool.to_owned()))
+            .into_iter()
+            .collect();
+        bench
+    };
+    let staging = bench(Some("staging")).run().await.expect("complete");
+    assert_eq!(staging.outcome, Outcome::Succeeded, "{:?}", staging.failure);
+    for elsewhere in [Some("production"), None] {
+        let mut bench = bench(elsewhere);
+        assert_eq!(bench.run().await, None, "another agent may take it");
+        let why = bench.journal.released().expect("given back").to_owned();
+        let expected =
+            "what pipeline signed is for agents whose labels match \"pool == 'staging'\", and this agent's own do not";
+        assert!(why.starts_with(expected), "{why}");
+        assert!(bench.world.objects().is_empty());
+    }
 }
 
 /// Guards that tenants are told apart by what will run, and not by the manager's reading of it.

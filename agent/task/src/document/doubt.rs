@@ -14,6 +14,9 @@ use crate::record::{Record, RecordBody};
 /// Names behind `task.` that no signature is over and nobody but the manager says.
 const ASSERTED: [&str; 3] = ["id", "run", "submitter"];
 
+/// Variables of every script's environment that have the same.
+const GIVEN: [&str; 2] = ["DEPUTY_TASK_ID", "DEPUTY_ATTEMPT"];
+
 /// Where a fact of the task says what was fetched of a source.
 const SOURCE: &str = "source/";
 
@@ -24,6 +27,17 @@ pub struct Unsealed {
     steps: BTreeSet<String>,
     /// Facts of the task itself.
     facts: BTreeSet<String>,
+    why: Unsure,
+}
+
+/// Why nobody but the manager vouches for a journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unsure {
+    /// No key of the pool is behind it.
+    #[default]
+    Unsealed,
+    /// It is sealed, for the task as the manager sent it: the agent that began the run did not know the signer.
+    UnknownSigner,
 }
 
 /// Why the signature does not count, by step.
@@ -33,8 +47,8 @@ pub struct Doubts(BTreeMap<String, String>);
 impl Unsealed {
     /// Of these records. `task` stands for a step in the keys of the task itself.
     #[must_use]
-    pub fn of(journal: &[Record], task: &str) -> Self {
-        let mut unsealed = Self::default();
+    pub fn of(journal: &[Record], task: &str, why: Unsure) -> Self {
+        let mut unsealed = Self { why, ..Self::default() };
         let said = journal
             .iter()
             .filter(|record| !matches!(record.body, RecordBody::Decision(_)));
@@ -45,6 +59,15 @@ impl Unsealed {
             };
         }
         unsealed
+    }
+
+    fn from_journal(&self, what: &str) -> String {
+        match self.why {
+            Unsure::Unsealed => format!("{what} comes from a journal that is not sealed; give the pool a pool key"),
+            Unsure::UnknownSigner => format!(
+                "{what} comes from a run that was begun by an agent that did not know the signer; give every agent of the pool the same trusted signers, and run it anew with `deputy retry`"
+            ),
+        }
     }
 }
 
@@ -70,10 +93,13 @@ impl Doubts {
     fn about(&self, step: &Step, unsealed: &Unsealed) -> Option<String> {
         if unsealed.steps.contains(&step.name) {
             let what = format!("what was done of step {} before", step.name);
-            return Some(from_journal(&what));
+            return Some(unsealed.from_journal(&what));
         }
         if let Some(source) = pinned(&step.kind, unsealed) {
-            return Some(from_journal(&format!("the version of source {source}")));
+            return Some(unsealed.from_journal(&format!("the version of source {source}")));
+        }
+        if let Some(name) = given(&step.kind) {
+            return Some(format!("{name} is what only the manager says"));
         }
         paths(step).iter().find_map(|path| self.about_path(path, unsealed))
     }
@@ -83,7 +109,7 @@ impl Doubts {
         match names.as_slice() {
             ["task"] => Some("all of `task` has in it what only the manager says".to_owned()),
             ["task", name, ..] if ASSERTED.contains(name) => Some(format!("task.{name} is what only the manager says")),
-            ["agent", ..] if unsealed.facts.contains("agent") => Some(from_journal("agent")),
+            ["agent", ..] if unsealed.facts.contains("agent") => Some(unsealed.from_journal("agent")),
             ["steps"] => {
                 let all = unsealed.steps.iter().chain(self.0.keys());
                 all.into_iter().next().map(|step| self.about_outputs(step, unsealed))
@@ -98,13 +124,16 @@ impl Doubts {
     fn about_outputs(&self, step: &str, unsealed: &Unsealed) -> String {
         match self.why(step) {
             Some(why) if !unsealed.steps.contains(step) => format!("steps.{step}.outputs: {why}"),
-            _ => from_journal(&format!("steps.{step}.outputs")),
+            _ => unsealed.from_journal(&format!("steps.{step}.outputs")),
         }
     }
 }
 
-fn from_journal(what: &str) -> String {
-    format!("{what} comes from a journal that is not sealed; give the pool a pool key")
+/// The variable with the manager's word that a script names. What a file of a source names is not seen.
+fn given(kind: &StepKind) -> Option<&'static str> {
+    let StepKind::Shell(shell) = kind else { return None };
+    let texts = || std::iter::once(&shell.run).chain(shell.env.values());
+    GIVEN.into_iter().find(|name| texts().any(|text| text.contains(name)))
 }
 
 /// A source that the step has and whose version is on record.
@@ -170,7 +199,7 @@ mod tests {
             epoch: 0,
             sealing: Sealing::default(),
         };
-        Unsealed::of(&keys.iter().map(record).collect::<Vec<_>>(), "@task")
+        Unsealed::of(&keys.iter().map(record).collect::<Vec<_>>(), "@task", Unsure::Unsealed)
     }
 
     fn told(spec: &Spec, unsealed: &Unsealed) -> Vec<String> {
@@ -190,6 +219,9 @@ mod tests {
             {"name": "f", "ecsRollingDeploy": {"cluster": "c", "service": "s", "taskDefinition": {"x": ["${{ [task] }}"]}}},
             {"name": "g", "shell": {"run": "echo ${{ steps.a.outputs.o }}"}},
             {"name": "h", "shell": {"run": "echo ${{ steps[inputs.which] }}"}},
+            {"name": "i", "shell": {"run": "mkdir \"out-$DEPUTY_TASK_ID\""}},
+            {"name": "j", "shell": {"run": "x", "env": {"NAME": "DEPUTY_ATTEMPT"}}},
+            {"name": "k", "shell": {"run": "echo $DEPUTY_STEP > $DEPUTY_OUTPUT"}},
         ]));
         insta::assert_snapshot!(told(&spec, &Unsealed::default()).join("\n"), @r"
         b: task.submitter is what only the manager says
@@ -198,6 +230,8 @@ mod tests {
         e: task.id is what only the manager says
         f: all of `task` has in it what only the manager says
         h: steps.b.outputs: task.submitter is what only the manager says
+        i: DEPUTY_TASK_ID is what only the manager says
+        j: DEPUTY_ATTEMPT is what only the manager says
         ");
     }
 

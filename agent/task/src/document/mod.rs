@@ -28,7 +28,7 @@ pub use aws::{BadRegion, EcsDocument, bucket_problem, ecs_spelling, is_region, r
 pub use backoff::{BackoffSpec, Delays};
 pub use checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, decode_canonical, to_canonical};
 pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
-pub use doubt::{Doubts, Unsealed};
+pub use doubt::{Doubts, Unsealed, Unsure};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OidcRole, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
 pub use origin::SourceKind;
 pub use read::{ReadDocument, read, read_values, validate};
