@@ -44,6 +44,7 @@ pub(crate) fn at_start(
             .filter(|warning| !warning.is_empty())
             .into_iter()
             .chain(children.warnings.iter().cloned())
+            .chain(config.signers.warning(pool_keys.is_some()).map(str::to_owned))
             .chain(config.policy.warning())
             .collect(),
         holds_back: holds_back(&config.policy),

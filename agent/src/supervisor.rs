@@ -180,6 +180,9 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     if let Some(warning) = config.policy.warning() {
         warn!(policy = warning, "the agent's policy");
     }
+    if let Some(warning) = config.signers.warning(parts.pool_keys.is_some()) {
+        warn!("{warning}");
+    }
     if let Err(unusable) = config.signers.names() {
         warn!(%unusable, "signed tasks are not taken");
     }

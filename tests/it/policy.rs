@@ -144,11 +144,19 @@ async fn without_a_good_policy_nothing_runs_until_there_is_one() {
 #[tokio::test]
 async fn allowing_all_and_having_no_policy_are_warned_about() {
     let mut world = World::builder().start().await.expect("a world");
-    world.agent(AgentOptions::named("open")).await.expect("an agent");
+    let signers = world.folder().join("trusted");
+    std::fs::create_dir(&signers).expect("a folder");
+    let open = AgentOptions::named("open").flag("--trusted-signers", signers.to_str().expect("a path"));
+    world.agent(open).await.expect("an agent");
     let none = AgentOptions::named("closed").policy(Policy::Missing);
     world.agent(none).await.expect("an agent");
     let listed = world.deputy(&["fleet", "list"]).await.expect("run").stdout;
     assert!(listed.contains("open: it was started with --allow-all"), "{listed}");
+    assert!(
+        listed.contains("open: it has trusted signers and no pool key"),
+        "{listed}"
+    );
+    assert!(!listed.contains("closed: it has trusted signers"), "{listed}");
     assert!(listed.contains("closed: it runs nothing: it has no policy"), "{listed}");
     let task = world
         .submit(&recipe::script("runs", "", "", "true"))

@@ -17,6 +17,9 @@ const MAX_KEYS: usize = 256;
 /// Most bytes of one key file.
 const MAX_KEY_BYTES: u64 = 16 * 1024;
 
+/// What follows from trusted signers without a pool key.
+const UNSEALED: &str = "it has trusted signers and no pool key: a signed task that is interrupted can neither go on nor be undone where only signers may; give the pool a key (--pool-key-file)";
+
 /// Where the keys are.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedSigners(Option<Arc<PathBuf>>);
@@ -49,6 +52,12 @@ impl TrustedSigners {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// What people should see wherever the agent is shown.
+    #[must_use]
+    pub fn warning(&self, has_pool_key: bool) -> Option<&'static str> {
+        (!self.is_empty() && !has_pool_key).then_some(UNSEALED)
     }
 
     /// The names of the signers, for people.
@@ -191,6 +200,15 @@ mod tests {
         let why = signers.verify(&by_curve).expect_err("unusable").to_string();
         assert!(why.contains("broken.pem") && why.contains("BEGIN PUBLIC KEY"), "{why}");
     }
+
+    #[test]
+    fn signers_without_a_pool_key_are_warned_about() {
+        let signers = TrustedSigners::at("trusted".into());
+        assert!(signers.warning(false).expect("one").contains("--pool-key-file"));
+        assert_eq!(signers.warning(true), None);
+        assert_eq!(TrustedSigners::default().warning(false), None);
+    }
+
     /// Guards that nobody who can write beside or into the keys vouches for anything.
     #[test]
     fn keys_that_others_can_write_are_no_keys() {

@@ -11,10 +11,11 @@ use super::report::{Finding, Verdict};
 const AREA: &str = "policy";
 
 /// Whose signatures count here.
-pub(crate) fn signers(signers: &TrustedSigners) -> Option<Finding> {
+pub(crate) fn signers(signers: &TrustedSigners, has_pool_key: bool) -> Option<Finding> {
     if signers.is_empty() {
         return None;
     }
+    let warning = signers.warning(has_pool_key);
     Some(match signers.names() {
         Ok(names) if names.is_empty() => Finding::new(
             AREA,
@@ -23,7 +24,14 @@ pub(crate) fn signers(signers: &TrustedSigners) -> Option<Finding> {
             "there are none: every signed task counts as unsigned",
         )
         .hint("put their public keys there, NAME.pem each"),
-        Ok(names) => Finding::good(AREA, "signers", names.join(", ")),
+        Ok(names) => match warning {
+            None => Finding::good(AREA, "signers", names.join(", ")),
+            Some(warning) => {
+                let summary = format!("{}; {warning}", names.join(", "));
+                Finding::new(AREA, "signers", Verdict::Warning, summary)
+                    .hint("`deputy-agent pool-key new FILE` makes one; every agent of the pool has the same (docs/sealed-journal.md)")
+            }
+        },
         Err(bad) => Finding::new(
             AREA,
             "signers",
@@ -59,4 +67,23 @@ pub(crate) fn findings(source: &PolicySource) -> (Vec<Finding>, BTreeSet<String>
         .iter()
         .map(|note| Finding::new(AREA, "note", Verdict::Warning, note.clone()));
     (std::iter::once(finding).chain(notes).collect(), policy.roles())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signers_without_a_pool_key_are_a_warning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+        std::fs::write(folder.path().join("pipeline.pem"), key).expect("written");
+        let trusted = TrustedSigners::at(folder.path().to_owned());
+        let without = signers(&trusted, false).expect("a finding");
+        assert_eq!(without.verdict, Verdict::Warning, "{}", without.summary);
+        assert!(without.summary.contains("can neither go on nor be undone"));
+        let with = signers(&trusted, true).expect("a finding");
+        assert_eq!((with.verdict, with.summary.as_str()), (Verdict::Good, "pipeline"));
+        assert!(signers(&TrustedSigners::default(), false).is_none());
+    }
 }
