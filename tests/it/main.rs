@@ -20,6 +20,7 @@ mod policy;
 mod brought_back;
 mod secret_references;
 mod secrets_stay;
+mod word_secrets;
 mod sealed_journal;
 mod sources;
 mod unhealthy;

@@ -29,6 +29,10 @@ pub(crate) trait Scenario: Send + Sync {
     async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String>;
     /// The task over that target: the spec from `aws` on, without `onFailure`. Its steps end with one of this kind.
     fn spec(&self, target: &str) -> String;
+    /// What the way back leaves of the world: an undo that does nothing must not pass.
+    fn left_by_undo(&self) -> v1::World {
+        v1::World::RolledBack
+    }
 }
 
 /// A scenario for every kind of step.
@@ -75,10 +79,11 @@ pub(crate) async fn play(scenario: &dyn Scenario, way: Way, world: &World, canar
         .prepare(world, canaries)
         .await
         .with_context(|| kind.to_owned())?;
-    let (wanted, ending) = match way {
-        Way::Forward => (v1::TaskState::Succeeded, ""),
+    let (wanted, left, ending) = match way {
+        Way::Forward => (v1::TaskState::Succeeded, v1::World::Changed, ""),
         Way::Back => (
             v1::TaskState::Failed,
+            scenario.left_by_undo(),
             "    - name: fails\n      shell: { run: exit 1, retrySafe: true }\n",
         ),
     };
@@ -87,10 +92,19 @@ pub(crate) async fn play(scenario: &dyn Scenario, way: Way, world: &World, canar
         scenario.spec(&target)
     );
     let task = world.submit(&document).await?;
-    world
+    let ended = world
         .wait_state(&task, wanted, WITHIN)
         .await
         .with_context(|| format!("{kind}, {way:?}"))?;
+    let result = ended.result.unwrap_or_default();
+    if result.world() != left {
+        bail!(
+            "{kind}, {way:?}: the world is {}, not {}; {}",
+            result.world().as_str_name(),
+            left.as_str_name(),
+            result.remains.join("; ")
+        );
+    }
     // A step that says nothing has no log to wait for.
     if world.tasks.get(&task).await?.log_state() != v1::LogState::Unspecified {
         world.logs(&task).await?;
@@ -126,5 +140,10 @@ impl Scenario for Noop {
 
     fn spec(&self, _: &str) -> String {
         "  steps:\n    - name: nothing\n      noopEffect: {}\n".into()
+    }
+
+    /// There is nothing to put back, and a script ran.
+    fn left_by_undo(&self) -> v1::World {
+        v1::World::Changed
     }
 }

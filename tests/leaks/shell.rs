@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use deputy_proto::v1;
 use deputy_tests::git_server::GitServer;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::programs::Tools;
@@ -53,6 +54,11 @@ impl Scenario for Shell {
         format!(
             "{AWS}  steps:\n    - name: careless\n      shell:\n        cluster: prod\n        retrySafe: true\n        secrets: {{ PASSWORD: {{ environment: {SECRET_VARIABLE} }} }}\n        run: |\n          {script}\n"
         )
+    }
+
+    /// Nobody can put back what a script did.
+    fn left_by_undo(&self) -> v1::World {
+        v1::World::Changed
     }
 }
 
@@ -103,5 +109,10 @@ impl Scenario for FromGit {
         format!(
             "  sources:\n    - name: app\n      git:\n        url: {url}\n        ref: {{ branch: main }}\n        auth: {{ httpsToken: {{ token: {{ environment: {GIT_VARIABLE} }} }} }}\n  steps:\n    - name: fetched\n      shell: {{ run: \"bash run.sh; env; git config --list || true\", retrySafe: true }}\n"
         )
+    }
+
+    /// Nobody can put back what a script did.
+    fn left_by_undo(&self) -> v1::World {
+        v1::World::Changed
     }
 }

@@ -153,6 +153,7 @@ impl Arguments {
     /// The step is evaluated once more, with names in place of secret outputs: what differs is made of them.
     fn hidden(&mut self, attempt: &Attempt, step: &Step, kind: &StepKind) -> Hidden {
         if self.secrets.is_empty() {
+            attempt.known.add(kind);
             return Hidden::default();
         }
         let mut scope = self.scope(attempt).clone();
@@ -162,7 +163,10 @@ impl Arguments {
             }
         }
         match step.kind.evaluated(&scope) {
-            Ok(named) => Hidden::between(kind, &named),
+            Ok(named) => {
+                attempt.known.add(&named);
+                Hidden::between(kind, &named)
+            }
             // An expression computes with a secret and takes no other text: it needs one that this attempt made.
             Err(_) => Hidden::of(
                 self.secrets

@@ -28,6 +28,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::board::Board;
 use crate::budget::Budget;
 use crate::environment::{Environment, ExecutorConfig};
+use crate::known::Known;
 use crate::outbox::{Closed, Granted, Outbox, halt_of, turn};
 use crate::replay::Replay;
 use crate::switch::Switch;
@@ -76,6 +77,8 @@ pub(crate) struct Attempt {
     pub(crate) forged: Option<Box<Failure>>,
     /// How it writes to its journal.
     pub(crate) trust: Trust,
+    /// What its readers know without it.
+    pub(crate) known: Known,
     replay: Mutex<Replay>,
     log: OnceLock<AttemptLog>,
     workspace: OnceCell<PathBuf>,
@@ -134,6 +137,7 @@ impl Attempt {
         Self {
             shared,
             reference: assignment.attempt,
+            known: Known::of(&vouched.document, &vouched.inputs),
             board: Board::new(&vouched.document.spec.steps),
             document: Arc::clone(&vouched.document),
             inputs: Arc::clone(&vouched.inputs),
@@ -202,17 +206,23 @@ impl Attempt {
         }
     }
 
-    /// A value without secrets.
+    /// A text of the journal without secrets, but for what its readers know anyway.
+    pub(crate) fn mask_unknown(&self, text: &str) -> String {
+        let is_known = |part: &str| self.known.has(part) || self.replay().names(part);
+        let log = self.log.get();
+        log.map_or_else(|| text.to_owned(), |log| log.redact_unless(text, is_known))
+    }
+
+    /// A value of the journal without secrets, but for what its readers know anyway.
     pub(crate) fn mask_value(&self, value: &mut Value) {
-        let Some(log) = self.log.get() else { return };
         match value {
-            Value::String(text) => *text = log.redact(text),
+            Value::String(text) => *text = self.mask_unknown(text),
             Value::Array(items) => items.iter_mut().for_each(|item| self.mask_value(item)),
             Value::Object(entries) => {
                 let taken = std::mem::take(entries);
                 for (key, mut entry) in taken {
                     self.mask_value(&mut entry);
-                    let masked = if is_field(&key) { key } else { log.redact(&key) };
+                    let masked = if is_field(&key) { key } else { self.mask_unknown(&key) };
                     entries.insert(masked, entry);
                 }
             }

@@ -168,17 +168,16 @@ impl StepHost {
         let Some((verb, id)) = name.split_once('/') else {
             return Ok(());
         };
-        let masked = self.attempt.mask(id);
-        if self.direction == Direction::Undo || masked == id {
+        if self.direction == Direction::Undo {
             return Ok(());
         }
-        let parts = || id.split('/').filter(|part| self.attempt.mask(part) != **part);
-        let is_known = parts().next().is_some() && parts().all(|part| self.is_in_document(part.as_bytes()));
-        if is_known {
+        let masked = self.attempt.mask_unknown(name);
+        // Nobody learns anything of the word alone.
+        if masked == name || (self.attempt.mask_unknown(id) == id && self.attempt.mask_unknown(verb) != verb) {
             return Ok(());
         }
         let summary = format!(
-            "{verb}/{masked} is not done: its name holds a secret, and names stand in the journal, where the manager reads them"
+            "{masked} is not done: its name holds a secret, and names stand in the journal, where the manager reads them"
         );
         let hint = "call things by what is no secret: secret outputs and what holds a secret are for values, not for names of services, families or objects";
         Err(Halt::Denied(Box::new(
@@ -198,8 +197,14 @@ impl StepHost {
         Err(halt)
     }
 
-    async fn record_done(&self, key: EffectKey, mut value: Value, readers: Readers) -> Result<(), Halt> {
-        self.masked_for(readers, &mut value);
+    async fn record_done(&self, key: EffectKey, value: Value, readers: Readers) -> Result<(), Halt> {
+        // A refusal is words for people.
+        let readers = refused(&value).map_or(readers, |_| Readers::People);
+        let is_withheld = self.attempt.replay().fact(&withheld(&key)).is_some();
+        let recordable = self.recordable(&value, readers).filter(|_| !is_withheld);
+        let Some((value, readers)) = recordable else {
+            return self.withhold(&key, value).await;
+        };
         self.check_size(&key, &value)?;
         self.attempt.replay().done(&key, value.clone());
         let record = self.record(key.clone(), RecordBody::Done(value));
@@ -211,12 +216,53 @@ impl StepHost {
         self.attempt.post(record, readers).await
     }
 
-    /// What only the pool can read is kept as it is: its secrets are why it is sealed.
-    fn masked_for(&self, readers: Readers, value: &mut Value) {
-        if readers == Readers::Everybody || !self.attempt.trust.can_seal() {
-            self.attempt.mask_value(value);
+    /// The value as it can be recorded, and for whom. What a program acts on is recorded as it is, or not at all:
+    /// who goes on with `***` in a name acts on something else. What only the pool can read hides its secrets so.
+    fn recordable(&self, value: &Value, readers: Readers) -> Option<(Value, Readers)> {
+        let can_seal = self.attempt.trust.can_seal();
+        if readers == Readers::Pool && can_seal {
+            return Some((value.clone(), readers));
+        }
+        let mut masked = value.clone();
+        self.attempt.mask_value(&mut masked);
+        if masked == *value || readers == Readers::People {
+            Some((masked, readers))
+        } else {
+            can_seal.then(|| (value.clone(), Readers::Pool))
         }
     }
+
+    /// It is done, and its result cannot be written: its intent stays open, so an attempt that goes on looks at the
+    /// world and finds the same. That one may not know the secret, so it is told not to write it either.
+    async fn withhold(&self, key: &EffectKey, value: Value) -> Result<(), Halt> {
+        let told = withheld(key);
+        let is_told = {
+            let mut replay = self.attempt.replay();
+            replay.done(key, value);
+            replay.fact(&told).is_some()
+        };
+        if is_told {
+            return Ok(());
+        }
+        self.log().narrate(&format!(
+            "the result of {key} holds a secret and is not recorded: an attempt that goes on looks for it again; a pool key would seal it"
+        ));
+        let record = self.record(told, RecordBody::Fact(Value::Bool(true)));
+        self.attempt.post_fact(record, Readers::Everybody).await
+    }
+
+    fn cannot_keep(name: &str) -> Halt {
+        let summary = format!(
+            "what was seen as {name} holds a secret and has to be kept as it is, in the journal, where the manager reads it"
+        );
+        let hint = "nothing is changed that could not be put back: give every agent of the pool the same pool key (--pool-key-file), which seals it, or do not use as a secret what things are called";
+        Halt::Denied(Box::new(Failure::new("journal.secretValue", summary).hint(hint)))
+    }
+}
+
+/// The fact that the result of an effect is not written.
+fn withheld(key: &EffectKey) -> EffectKey {
+    EffectKey::from_journal(format!("{key}/withheld"))
 }
 
 #[async_trait]
@@ -292,10 +338,11 @@ impl Host for StepHost {
             .cloned()
     }
 
-    async fn record_fact(&self, name: &str, mut value: Value, readers: Readers) -> Result<(), Halt> {
+    async fn record_fact(&self, name: &str, value: Value, readers: Readers) -> Result<(), Halt> {
         let key = self.key(name);
         self.check_name(name)?;
-        self.masked_for(readers, &mut value);
+        let recordable = self.recordable(&value, readers);
+        let (value, readers) = recordable.ok_or_else(|| Self::cannot_keep(name))?;
         self.check_size(&key, &value)?;
         self.attempt.replay().seen(key.clone(), value.clone());
         self.attempt
@@ -385,14 +432,7 @@ impl Host for StepHost {
         let Ok(value) = std::str::from_utf8(value) else {
             return false;
         };
-        let spec = &self.attempt.document.spec;
-        let texts = [
-            serde_json::to_string(spec),
-            serde_json::to_string(&*self.attempt.inputs),
-        ];
-        let quoted = Value::from(value.trim()).to_string();
-        let bare = quoted.trim_matches('"');
-        texts.iter().flatten().any(|text| text.contains(bare))
+        self.attempt.known.stands(value.trim())
     }
 
     fn add_secret(&self, value: &[u8], end: Option<SystemTime>) -> Result<(), SecretRefused> {

@@ -21,6 +21,7 @@ mod host;
 mod source;
 mod gate;
 mod hidden;
+mod known;
 mod attempt;
 mod vouch;
 pub mod local;

@@ -134,6 +134,12 @@ impl Replay {
         self.facts.entry(key).or_insert(value);
     }
 
+    /// Does a key that was written hold this text? Keys are never masked, so whoever reads the journal has it.
+    pub(crate) fn names(&self, text: &str) -> bool {
+        let mut keys = self.effects.keys().chain(self.facts.keys());
+        keys.any(|key| key.as_str().contains(text))
+    }
+
     /// Did an operator decide that this open effect is run again?
     pub(crate) fn is_to_be_redone(&self, key: &EffectKey) -> bool {
         self.redo.contains(key)

@@ -97,7 +97,7 @@ impl Trust {
             return Ok(write(record));
         };
         let record = match readers {
-            Readers::Everybody => Ok(record),
+            Readers::Everybody | Readers::People => Ok(record),
             Readers::Pool => seal.seal(record),
         };
         let record = record.and_then(|record| seal.authenticate(record));

@@ -139,6 +139,12 @@ impl AttemptLog {
         self.inner.redactor.redact(text)
     }
 
+    /// A text with every secret replaced but what is known to its readers anyway.
+    #[must_use]
+    pub fn redact_unless(&self, text: &str, is_known: impl Fn(&str) -> bool) -> String {
+        self.inner.redactor.redact_unless(text, is_known)
+    }
+
     /// Nothing is written any more: what was held back goes out and the log is complete.
     pub fn finish(&self) {
         let steps = std::mem::take(&mut *self.inner.steps.lock().unwrap_or_else(PoisonError::into_inner));

@@ -181,6 +181,38 @@ impl Redactor {
         whole.extend_from_slice(stream.finish());
         String::from_utf8_lossy(&whole).into_owned()
     }
+
+    /// A whole text, in which what is known anyway stays: a part that would be replaced and that `is_known`.
+    #[must_use]
+    pub fn redact_unless(&self, text: &str, is_known: impl Fn(&str) -> bool) -> String {
+        let matcher = {
+            let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+            if secrets.forms.is_empty() {
+                return text.to_owned();
+            }
+            secrets.matcher()
+        };
+        if matches!(*matcher, Matcher::Everything) {
+            return self.redact(text);
+        }
+        let mut hidden = Vec::new();
+        matcher.scan(NodeId::default(), text.as_bytes(), |end, len| {
+            hide(&mut hidden, end.saturating_sub(len), end);
+        });
+        let mut whole = Vec::with_capacity(text.len());
+        let mut from = 0;
+        for Span { start, end } in hidden {
+            // What begins or ends within a character cannot be looked for.
+            if text.get(start..end).is_some_and(&is_known) {
+                continue;
+            }
+            whole.extend_from_slice(text.as_bytes().get(from..start).unwrap_or_default());
+            whole.extend_from_slice(MASK);
+            from = end;
+        }
+        whole.extend_from_slice(text.as_bytes().get(from..).unwrap_or_default());
+        String::from_utf8_lossy(&whole).into_owned()
+    }
 }
 
 /// One stream being redacted.

@@ -104,7 +104,7 @@ pub trait Host: Send + Sync + 'static {
     fn secrets_folder(&self) -> Option<PathBuf> {
         None
     }
-    /// Does this value stand in the task's document or in its inputs?
+    /// Does this value stand in the task's document, in its inputs, or in what its steps were evaluated to?
     fn is_in_document(&self, _value: &[u8]) -> bool {
         false
     }
@@ -278,13 +278,25 @@ impl StepContext {
     /// What was seen and steers the program: observed once, recorded, and never looked at again on replay.
     ///
     /// # Errors
-    /// What `observe` answers, or a halt.
+    /// What `observe` answers, a halt, or `journal.secretValue`: it holds what nobody may read, and cannot be sealed.
     pub async fn fact<T, F>(&self, name: &str, observe: impl FnOnce() -> F) -> Result<T, StepError>
     where
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T, StepError>>,
     {
         self.guarded_fact(name, |_| Secrecy::Public, observe).await
+    }
+
+    /// As [`Self::fact`], for what is told to people: what must be hidden in it is masked.
+    ///
+    /// # Errors
+    /// What `observe` answers, or a halt.
+    pub async fn told_fact<T, F>(&self, name: &str, observe: impl FnOnce() -> F) -> Result<T, StepError>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T, StepError>>,
+    {
+        self.guarded_fact(name, |_| Secrecy::Told, observe).await
     }
 
     /// As [`Self::fact`], for a value that could carry a secret: `secrecy` says of what was observed whether it
@@ -309,6 +321,7 @@ impl StepContext {
         let value = observe().await?;
         let readers = match secrecy(&value) {
             Secrecy::Public => Readers::Everybody,
+            Secrecy::Told => Readers::People,
             Secrecy::Private => Readers::Pool,
             Secrecy::Secret(what) => {
                 self.needs_sealing(what)?;

@@ -33,8 +33,11 @@ pub struct Effect {
 /// Who may read a recorded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
-    /// Whoever has the journal: the manager, and who may read at the manager.
+    /// Whoever has the journal: the manager, and who may read at the manager. It is acted on, so it is recorded as it
+    /// is: what nobody may read stops the step, or is sealed.
     Everybody,
+    /// Whoever has the journal. It is told to people and nothing is done with it: what nobody may read is masked in it.
+    People,
     /// Only agents with the pool's key; everybody, where the pool has none.
     Pool,
 }
@@ -42,8 +45,10 @@ pub enum Readers {
 /// How much a value that is about to be recorded could tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
-    /// References and counts.
+    /// References and counts, which are acted on.
     Public,
+    /// Words for people.
+    Told,
     /// What could be guessed from it is worth hiding: sealed where the pool has a key.
     Private,
     /// It could carry a secret: sealed, and without a pool key the step is refused. Says what could
@@ -79,6 +84,8 @@ impl Effect {
                 retry_safe: retry_safe == RetrySafe::Yes,
             },
             settle: Duration::ZERO,
+            // What a child says.
+            readers: Readers::People,
             ..Self::bounded(name, summary, plan)
         }
     }

@@ -14,7 +14,7 @@ use deputy_seal::KeyRing;
 use deputy_steps::permit;
 use deputy_task::attempt::AttemptRef;
 use deputy_task::boot_time::BootTime;
-use deputy_task::document::Document;
+use deputy_task::document::{Document, Inputs};
 use deputy_task::id::Project;
 use deputy_task::message::{Assignment, BlobRef, Command, Event, WriteOp, WriteVerdict};
 use deputy_task::outcome::Completion;
@@ -50,6 +50,7 @@ pub(super) struct Bench {
     pub(super) world: World,
     pub(super) journal: MemoryJournal,
     pub(super) document: Arc<Document>,
+    pub(super) inputs: Arc<Inputs>,
     pub(super) config: ExecutorConfig,
     pub(super) progress: Vec<StepProgress>,
     pub(super) writes: usize,
@@ -92,6 +93,7 @@ impl Bench {
             world: World::default(),
             journal: MemoryJournal::default(),
             document: Arc::new(serde_json::from_value(document).expect("document")),
+            inputs: Arc::default(),
             config: ExecutorConfig::with_slots(2),
             progress: Vec::new(),
             writes: 0,
@@ -149,7 +151,7 @@ impl Bench {
         Assignment {
             attempt: attempt(epoch),
             document: Arc::clone(&self.document),
-            inputs: Arc::default(),
+            inputs: Arc::clone(&self.inputs),
             digest: hex::encode(Sha256::digest(serde_json::to_vec(&*self.document).expect("json"))),
             signed: self.signed.clone(),
             submitter: "tests".into(),

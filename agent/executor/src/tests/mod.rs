@@ -5,6 +5,7 @@ mod adoption;
 mod bench;
 mod crash;
 mod lifecycle;
+mod exact;
 mod names;
 mod policy;
 mod script;

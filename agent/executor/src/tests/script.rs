@@ -129,6 +129,8 @@ pub(super) enum Do {
     Source,
     /// A fact with a map that has this entry.
     Labels(&'static str, &'static str),
+    /// A bounded effect whose result is that text; its undo asks for it again.
+    Answer(&'static str, &'static str),
     /// Keeps a value that could carry a secret.
     Keep(&'static str, Secrecy),
 }
@@ -157,6 +159,7 @@ impl StepProgram for Scripted {
         for action in self.script.get(&*ctx.step).into_iter().flatten().rev() {
             match action {
                 Do::Put(name, _) => undone.restored |= self.restore(ctx, name).await?,
+                Do::Answer(name, answer) => undone.restored |= self.withdraw(ctx, name, answer).await?,
                 Do::Child(name, ..) => undone.left.push(format!("{name} was set by a child")),
                 Do::Refused
                 | Do::Wait(_)
@@ -217,7 +220,18 @@ impl Scripted {
                 .map(drop),
             Do::Labels(key, value) => {
                 let seen = || async { Ok(json!({ "labels": { *key: value } })) };
-                ctx.fact("labels", seen).await.map(drop)
+                ctx.told_fact("labels", seen).await.map(drop)
+            }
+            Do::Answer(name, answer) => {
+                let effect = Effect::bounded(format!("answer/{name}"), "Answer", &json!(name)).settle(SETTLE);
+                let look = || async { Ok(self.answered(name, answer)) };
+                let act = |permit| async move {
+                    self.world.put("answer", name, "1", permit).await?;
+                    Ok((*answer).to_owned())
+                };
+                let answered: String = ctx.effect(effect, look, act).await?;
+                assert_eq!(answered, *answer);
+                Ok(())
             }
             Do::Keep(value, secrecy) => {
                 let kept: String = ctx
@@ -269,6 +283,27 @@ impl Scripted {
             |permit| self.world.put(&token, name, value, permit),
         )
         .await
+    }
+
+    fn answered(&self, name: &str, answer: &str) -> Look<String> {
+        match self.world.look("answer", name) {
+            Look::Mine(()) => Look::Mine(answer.to_owned()),
+            Look::Absent => Look::Absent,
+            Look::Foreign(why) => Look::Foreign(why),
+            Look::Unclear(why) => Look::Unclear(why),
+        }
+    }
+
+    /// Takes back what is called as the effect answered.
+    async fn withdraw(&self, ctx: &StepContext, name: &str, answer: &str) -> Result<bool, StepError> {
+        let look = || async { Ok(self.answered(name, answer)) };
+        let settled: Settled<String> = ctx.settled(&format!("answer/{name}"), SETTLE, look).await?;
+        let Settled::Happened(answered) = settled else {
+            return Ok(false);
+        };
+        assert_eq!(answered, answer, "what an undo acts on is what was answered");
+        self.world.state().objects.remove(name);
+        Ok(true)
     }
 
     async fn child(

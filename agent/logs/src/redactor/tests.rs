@@ -218,3 +218,18 @@ fn what_does_not_fit_any_more_is_refused_and_nothing_is_forgotten_for_it() {
     assert!(matches!(session, Err(SecretRefused::TooMany { .. })), "{session:?}");
     assert_eq!(redactor.redact(&large(0)), "***");
 }
+
+#[test]
+fn what_is_known_anyway_stays_where_it_does_not_show_more() {
+    let redactor = Redactor::new();
+    for secret in ["shop", "shop-Xy71-long", "täglich"] {
+        redactor.add_secret(secret.as_bytes()).expect("a secret");
+    }
+    let left = |text: &str| redactor.redact_unless(text, |part| part == "shop");
+    assert_eq!(left("arn:shop/shop-web:2"), "arn:shop/shop-web:2");
+    assert_eq!(left("shop runs shop-Xy71-long, täglich"), "shop runs ***, ***");
+    // Whoever reads both at once could not tell which of them is known.
+    assert_eq!(left("shopshop-Xy71-long"), "***");
+    assert_eq!(redactor.redact_unless("shop", |_| false), redactor.redact("shop"));
+    assert_eq!(Redactor::new().redact_unless("shop", |_| false), "shop");
+}

@@ -71,7 +71,7 @@ impl StepProgram for EcsRollingDeployProgram {
             deployment_id: &change.deployment_id,
             previous: before.service.as_ref().map(|service| service.task_definition.as_str()),
         };
-        match ctx.fact(&names.verdict, || follow(ctx, &ecs, target)).await? {
+        match ctx.told_fact(&names.verdict, || follow(ctx, &ecs, target)).await? {
             Verdict::Failed(failure) => Err(failure.into()),
             Verdict::Steady { running } => {
                 ctx.narrate(format_args!(

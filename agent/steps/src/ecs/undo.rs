@@ -324,7 +324,7 @@ impl Undo<'_> {
         };
         match self
             .ctx
-            .fact(&self.names.verdict, || follow(self.ctx, &self.ecs, target))
+            .told_fact(&self.names.verdict, || follow(self.ctx, &self.ecs, target))
             .await?
         {
             Verdict::Failed(failure) => Err(failure.into()),

@@ -150,7 +150,7 @@ impl One<'_> {
             return Ok(Did::Left);
         }
         let observe = || async { self.found(&applied, &before).await };
-        let found = ctx.fact(&format!("found/{}", object.id()), observe).await?;
+        let found = ctx.told_fact(&format!("found/{}", object.id()), observe).await?;
         match (found, &before.object) {
             (Found::Changed(what), _) => {
                 let kept = if kept {
@@ -213,7 +213,7 @@ impl One<'_> {
         let Self { work, object, .. } = *self;
         let Work { ctx, api, token } = work;
         let inside: Vec<String> = ctx
-            .fact(&format!("inside/{}", object.id()), || {
+            .told_fact(&format!("inside/{}", object.id()), || {
                 occupants(ctx, api, object, token)
             })
             .await?;

@@ -138,7 +138,9 @@ impl Following<'_> {
             ctx.narrate(&found.summary);
         }
         let nothing = || StepError::from(Halt::Nondeterministic(format!("the fact {fact} has gone")));
-        ctx.fact(&fact, || async { seen.ok_or_else(nothing) }).await.map(Ok)
+        ctx.told_fact(&fact, || async { seen.ok_or_else(nothing) })
+            .await
+            .map(Ok)
     }
 
     async fn look(&mut self, one: &Watched) -> Result<Result<Verdict, String>, StepError> {

@@ -16,3 +16,4 @@ mod value;
 
 pub use resolve::Secrets;
 pub use value::SecretValue;
+pub use worth::is_word;

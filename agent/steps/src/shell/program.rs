@@ -90,7 +90,7 @@ impl ShellProgram {
         if has_secrets && ctx.can_seal() {
             Readers::Pool
         } else {
-            Readers::Everybody
+            Readers::People
         }
     }
 
