@@ -99,7 +99,7 @@ impl Signer {
     /// If a request is accepted for which no certificate can be made.
     pub fn certificate(&self, request: &[u8]) -> Result<Vec<u8>, String> {
         let request = SigningRequest::read(request).map_err(|error| error.to_string())?;
-        let issued = self.0.client(&request, "pool/agent", Duration::from_secs(3600));
+        let issued = self.0.client(&request, ("pool/agent", ""), Duration::from_secs(3600));
         Ok(issued.expect("what is accepted can be signed").leaf)
     }
 }

@@ -682,6 +682,7 @@ mod tests {
                 leaf: Vec::new(),
                 serial: id.into(),
                 key: id.into(),
+                line: id.into(),
                 not_before_ms: now_ms,
                 not_after_ms: now_ms + 1000,
             };

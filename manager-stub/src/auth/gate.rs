@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use super::caller::{Caller, serving};
 use super::table::{Who, who};
 use crate::registry::{BookError, Registry, Scope, Use};
-use crate::trust::peer::{Peer, PeerName};
+use crate::trust::peer::{Peer, PeerCertificate, PeerName};
 
 /// The header of an answer that says: the certificate is the reason, join again.
 pub const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
@@ -168,7 +168,11 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
             let agent_id: AgentId = agent
                 .parse()
                 .map_err(|_| refused("the certificate names no agent id".into()))?;
-            match registry.may_use(agent, &certificate.serial, peer.since_ms) {
+            let mut may_use = registry.may_use(agent, &certificate.serial, peer.since_ms);
+            if matches!(may_use, Use::Refused(_)) && regained(registry, agent, certificate).await? {
+                may_use = registry.may_use(agent, &certificate.serial, peer.since_ms);
+            }
+            match may_use {
                 Use::Good => {}
                 Use::First => {
                     let taken = registry.first_use(&agent_id, &certificate.serial).await;
@@ -204,6 +208,21 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
             certificate.serial
         ))),
     }
+}
+
+/// Was it a certificate that the store has lost? It is remembered again then.
+async fn regained(registry: &Registry, agent: &str, certificate: &PeerCertificate) -> Result<bool, Status> {
+    let regained = registry.regain(agent, certificate).await;
+    let regained = regained.map_err(|error| Status::unavailable(format!("the certificate is not taken: {error}")))?;
+    if regained {
+        tracing::warn!(
+            agent.id = agent,
+            serial = certificate.serial,
+            "the store did not remember this certificate, which is newer than all that it remembers of the agent: it is an \
+             older copy; the certificate is taken"
+        );
+    }
+    Ok(regained)
 }
 
 /// UNAUTHENTICATED because of the certificate.

@@ -144,7 +144,7 @@ impl Core {
                 "this process of the agent {agent} said hello with another key before; a session goes on with the key that \
                  it began with: start the agent again"
             );
-            return Err(("identity_conflict", reason, self.timing.heartbeat));
+            return Err(("other_key", reason, STAY_AWAY));
         }
         self.refuse_twin(&agent, &instance)?;
         Ok((agent, instance))

@@ -4,6 +4,7 @@ use deputy_task::id::Project;
 use serde::{Deserialize, Serialize};
 
 use super::table::Remembered;
+use crate::trust::peer::PeerCertificate;
 
 /// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
 /// agent is asked to make a new one.
@@ -65,6 +66,9 @@ pub struct CertificateRecord {
     #[serde(default)]
     pub line: String,
     /// Unix milliseconds.
+    #[serde(default)]
+    pub not_before_ms: i64,
+    /// Unix milliseconds.
     pub not_after_ms: i64,
     /// Was it used yet?
     pub used: bool,
@@ -72,6 +76,23 @@ pub struct CertificateRecord {
     pub superseded_at_ms: Option<i64>,
     /// Ended by an administrator.
     pub revoked: bool,
+}
+
+impl CertificateRecord {
+    /// What a certificate says of itself.
+    #[must_use]
+    pub fn regained(certificate: &PeerCertificate) -> Self {
+        Self {
+            serial: certificate.serial.clone(),
+            key: certificate.key.clone(),
+            line: certificate.line.clone(),
+            not_before_ms: certificate.not_before_ms,
+            not_after_ms: certificate.not_after_ms,
+            used: false,
+            superseded_at_ms: None,
+            revoked: false,
+        }
+    }
 }
 
 impl Remembered for AgentRecord {
@@ -144,6 +165,21 @@ impl AgentRecord {
             let unused = self.certificates[..last].iter().position(|one| !one.used);
             self.certificates.remove(unused.unwrap_or(0));
         }
+    }
+
+    /// Is this certificate of our authority the agent's, made after everything that is remembered of it? Then the store is
+    /// an older copy: it goes on from the newest certificate of the same line that it does remember.
+    #[must_use]
+    pub fn has_lost(&self, certificate: &PeerCertificate, now_ms: i64) -> bool {
+        let is_known = self.certificates.iter().any(|one| one.serial == certificate.serial);
+        self.standing == Standing::Active
+            && !is_known
+            && certificate.not_after_ms > now_ms
+            && !certificate.line.is_empty()
+            && self.newest().is_some_and(|newest| {
+                let is_after = newest.not_before_ms > 0 && newest.not_before_ms < certificate.not_before_ms;
+                !newest.revoked && newest.line == certificate.line && is_after
+            })
     }
 
     /// The line of the certificate that was taken into use last; what was revoked holds nothing.
@@ -228,6 +264,7 @@ mod tests {
             serial: serial.into(),
             key: serial.into(),
             line: "1".into(),
+            not_before_ms: not_after_ms - 50,
             not_after_ms,
             used: false,
             superseded_at_ms: None,
@@ -283,6 +320,44 @@ mod tests {
         assert_eq!(agent.may_use("3", 20, 21), Use::Good);
         assert_eq!((agent.line_in_use(), agent.line_of("2")), (Some("other"), Some("1")));
         assert_eq!((agent.line_of_key("2"), agent.line_of_key("new")), ("1", "new"));
+    }
+
+    #[test]
+    fn only_what_is_newer_than_everything_of_its_line_was_lost_with_the_store() {
+        let shown = PeerCertificate {
+            serial: "3".into(),
+            name: crate::trust::peer::PeerName::Nobody(String::new()),
+            key: "k".into(),
+            line: "1".into(),
+            not_before_ms: 160,
+            not_after_ms: 300,
+        };
+        let mut agent = agent();
+        assert!(agent.has_lost(&shown, 170));
+        assert!(!agent.has_lost(&shown, 300), "it has ended");
+        let changed = |change: fn(&mut PeerCertificate)| {
+            let mut other = shown.clone();
+            change(&mut other);
+            other
+        };
+        for other in [
+            changed(|other| other.line = "other".into()),
+            changed(|other| other.line.clear()),
+            changed(|other| other.not_before_ms = 150),
+            changed(|other| other.serial = "1".into()),
+        ] {
+            assert!(!agent.has_lost(&other, 170), "{other:?}");
+        }
+        agent.add(CertificateRecord::regained(&shown));
+        assert!(!agent.has_lost(&shown, 170), "it is known now");
+        assert_eq!(agent.may_use("3", 170, 170), Use::First);
+        agent.end(Standing::Revoked { reason: "gone".into() }, 180);
+        agent.standing = Standing::Active;
+        let newer = changed(|other| {
+            other.serial = "4".into();
+            other.not_before_ms = 170;
+        });
+        assert!(!agent.has_lost(&newer, 190), "its line was revoked");
     }
 
     #[test]

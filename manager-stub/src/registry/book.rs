@@ -164,11 +164,12 @@ pub(super) fn room(have: usize, most: usize, what: &str) -> Result<(), BookError
     Err(BookError::Full(format!("this manager remembers at most {most} {what}")))
 }
 
-pub(super) fn recorded(issued: &Issued, line: &str) -> CertificateRecord {
+pub(super) fn recorded(issued: &Issued) -> CertificateRecord {
     CertificateRecord {
         serial: issued.serial.clone(),
         key: issued.key.clone(),
-        line: line.to_owned(),
+        line: issued.line.clone(),
+        not_before_ms: issued.not_before_ms,
         not_after_ms: issued.not_after_ms,
         used: false,
         superseded_at_ms: None,

@@ -182,6 +182,15 @@ impl Registry {
         })
     }
 
+    /// The line of keys that an agent goes on with if it joins with this key.
+    #[must_use]
+    pub fn line_to_join(&self, joining: &Joining, key: &str) -> String {
+        self.look(|known| {
+            let before = known.agents.get(joining.agent_id.as_str());
+            before.map_or(key, |agent| agent.line_of_key(key)).to_owned()
+        })
+    }
+
     /// Takes an agent in with its first certificate.
     ///
     /// # Errors
@@ -192,9 +201,7 @@ impl Registry {
         self.change(move |known| {
             let (mut edit, mut agent) = admitted(known, &joining, &issued.key)?;
             let id = joining.agent_id.as_str();
-            let before = known.agents.get(id);
-            let line = before.map_or(issued.key.as_str(), |agent| agent.line_of_key(&issued.key));
-            agent.add(recorded(issued, line));
+            agent.add(recorded(issued));
             edit.agents.push(known.agents.pending(id, Some(agent)));
             Ok((edit, ()))
         })

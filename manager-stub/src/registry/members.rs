@@ -2,9 +2,10 @@
 
 use deputy_task::id::{AgentId, Project};
 
-use super::agents::{AgentRecord, Standing, Use};
+use super::agents::{AgentRecord, CertificateRecord, Standing, Use};
 use super::book::{BookError, Edit, Registry, missing, recorded};
 use crate::trust::authority::{Issued, millis, unix_now};
+use crate::trust::peer::PeerCertificate;
 
 /// An expired certificate is exchanged for a new one for so long.
 const EXPIRED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -27,9 +28,8 @@ impl Registry {
             if let Some(why) = standing_refusal(&agent) {
                 return Err(BookError::Denied(why));
             }
-            let line = agent.line_of(serial).ok_or_else(|| missing("certificate", serial))?;
-            let certificate = recorded(issued, line);
-            agent.add(certificate);
+            agent.line_of(serial).ok_or_else(|| missing("certificate", serial))?;
+            agent.add(recorded(issued));
             let mut edit = Edit::default();
             edit.agents.push(known.agents.pending(agent_id, Some(agent)));
             Ok((edit, ()))
@@ -80,6 +80,29 @@ impl Registry {
             Some(agent) => agent.may_use(serial, connected_at_ms, millis(unix_now())),
             None => Use::Refused(format!("this manager knows no agent {agent_id}")),
         })
+    }
+
+    /// Remembers a certificate again whose record was lost with the store that is gone; answers whether it was one. Whoever
+    /// calls has seen that our authority signed it.
+    ///
+    /// # Errors
+    /// If the store does not take it.
+    pub async fn regain(&self, agent_id: &str, certificate: &PeerCertificate) -> Result<bool, BookError> {
+        let now_ms = millis(unix_now());
+        let is_lost = |agent: &AgentRecord| agent.has_lost(certificate, now_ms);
+        if !self.look(|known| known.agents.get(agent_id).is_some_and(is_lost)) {
+            return Ok(false);
+        }
+        let regained = self.change(|known| {
+            let mut edit = Edit::default();
+            let before = known.agents.get(agent_id).filter(|agent| is_lost(agent));
+            if let Some(mut agent) = before.cloned() {
+                agent.add(CertificateRecord::regained(certificate));
+                edit.agents.push(known.agents.pending(agent_id, Some(agent)));
+            }
+            Ok((edit, before.is_some()))
+        });
+        regained.await
     }
 
     /// A certificate was used for the first time: the ones before it end for new connections.

@@ -131,7 +131,10 @@ impl Agent for AgentService {
         &self,
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
-        let Caller::Agent { agent_id, serial, .. } = caller::current() else {
+        let Caller::Agent {
+            agent_id, serial, line, ..
+        } = caller::current()
+        else {
             return Err(Status::failed_precondition(
                 "there is no certificate to renew: this manager serves in the clear",
             ));
@@ -140,7 +143,7 @@ impl Agent for AgentService {
         let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let record = self.context.registry.agent(agent_id.as_str());
         let record = record.ok_or_else(|| Status::not_found(format!("there is no agent {agent_id}")))?;
-        let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
+        let issued = self.context.sign(&signing, (&record.pool, &agent_id), &line)?;
         let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "a certificate was renewed");

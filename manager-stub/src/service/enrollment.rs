@@ -136,7 +136,8 @@ impl Enrollment for EnrollmentService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let (signing, joining) = self.proved(request.into_inner()).await?;
         let agent_id = joining.agent_id.clone();
-        let issued = self.context.sign(&signing, &joining.rule.pool, &agent_id)?;
+        let line = self.context.registry.line_to_join(&joining, &signing.key);
+        let issued = self.context.sign(&signing, (&joining.rule.pool, &agent_id), &line)?;
         let joined = self.context.registry.join(joining.clone(), &issued).await;
         joined.map_err(|error| {
             tracing::warn!(agent.id = %agent_id, why = %error, "a join was refused");
@@ -213,7 +214,8 @@ impl Enrollment for EnrollmentService {
             .parse()
             .map_err(|_| denied("the expired certificate names no agent id".into()))?;
         self.take_nonce(&nonce)?;
-        let issued = self.context.sign(&signing, &record.pool, &agent_id)?;
+        let line = record.line_of(&serial).unwrap_or_default();
+        let issued = self.context.sign(&signing, (&record.pool, &agent_id), line)?;
         let renewed = self.context.registry.renew(&agent, &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");

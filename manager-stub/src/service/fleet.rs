@@ -62,7 +62,7 @@ impl FleetService {
         let left = grant.expires_at_ms.saturating_sub(millis(unix_now()));
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         let authority = &self.context.trust.authority;
-        let issued = authority.client(signing, &format!("user/{}", grant.id), left);
+        let issued = authority.client(signing, (&format!("user/{}", grant.id), ""), left);
         let issued = issued.map_err(|error| Status::internal(format!("the certificate could not be made: {error}")))?;
         Ok(v1::IssuedCertificate {
             chain: vec![issued.leaf.into(), authority.certificate().to_vec().into()],

@@ -13,9 +13,17 @@ const AGENT_ID_IN_USE: &str = "deputy-agent-id-in-use";
 
 impl Context {
     /// Signs a certificate for an agent. It is worth nothing until the registry has it.
-    pub(super) fn sign(&self, signing: &SigningRequest, pool: &str, agent: &AgentId) -> Result<Issued, Status> {
+    pub(super) fn sign(
+        &self,
+        signing: &SigningRequest,
+        (pool, agent): (&str, &AgentId),
+        line: &str,
+    ) -> Result<Issued, Status> {
         let path = format!("pool/{pool}/agent/{agent}");
-        let issued = self.trust.authority.client(signing, &path, self.trust.certificate_life);
+        let issued = self
+            .trust
+            .authority
+            .client(signing, (&path, line), self.trust.certificate_life);
         issued.map_err(|error| Status::internal(format!("the certificate could not be made: {error}")))
     }
 

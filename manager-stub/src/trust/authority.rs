@@ -78,6 +78,8 @@ pub struct Issued {
     pub serial: String,
     /// SHA-256 of the public key's bits, hex.
     pub key: String,
+    /// The line of keys that it says it is of; empty for users.
+    pub line: String,
     /// Unix milliseconds.
     pub not_before_ms: i64,
     /// Unix milliseconds.
@@ -258,13 +260,22 @@ impl Authority {
         Ok((certificate.der().clone(), key))
     }
 
-    /// A client certificate for the key of a request. What the request asks for by name is ignored.
+    /// A client certificate for the key of a request. What the request asks for by name is ignored. The line of keys that
+    /// an agent speaks for is in it: a manager whose store has forgotten the certificate can read it there.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn client(&self, request: &SigningRequest, path: &str, life: Duration) -> Result<Issued, AuthorityError> {
+    pub fn client(
+        &self,
+        request: &SigningRequest,
+        (path, line): (&str, &str),
+        life: Duration,
+    ) -> Result<Issued, AuthorityError> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name = named("Deputy client");
+        if !line.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationalUnitName, line);
+        }
         let uri = format!("spiffe://{}/{path}", self.trust_domain);
         params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -275,6 +286,7 @@ impl Authority {
             leaf: certificate.der().to_vec(),
             serial,
             key: request.key.clone(),
+            line: line.to_owned(),
             not_before_ms: millis(now.saturating_sub(BACKDATED)),
             not_after_ms: millis(now + life),
         })
@@ -474,7 +486,7 @@ mod tests {
         let (_, der) = request();
         let request = SigningRequest::read(&der).expect("good");
         let issued = authority
-            .client(&request, "pool/eu/agent/a1", Duration::from_secs(60))
+            .client(&request, ("pool/eu/agent/a1", "the line"), Duration::from_secs(60))
             .expect("issued");
         let (_, leaf) = x509_parser::parse_x509_certificate(&issued.leaf).expect("a certificate");
         let names = leaf.subject_alternative_name().expect("read").expect("there");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{millis, unix_now};
@@ -74,6 +75,12 @@ pub struct PeerCertificate {
     pub serial: String,
     /// Whom it names.
     pub name: PeerName,
+    /// SHA-256 of its public key's bits, hex.
+    pub key: String,
+    /// The line of keys that it is of; empty for users.
+    pub line: String,
+    /// Unix milliseconds.
+    pub not_before_ms: i64,
     /// Unix milliseconds.
     pub not_after_ms: i64,
 }
@@ -117,9 +124,14 @@ pub fn read(leaf: &[u8], trust_domain: &str) -> Option<PeerCertificate> {
         [] => PeerName::Nobody("no URI".into()),
         _ => PeerName::Nobody("more than one URI".into()),
     };
+    let mut units = parsed.subject().iter_organizational_unit();
+    let line = units.next().and_then(|unit| unit.as_str().ok()).unwrap_or_default();
     Some(PeerCertificate {
         serial: hex::encode(parsed.raw_serial()),
         name,
+        key: hex::encode(Sha256::digest(&parsed.public_key().subject_public_key.data)),
+        line: line.to_owned(),
+        not_before_ms: parsed.validity().not_before.timestamp().saturating_mul(1000),
         not_after_ms: parsed.validity().not_after.timestamp().saturating_mul(1000),
     })
 }

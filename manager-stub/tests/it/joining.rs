@@ -417,7 +417,9 @@ async fn certificates_of_nobody_are_refused_in_words() {
     let (own, other) = (key(), tempfile::tempdir().expect("a folder"));
     let request = SigningRequest::read(&csr(&own)).expect("a request");
     let signed_by = |signer: &Signer, path: &str| {
-        let issued = signer.client(&request, path, Duration::from_secs(60)).expect("signed");
+        let issued = signer
+            .client(&request, (path, ""), Duration::from_secs(60))
+            .expect("signed");
         ClientIdentity::new(&[issued.leaf], &own.serialize_der()).expect("an identity")
     };
     let stranger = Signer::open(other.path(), Some("test")).expect("made");

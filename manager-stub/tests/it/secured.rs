@@ -69,6 +69,13 @@ impl Secured {
         self.manager = Some(Manager::start(self.settings.clone()).await.expect("starts again"));
     }
 
+    /// Starts again after something was done to the data folder.
+    pub(crate) async fn restart_after(&mut self, change: impl FnOnce(&std::path::Path)) {
+        self.manager.take().expect("up").shutdown().await;
+        change(self.folder.path());
+        self.manager = Some(Manager::start(self.settings.clone()).await.expect("starts again"));
+    }
+
     pub(crate) fn admin_token(&self) -> String {
         let text = std::fs::read_to_string(self.folder.path().join("admin-token")).expect("written");
         text.trim().to_owned()

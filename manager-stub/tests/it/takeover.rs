@@ -56,6 +56,31 @@ async fn mint(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> Re
     client.mint_token(request).await.map(drop)
 }
 
+/// The same agent with the certificate that it has renewed.
+async fn renewed(secured: &Secured, member: &Member) -> Member {
+    // Certificates tell whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let key = key();
+    let request = v1::RenewCertificateRequest { csr: csr(&key).into() };
+    let answer = secured.agent(member).await.renew_certificate(request).await;
+    Member {
+        key,
+        certificate: answer
+            .expect("renewed")
+            .into_inner()
+            .certificate
+            .expect("a certificate"),
+    }
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).expect("read").flatten() {
+        if entry.file_type().expect("a type").is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+        }
+    }
+}
+
 /// A log frame about this attempt; the reason for which it was refused.
 async fn log(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> String {
     let data = bytes::Bytes::from_static(b"forged\n");
@@ -187,7 +212,7 @@ async fn who_has_the_id_of_a_silent_agent_says_nothing_for_what_that_one_runs() 
 
     let (_session, answer) = says_hello(&secured, &other, INSTANCE).await;
     match answer {
-        Frame::Disconnect(told) => assert_eq!(told.code, "identity_conflict", "{told:?}"),
+        Frame::Disconnect(told) => assert_eq!(told.code, "other_key", "{told:?}"),
         other => panic!("{other:?}"),
     }
     let (_session, answer) = says_hello(&secured, &other, "1111").await;
@@ -216,7 +241,50 @@ async fn an_instance_belongs_to_its_key_over_a_start_of_the_manager() {
     let other = secured.join("a1", &tokens).await.expect("nobody is heard of");
     let (_session, answer) = says_hello(&secured, &other, INSTANCE).await;
     match answer {
-        Frame::Disconnect(told) => assert_eq!(told.code, "identity_conflict", "{told:?}"),
+        Frame::Disconnect(told) => assert_eq!(told.code, "other_key", "{told:?}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_renewed_after_the_backup_goes_on_with_the_restored_manager() {
+    let mut secured = started().await;
+    let token = secured.join_token("rule", 1).await;
+    let (member, genuine, attempt) = at_work(&secured, &token).await;
+    drop(genuine);
+    let backup = tempfile::tempdir().expect("a folder");
+    secured.restart_after(|folder| copy_files(folder, backup.path())).await;
+    let member = renewed(&secured, &member).await;
+    let (session, answer) = says_hello(&secured, &member, INSTANCE).await;
+    assert!(matches!(answer, Frame::Welcome(_)), "{answer:?}");
+    drop(session);
+    secured.restart_after(|folder| copy_files(backup.path(), folder)).await;
+
+    let channel = secured.channel(Some(&member.identity())).await;
+    let hello = v1::Hello {
+        inventory: vec![v1::HeldAttempt {
+            attempt: Some(attempt.clone()),
+            started: true,
+        }],
+        ..hello("a1", INSTANCE, 2)
+    };
+    let (_session, answer) = Agent::dial_over(channel, hello).await;
+    match answer {
+        Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
+        other => panic!("{other:?}"),
+    }
+    mint(&mut secured.agent(&member).await, &attempt)
+        .await
+        .expect("what it runs is its own");
+    // And on: the next renewal is of the same line, and another join gets nothing by all this.
+    let member = renewed(&secured, &member).await;
+    mint(&mut secured.agent(&member).await, &attempt)
+        .await
+        .expect("the same line");
+    let second = secured.join_token("rule", 1).await;
+    let refused = secured.join("a1", &second).await.expect_err("it is heard of");
+    assert!(
+        refused.message().contains("is in use by another process"),
+        "{refused:?}"
+    );
 }
