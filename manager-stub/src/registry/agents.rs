@@ -9,6 +9,8 @@ use crate::trust::peer::PeerCertificate;
 /// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
 /// agent is asked to make a new one.
 const MAX_CERTIFICATES: usize = 32;
+/// A join whose answer is lost is answered again so often.
+const MAX_REPEATS: u32 = 16;
 /// An agent is remembered for so long after its last certificate. As long an expired one can be exchanged.
 const REMEMBERED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 
@@ -76,6 +78,12 @@ pub struct CertificateRecord {
     pub superseded_at_ms: Option<i64>,
     /// Ended by an administrator.
     pub revoked: bool,
+    /// The join token that it was made for; none after a renewal or a join by another proof.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// How often its join was asked for again.
+    #[serde(default)]
+    pub repeats: u32,
 }
 
 impl CertificateRecord {
@@ -91,6 +99,8 @@ impl CertificateRecord {
             used: false,
             superseded_at_ms: None,
             revoked: false,
+            token: None,
+            repeats: 0,
         }
     }
 }
@@ -207,6 +217,12 @@ impl AgentRecord {
             .map_or(key, |one| one.line.as_str())
     }
 
+    /// Has it joined, and was it never heard of since?
+    #[must_use]
+    pub fn is_unseen(&self, now_ms: i64) -> bool {
+        self.has_good(now_ms) && self.certificates.iter().all(|one| !one.used)
+    }
+
     /// The newest certificate.
     #[must_use]
     pub fn newest(&self) -> Option<&CertificateRecord> {
@@ -234,11 +250,13 @@ impl AgentRecord {
             && now_ms.saturating_sub(self.ends_at_ms()) > REMEMBERED_FOR_MS
     }
 
-    /// Was its newest certificate made for this key, and is it good for it still? Then a join with the same key only asks
-    /// for the answer again.
+    /// The certificate whose join is only asked for again by a join with this key and this token: the newest one, as long
+    /// as nobody has used or revoked it.
     #[must_use]
-    pub fn awaits(&self, key: &str) -> bool {
-        self.standing == Standing::Active && self.newest().is_some_and(|newest| !newest.revoked && newest.key == key)
+    pub fn asked_again(&self, key: &str, token: Option<&str>) -> Option<&CertificateRecord> {
+        let newest = self.newest().filter(|_| self.standing == Standing::Active)?;
+        let is_unanswered = !newest.used && !newest.revoked && newest.repeats < MAX_REPEATS;
+        (is_unanswered && newest.key == key && newest.token.as_deref() == token).then_some(newest)
     }
 
     /// Ends every certificate; how many of them were good.
@@ -269,6 +287,8 @@ mod tests {
             used: false,
             superseded_at_ms: None,
             revoked: false,
+            token: None,
+            repeats: 0,
         }
     }
 

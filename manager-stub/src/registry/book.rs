@@ -174,5 +174,7 @@ pub(super) fn recorded(issued: &Issued) -> CertificateRecord {
         used: false,
         superseded_at_ms: None,
         revoked: false,
+        token: None,
+        repeats: 0,
     }
 }

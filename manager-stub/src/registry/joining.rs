@@ -2,7 +2,7 @@
 
 use deputy_task::id::AgentId;
 
-use super::agents::{AgentRecord, Standing};
+use super::agents::{AgentRecord, CertificateRecord, Standing};
 use super::book::{BookError, Edit, Known, MAX_ROWS, Registry, missing, recorded, room};
 use super::join_tokens::{JOIN_PREFIX, JoinAttempt, JoinToken};
 use super::secret;
@@ -199,9 +199,18 @@ impl Registry {
     pub async fn join(&self, joining: Joining, issued: &Issued) -> Result<(), BookError> {
         self.free_to_join(&joining, &issued.key).await?;
         self.change(move |known| {
-            let (mut edit, mut agent) = admitted(known, &joining, &issued.key)?;
+            let (mut edit, mut agent, attempt) = admitted(known, &joining, &issued.key)?;
+            let before = match attempt {
+                JoinAttempt::First => None,
+                JoinAttempt::Repeated => agent.newest(),
+            };
+            let certificate = CertificateRecord {
+                token: joining.token.clone(),
+                repeats: before.map_or(0, |before| before.repeats + 1),
+                ..recorded(issued)
+            };
             let id = joining.agent_id.as_str();
-            agent.add(recorded(issued));
+            agent.add(certificate);
             edit.agents.push(known.agents.pending(id, Some(agent)));
             Ok((edit, ()))
         })
@@ -219,14 +228,16 @@ impl Registry {
 }
 
 /// The agent as it is when it has joined with this key, and what becomes of its token.
-fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentRecord), BookError> {
+fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentRecord, JoinAttempt), BookError> {
     let now_ms = millis(unix_now());
     let before = known.agents.get(joining.agent_id.as_str());
-    let attempt = if before.is_some_and(|agent| agent.awaits(key)) {
-        JoinAttempt::Repeated
-    } else {
-        JoinAttempt::First
-    };
+    let asked_again = before.and_then(|agent| agent.asked_again(key, joining.token.as_deref()));
+    let attempt = asked_again.map_or(JoinAttempt::First, |_| JoinAttempt::Repeated);
+    // Who is banned is told so, whatever his token is worth.
+    let mut agent = taken_in(before, joining, now_ms)?;
+    if let (JoinAttempt::Repeated, Some(before)) = (attempt, before) {
+        agent.joined_at_ms = before.joined_at_ms;
+    }
     let mut edit = Edit::default();
     if let Some(token) = &joining.token {
         let token = known
@@ -239,11 +250,10 @@ fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentR
         let used = known.join_tokens.pending(&token.id, Some(token.used(attempt)));
         edit.join_tokens.push(used);
     }
-    let agent = taken_in(before, joining, now_ms)?;
     if before.is_none() {
         room(known.agents.len(), MAX_AGENTS, "agents")?;
     }
-    Ok((edit, agent))
+    Ok((edit, agent, attempt))
 }
 
 /// The agent as it is when it has joined.

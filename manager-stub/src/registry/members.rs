@@ -124,6 +124,16 @@ impl Registry {
         .await
     }
 
+    /// Agents that have joined and were never heard of since.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<AgentRecord> {
+        let now_ms = millis(unix_now());
+        self.look(|known| {
+            let unseen = known.agents.all().filter(|agent| agent.is_unseen(now_ms));
+            unseen.cloned().collect()
+        })
+    }
+
     /// One agent.
     #[must_use]
     pub fn agent(&self, agent_id: &str) -> Option<AgentRecord> {

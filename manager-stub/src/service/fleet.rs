@@ -1,5 +1,6 @@
 //! The `Fleet` service.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use deputy_proto::v1;
@@ -12,7 +13,7 @@ use super::trust::not_done;
 use crate::auth::caller::{self, Caller};
 use crate::dispatcher::inbound::{FleetLine, Inbound};
 use crate::join::JoinRule;
-use crate::registry::{Grant, JoinToken, NewGrant, Scope, Standing};
+use crate::registry::{AgentRecord, Grant, JoinToken, NewGrant, Scope, Standing};
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 
 /// A join token is good for so long if nobody says otherwise.
@@ -42,6 +43,10 @@ impl FleetService {
     async fn lines(&self) -> Result<Vec<FleetLine>, Status> {
         let asked = self.context.dispatcher.ask(|reply| Inbound::Fleet { reply }).await;
         let mut lines = asked.map_err(ending)?;
+        let unseen = self.context.registry.unseen().into_iter().map(unseen);
+        let known: HashSet<String> = lines.iter().map(|line| line.info.agent_id.clone()).collect();
+        lines.extend(unseen.filter(|line| !known.contains(&line.info.agent_id)));
+        lines.sort_by(|a, b| a.info.agent_id.cmp(&b.info.agent_id));
         for line in &mut lines {
             if let Some(agent) = self.context.registry.agent(&line.info.agent_id) {
                 line.info.pool = agent.pool.clone();
@@ -85,6 +90,24 @@ impl FleetService {
     async fn line(&self, agent: &str) -> Result<FleetLine, Status> {
         let found = self.lines().await?.into_iter().find(|line| line.info.agent_id == agent);
         found.ok_or_else(|| Status::not_found(format!("there is no agent {agent}")))
+    }
+}
+
+/// An agent that has joined and not said hello yet: it has the id already.
+fn unseen(agent: AgentRecord) -> FleetLine {
+    let why = "it has joined, and was never heard of since";
+    let capabilities = v1::Capabilities {
+        warnings: vec![why.into()],
+        ..v1::Capabilities::default()
+    };
+    FleetLine {
+        info: v1::AgentInfo {
+            agent_id: agent.agent_id,
+            status: v1::AgentStatus::Disconnected.into(),
+            capabilities: Some(capabilities),
+            ..v1::AgentInfo::default()
+        },
+        notes: vec![why.into()],
     }
 }
 

@@ -60,6 +60,10 @@ async fn renew(client: &mut AgentClient<Channel>) -> Result<Member, Status> {
     })
 }
 
+fn key_again(key: &rcgen::KeyPair) -> rcgen::KeyPair {
+    rcgen::KeyPair::try_from(key.serialize_der()).expect("the same key")
+}
+
 /// Any call of the Agent service: says only whether the certificate is taken.
 async fn call(client: &mut AgentClient<Channel>) -> Result<(), Status> {
     match client.fetch_blob(v1::FetchBlobRequest::default()).await {
@@ -81,6 +85,19 @@ async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
     secured.join_with(&key, "a2", &token).await.expect("joined");
     // The answer was lost on the way: the same agent asks again with the same key.
     secured.join_with(&key, "a2", &token).await.expect("the same join");
+    let listed = secured
+        .fleet()
+        .await
+        .list(secured.admin(v1::FleetListRequest::default()))
+        .await;
+    let agents = listed.expect("listed").into_inner().agents;
+    let warned = |agent: &v1::AgentInfo| {
+        agent
+            .capabilities
+            .iter()
+            .all(|offered| offered.warnings[0].contains("joined"))
+    };
+    assert!(agents.len() == 2 && agents.iter().all(warned), "{agents:?}");
     let refused = secured.join("a3", &token).await.expect_err("used up");
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("is used up (2 of 2 uses)"), "{refused:?}");
@@ -88,6 +105,59 @@ async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
     for bad in ["", "x", &forged, &token.to_uppercase()] {
         let refused = secured.join("a4", bad).await.expect_err("no token");
         assert!(refused.message().contains("is not known"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_join_is_asked_for_again_by_its_own_token_a_few_times_and_not_once_it_was_answered() {
+    let secured = Secured::start().await;
+    let (token, another) = (secured.join_token("rule", 1).await, secured.join_token("rule", 1).await);
+    let key = key();
+    secured.join_with(&key, "a1", &token).await.expect("joined");
+    let mut certificate = None;
+    for _ in 0..16 {
+        certificate = Some(secured.join_with(&key, "a1", &token).await.expect("the same join"));
+    }
+    let refused = secured.join_with(&key, "a1", &token).await.expect_err("often enough");
+    assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
+    // Another token of the rule is another join, and has its own use.
+    secured.join_with(&key, "a1", &another).await.expect("a use of its own");
+    let last = secured.join_with(&key, "a1", &another).await.expect("the same join");
+    let refused = secured.join_with(&key, "a1", &token).await.expect_err("used up");
+    assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
+    assert!(certificate.is_some());
+    call(
+        &mut secured
+            .agent(&Member {
+                key: key_again(&key),
+                certificate: last,
+            })
+            .await,
+    )
+    .await
+    .expect("good");
+    let refused = secured
+        .join_with(&key, "a1", &another)
+        .await
+        .expect_err("it was answered: the certificate is in use");
+    assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_join_that_is_only_repeated_does_not_keep_an_id_from_others() {
+    let secured = Secured::start().await;
+    let (token, another) = (secured.join_token("rule", 1).await, secured.join_token("rule", 1).await);
+    let key = key();
+    secured.join_with(&key, "a1", &token).await.expect("joined");
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        secured.join_with(&key, "a1", &token).await.expect("the same join");
+        match secured.join("a1", &another).await {
+            Ok(_) => break,
+            Err(refused) => assert!(refused.message().contains("in use by another process"), "{refused:?}"),
+        }
+        assert!(tokio::time::Instant::now() < until, "it is kept by repetitions");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
