@@ -203,8 +203,6 @@ pub struct Presence {
     pub newest: Option<Holding>,
     /// Whoever was not heard of for so long is gone.
     pub silence: Duration,
-    /// Who is refused asks again after so long.
-    pub again: Duration,
 }
 
 /// An instance, and the line of keys that it is bound to.
@@ -214,8 +212,8 @@ pub struct Holding {
     pub instance: InstanceId,
     /// The line; empty where nobody is asked who he is.
     pub line: String,
-    /// Was it heard of just now?
-    pub is_heard: bool,
+    /// It is taken for gone after so long, if nothing more is heard of it; zero if it is gone.
+    pub gone_in: Duration,
 }
 
 /// One agent, with one sentence each about what it can and cannot do.

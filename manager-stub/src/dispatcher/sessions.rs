@@ -174,13 +174,21 @@ impl Core {
 
     /// Was anything heard of it within this time?
     fn is_heard(&self, member: &Member, silence: Duration) -> bool {
+        !self.gone_in(member, silence).is_zero()
+    }
+
+    /// How long until it has been silent for this time; zero if it is gone.
+    fn gone_in(&self, member: &Member, silence: Duration) -> Duration {
         // Who held a lease when this manager started may not have found it yet.
         let heard_at = if member.lease_until > self.started_at {
             member.seen_at.max(self.started_at)
         } else {
             member.seen_at
         };
-        !member.gone && self.now < heard_at.after(silence)
+        if member.gone {
+            return Duration::ZERO;
+        }
+        heard_at.after(silence).remaining(self.now)
     }
 
     /// Who speaks under an agent id.
@@ -189,7 +197,6 @@ impl Core {
         Presence {
             newest: newest.and_then(|instance| self.holding(instance)),
             silence: self.timing.heartbeat * HELD_HEARTBEATS,
-            again: self.timing.heartbeat,
         }
     }
 
@@ -199,7 +206,7 @@ impl Core {
         Some(Holding {
             instance: instance.clone(),
             line: member.vouched.line.clone(),
-            is_heard: self.is_heard(member, self.timing.heartbeat * HELD_HEARTBEATS),
+            gone_in: self.gone_in(member, self.timing.heartbeat * HELD_HEARTBEATS),
         })
     }
 

@@ -11,6 +11,9 @@ use super::joining::Joining;
 use crate::dispatcher::inbound::{Inbound, Presence, Refused};
 use crate::trust::authority::{millis, unix_now};
 
+/// Whoever asks again when the id is free asks a little later than that.
+const ROUNDED: Duration = Duration::from_millis(100);
+
 /// What a join would change.
 struct Before {
     /// The line of the key that joins.
@@ -40,7 +43,7 @@ impl Registry {
             && ago < presence.silence
             && presence.newest.as_ref().is_none_or(|held| held.line != newest)
         {
-            return Err(presence.taken(&joining.agent_id));
+            return Err(presence.taken(&joining.agent_id, presence.silence - ago));
         }
         Ok(())
     }
@@ -89,19 +92,23 @@ fn before(agent: &AgentRecord, key: &str) -> Before {
 impl Presence {
     fn refusal(&self, agent_id: &AgentId, line: &str) -> Result<(), BookError> {
         match &self.newest {
-            Some(held) if held.is_heard && held.line != line => Err(self.taken(agent_id)),
+            Some(held) if !held.gone_in.is_zero() && held.line != line => Err(self.taken(agent_id, held.gone_in)),
             _ => Ok(()),
         }
     }
 
-    /// Nothing of the other one is told but that it is there.
-    fn taken(&self, agent_id: &AgentId) -> BookError {
+    /// Nothing of the other one is told but that it is there, and when it is taken for gone if it stays silent: whoever
+    /// replaces it asks again then, and not a moment before.
+    fn taken(&self, agent_id: &AgentId, gone_in: Duration) -> BookError {
         let why = format!(
             "the agent id {agent_id} is in use by another process, which has another key and was heard of within the last \
              {:?}; give this agent an id of its own (--agent-id), or wait until the other one has been silent for so long; \
              an administrator ends it at once with: deputy fleet revoke {agent_id}",
             self.silence
         );
-        BookError::InUse { why, again: self.again }
+        BookError::InUse {
+            why,
+            again: gone_in + ROUNDED,
+        }
     }
 }

@@ -41,12 +41,13 @@ impl EnrollmentService {
         self.context.trust.nonces.check(nonce, unix_now()).map_err(bad_nonce)
     }
 
-    /// Only a proof that is good uses a nonce up: what is made up by strangers must not fill their memory.
+    /// Only a join that is let in uses a nonce up: what is made up by strangers, or by who was let in once, must not fill
+    /// their memory.
     fn take_nonce(&self, nonce: &[u8]) -> Result<(), Status> {
         self.context.trust.nonces.take(nonce, unix_now()).map_err(bad_nonce)
     }
 
-    /// Whom a rule lets in, with which key. Uses the challenge up.
+    /// Whom the manager would take in, with which key. The challenge stays good.
     async fn proved(&self, request: v1::JoinRequest) -> Result<(SigningRequest, Joining), Status> {
         let v1::JoinRequest {
             csr,
@@ -72,13 +73,20 @@ impl EnrollmentService {
                 UnprovenKind::Later => Status::unavailable(refusal.to_string()),
             }
         })?;
-        self.take_nonce(&nonce)?;
         let joining = Joining {
             agent_id,
             subject: proven.subject,
             rule: proven.rule,
             token,
         };
+        self.context
+            .registry
+            .may_join(&joining, &signing.key)
+            .await
+            .map_err(|error| {
+                tracing::warn!(agent.id = %joining.agent_id, why = %error, "a join was refused");
+                not_done(error)
+            })?;
         Ok((signing, joining))
     }
 
@@ -134,7 +142,10 @@ impl Enrollment for EnrollmentService {
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
-        let (signing, joining) = self.proved(request.into_inner()).await?;
+        let request = request.into_inner();
+        let nonce = request.nonce.clone();
+        let (signing, joining) = self.proved(request).await?;
+        self.take_nonce(&nonce)?;
         let agent_id = joining.agent_id.clone();
         let line = self.context.registry.line_to_join(&joining, &signing.key);
         let issued = self.context.sign(&signing, (&joining.rule.pool, &agent_id), &line)?;
@@ -161,9 +172,7 @@ impl Enrollment for EnrollmentService {
     ) -> Result<Response<v1::CheckJoinResponse>, Status> {
         let join = request.into_inner().join;
         let join = join.ok_or_else(|| Status::invalid_argument("there is no join in it"))?;
-        let (signing, joining) = self.proved(join).await?;
-        let checked = self.context.registry.may_join(&joining, &signing.key).await;
-        checked.map_err(not_done)?;
+        let (_, joining) = self.proved(join).await?;
         Ok(Response::new(v1::CheckJoinResponse {
             pool: joining.rule.pool,
             join_rule: joining.rule.name,

@@ -104,7 +104,7 @@ async fn is_spoken_for(context: &Context, attempt: &AttemptRef, line: &str) -> R
         return Ok(false);
     };
     let held = holding(context, instance).await?;
-    Ok(held.is_some_and(|held| held.is_heard && held.line != line))
+    Ok(held.is_some_and(|held| !held.gone_in.is_zero() && held.line != line))
 }
 
 async fn holding(context: &Context, instance: &InstanceId) -> Result<Option<Holding>, Status> {

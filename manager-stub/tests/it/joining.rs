@@ -211,6 +211,57 @@ async fn a_challenge_is_good_once() {
 }
 
 #[tokio::test]
+async fn a_join_that_is_refused_or_only_asked_about_uses_no_challenge_up() {
+    let secured = Secured::with(|settings| {
+        settings.timing.heartbeat = Duration::from_secs(5);
+        settings.timing.lease_ttl = Duration::from_secs(60);
+    });
+    let secured = secured.await;
+    let (used, revoked, good) = (
+        secured.join_token("rule", 1).await,
+        secured.join_token("rule", 1).await,
+        secured.join_token("rule", 1).await,
+    );
+    secured.join("a2", &used).await.expect("joined");
+    let id = revoked.split('_').nth(1).expect("an id").to_owned();
+    let request = v1::RevokeJoinTokenRequest { id };
+    secured
+        .fleet()
+        .await
+        .revoke_join_token(secured.admin(request))
+        .await
+        .expect("revoked");
+    let (mut enrollment, challenge) = secured.challenge().await.expect("a challenge");
+    let join = |token: &str, agent_id: &str| v1::JoinRequest {
+        csr: csr(&key()).into(),
+        agent_id: agent_id.into(),
+        nonce: challenge.nonce.clone(),
+        proof: Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() })),
+    };
+    for (token, agent_id, why) in [
+        (&used, "a1", "is used up"),
+        (&revoked, "a1", "was revoked"),
+        (&good, "a2", "is in use by another process"),
+    ] {
+        let refused = enrollment.join(join(token, agent_id)).await.expect_err("refused");
+        assert!(refused.message().contains(why), "{refused:?}");
+    }
+    for _ in 0..2 {
+        let request = v1::CheckJoinRequest {
+            join: Some(join(&good, "a1")),
+            renew_expired: None,
+        };
+        enrollment.check_join(request).await.expect("it would be let in");
+    }
+    enrollment
+        .join(join(&good, "a1"))
+        .await
+        .expect("the challenge is still good");
+    let refused = enrollment.join(join(&good, "a1")).await.expect_err("it is used");
+    assert!(refused.message().contains("was used before"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn joins_that_strangers_make_up_use_no_challenge_up() {
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 1).await;
@@ -406,6 +457,13 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
     secured.fleet().await.ban(secured.admin(request)).await.expect("banned");
     let refused = secured.join("a1", &token).await.expect_err("banned");
     assert!(refused.message().contains("is banned: never again"), "{refused:?}");
+    let dead = secured.join_token("rule", 1).await;
+    secured.join("a9", &dead).await.expect("joined");
+    let refused = secured.join("a1", &dead).await.expect_err("banned");
+    assert!(
+        refused.message().contains("is banned: never again"),
+        "whatever the token is worth: {refused:?}"
+    );
     let request = v1::UnbanRequest { agent_id: "a1".into() };
     secured
         .fleet()

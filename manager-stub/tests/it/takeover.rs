@@ -119,7 +119,11 @@ async fn a_second_token_of_the_rule_takes_nothing_from_an_agent_that_is_heard_of
             .metadata()
             .get("deputy-agent-id-in-use")
             .expect("when to ask again");
-        assert_eq!(again, "500");
+        let again: u64 = again.to_str().expect("text").parse().expect("milliseconds");
+        assert!(
+            (1000..=1600).contains(&again),
+            "three heartbeats from the last one: {again}"
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let tokens = secured
@@ -159,6 +163,21 @@ async fn a_second_token_of_the_rule_takes_nothing_from_an_agent_that_is_heard_of
         .expect("revoked");
     let third = secured.join_token("rule", 1).await;
     secured.join("a1", &third).await.expect("another key, at once");
+}
+
+#[tokio::test]
+async fn who_replaces_an_agent_that_crashed_is_let_in_at_the_time_that_it_was_told() {
+    let secured = started().await;
+    let token = secured.join_token("rule", 5).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let (agent, welcome) = says_hello(&secured, &member, INSTANCE).await;
+    assert!(matches!(welcome, Frame::Welcome(_)), "{welcome:?}");
+    drop(agent);
+    let refused = secured.join("a1", &token).await.expect_err("it was heard of just now");
+    let again = refused.metadata().get("deputy-agent-id-in-use").expect("when");
+    let again: u64 = again.to_str().expect("text").parse().expect("milliseconds");
+    tokio::time::sleep(Duration::from_millis(again)).await;
+    secured.join("a1", &token).await.expect("at the second try");
 }
 
 #[tokio::test]
@@ -268,7 +287,7 @@ async fn an_agent_that_renewed_after_the_backup_goes_on_with_the_restored_manage
         }],
         ..hello("a1", INSTANCE, 2)
     };
-    let (_session, answer) = Agent::dial_over(channel, hello).await;
+    let (mut session, answer) = Agent::dial_over(channel, hello).await;
     match answer {
         Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
         other => panic!("{other:?}"),
@@ -282,6 +301,7 @@ async fn an_agent_that_renewed_after_the_backup_goes_on_with_the_restored_manage
         .await
         .expect("the same line");
     let second = secured.join_token("rule", 1).await;
+    session.heartbeat().await;
     let refused = secured.join("a1", &second).await.expect_err("it is heard of");
     assert!(
         refused.message().contains("is in use by another process"),
