@@ -55,6 +55,42 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if ge (int .Values.agent.graceSeconds) (int .Values.agent.drainTimeoutSeconds) -}}
 {{- fail "agent.graceSeconds must be less than agent.drainTimeoutSeconds: scripts are told to stop within it" -}}
 {{- end -}}
+{{- $config := .Values.agent.config -}}
+{{- range $key := list "connect_timeout" "reconnect_base" "reconnect_max" -}}
+{{- with index $config $key -}}
+{{- if gt (int64 (include "deputy-agent.milliseconds" .)) 31622400000 -}}
+{{- fail (printf "agent.config.%s is longer than 366 days" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $base := $config.reconnect_base | default "1s" -}}
+{{- $max := $config.reconnect_max | default "60s" -}}
+{{- if gt (int64 (include "deputy-agent.milliseconds" $base)) (int64 (include "deputy-agent.milliseconds" $max)) -}}
+{{- fail (printf "agent.config.reconnect_base (%s) must not be longer than agent.config.reconnect_max (%s)" $base $max) -}}
+{{- end -}}
+{{- $all := $config.spool_limit | default "1GiB" -}}
+{{- $one := $config.spool_task_limit | default "256MiB" -}}
+{{- if gt (int64 (include "deputy-agent.kibibytes" $one)) (int64 (include "deputy-agent.kibibytes" $all)) -}}
+{{- fail (printf "agent.config.spool_task_limit (%s) must not be more than agent.config.spool_limit (%s)" $one $all) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A duration that the schema let through. */ -}}
+{{- define "deputy-agent.milliseconds" -}}
+{{- $sum := 0 -}}
+{{- range $unit, $milliseconds := dict "d" 86400000 "h" 3600000 "m" 60000 "s" 1000 "ms" 1 -}}
+{{- /* 5m is none of 5ms: what follows a unit is a digit or nothing. */ -}}
+{{- with regexFind (printf "[0-9]+%s([0-9]|$)" $unit) $ -}}
+{{- $sum = add $sum (mul (int64 (regexFind "[1-9][0-9]*" (regexFind "^[0-9]+" .) | default "0")) $milliseconds) -}}
+{{- end -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{- /* A size that the schema let through. */ -}}
+{{- define "deputy-agent.kibibytes" -}}
+{{- $unit := regexFind "[A-Z]" . -}}
+{{- mul (int64 (regexFind "[1-9][0-9]*" .)) (get (dict "K" 1 "M" 1024 "G" 1048576 "T" 1073741824) $unit) -}}
 {{- end -}}
 
 {{- /* agent.toml: a JSON string is a TOML string. */ -}}
