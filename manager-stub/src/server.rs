@@ -677,6 +677,7 @@ mod tests {
                 subject: "token:rule".into(),
                 rule,
                 token: None,
+                line: None,
             };
             let issued = crate::trust::authority::Issued {
                 leaf: Vec::new(),

@@ -130,6 +130,8 @@ pub(crate) struct Who<'a> {
 struct Request {
     key: KeyPair,
     csr: Vec<u8>,
+    /// The last certificate of the key, DER; empty if it is new.
+    before: Vec<u8>,
 }
 
 /// The request that was not answered yet.
@@ -146,7 +148,10 @@ impl Request {
 
     fn with_key_of(before: Option<&Identity>) -> Result<Self, JoinError> {
         match before {
-            Some(before) => Self::of(kept_key(before)?),
+            Some(before) => Ok(Self {
+                before: before.chain.first().cloned().unwrap_or_default(),
+                ..Self::of(kept_key(before)?)?
+            }),
             None => Self::new(),
         }
     }
@@ -155,7 +160,11 @@ impl Request {
         let failed = |error: rcgen::Error| JoinError::Malformed(format!("no request can be made: {error}"));
         let params = CertificateParams::new(Vec::new()).map_err(failed)?;
         let csr = params.serialize_request(&key).map_err(failed)?.der().to_vec();
-        Ok(Self { key, csr })
+        Ok(Self {
+            key,
+            csr,
+            before: Vec::new(),
+        })
     }
 
     fn answered(self, certificate: Option<v1::IssuedCertificate>) -> Result<Identity, JoinError> {
@@ -273,6 +282,7 @@ async fn proved(
         agent_id: who.agent_id.as_str().to_owned(),
         nonce: challenge.nonce,
         proof: Some(to_wire(proof.map_err(JoinError::Proof)?)),
+        before: request.before.clone().into(),
     })
 }
 

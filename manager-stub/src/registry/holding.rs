@@ -32,7 +32,7 @@ impl Registry {
             let agent = known.agents.get(joining.agent_id.as_str())?;
             // Others are refused in words of their own, and whoever was revoked has no id to keep.
             let has_it = agent.standing == Standing::Active && agent.subject == joining.subject;
-            has_it.then(|| before(agent, key))
+            has_it.then(|| before(agent, joining.line_after(Some(agent), key)))
         });
         let Some(before) = before else { return Ok(()) };
         let presence = self.presence(&joining.agent_id).await?;
@@ -79,12 +79,12 @@ impl Registry {
     }
 }
 
-fn before(agent: &AgentRecord, key: &str) -> Before {
+fn before(agent: &AgentRecord, line: &str) -> Before {
     let ago = millis(unix_now()).saturating_sub(agent.joined_at_ms);
     // A clock that was set back would keep the id for ever.
     let ago = u64::try_from(ago).map_or(Duration::MAX, Duration::from_millis);
     Before {
-        line: agent.line_of_key(key).to_owned(),
+        line: line.to_owned(),
         newest: agent.newest().map(|newest| (newest.line.clone(), ago)),
     }
 }

@@ -25,6 +25,16 @@ pub struct Joining {
     pub rule: JoinRule,
     /// The join token that it used.
     pub token: Option<String>,
+    /// The line of keys that the last certificate of its key says.
+    pub line: Option<String>,
+}
+
+impl Joining {
+    /// The line of keys that it goes on with. What our authority has signed counts before what is remembered.
+    pub(super) fn line_after<'a>(&'a self, before: Option<&'a AgentRecord>, key: &'a str) -> &'a str {
+        let remembered = || before.map_or(key, |agent| agent.line_of_key(key));
+        self.line.as_deref().unwrap_or_else(remembered)
+    }
 }
 
 impl Registry {
@@ -187,7 +197,7 @@ impl Registry {
     pub fn line_to_join(&self, joining: &Joining, key: &str) -> String {
         self.look(|known| {
             let before = known.agents.get(joining.agent_id.as_str());
-            before.map_or(key, |agent| agent.line_of_key(key)).to_owned()
+            joining.line_after(before, key).to_owned()
         })
     }
 

@@ -54,6 +54,7 @@ impl EnrollmentService {
             agent_id,
             nonce,
             proof,
+            before,
         } = request;
         self.check_nonce(&nonce)?;
         let agent_id: AgentId = agent_id
@@ -74,6 +75,7 @@ impl EnrollmentService {
             }
         })?;
         let joining = Joining {
+            line: self.line_shown(&before, &agent_id, &signing.key),
             agent_id,
             subject: proven.subject,
             rule: proven.rule,
@@ -88,6 +90,15 @@ impl EnrollmentService {
                 not_done(error)
             })?;
         Ok((signing, joining))
+    }
+
+    /// The line of keys that a certificate of ours gives to this key of this agent. Whoever signed the request has the key.
+    fn line_shown(&self, leaf: &[u8], agent_id: &AgentId, key: &str) -> Option<String> {
+        let authority = &self.context.trust.authority;
+        authority.key_of(leaf)?;
+        let shown = peer::read(leaf, authority.trust_domain())?;
+        let is_its = matches!(&shown.name, PeerName::Agent { agent, .. } if agent == agent_id.as_str());
+        (is_its && shown.key == key && !shown.line.is_empty()).then_some(shown.line)
     }
 
     /// Which rule lets whom in. One arm per kind of proof.

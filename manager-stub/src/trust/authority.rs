@@ -498,6 +498,8 @@ mod tests {
             .collect();
         assert_eq!(names, [r#"URI("spiffe://test/pool/eu/agent/a1")"#]);
         assert_eq!(hex::encode(leaf.raw_serial()), issued.serial);
+        let read = crate::trust::peer::read(&issued.leaf, "test").expect("read");
+        assert_eq!((read.line, read.key), ("the line".into(), issued.key));
     }
 
     #[test]

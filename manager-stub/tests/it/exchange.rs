@@ -478,6 +478,7 @@ async fn a_session_is_its_agents_alone_and_a_revoked_agent_is_told() {
             agent_id: id.into(),
             nonce: challenge.nonce,
             proof: Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.clone() })),
+            before: bytes::Bytes::new(),
         };
         let joined = enrollment.join(request).await.expect("joined by gRPC-Web").into_inner();
         Member {

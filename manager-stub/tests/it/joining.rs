@@ -198,6 +198,7 @@ async fn a_challenge_is_good_once() {
         agent_id: "a1".into(),
         nonce: challenge.nonce,
         proof: Some(proof),
+        before: bytes::Bytes::new(),
     };
     enrollment.join(request.clone()).await.expect("joined");
     let refused = enrollment.join(request.clone()).await.expect_err("replayed");
@@ -237,6 +238,7 @@ async fn a_join_that_is_refused_or_only_asked_about_uses_no_challenge_up() {
         agent_id: agent_id.into(),
         nonce: challenge.nonce.clone(),
         proof: Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() })),
+        before: bytes::Bytes::new(),
     };
     for (token, agent_id, why) in [
         (&used, "a1", "is used up"),
@@ -273,6 +275,7 @@ async fn joins_that_strangers_make_up_use_no_challenge_up() {
         agent_id: "a1".into(),
         nonce: nonce.clone(),
         proof: proof(&token),
+        before: bytes::Bytes::new(),
     };
     let made_up = [
         v1::JoinRequest {

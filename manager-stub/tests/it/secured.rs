@@ -163,12 +163,24 @@ impl Secured {
         agent_id: &str,
         token: &str,
     ) -> Result<v1::IssuedCertificate, tonic::Status> {
+        self.join_after(Vec::new(), key, agent_id, token).await
+    }
+
+    /// The same, and shows the last certificate of the key.
+    pub(crate) async fn join_after(
+        &self,
+        before: Vec<u8>,
+        key: &rcgen::KeyPair,
+        agent_id: &str,
+        token: &str,
+    ) -> Result<v1::IssuedCertificate, tonic::Status> {
         let (mut enrollment, challenge) = self.challenge().await?;
         let request = v1::JoinRequest {
             csr: csr(key).into(),
             agent_id: agent_id.into(),
             nonce: challenge.nonce,
             proof: Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() })),
+            before: before.into(),
         };
         let joined = enrollment.join(request).await?.into_inner();
         Ok(joined.certificate.expect("a certificate"))

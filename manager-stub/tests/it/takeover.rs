@@ -308,3 +308,53 @@ async fn an_agent_that_renewed_after_the_backup_goes_on_with_the_restored_manage
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn an_agent_whose_key_is_forgotten_goes_on_by_its_last_certificate_and_nobody_else_does() {
+    let secured = started().await;
+    let tokens = secured.join_token("rule", 5).await;
+    let (member, mut genuine, attempt) = at_work(&secured, &tokens).await;
+    genuine.heartbeat().await;
+    let member = renewed(&secured, &member).await;
+    let leaf = member.certificate.chain[0].to_vec();
+    let mut fleet = secured.fleet().await;
+    let request = v1::RevokeRequest {
+        agent_id: "a1".into(),
+        reason: "by mistake".into(),
+    };
+    fleet.revoke(secured.admin(request)).await.expect("revoked");
+    let request = v1::ForgetRequest { agent_id: "a1".into() };
+    fleet.forget(secured.admin(request)).await.expect("forgotten");
+
+    let again = secured.join_after(leaf.clone(), &member.key, "a1", &tokens).await;
+    let again = Member {
+        key: member.key,
+        certificate: again.expect("joined again"),
+    };
+    let channel = secured.channel(Some(&again.identity())).await;
+    let hello = v1::Hello {
+        inventory: vec![v1::HeldAttempt {
+            attempt: Some(attempt.clone()),
+            started: true,
+        }],
+        ..hello("a1", INSTANCE, 2)
+    };
+    let (mut session, answer) = Agent::dial_over(channel, hello).await;
+    match answer {
+        Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
+        other => panic!("{other:?}"),
+    }
+    mint(&mut secured.agent(&again).await, &attempt)
+        .await
+        .expect("what it runs is its own");
+    // A certificate is no secret: without its key it says nothing.
+    session.heartbeat().await;
+    let refused = secured
+        .join_after(leaf, &key(), "a1", &tokens)
+        .await
+        .expect_err("not its key");
+    assert!(
+        refused.message().contains("is in use by another process"),
+        "{refused:?}"
+    );
+}

@@ -409,6 +409,10 @@ pub struct JoinRequest {
     /// From Challenge.
     #[prost(bytes = "bytes", tag = "3")]
     pub nonce: ::prost::bytes::Bytes,
+    /// The last certificate of the key of csr, DER; empty if there is none. It may have ended. With it the agent goes on
+    /// with what it holds even where the manager does not remember the key any more.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub before: ::prost::bytes::Bytes,
     /// Why it may.
     #[prost(oneof = "join_request::Proof", tags = "4, 5, 6")]
     pub proof: ::core::option::Option<join_request::Proof>,
