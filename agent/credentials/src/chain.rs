@@ -24,12 +24,12 @@ use tokio::time::Instant;
 use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
-use crate::pace::Paced;
+use crate::pace::{Paced, waits};
 use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
 use crate::session::session;
 use crate::web_identity::WebIdentity;
 
-/// Longest time for one renewal, without the waits between its retries.
+/// Longest time for one renewal, without what is waited before and between its tries.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time for asking who the caller is, while explaining a denial.
 const WHO_TIMEOUT: Duration = Duration::from_secs(4);
@@ -202,7 +202,7 @@ impl Link {
 
     fn longest_renewal(&self) -> Duration {
         let waits = match &self.origin {
-            Origin::WebIdentity(_, config) | Origin::Role(_, _, config) => config.pace.backoff().longest_in_all(),
+            Origin::WebIdentity(_, config) | Origin::Role(_, _, config) => waits(config.pace.backoff()),
             _ => Duration::ZERO,
         };
         RENEWAL_TIMEOUT + waits

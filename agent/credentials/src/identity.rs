@@ -15,7 +15,6 @@ use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_runtime::client::identity::IdentityCache;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
-use aws_smithy_types::timeout::TimeoutConfig;
 use deputy_task::document::{OidcRole, RoleHop};
 use deputy_task::outcome::Failure;
 use serde_json::Value;
@@ -29,18 +28,12 @@ use crate::error::CredentialsError;
 use crate::hop::{Caller as HopCaller, Hop, check_role_arn, session_name_from};
 use crate::http_client;
 use crate::machine::Machine;
-use crate::pace::{Pace, Paced, Tell};
+use crate::pace::{Pace, Paced, Tell, timeouts};
 use crate::profile;
-use crate::rate::{LONGEST_TURN, Rates};
+use crate::rate::Rates;
 use crate::refusal::{Refusal, denied, encoded};
 use crate::session::account_of;
 use crate::web_identity::{TokenMinter, WebIdentity};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// One try of one call, without the wait for its turn.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
-/// One call with all its tries, without the waits between them.
-const CALL_TIMEOUT: Duration = Duration::from_secs(18);
 
 /// One per agent. Cheap to clone; builds its HTTP client on first use.
 #[derive(Clone)]
@@ -514,18 +507,13 @@ impl Agent {
     /// Everything but credentials.
     fn base_config(&self, pace: &Pace) -> Result<SdkConfig, CredentialsError> {
         let backoff = pace.backoff();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT + LONGEST_TURN)
-            .operation_timeout(CALL_TIMEOUT + backoff.longest_in_all())
-            .build();
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(pace.region().to_owned()))
             .http_client(pace.taking_turns(self.http()?))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
-            .timeout_config(timeouts)
+            .timeout_config(timeouts(backoff))
             // Our links are the cache: they renew earlier than the SDK's would.
             .identity_cache(IdentityCache::no_cache())
             .service_config(self.env.clone());

@@ -21,11 +21,12 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::{SdkConfig, SigningName};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::rate::{Lane, Rates};
+use crate::rate::{LONGEST_TURN, Lane, Rates};
 use crate::throttling::is_throttling;
 use crate::turn::TakingTurns;
 
@@ -52,6 +53,26 @@ pub(crate) enum Passing {
 const QUIET: Duration = Duration::from_secs(30);
 /// Operations of which it is remembered when they were told. A task uses a handful.
 const MOST_TOLD: usize = 64;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// One try of one call, without the wait for its turn.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
+/// One call with all its tries, without what is waited before and between them.
+const CALL_TIMEOUT: Duration = Duration::from_secs(18);
+
+/// The time-outs of every client. None ends a call that only waits for its turn; the permit of a change ends sooner.
+pub(crate) fn timeouts(backoff: Backoff) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT + LONGEST_TURN)
+        .operation_timeout(CALL_TIMEOUT + waits(backoff))
+        .build()
+}
+
+/// As long one call waits at most: between its tries, and before each of them for its turn.
+pub(crate) fn waits(backoff: Backoff) -> Duration {
+    backoff.longest_in_all() + LONGEST_TURN.saturating_mul(backoff.tries())
+}
 
 /// Goes into every client of one identity. Cheap to clone.
 #[derive(Clone)]
@@ -301,7 +322,7 @@ mod tests {
         "<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>";
 
     /// The waits between the tries of one call that is always answered so, in milliseconds; and what was told.
-    async fn waits(spec: BackoffSpec, answer: Always) -> (Vec<u64>, Vec<String>) {
+    async fn waited(spec: BackoffSpec, answer: Always) -> (Vec<u64>, Vec<String>) {
         let (asleep, lines) = (Asleep::default(), Arc::new(Mutex::new(Vec::new())));
         let heard = Arc::clone(&lines);
         let backoff = Backoff::of(&spec);
@@ -341,25 +362,25 @@ mod tests {
             fixed_delay: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, told) = waits(fixed(), Always(400, THROTTLED, None)).await;
+        let (waited, told) = waited(fixed(), Always(400, THROTTLED, None)).await;
         assert_eq!(waited, [100; 4]);
         assert_eq!(
             told,
             ["AWS throttles sts:GetCallerIdentity; waiting 0.1 s (attempt 2 of 5)"]
         );
-        let (waited, told) = waits(fixed(), Always(500, "<x/>", None)).await;
+        let (waited, told) = waited(fixed(), Always(500, "<x/>", None)).await;
         assert_eq!((waited, told.len()), (vec![100; 4], 0), "no answer is no throttling");
-        let (waited, _) = waits(fixed(), Always(403, "<x/>", None)).await;
+        let (waited, _) = waited(fixed(), Always(403, "<x/>", None)).await;
         assert_eq!(waited, [0; 0], "a refusal is final");
-        let (waited, _) = waits(fixed(), Always(400, THROTTLED, Some("250"))).await;
+        let (waited, _) = waited(fixed(), Always(400, THROTTLED, Some("250"))).await;
         assert_eq!(waited, [250; 4], "the service asks for more");
-        let (waited, _) = waits(fixed(), Always(400, THROTTLED, Some("90000"))).await;
+        let (waited, _) = waited(fixed(), Always(400, THROTTLED, Some("90000"))).await;
         assert_eq!(waited, [400; 4], "and gets no more than the document's longest");
         let equal = BackoffSpec {
             equal_jitter: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, _) = waits(equal, Always(400, THROTTLED, None)).await;
+        let (waited, _) = waited(equal, Always(400, THROTTLED, None)).await;
         let within = [(50, 100), (100, 200), (200, 400), (200, 400)];
         assert!(
             waited.len() == 4
@@ -373,7 +394,7 @@ mod tests {
             full_jitter: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, _) = waits(full, Always(400, THROTTLED, None)).await;
+        let (waited, _) = waited(full, Always(400, THROTTLED, None)).await;
         assert!(
             waited.len() == 4
                 && waited
@@ -433,6 +454,7 @@ mod tests {
                 .http_client(pace.taking_turns(http))
                 .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
                 .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+                .timeout_config(timeouts(backoff))
                 .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
                 .interceptor(pace);
             let client = aws_sdk_sts::Client::from_conf(config.build());
@@ -458,6 +480,69 @@ mod tests {
         // Seen: 47 to 49, nearly all of them in the first second, and 98 to 146.
         assert!(together <= 64, "{together} of 128 calls were throttled");
         assert!(together * 3 < apart * 2, "{together} together, {apart} apart");
+    }
+
+    /// Throttles the first call, while others come in such a number that the next turn is far away.
+    #[derive(Debug, Clone)]
+    struct Crowded(Arc<Rates>, Lane, Arc<Mutex<u32>>);
+
+    impl Crowded {
+        fn come(&self) {
+            while self.0.take(&self.1, Instant::now()) < LONGEST_TURN.mul_f64(0.94) {}
+        }
+    }
+
+    impl HttpConnector for Crowded {
+        fn call(&self, _request: HttpRequest) -> HttpConnectorFuture {
+            let mut calls = self.2.lock().expect("whole");
+            *calls += 1;
+            let (status, body) = if *calls == 1 {
+                self.come();
+                (400, THROTTLED)
+            } else {
+                (200, ANSWERED)
+            };
+            let status = StatusCode::try_from(status).expect("a status");
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::from(body))))
+        }
+    }
+
+    /// Guards that no time-out ends a call that only waits for its turn, however short the document's waits are.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_throttled_has_time_for_a_second_turn() {
+        let backoff = Backoff::of(&BackoffSpec {
+            fixed_delay: Some(Delays {
+                base_delay_ms: 100,
+                max_delay_ms: 100,
+                max_retries: 5,
+            }),
+            ..BackoffSpec::default()
+        });
+        let (rates, begun) = (Arc::new(Rates::default()), Instant::now());
+        let pace = Pace::new(backoff, Arc::clone(&rates), String::new(), "eu-west-1".into());
+        let api = Crowded(Arc::clone(&rates), pace.lane("sts"), Arc::default());
+        rates.throttled(&api.1, begun);
+        api.come();
+        let connector = SharedHttpConnector::new(api.clone());
+        let http = SharedHttpClient::new(http_client_fn(move |_, _| connector.clone()));
+        let config = aws_sdk_sts::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .http_client(pace.taking_turns(http))
+            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(timeouts(backoff))
+            .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
+            .interceptor(pace);
+        let client = aws_sdk_sts::Client::from_conf(config.build());
+        client
+            .get_caller_identity()
+            .send()
+            .await
+            .expect("its second turn comes");
+        let taken = begun.elapsed();
+        assert!(taken > Duration::from_secs(22), "two turns were far away: {taken:?}");
     }
 
     #[test]

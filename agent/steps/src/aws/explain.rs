@@ -39,12 +39,11 @@ impl Asked<'_> {
         if pass.has_expired() {
             return Err(StepError::NotSent);
         }
-        let refused = matches!(&error, SdkError::ServiceError(answer) if answer.raw().status().as_u16() < 500);
         let failure = self.failure(&error);
-        if refused || !pass.was_transmitted() {
-            Err(failure.into())
-        } else {
+        if pass.may_have_acted() {
             Err(StepError::WorldUnknown(Box::new(failure)))
+        } else {
+            Err(failure.into())
         }
     }
 

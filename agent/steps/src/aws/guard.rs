@@ -13,9 +13,9 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
-    BeforeTransmitInterceptorContextMut, InterceptorContext,
+    BeforeTransmitInterceptorContextMut, FinalizerInterceptorContextRef, InterceptorContext,
 };
-use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction, RetryClassifierPriority};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
@@ -61,8 +61,8 @@ pub(crate) enum Refused {
 struct State {
     /// Tries whose body was handed to an open connection.
     transmitted: AtomicU32,
-    /// Tries before the present one that were handed out.
-    before: AtomicU32,
+    /// Those of them that certainly did nothing.
+    refused: AtomicU32,
     expired: AtomicBool,
 }
 
@@ -81,9 +81,9 @@ impl Pass {
         OnlyAfterRefusal(self.clone())
     }
 
-    /// Was any try handed to a connection?
-    pub(crate) fn was_transmitted(&self) -> bool {
-        self.state.transmitted.load(Ordering::Acquire) > 0
+    /// Was a try handed to a connection, of which it is not known that it did nothing?
+    pub(crate) fn may_have_acted(&self) -> bool {
+        self.state.transmitted.load(Ordering::Acquire) > self.state.refused.load(Ordering::Acquire)
     }
 
     /// Was a try refused because the permit was over?
@@ -98,15 +98,17 @@ impl Pass {
         })
     }
 
-    fn begin_try(&self) {
+    /// What was transmitted until now did nothing.
+    fn was_refused(&self) {
         self.state
-            .before
+            .refused
             .store(self.state.transmitted.load(Ordering::Acquire), Ordering::Release);
     }
+}
 
-    fn this_try_was_transmitted(&self) -> bool {
-        self.state.transmitted.load(Ordering::Acquire) > self.state.before.load(Ordering::Acquire)
-    }
+/// AWS did nothing, and says so.
+pub(crate) fn is_refusal(response: &HttpResponse) -> bool {
+    (400..500).contains(&response.status().as_u16())
 }
 
 impl Storable for Pass {
@@ -124,6 +126,18 @@ impl Intercept for Pass {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         cfg.interceptor_state().store_put(self.clone());
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if context.response().is_some_and(is_refusal) {
+            self.was_refused();
+        }
         Ok(())
     }
 
@@ -157,7 +171,6 @@ impl Intercept for Guard {
         }
         let pass = cfg.load::<Pass>().cloned().ok_or(Refused::NoPermit)?;
         pass.check()?;
-        pass.begin_try();
         let body = std::mem::replace(context.request_mut().body_mut(), SdkBody::taken());
         *context.request_mut().body_mut() = SdkBody::from_body_1_x(GuardedBody { body, pass });
         Ok(())
@@ -165,14 +178,11 @@ impl Intercept for Guard {
 }
 
 impl ClassifyRetry for OnlyAfterRefusal {
-    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let refused = context
-            .response()
-            .is_some_and(|response| response.status().as_u16() < 500);
-        if refused || !self.0.this_try_was_transmitted() {
-            RetryAction::NoActionIndicated
-        } else {
+    fn classify_retry(&self, _context: &InterceptorContext) -> RetryAction {
+        if self.0.may_have_acted() {
             RetryAction::RetryForbidden
+        } else {
+            RetryAction::NoActionIndicated
         }
     }
 
@@ -224,10 +234,17 @@ mod tests {
     use std::time::Duration;
 
     use aws_sdk_ecs::Client;
+    use aws_sdk_ecs::config::retry::RetryConfig;
+    use aws_sdk_ecs::config::timeout::TimeoutConfig;
     use aws_sdk_ecs::config::{BehaviorVersion, Credentials, Region};
+    use aws_sdk_ecs::error::SdkError;
+    use deputy_credentials::Identities;
+    use deputy_credentials::env::Env;
     use deputy_task::boot_time::BootTime;
 
     use super::*;
+    use crate::aws::explain::Asked;
+    use crate::failure::StepError;
     use crate::permit::now;
 
     /// A socket that counts what reaches it and answers each request with `status` after `delay`.
@@ -300,7 +317,7 @@ mod tests {
         let late = pass(Duration::ZERO);
         let told = update(&client, &late).await;
         assert!(told.contains("the permit for this change was over"), "{told}");
-        assert!(late.has_expired() && !late.was_transmitted());
+        assert!(late.has_expired() && !late.may_have_acted());
         assert_eq!(requests.load(Ordering::SeqCst), 0);
         let _ = client.describe_services().services("x").send().await;
         assert!(requests.load(Ordering::SeqCst) > 0, "reading needs no permit");
@@ -317,7 +334,10 @@ mod tests {
             1,
             "throttled once, then not sent again"
         );
-        assert!(short.has_expired() && short.was_transmitted());
+        assert!(
+            short.has_expired() && !short.may_have_acted(),
+            "what was sent was refused"
+        );
     }
 
     #[tokio::test]
@@ -328,5 +348,47 @@ mod tests {
         let (address, requests) = socket(400, Duration::ZERO);
         let _ = update(&client(address), &pass(Duration::from_secs(20))).await;
         assert_eq!(requests.load(Ordering::SeqCst), 3, "a throttled call did nothing");
+    }
+
+    /// How the call of an effect ends, told as the step tells it.
+    async fn ended(client: &Client, pass: &Pass, longest: Duration) -> StepError {
+        let timeouts = TimeoutConfig::builder().operation_timeout(longest).build();
+        let overrides = aws_sdk_ecs::Config::builder()
+            .interceptor(pass.clone())
+            .timeout_config(timeouts)
+            .retry_config(
+                RetryConfig::standard()
+                    .with_initial_backoff(Duration::from_secs(20))
+                    .with_use_static_exponential_base(true),
+            )
+            .retry_classifier(pass.retry_rule());
+        let call = client.update_service().service("x").customize();
+        let sent = call.config_override(overrides).send().await;
+        assert!(matches!(sent, Err(SdkError::TimeoutError(_))), "{sent:?}");
+        let keys: Env = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]
+            .into_iter()
+            .collect();
+        let identity = Identities::new(keys).for_task("eu-west-1", &[], "deputy-x");
+        let asked = Asked {
+            action: "ecs:UpdateService",
+            on: "the service x",
+            identity: &identity.expect("no hops"),
+        };
+        asked.acted(pass, sent).expect_err("not answered well")
+    }
+
+    /// Guards that only a try whose answer is not known makes the world unknown: one that was refused did nothing, however
+    /// long the next is waited for.
+    #[tokio::test]
+    async fn a_change_that_was_refused_did_not_happen_though_its_next_try_never_came() {
+        let second = Duration::from_secs(1);
+        let (address, requests) = socket(400, Duration::ZERO);
+        let pass_of_one = pass(Duration::from_secs(20));
+        let error = ended(&client(address), &pass_of_one, second).await;
+        assert!(matches!(error, StepError::Failed(_)), "{error:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
+        let (address, _) = socket(400, 20 * second);
+        let error = ended(&client(address), &pass(Duration::from_secs(20)), second).await;
+        assert!(matches!(error, StepError::WorldUnknown(_)), "{error:?}");
     }
 }
