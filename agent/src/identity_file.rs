@@ -56,6 +56,8 @@ pub(crate) struct IdentityFile {
 pub(crate) enum Openness {
     /// This user alone.
     Closed,
+    /// Nobody yet: the agent makes it when it starts, for this user alone.
+    Missing,
     /// Others too: the agent closes it when it starts.
     Open {
         /// Its permissions as they are.
@@ -64,13 +66,21 @@ pub(crate) enum Openness {
 }
 
 impl Openness {
-    /// Of this folder, which is made for this user alone if it is missing, and else stays as it is.
+    /// Of this folder, which stays as it is.
     ///
     /// # Errors
-    /// It cannot be made or looked at, or is open to others and not ours to close.
+    /// It cannot be looked at or made, or is open to others and not ours to close.
     pub(crate) fn of(folder: &Path) -> Result<Self, StartupError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        let found = made.and_then(|()| fs::metadata(folder)).map_err(unusable(folder))?;
+        let found = match fs::metadata(folder) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return can_be_made(folder).map(|()| Self::Missing).map_err(unusable(folder));
+            }
+            Err(error) => return Err(unusable(folder)(error)),
+        };
+        if !found.is_dir() {
+            return Err(unusable(folder)(io::ErrorKind::NotADirectory.into()));
+        }
         let mode = found.permissions().mode() & 0o7777;
         if mode & 0o077 == 0 {
             return Ok(Self::Closed);
@@ -83,6 +93,19 @@ impl Openness {
         }
         Ok(Self::Open { mode })
     }
+}
+
+/// Could this user make this folder, which is missing?
+fn can_be_made(folder: &Path) -> io::Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    // A link that leads nowhere is in the way.
+    let in_the_way = absolute.ancestors().find(|above| above.symlink_metadata().is_ok());
+    let above = in_the_way.unwrap_or(Path::new("/"));
+    if !fs::metadata(above)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(above, access)?)
 }
 
 fn unusable(folder: &Path) -> impl Fn(io::Error) -> StartupError {
@@ -99,8 +122,10 @@ impl IdentityFile {
     /// # Errors
     /// If the folder cannot be made or closed, or is open to others and somebody else's.
     pub(crate) fn in_folder(folder: &Path) -> Result<Self, StartupError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(unusable(folder))?;
         match Openness::of(folder)? {
-            Openness::Closed => {}
+            Openness::Closed | Openness::Missing => {}
             Openness::Open { mode } => {
                 fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable(folder))?;
                 warn!(
@@ -267,6 +292,14 @@ mod tests {
     #[test]
     fn an_open_folder_of_ours_is_closed_and_one_of_somebody_else_refused() {
         let folder = tempfile::tempdir().expect("a folder");
+        let missing = folder.path().join("not/there");
+        assert_eq!(Openness::of(&missing).expect("can be made"), Openness::Missing);
+        assert!(!folder.path().join("not").exists(), "looking makes nothing");
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("written");
+        for bad in [file.clone(), file.join("below")] {
+            Openness::of(&bad).expect_err("a file is in the way");
+        }
         let open = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("set");
         for mode in [0o755, 0o770, 0o777, 0o701] {
             open(mode);

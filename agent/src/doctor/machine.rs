@@ -101,6 +101,11 @@ fn state_folder(folder: &Path) -> Finding {
     let shown = folder.display();
     match Openness::of(folder) {
         Ok(Openness::Closed) => Finding::good(AREA, check, format!("{shown} is this user's alone")),
+        Ok(Openness::Missing) => Finding::good(
+            AREA,
+            check,
+            format!("{shown} is missing; the agent makes it at its start, for this user alone"),
+        ),
         Ok(Openness::Open { mode }) => Finding::new(
             AREA,
             check,
