@@ -4,10 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use deputy_executor::at_work;
 use deputy_task::id::{AgentId, InstanceId};
 
 use crate::config::checked::Config;
 use crate::exit::StartupError;
+use crate::work_root::{WORKSPACES, work_root};
 
 /// File of the state folder that keeps the generated id.
 const FILE: &str = "agent-id";
@@ -30,13 +32,27 @@ pub(crate) fn agent_id(config: &Config) -> Result<AgentId, StartupError> {
     })
 }
 
-/// The id that the agent would have; nothing is kept. One that would be generated differs at every start.
+/// The id that the agent has, where one is at work in the same work folder, or would have; nothing is kept.
 pub(crate) fn presumed_id(config: &Config) -> AgentId {
     let kept = || {
         let text = fs::read_to_string(config.state_folder.as_ref()?.join(FILE)).ok()?;
         text.trim().parse().ok()
     };
-    config.agent_id.clone().or_else(kept).unwrap_or_else(generate)
+    let at_work = || {
+        let root = work_root(config.work_folder.as_deref()).ok()?;
+        // Of several, none is more likely to be meant.
+        match &*at_work(&root.join(WORKSPACES)) {
+            [one] => one.parse().ok(),
+            _ => None,
+        }
+    };
+    let id = config.agent_id.clone().or_else(kept).or_else(at_work);
+    id.unwrap_or_else(generate)
+}
+
+/// An id that nobody has: one that would be generated differs at every start.
+pub(crate) fn new_id() -> AgentId {
+    generate()
 }
 
 fn kept_id(folder: &Path) -> std::io::Result<AgentId> {

@@ -18,7 +18,7 @@ use crate::own_identity::own_identity;
 use crate::pool_ring;
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
-use crate::work_root::work_root;
+use crate::work_root::{WORKSPACES, work_root};
 
 /// Work needs little of the agent itself; what is heavy runs in children.
 const WORKERS: usize = 2;
@@ -45,7 +45,12 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let root = work_root(config.work_folder.as_deref())?;
     let hidden = own_places(&config, &root);
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
-    let work = WorkFolder::open(&root.join("work")).map_err(|source| StartupError::Folder {
+    let mut work = WorkFolder::open(&root.join(WORKSPACES)).map_err(|source| StartupError::Folder {
+        what: "the work folder",
+        path: root.clone(),
+        source: Box::new(source),
+    })?;
+    work.name(agent_id.as_str()).map_err(|source| StartupError::Folder {
         what: "the work folder",
         path: root.clone(),
         source: Box::new(source),

@@ -9,6 +9,9 @@ use deputy_executor::private_folder;
 
 use crate::exit::StartupError;
 
+/// Below it, where attempts have their folders.
+pub(crate) const WORKSPACES: &str = "work";
+
 /// The chosen folder or the user's own one; made if it is missing, and this user's alone.
 pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> {
     let root = match chosen {

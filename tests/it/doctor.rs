@@ -251,6 +251,7 @@ async fn a_certificate_or_token_that_the_manager_does_not_take_is_not_called_goo
     }
     let options = AgentOptions::named("a1").join_token_file(&file);
     world.agent(options).await.expect("the token was not used up by asking");
+    // For another agent.
     let (code, join) = examined(&world, &[], &joins, "join").await;
     assert_eq!(code, Some(1), "{join:#}");
     says(&join, "bad", "is used up (1 of 1 uses)");
@@ -274,6 +275,95 @@ async fn a_certificate_or_token_that_the_manager_does_not_take_is_not_called_goo
     );
     let (_, join) = examined(&world, &[], &kept, "join").await;
     says(&join, "bad", "is used up");
+}
+
+fn hint_of(finding: &Value) -> &str {
+    finding["hint"].as_str().unwrap_or_default()
+}
+
+/// Guards an agent that keeps nothing: beside itself it is not told that it cannot work, nor to end itself; what its
+/// next start needs is told.
+#[tokio::test]
+async fn an_agent_that_keeps_nothing_is_examined_beside_itself() {
+    let mut world = World::builder().start().await.expect("a world");
+    let token = world.manager.access().expect("up").join_token(1).await.expect("made");
+    let file = world.folder().join("token-once");
+    std::fs::write(&file, token).expect("written");
+    let file = file.display().to_string();
+    let keeping_nothing = |id: &str| AgentOptions {
+        keeps_nothing: true,
+        ..AgentOptions::named(id)
+    };
+    world.agent(keeping_nothing("a1")).await.expect("an agent");
+    let once = keeping_nothing("a2").join_token_file(&file);
+    world.agent(once).await.expect("an agent");
+    for (id, words, hint) in [
+        ("a1", "most likely this one", "an id of its own (--agent-id)"),
+        ("a2", "its token lets nobody in any more", "is used up (1 of 1 uses)"),
+    ] {
+        let seen = world.doctor_of(id, &["-o", "json"]).await.expect("run");
+        assert_eq!(seen.code, Some(0), "{}{}", seen.stdout, seen.stderr);
+        let report: Value = serde_json::from_str(&seen.stdout).expect("JSON");
+        let join = finding(&report, "join");
+        says(join, "warning", words);
+        assert!(hint_of(join).contains(hint), "{join:#}");
+        assert!(!seen.stdout.contains("fleet revoke"), "{join:#}");
+    }
+    // Whose id was made up by the agent, and is known from where it works.
+    let work = world.agents[1].work_folder().display().to_string();
+    let beside = ["--join-token-file", &*file, "--work-folder", &work];
+    let (code, join) = examined(&world, &[], &beside, "join").await;
+    assert_eq!(code, Some(0), "{join:#}");
+    says(&join, "warning", "its token lets nobody in any more");
+    world.agents[1].kill().expect("killed");
+    let (code, join) = examined(&world, &[], &beside, "join").await;
+    assert_eq!(code, Some(1), "{join:#}");
+    says(&join, "bad", "is used up");
+}
+
+/// Guards an agent that has slept too long: a certificate that has ended is good only while the manager exchanges it.
+#[tokio::test]
+async fn a_certificate_that_has_ended_is_bad_when_nothing_leads_back() {
+    let built = World::builder().manager(|manager| {
+        let life = ["--certificate-life", "3s"].map(str::to_owned);
+        manager.flags.extend(life);
+    });
+    let mut world = built.start().await.expect("a world");
+    let token = world.manager.access().expect("up").join_token(1).await.expect("made");
+    let file = world.folder().join("token-once");
+    std::fs::write(&file, token).expect("written");
+    let options = AgentOptions::named("a1").join_token_file(&file.display().to_string());
+    world.agent(options).await.expect("joined");
+    world.agents[0].kill().expect("killed");
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let looked = async || {
+        let seen = world.doctor_of("a1", &["-o", "json"]).await.expect("run");
+        let report: Value = serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {seen:?}"));
+        (seen.code, report)
+    };
+    for _ in 0..2 {
+        let (code, report) = looked().await;
+        says(
+            finding(&report, "certificate"),
+            "good",
+            "it has ended, and is exchanged at the start",
+        );
+        assert_eq!(code, Some(0), "{report:#}");
+    }
+    let banned = world.deputy(&["fleet", "ban", "a1", "--reason", "lost"]).await;
+    assert_eq!(
+        banned.as_ref().ok().and_then(|banned| banned.code),
+        Some(0),
+        "{banned:?}"
+    );
+    let (code, report) = looked().await;
+    says(
+        finding(&report, "certificate"),
+        "warning",
+        "the manager does not exchange it: ",
+    );
+    says(finding(&report, "join"), "bad", "would not be let in");
+    assert_eq!(code, Some(1), "{report:#}");
 }
 
 /// Guards the clock: what is tolerated is told with its figure from one minute on.

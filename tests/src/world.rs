@@ -365,9 +365,10 @@ impl World {
         command
             .args(["doctor", "--manager", &format!("https://{}", self.manager.address()?)])
             .arg("--ca-file")
-            .arg(self.manager.access()?.ca_file)
-            .arg("--work-folder")
-            .arg(self.folder.join("doctor-work"));
+            .arg(self.manager.access()?.ca_file);
+        if !arguments.contains(&"--work-folder") {
+            command.arg("--work-folder").arg(self.folder.join("doctor-work"));
+        }
         if !arguments.iter().any(|argument| argument.starts_with("--join")) {
             command.arg("--join-token-file").arg(&self.join_token);
         }

@@ -3,7 +3,7 @@
 //! need for it, and nobody but the agent's user can read it.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,15 @@ use tempfile::TempDir;
 
 const LOCK: &str = ".lock";
 const PREFIX: &str = "agent-";
+/// Bytes of a name that are read.
+const LONGEST_NAME: u64 = 1024;
 
 /// The folder of this agent process, below the work folder. Removed on drop.
 #[derive(Debug)]
 pub struct WorkFolder {
     folder: TempDir,
     /// Held for as long as the process lives; a folder whose lock can be taken belongs to nobody.
-    _lock: File,
+    lock: File,
     swept: Vec<PathBuf>,
 }
 
@@ -112,11 +114,15 @@ impl WorkFolder {
             .map_err(bad)?;
         let lock = lock_file(folder.path()).map_err(bad)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| bad(error.into()))?;
-        Ok(Self {
-            folder,
-            _lock: lock,
-            swept,
-        })
+        Ok(Self { folder, lock, swept })
+    }
+
+    /// Says whose folder this is, to whoever looks with [`at_work`].
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn name(&mut self, id: &str) -> io::Result<()> {
+        self.lock.write_all(id.as_bytes())
     }
 
     /// The leftovers that were removed at start.
@@ -139,6 +145,24 @@ impl WorkFolder {
             .tempdir_in(self.folder.path())?;
         Ok(folder.keep())
     }
+}
+
+/// The names of the agents that work in folders below `root` at this moment. Nothing is changed.
+#[must_use]
+pub fn at_work(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    ours.filter_map(|entry| holder(&entry.path())).collect()
+}
+
+/// Who holds this folder's lock, if anybody does and has said who he is.
+fn holder(folder: &Path) -> Option<String> {
+    let lock = File::open(folder.join(LOCK)).ok()?;
+    let mut name = String::new();
+    Read::take(&lock, LONGEST_NAME).read_to_string(&mut name).ok()?;
+    // Who has written his name has had the lock before: nobody is kept from it by this look.
+    let is_held = !name.is_empty() && flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
+    is_held.then_some(name)
 }
 
 /// Removes a folder whatever modes its files were given.
@@ -205,7 +229,9 @@ mod tests {
     #[test]
     fn what_a_dead_agent_left_is_removed_and_what_a_live_one_uses_is_not() {
         let root = tempfile::tempdir().expect("root");
-        let live = WorkFolder::open(root.path()).expect("live");
+        let mut live = WorkFolder::open(root.path()).expect("live");
+        assert_eq!(at_work(root.path()), [""; 0], "it has not said who it is");
+        live.name("a1").expect("written");
         let task = live.make("task").expect("task");
         let dead = root.path().join("agent-dead");
         std::fs::create_dir_all(dead.join("task.1/locked")).expect("dead");

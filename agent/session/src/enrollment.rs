@@ -12,6 +12,7 @@ use deputy_proto::v1::enrollment_client::EnrollmentClient;
 use deputy_task::id::AgentId;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey};
 use sha2::{Digest, Sha256};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
@@ -24,6 +25,13 @@ pub(crate) const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
 
 /// The header of a refusal because another key has the agent's id: when to ask again, in milliseconds.
 const AGENT_ID_IN_USE: &str = "deputy-agent-id-in-use";
+
+/// The header of a refusal to who only asks whether it would be let in: the manager's own, and nobody's on the way.
+const JOIN_REFUSED: &str = "deputy-join-refused";
+
+/// The header of a call that only shows the certificate, and the header of the answer if it is taken.
+const ONLY_SHOWN: &str = "deputy-only-shown";
+const CERTIFICATE_TAKEN: &str = "deputy-certificate-taken";
 
 /// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
 const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
@@ -69,8 +77,8 @@ pub(crate) enum JoinError {
     Clock { by: Duration, way: &'static str },
     #[error("the manager's trust domain is {found}, and this agent was told {expected}: it may be another manager")]
     TrustDomain { found: String, expected: String },
-    #[error("the manager is too old to say whether it would let this agent join")]
-    NotTold,
+    #[error("what answered is no manager that says so, or an older one ({0})")]
+    NotTold(String),
     #[error("the manager's answer makes no sense: {0}")]
     Malformed(String),
 }
@@ -202,18 +210,7 @@ impl Enrollment {
     ) -> Result<Identity, JoinError> {
         let (mut client, challenge, _) = challenged(route, who).await?;
         let request = Request::new()?;
-        let key = kept_key(old)?;
-        let mut signed = RENEW_EXPIRED.to_vec();
-        signed.extend(challenge.trust_domain.as_bytes());
-        signed.push(0);
-        signed.extend(&challenge.nonce);
-        signed.extend(Sha256::digest(&request.csr));
-        let renew = v1::RenewExpiredRequest {
-            csr: request.csr.clone().into(),
-            nonce: challenge.nonce,
-            expired_leaf: old.chain.first().cloned().unwrap_or_default().into(),
-            signature: key.sign(&signed).map_err(unusable)?.into(),
-        };
+        let renew = exchange(&request, challenge, old)?;
         let answer = within(who.within, client.renew_expired(renew)).await?;
         request.answered(answer.certificate)
     }
@@ -234,33 +231,92 @@ pub(crate) async fn check_join(
     who: &Who<'_>,
     (source, before): (&dyn ProofSource, Option<&Identity>),
 ) -> Result<(String, String), JoinError> {
-    let (mut client, challenge, _) = challenged(route, who).await?;
+    let (client, challenge, _) = challenged(route, who).await?;
     let request = Request::with_key_of(before)?;
-    let join = Some(proved(&request, challenge, who, source).await?);
-    let answer = tokio::time::timeout(who.within, client.check_join(v1::CheckJoinRequest { join })).await;
+    let asked = v1::CheckJoinRequest {
+        join: Some(proved(&request, challenge, who, source).await?),
+        renew_expired: None,
+    };
+    checked(client, who, asked).await
+}
+
+/// Asks whether an expired certificate would be exchanged; takes nothing. Answers the pool and the rule.
+pub(crate) async fn check_renewal(route: &Route, who: &Who<'_>, old: &Identity) -> Result<(String, String), JoinError> {
+    let (client, challenge, _) = challenged(route, who).await?;
+    let asked = v1::CheckJoinRequest {
+        join: None,
+        renew_expired: Some(exchange(&Request::new()?, challenge, old)?),
+    };
+    checked(client, who, asked).await
+}
+
+async fn checked(
+    mut client: EnrollmentClient<ManagerChannel>,
+    who: &Who<'_>,
+    asked: v1::CheckJoinRequest,
+) -> Result<(String, String), JoinError> {
+    let answer = tokio::time::timeout(who.within, client.check_join(asked)).await;
     match answer.map_err(|_| JoinError::Silent(who.within))? {
         Ok(answer) => {
             let v1::CheckJoinResponse { pool, join_rule } = answer.into_inner();
             Ok((pool, join_rule))
         }
-        Err(status) if status.code() == Code::Unimplemented => Err(JoinError::NotTold),
-        Err(status) => Err(failed(&status)),
+        Err(status) => Err(failed_check(&status)),
     }
 }
 
-/// Shows a certificate in a call that changes nothing; refused if the manager does not take it.
+/// A proxy that refuses says nothing about the join.
+fn failed_check(status: &Status) -> JoinError {
+    let is_own = status.metadata().contains_key(JOIN_REFUSED);
+    match failed(status) {
+        JoinError::Refused(_) if !is_own => JoinError::NotTold(crate::status::status_text(status)),
+        JoinError::Call(said) if status.code() == Code::Unimplemented => JoinError::NotTold(said),
+        error => error,
+    }
+}
+
+/// Shows a certificate in a call that changes nothing and counts as no use; refused if the manager does not take it.
 pub(crate) async fn show(route: &Route, within: Duration) -> Result<(), JoinError> {
     let (channel, _) = route.open(within).await.map_err(not_opened)?;
     let mut client = AgentClient::with_origin(channel, route.origin());
-    // No agent has a file without a name: whoever is let in is told so.
-    let asked = tokio::time::timeout(within, client.fetch_blob(v1::FetchBlobRequest::default())).await;
+    // To a manager that does not know the header it is a file that no agent has.
+    let mut shown = tonic::Request::new(v1::FetchBlobRequest::default());
+    shown.metadata_mut().insert(ONLY_SHOWN, MetadataValue::from_static("1"));
+    let asked = tokio::time::timeout(within, client.fetch_blob(shown)).await;
     match asked.map_err(|_| JoinError::Silent(within))? {
-        Ok(_) => Ok(()),
-        Err(status) => match failed(&status) {
-            JoinError::Refused(_) => Ok(()),
-            error => Err(error),
-        },
+        Ok(_) => Err(JoinError::NotTold("it sends a file that has no name".into())),
+        Err(status) => is_taken(&status),
     }
+}
+
+/// Only the manager's own mark says that it takes a certificate.
+fn is_taken(status: &Status) -> Result<(), JoinError> {
+    if status.metadata().contains_key(CERTIFICATE_TAKEN) {
+        return Ok(());
+    }
+    Err(match failed(status) {
+        JoinError::Refused(_) => JoinError::NotTold(crate::status::status_text(status)),
+        error => error,
+    })
+}
+
+/// The exchange of an expired certificate, signed with its key and bound to this challenge.
+fn exchange(
+    request: &Request,
+    challenge: v1::ChallengeResponse,
+    old: &Identity,
+) -> Result<v1::RenewExpiredRequest, JoinError> {
+    let mut signed = RENEW_EXPIRED.to_vec();
+    signed.extend(challenge.trust_domain.as_bytes());
+    signed.push(0);
+    signed.extend(&challenge.nonce);
+    signed.extend(Sha256::digest(&request.csr));
+    Ok(v1::RenewExpiredRequest {
+        csr: request.csr.clone().into(),
+        nonce: challenge.nonce,
+        expired_leaf: old.chain.first().cloned().unwrap_or_default().into(),
+        signature: kept_key(old)?.sign(&signed).map_err(unusable)?.into(),
+    })
 }
 
 /// A join with a proof that is bound to this challenge.
@@ -421,6 +477,40 @@ fn to_wire(proof: JoinProof) -> v1::join_request::Proof {
 mod tests {
     use super::*;
     use crate::identity::millis;
+
+    fn answer(code: Code, mark: Option<&'static str>) -> Status {
+        let mut status = Status::new(code, "no");
+        if let Some(mark) = mark {
+            status.metadata_mut().insert(mark, MetadataValue::from_static("1"));
+        }
+        status
+    }
+
+    /// Guards that whoever refuses on the way, or does not answer, is not taken for the manager.
+    #[test]
+    fn only_a_managers_own_word_lets_in_or_refuses() {
+        let own = failed_check(&answer(Code::PermissionDenied, Some(JOIN_REFUSED)));
+        assert!(own.is_refusal(), "{own}");
+        let in_use = failed_check(&answer(Code::PermissionDenied, Some(AGENT_ID_IN_USE)));
+        assert!(matches!(in_use, JoinError::InUse { .. }), "{in_use}");
+        for code in [
+            Code::PermissionDenied,
+            Code::NotFound,
+            Code::FailedPrecondition,
+            Code::InvalidArgument,
+            Code::Unavailable,
+            Code::ResourceExhausted,
+            Code::Unimplemented,
+        ] {
+            let error = failed_check(&answer(code, None));
+            assert!(!error.is_refusal(), "{error}");
+            let error = is_taken(&answer(code, None)).expect_err("nobody said so");
+            assert!(matches!(error, JoinError::NotTold(_) | JoinError::Call(_)), "{error}");
+        }
+        is_taken(&answer(Code::FailedPrecondition, Some(CERTIFICATE_TAKEN))).expect("taken");
+        let refused = is_taken(&answer(Code::Unauthenticated, Some(CERTIFICATE_REFUSED))).expect_err("refused");
+        assert!(matches!(refused, JoinError::Certificate(_)), "{refused}");
+    }
 
     #[test]
     fn a_clock_that_is_ten_minutes_off_is_named_with_its_way() {

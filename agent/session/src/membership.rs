@@ -48,8 +48,21 @@ pub struct Joining {
 pub enum NotTaken {
     /// He would not.
     Refused(String),
+    /// Another key has his id, and was heard of lately.
+    InUse,
     /// It was not said.
     Unasked(String),
+}
+
+impl NotTaken {
+    /// Only what the manager itself said is a refusal.
+    fn of(error: &JoinError) -> Self {
+        match error {
+            JoinError::Refused(_) | JoinError::Certificate(_) | JoinError::NoProof => Self::Refused(error.to_string()),
+            JoinError::InUse { .. } => Self::InUse,
+            error => Self::Unasked(error.to_string()),
+        }
+    }
 }
 
 /// See the module. Cheap to clone.
@@ -142,14 +155,23 @@ impl Membership {
     /// That it would not and why, or what is in the way.
     pub async fn check_join(&self, carrier: Carrier) -> Result<(String, String), NotTaken> {
         let proof = self.shared.joining.as_ref().and_then(|joining| joining.proof.as_ref());
-        let proof = proof.ok_or_else(|| NotTaken::Refused(JoinError::NoProof.to_string()))?;
+        let proof = proof.ok_or_else(|| NotTaken::of(&JoinError::NoProof))?;
         let before = self.shared.identity.borrow().clone();
         let route = self.route_as(None, carrier);
         let checked = enrollment::check_join(&route, &self.who(), (proof.as_ref(), before.as_deref())).await;
-        checked.map_err(|error| match error {
-            JoinError::NotTold => NotTaken::Unasked(error.to_string()),
-            error => NotTaken::Refused(error.to_string()),
-        })
+        checked.map_err(|error| NotTaken::of(&error))
+    }
+
+    /// Asks whether the kept certificate, which has ended, would be exchanged; takes nothing. Answers the pool and the
+    /// rule.
+    ///
+    /// # Errors
+    /// That it would not and why, or what is in the way.
+    pub async fn check_renewal(&self, carrier: Carrier) -> Result<(String, String), NotTaken> {
+        let kept = self.shared.identity.borrow().clone();
+        let kept = kept.ok_or_else(|| NotTaken::Unasked(JoinError::NotYet.to_string()))?;
+        let checked = enrollment::check_renewal(&self.route_as(None, carrier), &self.who(), &kept).await;
+        checked.map_err(|error| NotTaken::of(&error))
     }
 
     /// By which way the manager is reached.

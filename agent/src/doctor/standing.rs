@@ -14,7 +14,7 @@ use deputy_task::id::AgentId;
 use tokio::net::lookup_host;
 
 use super::report::{Finding, Verdict};
-use crate::agent_id::presumed_id;
+use crate::agent_id::{new_id, presumed_id};
 use crate::config::checked::{Config, JoinBy};
 use crate::identity_file::IdentityFile;
 use crate::join::{membership, proof};
@@ -23,6 +23,12 @@ const AREA: &str = "manager";
 
 /// A name that has no answer by then will not have one.
 const LOOKUP: Duration = Duration::from_secs(5);
+
+/// Where the agent that is looked at works at the same time.
+const IN_USE: &str = "an agent with this id is at work, most likely this one: another start waits until it has been \
+                      silent for three heartbeats (30 s)";
+const OTHER_AGENT: &str = "if it is another agent, give this one an id of its own (--agent-id)";
+const JOINS_AGAIN: &str = "the agent joins again at its start, if it is let in: see below";
 
 /// Everything about the manager.
 pub(crate) async fn findings(config: &Config, identities: &Identities) -> Vec<Finding> {
@@ -196,11 +202,41 @@ impl Asking<'_> {
                 (Some(Finding::good(AREA, "certificate", what)), Joins::Again(identity))
             }
             JoinBy::Nothing | JoinBy::Token(_) | JoinBy::TokenFile(_) => {
-                let what = format!("{who}; it has ended, and is exchanged at the start while the manager allows it");
-                let finding = Finding::new(AREA, "certificate", Verdict::Warning, what);
-                (Some(finding), Joins::Not)
+                self.ended(identity, &format!("{who}; it has ended")).await
             }
         }
+    }
+
+    /// Only the manager knows whether it exchanges a certificate that has ended; if not, the proof has to do.
+    async fn ended<'a>(&self, identity: &'a Identity, what: &str) -> (Option<Finding>, Joins<'a>) {
+        let answer = match self.member(Some(identity)) {
+            Some((member, carrier)) => member.check_renewal(carrier).await,
+            None => Err(NotTaken::Unasked("the manager did not answer".into())),
+        };
+        let (verdict, words, joins) = match answer {
+            Ok(_) => (
+                Verdict::Good,
+                format!("{what}, and is exchanged at the start"),
+                Joins::Not,
+            ),
+            Err(NotTaken::Unasked(why)) => (
+                Verdict::Warning,
+                format!("{what}; whether the manager exchanges it is not known: {why}"),
+                Joins::Not,
+            ),
+            Err(NotTaken::InUse) => (Verdict::Warning, format!("{what}, and {IN_USE}"), Joins::Not),
+            Err(NotTaken::Refused(why)) => (
+                Verdict::Warning,
+                format!("{what}, and the manager does not exchange it: {why}"),
+                Joins::Again(identity),
+            ),
+        };
+        let finding = Finding::new(AREA, "certificate", verdict, words);
+        let finding = match joins {
+            Joins::Again(_) => finding.hint(JOINS_AGAIN),
+            Joins::Not | Joins::Anew => finding,
+        };
+        (Some(finding), joins)
     }
 
     /// Only the manager knows whether it takes a certificate that is good by its dates.
@@ -221,19 +257,26 @@ impl Asking<'_> {
             }
             Err(NotTaken::Refused(why)) => {
                 let words = format!("{what} by its dates, and the manager does not take it: {why}");
-                let told = finding(Verdict::Warning, words)
-                    .hint("the agent joins again at its start, if it is let in: see below");
+                let told = finding(Verdict::Warning, words).hint(JOINS_AGAIN);
                 (Some(told), Joins::Again(identity))
+            }
+            Err(NotTaken::InUse) => {
+                let words = format!("{what} by its dates, and {IN_USE}");
+                (Some(finding(Verdict::Warning, words)), Joins::Not)
             }
         }
     }
 
     /// This agent for the manager that answered.
     fn member(&self, identity: Option<&Identity>) -> Option<(Membership, Carrier)> {
-        let (_, carrier) = self.manager.as_ref()?;
         let own = identity.and_then(|identity| identity.agent_id.parse().ok());
         let agent_id = own.unwrap_or_else(|| presumed_id(self.config));
-        let member = membership(self.config, &agent_id, identity.cloned(), self.identities);
+        self.member_as(&agent_id, identity)
+    }
+
+    fn member_as(&self, agent_id: &AgentId, identity: Option<&Identity>) -> Option<(Membership, Carrier)> {
+        let (_, carrier) = self.manager.as_ref()?;
+        let member = membership(self.config, agent_id, identity.cloned(), self.identities);
         Some((member.ok()?, *carrier))
     }
 
@@ -256,6 +299,7 @@ impl Asking<'_> {
                 );
                 Finding::good(AREA, &made.check, what)
             }
+            Err(NotTaken::InUse) => self.at_work(&made).await,
             Err(NotTaken::Unasked(why)) => {
                 let what = format!("{}; whether it would be let in is not known: {why}", made.summary);
                 Finding::new(AREA, &made.check, Verdict::Warning, what)
@@ -265,6 +309,30 @@ impl Asking<'_> {
                 Finding::new(AREA, &made.check, Verdict::Bad, what)
                     .hint("see the join rules and tokens (deputy fleet join-rule list, deputy fleet join-token list)")
             }
+        }
+    }
+}
+
+impl Asking<'_> {
+    /// An agent of this id is heard of: most likely the one that is looked at. What its next start needs is asked for
+    /// somebody whom the manager does not know.
+    async fn at_work(&self, made: &Finding) -> Finding {
+        let what = format!("{}, and {IN_USE}", made.summary);
+        let finding = |what: String| Finding::new(AREA, &made.check, Verdict::Warning, what);
+        if !matches!(self.config.join, JoinBy::Token(_) | JoinBy::TokenFile(_)) {
+            return finding(what).hint(OTHER_AGENT);
+        }
+        let asked = match self.member_as(&new_id(), None) {
+            Some((member, carrier)) => member.check_join(carrier).await,
+            None => Err(NotTaken::InUse),
+        };
+        match asked {
+            Err(NotTaken::Refused(why)) => {
+                let hint =
+                    format!("its next start needs another join token, or a state folder that keeps what it is: {why}");
+                finding(format!("{what}; its token lets nobody in any more")).hint(hint)
+            }
+            Ok(_) | Err(NotTaken::InUse | NotTaken::Unasked(_)) => finding(what).hint(OTHER_AGENT),
         }
     }
 }

@@ -17,6 +17,11 @@ use crate::trust::peer::{Peer, PeerCertificate, PeerName};
 /// The header of an answer that says: the certificate is the reason, join again.
 pub const CERTIFICATE_REFUSED: &str = "deputy-certificate-refused";
 
+/// The header of a call that only shows a certificate: nothing is served, and it counts as no use.
+const ONLY_SHOWN: &str = "deputy-only-shown";
+/// The header of the answer to it, if the certificate is taken.
+const CERTIFICATE_TAKEN: &str = "deputy-certificate-taken";
+
 /// Whether callers are asked who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asking {
@@ -87,10 +92,16 @@ where
         Box::pin(async move {
             let caller = match asking {
                 Asking::Nobody => Caller::Unasked,
-                Asking::Everyone => match admitted(&registry, &Shown::by(&request)).await {
-                    Ok(caller) => caller,
-                    Err(status) => return Ok(status.into_http()),
-                },
+                Asking::Everyone => {
+                    let shown = Shown::by(&request);
+                    if request.headers().contains_key(ONLY_SHOWN) {
+                        return Ok(looked_at(&registry, shown.peer.as_ref()).into_http());
+                    }
+                    match admitted(&registry, &shown).await {
+                        Ok(caller) => caller,
+                        Err(status) => return Ok(status.into_http()),
+                    }
+                }
             };
             serving(caller, inner.call(request)).await
         })
@@ -223,6 +234,27 @@ async fn regained(registry: &Registry, agent: &str, certificate: &PeerCertificat
         );
     }
     Ok(regained)
+}
+
+/// Would this certificate be taken? The first use of one ends those before it, and this is none.
+fn looked_at(registry: &Registry, peer: Option<&Peer>) -> Status {
+    let shown = peer.and_then(|peer| Some((peer, peer.certificate.as_ref()?)));
+    let Some((peer, certificate)) = shown else {
+        return Status::unauthenticated("no certificate was shown");
+    };
+    let PeerName::Agent { agent, .. } = &certificate.name else {
+        return Status::permission_denied("this is for agents only");
+    };
+    match registry.may_use(agent, &certificate.serial, peer.since_ms) {
+        Use::Good | Use::First => {
+            let mut status = Status::failed_precondition("the certificate is taken, and was only shown");
+            status
+                .metadata_mut()
+                .insert(CERTIFICATE_TAKEN, tonic::metadata::MetadataValue::from_static("1"));
+            status
+        }
+        Use::Refused(why) => refused(why),
+    }
 }
 
 /// UNAUTHENTICATED because of the certificate.

@@ -8,7 +8,7 @@ use deputy_proto::v1::enrollment_server::Enrollment;
 use deputy_proto::v1::join_request::Proof;
 use deputy_task::id::AgentId;
 use sha2::{Digest, Sha256};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::context::Context;
 use super::trust::not_done;
@@ -16,13 +16,24 @@ use crate::auth::gate::CERTIFICATE_REFUSED;
 use crate::join::signed_identity::SignedIdentity;
 use crate::join::unproven::{Unproven, UnprovenKind};
 use crate::join::{Binding, Proven, RuleProof};
-use crate::registry::Joining;
+use crate::registry::{AgentRecord, Joining};
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 use crate::trust::nonces::BadNonce;
 use crate::trust::peer::{self, PeerName};
 
+/// The header of a refusal to who only asks: it is this manager's own, and nobody's on the way.
+const JOIN_REFUSED: &str = "deputy-join-refused";
+
 /// What a renewal of an expired certificate signs, before trust domain, nonce and digest.
 const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
+
+/// An expired certificate that may be exchanged.
+struct Exchange {
+    signing: SigningRequest,
+    agent_id: AgentId,
+    record: AgentRecord,
+    serial: String,
+}
 
 /// See the module.
 #[derive(Clone)]
@@ -131,6 +142,71 @@ impl EnrollmentService {
             }
         }
     }
+
+    /// What `CheckJoin` answers.
+    async fn checked(&self, request: v1::CheckJoinRequest) -> Result<v1::CheckJoinResponse, Status> {
+        let (pool, join_rule) = match (request.join, request.renew_expired) {
+            (Some(join), _) => {
+                let (_, joining) = self.proved(join).await?;
+                (joining.rule.pool, joining.rule.name)
+            }
+            (None, Some(renewal)) => {
+                let record = self.exchangeable(renewal)?.record;
+                (record.pool, record.rule)
+            }
+            (None, None) => return Err(Status::invalid_argument("there is no join in it")),
+        };
+        Ok(v1::CheckJoinResponse { pool, join_rule })
+    }
+
+    /// Whose expired certificate may be exchanged, for which key. The challenge stays good.
+    fn exchangeable(&self, request: v1::RenewExpiredRequest) -> Result<Exchange, Status> {
+        let v1::RenewExpiredRequest {
+            csr,
+            nonce,
+            expired_leaf,
+            signature,
+        } = request;
+        self.check_nonce(&nonce)?;
+        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let authority = &self.context.trust.authority;
+        let denied = |why: String| {
+            let mut status = Status::permission_denied(why);
+            // The agent then joins by its proof, if it has one.
+            status
+                .metadata_mut()
+                .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
+            status
+        };
+        let key = authority
+            .key_of(&expired_leaf)
+            .ok_or_else(|| denied("the expired certificate is not from this manager's authority".into()))?;
+        let mut signed = RENEW_EXPIRED.to_vec();
+        signed.extend(authority.trust_domain().as_bytes());
+        signed.push(0);
+        signed.extend(&nonce);
+        signed.extend(Sha256::digest(&csr));
+        aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1, key)
+            .verify(&signed, &signature)
+            .map_err(|_| denied("the signature is not by the key of the expired certificate".into()))?;
+        let expired = peer::read(&expired_leaf, authority.trust_domain());
+        let Some((serial, PeerName::Agent { agent, .. })) = expired.map(|expired| (expired.serial, expired.name))
+        else {
+            return Err(denied(
+                "the expired certificate names no agent of this trust domain".into(),
+            ));
+        };
+        let record = self.context.registry.expired(&agent, &serial).map_err(denied)?;
+        let agent_id: AgentId = agent
+            .parse()
+            .map_err(|_| denied("the expired certificate names no agent id".into()))?;
+        Ok(Exchange {
+            signing,
+            agent_id,
+            record,
+            serial,
+        })
+    }
 }
 
 fn bad_nonce(error: BadNonce) -> Status {
@@ -181,62 +257,32 @@ impl Enrollment for EnrollmentService {
         &self,
         request: Request<v1::CheckJoinRequest>,
     ) -> Result<Response<v1::CheckJoinResponse>, Status> {
-        let join = request.into_inner().join;
-        let join = join.ok_or_else(|| Status::invalid_argument("there is no join in it"))?;
-        let (_, joining) = self.proved(join).await?;
-        Ok(Response::new(v1::CheckJoinResponse {
-            pool: joining.rule.pool,
-            join_rule: joining.rule.name,
-        }))
+        let checked = self.checked(request.into_inner()).await;
+        checked.map(Response::new).map_err(|mut status| {
+            if matches!(status.code(), Code::PermissionDenied | Code::NotFound) {
+                let said = tonic::metadata::MetadataValue::from_static("1");
+                status.metadata_mut().insert(JOIN_REFUSED, said);
+            }
+            status
+        })
     }
 
     async fn renew_expired(
         &self,
         request: Request<v1::RenewExpiredRequest>,
     ) -> Result<Response<v1::RenewExpiredResponse>, Status> {
-        let v1::RenewExpiredRequest {
-            csr,
-            nonce,
-            expired_leaf,
-            signature,
-        } = request.into_inner();
-        self.check_nonce(&nonce)?;
-        let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let authority = &self.context.trust.authority;
-        let denied = |why: String| {
-            let mut status = Status::permission_denied(why);
-            // The agent then joins by its proof, if it has one.
-            status
-                .metadata_mut()
-                .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
-            status
-        };
-        let key = authority
-            .key_of(&expired_leaf)
-            .ok_or_else(|| denied("the expired certificate is not from this manager's authority".into()))?;
-        let mut signed = RENEW_EXPIRED.to_vec();
-        signed.extend(authority.trust_domain().as_bytes());
-        signed.push(0);
-        signed.extend(&nonce);
-        signed.extend(Sha256::digest(&csr));
-        aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1, key)
-            .verify(&signed, &signature)
-            .map_err(|_| denied("the signature is not by the key of the expired certificate".into()))?;
-        let expired = peer::read(&expired_leaf, authority.trust_domain());
-        let Some((serial, PeerName::Agent { agent, .. })) = expired.map(|expired| (expired.serial, expired.name))
-        else {
-            return Err(denied(
-                "the expired certificate names no agent of this trust domain".into(),
-            ));
-        };
-        let record = self.context.registry.expired(&agent, &serial).map_err(denied)?;
-        let agent_id: AgentId = agent
-            .parse()
-            .map_err(|_| denied("the expired certificate names no agent id".into()))?;
+        let request = request.into_inner();
+        let nonce = request.nonce.clone();
+        let Exchange {
+            signing,
+            agent_id,
+            record,
+            serial,
+        } = self.exchangeable(request)?;
         self.take_nonce(&nonce)?;
         let line = record.line_of(&serial).unwrap_or_default();
         let issued = self.context.sign(&signing, (&record.pool, &agent_id), line)?;
-        let renewed = self.context.registry.renew(&agent, &serial, &issued).await;
+        let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");
         Ok(Response::new(v1::RenewExpiredResponse {

@@ -421,6 +421,31 @@ async fn old_and_new_certificate_are_good_until_the_new_one_is_used() {
     call(&mut secured.agent(&newest).await).await.expect("good");
 }
 
+/// The headers of the answer to who only shows a certificate.
+async fn shown(secured: &Secured, member: &Member) -> tonic::metadata::MetadataMap {
+    let mut only = tonic::Request::new(v1::FetchBlobRequest::default());
+    only.metadata_mut()
+        .insert("deputy-only-shown", tonic::metadata::MetadataValue::from_static("1"));
+    let answer = secured.agent(member).await.fetch_blob(only).await;
+    answer.expect_err("nothing is served").metadata().clone()
+}
+
+/// Guards that looking at a certificate is no use of it, which would end the one before.
+#[tokio::test]
+async fn a_certificate_that_is_only_shown_is_not_used() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 1).await;
+    let old = secured.join("a1", &token).await.expect("joined");
+    let new = renew(&mut secured.agent(&old).await).await.expect("renewed");
+    for member in [&new, &old, &new] {
+        assert!(shown(&secured, member).await.contains_key("deputy-certificate-taken"));
+    }
+    call(&mut secured.agent(&old).await).await.expect("still good");
+    call(&mut secured.agent(&new).await).await.expect("used");
+    let replaced = shown(&secured, &old).await;
+    assert!(replaced.contains_key("deputy-certificate-refused") && !replaced.contains_key("deputy-certificate-taken"));
+}
+
 #[tokio::test]
 async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_banned_one_may_not() {
     let secured = Secured::start().await;

@@ -433,12 +433,15 @@ pub mod join_request {
         Kubernetes(super::KubernetesProof),
     }
 }
-/// CheckJoinRequest is a join that is not meant.
+/// CheckJoinRequest is a join, or an exchange of an expired certificate, that is not meant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckJoinRequest {
     /// What Join would be asked.
     #[prost(message, optional, tag = "1")]
     pub join: ::core::option::Option<JoinRequest>,
+    /// What RenewExpired would be asked, if there is no join. A manager that does not know it asks for the join.
+    #[prost(message, optional, tag = "2")]
+    pub renew_expired: ::core::option::Option<RenewExpiredRequest>,
 }
 /// CheckJoinResponse says that it would be let in.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -665,7 +668,8 @@ pub mod enrollment_client {
             req.extensions_mut().insert(GrpcMethod::new("deputy.v1.Enrollment", "Join"));
             self.inner.unary(req, path, codec).await
         }
-        /// CheckJoin says what Join would say, and changes nothing: no certificate is made, no use of a token counted.
+        /// CheckJoin says what Join or RenewExpired would say, and changes nothing: no certificate is made, no use of a token
+        /// counted. A refusal that is the manager's own carries the header deputy-join-refused.
         pub async fn check_join(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckJoinRequest>,
@@ -744,7 +748,8 @@ pub mod enrollment_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
-        /// CheckJoin says what Join would say, and changes nothing: no certificate is made, no use of a token counted.
+        /// CheckJoin says what Join or RenewExpired would say, and changes nothing: no certificate is made, no use of a token
+        /// counted. A refusal that is the manager's own carries the header deputy-join-refused.
         async fn check_join(
             &self,
             request: tonic::Request<super::CheckJoinRequest>,
