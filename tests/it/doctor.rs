@@ -386,8 +386,8 @@ async fn a_clock_that_is_off_is_told_with_its_figure() {
     }
 }
 
-/// Guards the roles of the policy: what it leaves out is not tried, and one that asks for an external id, which only
-/// tasks give, stops no agent.
+/// Guards the roles of the policy: what it leaves out is not tried; one that says no is no failure by itself, for it may
+/// ask for an external id, which only tasks give; all of them are.
 #[tokio::test]
 async fn roles_of_the_policy_are_tried_as_far_as_that_says_something() {
     let world = world().await;
@@ -404,11 +404,20 @@ async fn roles_of_the_policy_are_tried_as_far_as_that_says_something() {
         .await;
     let seen = seen.expect("run");
     let report: Value = serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {seen:?}"));
-    says(
-        finding(&report, deployer),
-        "warning",
-        "not assumable without an external id",
+    let denied = finding(&report, deployer);
+    says(denied, "warning", "not assumable without an external id");
+    assert!(
+        hint_of(denied).contains("; if not: ") && !seen.stdout.contains("as it should be"),
+        "what is not known is not called right: {denied:#}"
     );
     assert!(!seen.stdout.contains("role/left-out"), "{report:#}");
-    assert_eq!(seen.code, Some(0), "{report:#}");
+    says(finding(&report, "of the policy"), "bad", "none can be assumed");
+    assert_eq!(seen.code, Some(1), "a policy of which no role is left: {report:#}");
+    // With its external id one of them is: the agent can do something.
+    let role = format!("{deployer}#{}", scenery.external_id);
+    let policy_file = file.display().to_string();
+    let arguments = ["--policy-file", &*policy_file, "--role", &role];
+    let (code, assumed) = examined(&world, &[], &arguments, deployer).await;
+    says(&assumed, "good", "can be assumed");
+    assert_eq!(code, Some(0), "{assumed:#}");
 }

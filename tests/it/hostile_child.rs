@@ -249,15 +249,17 @@ async fn what_a_hostile_step_gets_is_told_by_doctor() {
     let nowhere = format!("http://{}", nobody.local_addr().expect("an address"));
     drop(nobody);
     let own = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
-    for (address, verdict, words) in [
-        (
-            metadata.url(),
-            "warning",
-            "they can take the instance's role deputy-agent",
-        ),
-        (nowhere, "good", "no metadata service answers here"),
+    let taken = "they can take the instance's role deputy-agent";
+    // Whoever is the instance itself has no use for a closed service.
+    let instance = [("AWS_EC2_METADATA_DISABLED", "false")];
+    let closes = "the agent does not confine the network: close it";
+    let shares = "steps share this identity with the agent";
+    for (identity, address, verdict, words, hint) in [
+        (&own[..], metadata.url(), "warning", taken, closes),
+        (&instance[..], metadata.url(), "warning", taken, shares),
+        (&own[..], nowhere, "good", "no metadata service answers here", ""),
     ] {
-        let environment = [&own[..], &[(METADATA, address.as_str())]].concat();
+        let environment = [identity, &[(METADATA, address.as_str())]].concat();
         let seen = world.doctor_with(&environment, &["-o", "json"]).await.expect("run");
         let report: serde_json::Value = serde_json::from_str(&seen.stdout).expect("JSON");
         let findings = report["findings"].as_array().expect("findings");
@@ -271,6 +273,10 @@ async fn what_a_hostile_step_gets_is_told_by_doctor() {
         assert_eq!(found["verdict"], verdict, "{found:#}");
         assert!(
             found["summary"].as_str().unwrap_or_default().contains(words),
+            "{found:#}"
+        );
+        assert!(
+            found["hint"].as_str().unwrap_or_default().starts_with(hint),
             "{found:#}"
         );
         let children = about("children")["summary"].as_str().unwrap_or_default();

@@ -74,7 +74,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.add(pool::finding(config.pool_key_file.as_deref(), &identities).await);
     let region = questions.region.as_deref().unwrap_or(identities.own_region());
     report.extend(identity::ambient(&identities, region).await);
-    report.add(identity::metadata(&env).await);
+    report.add(identity::metadata(&env, identities.ambient().kind).await);
     // A role that was asked about brings its external id; the policy has only its name.
     let asked: Vec<Chain> = questions.roles.iter().map(|role| Chain::parse(role)).collect();
     let named = permitted.iter().map(|role| Chain::parse(role));

@@ -71,7 +71,7 @@ pub(crate) async fn ambient(identities: &Identities, region: &str) -> Vec<Findin
 }
 
 /// Whether steps can take an instance's role from its metadata service, whatever identity the agent itself has.
-pub(crate) async fn metadata(env: &Env) -> Finding {
+pub(crate) async fn metadata(env: &Env, own: AmbientKind) -> Finding {
     let check = "instance metadata";
     let Some(Metadata { endpoint, role }) = instance_metadata::find(env).await else {
         return Finding::good(AMBIENT, check, "no metadata service answers here");
@@ -81,7 +81,13 @@ pub(crate) async fn metadata(env: &Env) -> Finding {
         |role| format!("they can take the instance's role {role}"),
     );
     let summary = format!("answers at {endpoint}, and it answers steps too: {gives}");
-    Finding::new(AMBIENT, check, Verdict::Warning, summary).hint(
+    let finding = Finding::new(AMBIENT, check, Verdict::Warning, summary);
+    if own == AmbientKind::Instance {
+        return finding.hint(
+            "steps share this identity with the agent, and closing the service would take it from both: give the agent an identity of its own (an ECS task role, IRSA or EKS Pod Identity) and close the service then, or accept that every step has this role",
+        );
+    }
+    finding.hint(
         "the agent does not confine the network: close it for this container (HttpPutResponseHopLimit 1 and version 1 off, a network policy, a rule of the firewall for the agent's user), or run the agent where there is no instance",
     )
 }
@@ -100,6 +106,9 @@ pub(crate) async fn roles(
     for chain in of_policy {
         findings.push(of_the_policy(chain, become_last(identities, region, chain)).await);
     }
+    if !of_policy.is_empty() && findings.iter().all(|finding| finding.verdict != Verdict::Good) {
+        findings.push(no_role(of_policy.len()));
+    }
     if asked.is_empty() && of_policy.is_empty() {
         findings.push(Finding::skipped(
             ROLES,
@@ -108,6 +117,14 @@ pub(crate) async fn roles(
         ));
     }
     findings
+}
+
+/// A policy whose every role says no is more likely a mistake than a policy of roles that all ask for external ids.
+fn no_role(of_policy: usize) -> Finding {
+    let what = format!("none can be assumed as it stands here, and the policy names {of_policy}");
+    Finding::new(ROLES, "of the policy", Verdict::Bad, what).hint(
+        "see each role above; where one asks for an external id, name it with that id: deputy-agent doctor --role ARN#EXTERNAL-ID",
+    )
 }
 
 /// The identity at the end of a chain; of none, the agent's own.
@@ -156,10 +173,13 @@ async fn of_the_policy(chain: &Chain, identity: Asked) -> Finding {
     };
     match caller {
         Err(CredentialsError::AssumeRoleDenied(hop)) if hop.may_want_external_id => {
-            let what =
-                "not assumable without an external id; if it asks for one, tasks give it, and this is as it should be";
+            let what = format!(
+                "not assumable without an external id, which tasks may give: {}",
+                hop.cause
+            );
             let mut finding = Finding::new(ROLES, role, Verdict::Warning, what).hint(format!(
-                "try it with its external id: deputy-agent doctor --role {role}#EXTERNAL-ID"
+                "if it asks for an external id, try it with that: deputy-agent doctor --role {role}#EXTERNAL-ID; if not: {}",
+                hop.hint
             ));
             finding.detail = hop.raw;
             finding
