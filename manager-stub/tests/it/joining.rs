@@ -114,9 +114,8 @@ async fn a_join_is_asked_for_again_by_its_own_token_a_few_times_and_not_once_it_
     let (token, another) = (secured.join_token("rule", 1).await, secured.join_token("rule", 1).await);
     let key = key();
     secured.join_with(&key, "a1", &token).await.expect("joined");
-    let mut certificate = None;
     for _ in 0..16 {
-        certificate = Some(secured.join_with(&key, "a1", &token).await.expect("the same join"));
+        secured.join_with(&key, "a1", &token).await.expect("the same join");
     }
     let refused = secured.join_with(&key, "a1", &token).await.expect_err("often enough");
     assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
@@ -125,7 +124,6 @@ async fn a_join_is_asked_for_again_by_its_own_token_a_few_times_and_not_once_it_
     let last = secured.join_with(&key, "a1", &another).await.expect("the same join");
     let refused = secured.join_with(&key, "a1", &token).await.expect_err("used up");
     assert!(refused.message().contains("is used up (1 of 1 uses)"), "{refused:?}");
-    assert!(certificate.is_some());
     call(
         &mut secured
             .agent(&Member {
