@@ -28,6 +28,7 @@ pub(crate) fn at_start(
     (children, pool_keys): (&Children, Option<&KeyRing>),
 ) -> Capabilities {
     let ambient = identities.ambient();
+    let unsealed = config.signers.without_pool_key().filter(|_| pool_keys.is_none());
     Capabilities {
         slots: config.slots,
         labels: config.labels.clone(),
@@ -44,7 +45,7 @@ pub(crate) fn at_start(
             .filter(|warning| !warning.is_empty())
             .into_iter()
             .chain(children.warnings.iter().cloned())
-            .chain(config.signers.warning(pool_keys.is_some()).map(str::to_owned))
+            .chain(unsealed.map(str::to_owned))
             .chain(config.policy.warning())
             .collect(),
         holds_back: holds_back(&config.policy),

@@ -180,7 +180,8 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     if let Some(warning) = config.policy.warning() {
         warn!(policy = warning, "the agent's policy");
     }
-    if let Some(warning) = config.signers.warning(parts.pool_keys.is_some()) {
+    let unsealed = config.signers.without_pool_key();
+    if let Some(warning) = unsealed.filter(|_| parts.pool_keys.is_none()) {
         warn!("{warning}");
     }
     if let Err(unusable) = config.signers.names() {

@@ -57,8 +57,11 @@ async fn rolled_back(world: &mut World, document: &str, dies: bool) {
     );
     let failure = result.failure.expect("why");
     assert_eq!(failure.step, "check", "{failure:?}");
-    let logs = world.logs(&task).await.expect("logs");
-    assert!(logs.contains("for ***"), "the log hides it all the same: {logs}");
+    // What an agent had said when it was killed may be lost.
+    if !dies {
+        let logs = world.logs(&task).await.expect("logs");
+        assert!(logs.contains("for ***"), "the log hides it all the same: {logs}");
+    }
 }
 
 /// Guards the names of ECS: revision, service and family.

@@ -54,10 +54,10 @@ impl TrustedSigners {
         self.0.is_none()
     }
 
-    /// What people should see wherever the agent is shown.
+    /// What people should see wherever an agent without a pool key is shown.
     #[must_use]
-    pub fn warning(&self, has_pool_key: bool) -> Option<&'static str> {
-        (!self.is_empty() && !has_pool_key).then_some(UNSEALED)
+    pub fn without_pool_key(&self) -> Option<&'static str> {
+        (!self.is_empty()).then_some(UNSEALED)
     }
 
     /// The names of the signers, for people.
@@ -204,9 +204,8 @@ mod tests {
     #[test]
     fn signers_without_a_pool_key_are_warned_about() {
         let signers = TrustedSigners::at("trusted".into());
-        assert!(signers.warning(false).expect("one").contains("--pool-key-file"));
-        assert_eq!(signers.warning(true), None);
-        assert_eq!(TrustedSigners::default().warning(false), None);
+        assert!(signers.without_pool_key().expect("one").contains("--pool-key-file"));
+        assert_eq!(TrustedSigners::default().without_pool_key(), None);
     }
 
     /// Guards that nobody who can write beside or into the keys vouches for anything.

@@ -70,7 +70,7 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     report.extend(standing::findings(config, &identities).await);
     let (findings, permitted) = policy::findings(&config.policy);
     report.extend(findings);
-    report.extend(policy::signers(&config.signers, config.pool_key_file.is_some()));
+    report.extend(policy::signers(&config.signers, config.pool_key_file.as_deref()));
     report.add(pool::finding(config.pool_key_file.as_deref(), &identities).await);
     let region = questions.region.as_deref().unwrap_or(identities.own_region());
     report.extend(identity::ambient(&identities, region).await);

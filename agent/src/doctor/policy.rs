@@ -1,6 +1,7 @@
 //! What the agent's own policy lets tasks do, and which roles it names.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use deputy_policy::policy::Policy;
 use deputy_policy::signers::TrustedSigners;
@@ -11,11 +12,11 @@ use super::report::{Finding, Verdict};
 const AREA: &str = "policy";
 
 /// Whose signatures count here.
-pub(crate) fn signers(signers: &TrustedSigners, has_pool_key: bool) -> Option<Finding> {
+pub(crate) fn signers(signers: &TrustedSigners, pool_key: Option<&Path>) -> Option<Finding> {
     if signers.is_empty() {
         return None;
     }
-    let warning = signers.warning(has_pool_key);
+    let warning = signers.without_pool_key().filter(|_| pool_key.is_none());
     Some(match signers.names() {
         Ok(names) if names.is_empty() => Finding::new(
             AREA,
@@ -79,11 +80,11 @@ mod tests {
         let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
         std::fs::write(folder.path().join("pipeline.pem"), key).expect("written");
         let trusted = TrustedSigners::at(folder.path().to_owned());
-        let without = signers(&trusted, false).expect("a finding");
+        let without = signers(&trusted, None).expect("a finding");
         assert_eq!(without.verdict, Verdict::Warning, "{}", without.summary);
         assert!(without.summary.contains("can neither go on nor be undone"));
-        let with = signers(&trusted, true).expect("a finding");
+        let with = signers(&trusted, Some(Path::new("pool-key"))).expect("a finding");
         assert_eq!((with.verdict, with.summary.as_str()), (Verdict::Good, "pipeline"));
-        assert!(signers(&TrustedSigners::default(), false).is_none());
+        assert!(signers(&TrustedSigners::default(), None).is_none());
     }
 }

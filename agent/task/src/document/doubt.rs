@@ -61,7 +61,7 @@ impl Unsealed {
         unsealed
     }
 
-    fn from_journal(&self, what: &str) -> String {
+    fn unsure_of(&self, what: &str) -> String {
         match self.why {
             Unsure::Unsealed => format!("{what} comes from a journal that is not sealed; give the pool a pool key"),
             Unsure::UnknownSigner => format!(
@@ -93,10 +93,10 @@ impl Doubts {
     fn about(&self, step: &Step, unsealed: &Unsealed) -> Option<String> {
         if unsealed.steps.contains(&step.name) {
             let what = format!("what was done of step {} before", step.name);
-            return Some(unsealed.from_journal(&what));
+            return Some(unsealed.unsure_of(&what));
         }
         if let Some(source) = pinned(&step.kind, unsealed) {
-            return Some(unsealed.from_journal(&format!("the version of source {source}")));
+            return Some(unsealed.unsure_of(&format!("the version of source {source}")));
         }
         if let Some(name) = given(&step.kind) {
             return Some(format!("{name} is what only the manager says"));
@@ -109,7 +109,7 @@ impl Doubts {
         match names.as_slice() {
             ["task"] => Some("all of `task` has in it what only the manager says".to_owned()),
             ["task", name, ..] if ASSERTED.contains(name) => Some(format!("task.{name} is what only the manager says")),
-            ["agent", ..] if unsealed.facts.contains("agent") => Some(unsealed.from_journal("agent")),
+            ["agent", ..] if unsealed.facts.contains("agent") => Some(unsealed.unsure_of("agent")),
             ["steps"] => {
                 let all = unsealed.steps.iter().chain(self.0.keys());
                 all.into_iter().next().map(|step| self.about_outputs(step, unsealed))
@@ -124,7 +124,7 @@ impl Doubts {
     fn about_outputs(&self, step: &str, unsealed: &Unsealed) -> String {
         match self.why(step) {
             Some(why) if !unsealed.steps.contains(step) => format!("steps.{step}.outputs: {why}"),
-            _ => unsealed.from_journal(&format!("steps.{step}.outputs")),
+            _ => unsealed.unsure_of(&format!("steps.{step}.outputs")),
         }
     }
 }
