@@ -322,7 +322,7 @@ mod tests {
         "<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>";
 
     /// The waits between the tries of one call that is always answered so, in milliseconds; and what was told.
-    async fn waited(spec: BackoffSpec, answer: Always) -> (Vec<u64>, Vec<String>) {
+    async fn waits_of(spec: BackoffSpec, answer: Always) -> (Vec<u64>, Vec<String>) {
         let (asleep, lines) = (Asleep::default(), Arc::new(Mutex::new(Vec::new())));
         let heard = Arc::clone(&lines);
         let backoff = Backoff::of(&spec);
@@ -362,25 +362,25 @@ mod tests {
             fixed_delay: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, told) = waited(fixed(), Always(400, THROTTLED, None)).await;
+        let (waited, told) = waits_of(fixed(), Always(400, THROTTLED, None)).await;
         assert_eq!(waited, [100; 4]);
         assert_eq!(
             told,
             ["AWS throttles sts:GetCallerIdentity; waiting 0.1 s (attempt 2 of 5)"]
         );
-        let (waited, told) = waited(fixed(), Always(500, "<x/>", None)).await;
+        let (waited, told) = waits_of(fixed(), Always(500, "<x/>", None)).await;
         assert_eq!((waited, told.len()), (vec![100; 4], 0), "no answer is no throttling");
-        let (waited, _) = waited(fixed(), Always(403, "<x/>", None)).await;
+        let (waited, _) = waits_of(fixed(), Always(403, "<x/>", None)).await;
         assert_eq!(waited, [0; 0], "a refusal is final");
-        let (waited, _) = waited(fixed(), Always(400, THROTTLED, Some("250"))).await;
+        let (waited, _) = waits_of(fixed(), Always(400, THROTTLED, Some("250"))).await;
         assert_eq!(waited, [250; 4], "the service asks for more");
-        let (waited, _) = waited(fixed(), Always(400, THROTTLED, Some("90000"))).await;
+        let (waited, _) = waits_of(fixed(), Always(400, THROTTLED, Some("90000"))).await;
         assert_eq!(waited, [400; 4], "and gets no more than the document's longest");
         let equal = BackoffSpec {
             equal_jitter: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, _) = waited(equal, Always(400, THROTTLED, None)).await;
+        let (waited, _) = waits_of(equal, Always(400, THROTTLED, None)).await;
         let within = [(50, 100), (100, 200), (200, 400), (200, 400)];
         assert!(
             waited.len() == 4
@@ -394,7 +394,7 @@ mod tests {
             full_jitter: Some(DELAYS),
             ..BackoffSpec::default()
         };
-        let (waited, _) = waited(full, Always(400, THROTTLED, None)).await;
+        let (waited, _) = waits_of(full, Always(400, THROTTLED, None)).await;
         assert!(
             waited.len() == 4
                 && waited
