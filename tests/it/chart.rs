@@ -293,22 +293,62 @@ fn values_that_cannot_work_are_refused_with_their_names() {
             with(good(), "agent.config", json!({ "spool_limit": "1GB" })),
             "spool_limit",
         ),
-        (with(good(), "agent.config", json!({ "connect_timeout": "1s1h" })), "connect_timeout"),
-        (with(good(), "agent.config", json!({ "connect_timeout": "1ms1s" })), "connect_timeout"),
-        (with(good(), "agent.config", json!({ "connect_timeout": "0s" })), "connect_timeout"),
-        (with(good(), "agent.config", json!({ "connect_timeout": "" })), "connect_timeout"),
-        (with(good(), "agent.config", json!({ "connect_timeout": "366d1s" })), "longer than 366 days"),
-        (with(good(), "agent.config", json!({ "reconnect_max": "0ms" })), "reconnect_max"),
-        (with(good(), "agent.config", json!({ "reconnect_max": "999ms" })), "reconnect_base (1s) must not be longer"),
-        (with(good(), "agent.config", json!({ "reconnect_base": "1m1s" })), "reconnect_max (60s)"),
         (
-            with(good(), "agent.config", json!({ "reconnect_base": "2m", "reconnect_max": "1m59s999ms" })),
+            with(good(), "agent.config", json!({ "connect_timeout": "1s1h" })),
+            "connect_timeout",
+        ),
+        (
+            with(good(), "agent.config", json!({ "connect_timeout": "1ms1s" })),
+            "connect_timeout",
+        ),
+        (
+            with(good(), "agent.config", json!({ "connect_timeout": "0s" })),
+            "connect_timeout",
+        ),
+        (
+            with(good(), "agent.config", json!({ "connect_timeout": "" })),
+            "connect_timeout",
+        ),
+        (
+            with(good(), "agent.config", json!({ "connect_timeout": "366d1s" })),
+            "longer than 366 days",
+        ),
+        (
+            with(good(), "agent.config", json!({ "reconnect_max": "0ms" })),
+            "reconnect_max",
+        ),
+        (
+            with(good(), "agent.config", json!({ "reconnect_max": "999ms" })),
+            "reconnect_base (1s) must not be longer",
+        ),
+        (
+            with(good(), "agent.config", json!({ "reconnect_base": "1m1s" })),
+            "reconnect_max (60s)",
+        ),
+        (
+            with(
+                good(),
+                "agent.config",
+                json!({ "reconnect_base": "2m", "reconnect_max": "1m59s999ms" }),
+            ),
             "reconnect_base (2m) must not be longer",
         ),
-        (with(good(), "agent.config", json!({ "spool_limit": "99999999999TiB" })), "spool_limit"),
-        (with(good(), "agent.config", json!({ "spool_limit": "0GiB" })), "spool_limit"),
-        (with(good(), "agent.config", json!({ "spool_limit": "255MiB" })), "must not be more than"),
-        (with(good(), "agent.config", json!({ "spool_task_limit": "2GiB" })), "must not be more than"),
+        (
+            with(good(), "agent.config", json!({ "spool_limit": "99999999999TiB" })),
+            "spool_limit",
+        ),
+        (
+            with(good(), "agent.config", json!({ "spool_limit": "0GiB" })),
+            "spool_limit",
+        ),
+        (
+            with(good(), "agent.config", json!({ "spool_limit": "255MiB" })),
+            "must not be more than",
+        ),
+        (
+            with(good(), "agent.config", json!({ "spool_task_limit": "2GiB" })),
+            "must not be more than",
+        ),
         (
             with(good(), "agent.config", json!({ "transport": "stream" })),
             "transport",

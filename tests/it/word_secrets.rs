@@ -39,8 +39,9 @@ fn failing(name: &str, deploy: &str) -> String {
     recipe::task(name, &more, &format!("{learns}{deploy}{fails}"))
 }
 
-/// Runs it to its end, over the death of its agent if it dies, and expects that all was put back.
-async fn rolled_back(world: &mut World, document: &str, dies: bool) {
+/// Runs it to its end, over the death of its agent where it has a failpoint, and expects that all was put back.
+async fn rolled_back(world: &mut World, document: &str, failpoint: Option<&str>) {
+    let dies = failpoint.is_some();
     let task = world.submit(document).await.expect("queued");
     if dies {
         let ended = world.agents[0].child.ended(SOON).await;
@@ -83,7 +84,7 @@ async fn a_service_whose_name_holds_a_secret_is_put_back() {
         taskDefinition: {{ family: {service}, containerDefinitions: [ {{ name: app, image: "checkout:2", memory: 64 }} ] }}
 "#
         );
-        rolled_back(&mut world, &failing(&service, &deploy), failpoint.is_some()).await;
+        rolled_back(&mut world, &failing(&service, &deploy), failpoint).await;
         assert_eq!(recipe::runs(&world, &service).await.0, before, "{failpoint:?}");
         assert_eq!(recipe::updates(&world, "UpdateService", &service), 2, "{failpoint:?}");
         let calls = world
@@ -117,17 +118,15 @@ async fn objects_whose_names_hold_a_secret_are_put_back() {
             .patch("shop-settings", &PatchParams::apply("before"), &Patch::Apply(&map))
             .await;
         before.expect("applied");
-        let deploy = format!(
-            r#"    - name: deploy
+        let deploy = r#"    - name: deploy
       kubernetesApply:
         cluster: prod
-        namespace: "${{{{ task.name }}}}"
+        namespace: "${{ task.name }}"
         manifests:
-          - {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: shop-settings }}, data: {{ y: ours }} }}
-          - {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: shop-new }}, data: {{ y: ours }} }}
-"#
-        );
-        rolled_back(&mut world, &failing(&namespace, &deploy), failpoint.is_some()).await;
+          - { apiVersion: v1, kind: ConfigMap, metadata: { name: shop-settings }, data: { y: ours } }
+          - { apiVersion: v1, kind: ConfigMap, metadata: { name: shop-new }, data: { y: ours } }
+"#;
+        rolled_back(&mut world, &failing(&namespace, deploy), failpoint).await;
         let settings = maps.get("shop-settings").await.expect("still there");
         assert_eq!(json!(settings.data), json!({"x": "1"}), "{failpoint:?}");
         assert!(maps.get_opt("shop-new").await.expect("read").is_none(), "{failpoint:?}");
