@@ -436,6 +436,23 @@ mod tests {
         }
     }
 
+    /// A client with our time-outs, whose calls take turns.
+    fn in_turn(pace: Pace, backoff: Backoff, api: impl HttpConnector + 'static) -> aws_sdk_sts::Client {
+        let connector = SharedHttpConnector::new(api);
+        let http = SharedHttpClient::new(http_client_fn(move |_, _| connector.clone()));
+        let config = aws_sdk_sts::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .http_client(pace.taking_turns(http))
+            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(timeouts(backoff))
+            .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
+            .interceptor(pace);
+        aws_sdk_sts::Client::from_conf(config.build())
+    }
+
     /// Sixteen tasks make eight calls each, one after the other, with these limits; how many were throttled, and how
     /// many failed for good.
     async fn sixteen_tasks(rates: impl Fn() -> Arc<Rates>) -> (u32, usize) {
@@ -445,19 +462,7 @@ mod tests {
         for _ in 0..16 {
             let backoff = Backoff::default();
             let pace = Pace::new(backoff, rates(), String::new(), "eu-west-1".into());
-            let connector = SharedHttpConnector::new(api.clone());
-            let http = SharedHttpClient::new(http_client_fn(move |_, _| connector.clone()));
-            let config = aws_sdk_sts::Config::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new("eu-west-1"))
-                .credentials_provider(Credentials::new("a", "b", None, None, "test"))
-                .http_client(pace.taking_turns(http))
-                .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
-                .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                .timeout_config(timeouts(backoff))
-                .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
-                .interceptor(pace);
-            let client = aws_sdk_sts::Client::from_conf(config.build());
+            let client = in_turn(pace, backoff, api.clone());
             tasks.spawn(async move {
                 let mut failed = 0;
                 for _ in 0..8 {
@@ -523,19 +528,7 @@ mod tests {
         let api = Crowded(Arc::clone(&rates), pace.lane("sts"), Arc::default());
         rates.throttled(&api.1, begun);
         api.come();
-        let connector = SharedHttpConnector::new(api.clone());
-        let http = SharedHttpClient::new(http_client_fn(move |_, _| connector.clone()));
-        let config = aws_sdk_sts::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-west-1"))
-            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
-            .http_client(pace.taking_turns(http))
-            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(timeouts(backoff))
-            .retry_config(RetryConfig::standard().with_max_attempts(backoff.tries()))
-            .interceptor(pace);
-        let client = aws_sdk_sts::Client::from_conf(config.build());
+        let client = in_turn(pace, backoff, api.clone());
         client
             .get_caller_identity()
             .send()

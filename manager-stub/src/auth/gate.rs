@@ -247,11 +247,8 @@ fn looked_at(registry: &Registry, peer: Option<&Peer>) -> Status {
     };
     match registry.may_use(agent, &certificate.serial, peer.since_ms) {
         Use::Good | Use::First => {
-            let mut status = Status::failed_precondition("the certificate is taken, and was only shown");
-            status
-                .metadata_mut()
-                .insert(CERTIFICATE_TAKEN, tonic::metadata::MetadataValue::from_static("1"));
-            status
+            let status = Status::failed_precondition("the certificate is taken, and was only shown");
+            marked(status, CERTIFICATE_TAKEN)
         }
         Use::Refused(why) => refused(why),
     }
@@ -259,10 +256,14 @@ fn looked_at(registry: &Registry, peer: Option<&Peer>) -> Status {
 
 /// UNAUTHENTICATED because of the certificate.
 fn refused(why: String) -> Status {
-    let mut status = Status::unauthenticated(why);
+    marked(Status::unauthenticated(why), CERTIFICATE_REFUSED)
+}
+
+/// With the header by which an agent knows that it is this manager that says so.
+pub(crate) fn marked(mut status: Status, mark: &'static str) -> Status {
     status
         .metadata_mut()
-        .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
+        .insert(mark, tonic::metadata::MetadataValue::from_static("1"));
     status
 }
 

@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::context::Context;
 use super::trust::not_done;
-use crate::auth::gate::CERTIFICATE_REFUSED;
+use crate::auth::gate::{CERTIFICATE_REFUSED, marked};
 use crate::join::signed_identity::SignedIdentity;
 use crate::join::unproven::{Unproven, UnprovenKind};
 use crate::join::{Binding, Proven, RuleProof};
@@ -170,14 +170,8 @@ impl EnrollmentService {
         self.check_nonce(&nonce)?;
         let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let authority = &self.context.trust.authority;
-        let denied = |why: String| {
-            let mut status = Status::permission_denied(why);
-            // The agent then joins by its proof, if it has one.
-            status
-                .metadata_mut()
-                .insert(CERTIFICATE_REFUSED, tonic::metadata::MetadataValue::from_static("1"));
-            status
-        };
+        // The agent then joins by its proof, if it has one.
+        let denied = |why: String| marked(Status::permission_denied(why), CERTIFICATE_REFUSED);
         let key = authority
             .key_of(&expired_leaf)
             .ok_or_else(|| denied("the expired certificate is not from this manager's authority".into()))?;
@@ -258,12 +252,12 @@ impl Enrollment for EnrollmentService {
         request: Request<v1::CheckJoinRequest>,
     ) -> Result<Response<v1::CheckJoinResponse>, Status> {
         let checked = self.checked(request.into_inner()).await;
-        checked.map(Response::new).map_err(|mut status| {
+        checked.map(Response::new).map_err(|status| {
             if matches!(status.code(), Code::PermissionDenied | Code::NotFound) {
-                let said = tonic::metadata::MetadataValue::from_static("1");
-                status.metadata_mut().insert(JOIN_REFUSED, said);
+                marked(status, JOIN_REFUSED)
+            } else {
+                status
             }
-            status
         })
     }
 

@@ -504,16 +504,7 @@ async fn a_session_is_its_agents_alone_and_a_revoked_agent_is_told() {
     let poll = agent.raw(agent.request(Vec::new(), 9000));
     let revoke = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let request = v1::RevokeRequest {
-            agent_id: "a1".into(),
-            reason: "stolen".into(),
-        };
-        secured
-            .fleet()
-            .await
-            .revoke(secured.admin(request))
-            .await
-            .expect("revoked");
+        secured.revoke("a1", "stolen").await;
     };
     let (told, ()) = tokio::join!(poll, revoke);
     let told = told.expect("the poll that waited has the last word");

@@ -166,12 +166,7 @@ async fn a_used_up_join_token_does_not_let_a_revoked_agent_back_in_with_its_old_
     let key = key();
     secured.join_with(&key, "a1", &token).await.expect("joined");
     secured.join_with(&key, "a1", &token).await.expect("the same join");
-    let request = v1::RevokeRequest {
-        agent_id: "a1".into(),
-        reason: "laptop lost".into(),
-    };
-    let revoked = secured.fleet().await.revoke(secured.admin(request)).await;
-    revoked.expect("revoked");
+    secured.revoke("a1", "laptop lost").await;
     for _ in 0..2 {
         let refused = secured.join_with(&key, "a1", &token).await.expect_err("used up");
         assert_eq!(refused.code(), Code::PermissionDenied);
@@ -452,17 +447,8 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
     let mut live = secured.agent(&member).await;
     let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
     assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
-    let request = v1::RevokeRequest {
-        agent_id: "a1".into(),
-        reason: "laptop lost".into(),
-    };
-    let revoked = secured
-        .fleet()
-        .await
-        .revoke(secured.admin(request))
-        .await
-        .expect("revoked");
-    assert_eq!(revoked.into_inner().certificates, 1);
+    let revoked = secured.revoke("a1", "laptop lost").await;
+    assert_eq!(revoked.certificates, 1);
     match next(&mut answers).await {
         Some(Frame::Disconnect(told)) => assert_eq!((&*told.code, &*told.reason), ("revoked", "laptop lost")),
         other => panic!("{other:?}"),
@@ -659,16 +645,7 @@ async fn an_expired_certificate_is_exchanged_by_its_key_and_by_nothing_else() {
         .await
         .expect_err("a newer one was used");
     assert!(refused.message().contains("a newer one was used"), "{refused:?}");
-    let request = v1::RevokeRequest {
-        agent_id: "a1".into(),
-        reason: "gone".into(),
-    };
-    secured
-        .fleet()
-        .await
-        .revoke(secured.admin(request))
-        .await
-        .expect("revoked");
+    secured.revoke("a1", "gone").await;
     let refused = renew_expired(&secured, &renewed, &renewed.key)
         .await
         .expect_err("revoked");

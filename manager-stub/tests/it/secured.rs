@@ -121,6 +121,16 @@ impl Secured {
         bearer(message, &self.admin_token())
     }
 
+    /// Revokes an agent's certificates.
+    pub(crate) async fn revoke(&self, agent_id: &str, reason: &str) -> v1::RevokeResponse {
+        let request = v1::RevokeRequest {
+            agent_id: agent_id.into(),
+            reason: reason.into(),
+        };
+        let revoked = self.fleet().await.revoke(self.admin(request)).await;
+        revoked.expect("revoked").into_inner()
+    }
+
     /// A token rule and a join token for it.
     pub(crate) async fn join_token(&self, rule: &str, uses: u32) -> String {
         self.join_token_for(rule, uses, &[]).await

@@ -46,6 +46,27 @@ async fn at_work(secured: &Secured, token: &str) -> (Member, Agent, v1::AttemptR
     (member, agent, attempt)
 }
 
+/// Says hello with what it runs: nothing of it is stale, and it is its own.
+async fn goes_on(secured: &Secured, member: &Member, attempt: &v1::AttemptRef) -> Agent {
+    let channel = secured.channel(Some(&member.identity())).await;
+    let hello = v1::Hello {
+        inventory: vec![v1::HeldAttempt {
+            attempt: Some(attempt.clone()),
+            started: true,
+        }],
+        ..hello("a1", INSTANCE, 2)
+    };
+    let (session, answer) = Agent::dial_over(channel, hello).await;
+    match answer {
+        Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
+        other => panic!("{other:?}"),
+    }
+    mint(&mut secured.agent(member).await, attempt)
+        .await
+        .expect("what it runs is its own");
+    session
+}
+
 async fn mint(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> Result<(), Status> {
     let request = v1::MintTokenRequest {
         attempt: Some(attempt.clone()),
@@ -151,16 +172,7 @@ async fn a_second_token_of_the_rule_takes_nothing_from_an_agent_that_is_heard_of
     .await
     .expect("it is not locked out");
     // Revoked, it has no id to keep.
-    let request = v1::RevokeRequest {
-        agent_id: "a1".into(),
-        reason: "replaced".into(),
-    };
-    secured
-        .fleet()
-        .await
-        .revoke(secured.admin(request))
-        .await
-        .expect("revoked");
+    secured.revoke("a1", "replaced").await;
     let third = secured.join_token("rule", 1).await;
     secured.join("a1", &third).await.expect("another key, at once");
 }
@@ -279,22 +291,7 @@ async fn an_agent_that_renewed_after_the_backup_goes_on_with_the_restored_manage
     drop(session);
     secured.restart_after(|folder| copy_files(backup.path(), folder)).await;
 
-    let channel = secured.channel(Some(&member.identity())).await;
-    let hello = v1::Hello {
-        inventory: vec![v1::HeldAttempt {
-            attempt: Some(attempt.clone()),
-            started: true,
-        }],
-        ..hello("a1", INSTANCE, 2)
-    };
-    let (mut session, answer) = Agent::dial_over(channel, hello).await;
-    match answer {
-        Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
-        other => panic!("{other:?}"),
-    }
-    mint(&mut secured.agent(&member).await, &attempt)
-        .await
-        .expect("what it runs is its own");
+    let mut session = goes_on(&secured, &member, &attempt).await;
     // And on: the next renewal is of the same line, and another join gets nothing by all this.
     let member = renewed(&secured, &member).await;
     mint(&mut secured.agent(&member).await, &attempt)
@@ -318,11 +315,7 @@ async fn an_agent_whose_key_is_forgotten_goes_on_by_its_last_certificate_and_nob
     let member = renewed(&secured, &member).await;
     let leaf = member.certificate.chain[0].to_vec();
     let mut fleet = secured.fleet().await;
-    let request = v1::RevokeRequest {
-        agent_id: "a1".into(),
-        reason: "by mistake".into(),
-    };
-    fleet.revoke(secured.admin(request)).await.expect("revoked");
+    secured.revoke("a1", "by mistake").await;
     let request = v1::ForgetRequest { agent_id: "a1".into() };
     fleet.forget(secured.admin(request)).await.expect("forgotten");
 
@@ -331,22 +324,7 @@ async fn an_agent_whose_key_is_forgotten_goes_on_by_its_last_certificate_and_nob
         key: member.key,
         certificate: again.expect("joined again"),
     };
-    let channel = secured.channel(Some(&again.identity())).await;
-    let hello = v1::Hello {
-        inventory: vec![v1::HeldAttempt {
-            attempt: Some(attempt.clone()),
-            started: true,
-        }],
-        ..hello("a1", INSTANCE, 2)
-    };
-    let (mut session, answer) = Agent::dial_over(channel, hello).await;
-    match answer {
-        Frame::Welcome(welcome) => assert_eq!(welcome.stale, []),
-        other => panic!("{other:?}"),
-    }
-    mint(&mut secured.agent(&again).await, &attempt)
-        .await
-        .expect("what it runs is its own");
+    let mut session = goes_on(&secured, &again, &attempt).await;
     // A certificate is no secret: without its key it says nothing.
     session.heartbeat().await;
     let refused = secured
