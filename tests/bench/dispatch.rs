@@ -31,7 +31,7 @@ pub(crate) async fn measure(programs: &Path) -> Result<Vec<Row>> {
         tokio::time::sleep(PAUSE).await;
         spawns.push(process.once()?);
         tokio::time::sleep(PAUSE).await;
-        let mark = folder.join(format!("mark-{round}"));
+        let mark = pair.marks.join(round.to_string());
         let request = submit_request(&document(&mark));
         let started = unix_now();
         client.submit(request).await?;
@@ -69,5 +69,5 @@ async fn wait_for_mark(mark: &Path) -> Result<Duration> {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    bail!("the child of {} did not start within 10 s", mark.display())
+    bail!("no child wrote {} within 10 s", mark.display())
 }

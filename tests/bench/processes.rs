@@ -33,6 +33,8 @@ pub(crate) struct Pair {
     pub(crate) folder: tempfile::TempDir,
     /// Files in it may be given to tasks as secrets.
     pub(crate) secrets_folder: PathBuf,
+    /// Steps may write into it.
+    pub(crate) marks: PathBuf,
     /// How the manager is reached.
     pub(crate) access: Access,
     /// The manager.
@@ -68,7 +70,9 @@ impl Pair {
         let access = Access::of(address.parse()?, &folder.path().join("data"))?;
         std::fs::write(folder.path().join("join-token"), access.join_token(1).await?)?;
         let secrets_folder = folder.path().join("secrets");
+        let marks = folder.path().join("marks");
         std::fs::create_dir(&secrets_folder)?;
+        std::fs::create_dir(&marks)?;
         let started = Instant::now();
         let agent = spawn(
             &programs.join("deputy-agent"),
@@ -89,6 +93,8 @@ impl Pair {
                 &text(folder.path(), "work"),
                 "--secrets-folder",
                 &secrets_folder.display().to_string(),
+                "--writable-folders",
+                &marks.display().to_string(),
             ],
             &folder.path().join("agent.log"),
         )?;
@@ -99,6 +105,7 @@ impl Pair {
         Ok(Self {
             folder,
             secrets_folder,
+            marks,
             access,
             manager,
             agent,
