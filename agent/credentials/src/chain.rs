@@ -21,17 +21,18 @@ use aws_sdk_sts::types::Tag;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use crate::account::Account;
 use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
-use crate::pace::{Paced, waits};
+use crate::pace::{Paced, Tell, waits};
 use crate::refresh::{Due, Now, jittered, last_use, refresh_at};
 use crate::session::session;
 use crate::web_identity::WebIdentity;
 
 /// Longest time for one renewal, without what is waited before and between its tries.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time for asking who the caller is, while explaining a denial.
+/// Longest time for asking who the caller is.
 const WHO_TIMEOUT: Duration = Duration::from_secs(4);
 /// After a renewal failed and the old credentials are still good.
 const RENEWAL_RETRY: Duration = Duration::from_secs(15);
@@ -69,6 +70,8 @@ pub(crate) enum Origin {
 pub(crate) struct Link {
     origin: Origin,
     cached: RwLock<Option<Cached>>,
+    /// For the agent's own identity: where it is asked which account it belongs to.
+    own: Option<Box<Paced>>,
     /// Who renews holds it. In it is how the last renewal failed, and when, if none has succeeded since.
     renewing: Mutex<Option<(Instant, CredentialsError)>>,
 }
@@ -96,7 +99,28 @@ impl Link {
         Self {
             origin,
             cached: RwLock::new(None),
+            own: None,
             renewing: Mutex::new(None),
+        }
+    }
+
+    /// The agent's own, whose account is learned from its first credentials, or by asking through `config`.
+    pub(crate) fn own(origin: Origin, config: Paced) -> Self {
+        Self {
+            own: Some(Box::new(config)),
+            ..Self::new(origin)
+        }
+    }
+
+    /// Tells `tell` too when a call that makes these credentials is throttled.
+    pub(crate) fn telling(&self, tell: &Tell) {
+        match &self.origin {
+            Origin::WebIdentity(_, config) => config.pace.telling_too(tell),
+            Origin::Role(parent, _, config) => {
+                config.pace.telling_too(tell);
+                parent.telling(tell);
+            }
+            _ => {}
         }
     }
 
@@ -133,6 +157,7 @@ impl Link {
         match (fetched, still_good) {
             (Ok(credentials), _) => {
                 self.keep(&credentials);
+                self.learn_account(&credentials);
                 Ok(credentials)
             }
             (Err(error), Some(cached)) => {
@@ -193,6 +218,26 @@ impl Link {
             credentials: credentials.clone(),
             renew: expires.map(|expires| Due::at(renew_at(expires), now)),
             over: expires.map(|expires| Due::at(last_use(now.wall, expires), now)),
+        });
+    }
+
+    fn learn_account(&self, credentials: &Credentials) {
+        let Some(config) = &self.own else { return };
+        let Account::Own(own) = config.pace.account() else {
+            return;
+        };
+        let told = credentials.account_id().map(|account| account.as_str().to_owned());
+        let sts = sts_client(config, credentials.clone());
+        own.learn(told.as_deref(), async move {
+            let asked = tokio::time::timeout(WHO_TIMEOUT, sts.get_caller_identity().send()).await;
+            match asked {
+                Ok(Ok(who)) => who.account,
+                Ok(Err(error)) => {
+                    tracing::debug!(error = %chain_of(&error), "the agent's account is not known");
+                    None
+                }
+                Err(_) => None,
+            }
         });
     }
 

@@ -19,6 +19,7 @@ use deputy_task::document::{OidcRole, RoleHop};
 use deputy_task::outcome::Failure;
 use serde_json::Value;
 
+use crate::account::{Account, OwnAccount};
 use crate::ambient::{Ambient, AmbientKind};
 use crate::backoff::Backoff;
 use crate::chain::{Link, LinkProvider, Origin, sts_client};
@@ -86,6 +87,7 @@ struct Agent {
     links: Mutex<BTreeMap<ChainKey, Weak<Link>>>,
     /// How fast AWS may be called.
     rates: Arc<Rates>,
+    account: Arc<OwnAccount>,
 }
 
 type ChainKey = (String, Vec<Hop>, Backoff);
@@ -106,8 +108,10 @@ impl Identities {
     }
 
     fn of(env: Env, ambient: Ambient, profile: Option<String>) -> Self {
+        let account = Arc::new(OwnAccount::known(&own_account(&env, &ambient)));
         Self {
             agent: Arc::new(Agent {
+                account,
                 env,
                 ambient,
                 profile,
@@ -177,7 +181,7 @@ impl Identities {
             link = agent.link(region, &taken, backoff, link)?;
         }
         let role: Option<Arc<str>> = hops.last().map(|hop| hop.role_arn.as_str().into());
-        let account = account_that_calls(&taken);
+        let account = agent.account_that_calls(&taken);
         Ok(TaskIdentity {
             agent: Arc::clone(agent),
             region: Region::new(region.to_owned()),
@@ -210,7 +214,7 @@ impl Identities {
         })?;
         let begin = WebIdentity::minted(&role, session_name_from(default_session_name), minter);
         let mut last = role.role_arn;
-        let calls = |last: &str| agent.paced(backoff, account_of(last).to_owned(), region);
+        let calls = |last: &str| agent.paced(backoff, Account::of(account_of(last)), region);
         let origin = Origin::WebIdentity(Box::new(begin), Box::new(calls(&last)?));
         let mut link = Arc::new(Link::new(origin));
         for (index, hop) in hops.iter().enumerate() {
@@ -219,7 +223,7 @@ impl Identities {
             last.clone_from(&hop.role_arn);
             link = Arc::new(Link::new(Origin::Role(link, Box::new(hop), Box::new(config))));
         }
-        let account = account_of(&last).to_owned();
+        let account = Account::of(account_of(&last));
         Ok(TaskIdentity {
             agent: Arc::clone(agent),
             region: Region::new(region.to_owned()),
@@ -259,6 +263,7 @@ impl TaskIdentity {
     /// The same identity, telling `tell` when AWS throttles its clients.
     #[must_use]
     pub fn telling(mut self, tell: Tell) -> Self {
+        self.link.telling(&tell);
         self.pace = self.pace.telling(tell);
         self
     }
@@ -401,13 +406,14 @@ impl Agent {
         if let Some(link) = self.ambient_link.get() {
             return Arc::clone(link);
         }
-        let origin = self.ambient_origin();
-        let lasts = !matches!(origin, Origin::Nothing(CredentialsError::CaBundle { .. }));
-        let made = Arc::new(Link::new(origin));
-        if lasts {
-            Arc::clone(self.ambient_link.get_or_init(|| made))
-        } else {
-            made
+        let region = self.own_region().unwrap_or("us-east-1");
+        match self.paced(Backoff::default(), self.account(), region) {
+            Ok(config) => {
+                let made = Arc::new(Link::own(self.ambient_origin(), config));
+                Arc::clone(self.ambient_link.get_or_init(|| made))
+            }
+            // What cannot be used now may be mended.
+            Err(_) => Arc::new(Link::new(self.ambient_origin())),
         }
     }
 
@@ -469,7 +475,7 @@ impl Agent {
         let region = self
             .own_region()
             .unwrap_or_else(|| region_of_partition(identity.role_arn()));
-        match self.paced(Backoff::default(), String::new(), region) {
+        match self.paced(Backoff::default(), self.account(), region) {
             Ok(config) => Origin::WebIdentity(Box::new(identity), Box::new(config)),
             Err(error) => Origin::Nothing(error),
         }
@@ -485,7 +491,7 @@ impl Agent {
         let Some((hop, before)) = hops.split_last() else {
             return Ok(parent);
         };
-        let config = self.paced(backoff, account_that_calls(before), region)?;
+        let config = self.paced(backoff, self.account_that_calls(before), region)?;
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|_, link| link.strong_count() > 0);
         let key = (region.to_owned(), hops.to_vec(), backoff);
@@ -497,8 +503,18 @@ impl Agent {
         Ok(link)
     }
 
-    /// For the calls that make a session: they are shared by tasks, and told in no task's log.
-    fn paced(&self, backoff: Backoff, account: String, region: &str) -> Result<Paced, CredentialsError> {
+    /// Which account the calls after these hops are counted for.
+    fn account_that_calls(&self, hops: &[Hop]) -> Account {
+        hops.last()
+            .map_or_else(|| self.account(), |hop| Account::of(account_of(&hop.role_arn)))
+    }
+
+    fn account(&self) -> Account {
+        Account::Own(Arc::clone(&self.account))
+    }
+
+    /// For the calls that make a session, which are shared by tasks.
+    fn paced(&self, backoff: Backoff, account: Account, region: &str) -> Result<Paced, CredentialsError> {
         let pace = Pace::new(backoff, Arc::clone(&self.rates), account, region.to_owned());
         let sdk = self.base_config(&pace)?;
         Ok(Paced { sdk, pace })
@@ -529,9 +545,15 @@ impl Agent {
     }
 }
 
-/// Which account the calls after these hops are counted for; empty: the agent's own.
-fn account_that_calls(hops: &[Hop]) -> String {
-    hops.last().map_or("", |hop| account_of(&hop.role_arn)).to_owned()
+/// The account of the agent's own identity as far as the environment tells it: for keys as the AWS SDKs read it,
+/// otherwise of the role that a service account's token is exchanged for.
+fn own_account(env: &Env, ambient: &Ambient) -> String {
+    let value = |name| env.get(name).unwrap_or_default();
+    match ambient.kind {
+        AmbientKind::Environment => value("AWS_ACCOUNT_ID").to_owned(),
+        AmbientKind::WebIdentity => account_of(value("AWS_ROLE_ARN")).to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// For asking a service on the machine itself.

@@ -29,6 +29,7 @@ mod refresh;
 pub mod pace;
 mod turn;
 mod rate;
+mod account;
 mod throttling;
 pub mod backoff;
 mod machine;

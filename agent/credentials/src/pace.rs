@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
@@ -25,6 +25,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::{SdkConfig, SigningName};
 use tokio::time::Instant;
 
+use crate::account::Account;
 use crate::backoff::Backoff;
 use crate::rate::{LONGEST_TURN, Lane, Rates};
 use crate::throttling::is_throttling;
@@ -39,6 +40,8 @@ pub(crate) struct Paced {
 
 /// Words for the people who follow a task.
 pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+/// The same, as long as somebody follows.
+type Listener = Weak<dyn Fn(&str) + Send + Sync>;
 
 /// What passes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +82,17 @@ pub(crate) fn waits(backoff: Backoff) -> Duration {
 pub struct Pace {
     backoff: Backoff,
     rates: Arc<Rates>,
-    account: String,
+    account: Account,
     region: String,
     partition: RetryPartition,
     told: Arc<Told>,
+    /// Who is told by this one and its clones; keeps it listening.
+    tell: Option<Tell>,
 }
 
 #[derive(Default)]
 struct Told {
-    tell: Option<Tell>,
+    listeners: Mutex<Vec<Listener>>,
     operations: Mutex<BTreeMap<String, Burst>>,
 }
 
@@ -97,7 +102,7 @@ struct Burst {
 }
 
 impl Pace {
-    pub(crate) fn new(backoff: Backoff, rates: Arc<Rates>, account: String, region: String) -> Self {
+    pub(crate) fn new(backoff: Backoff, rates: Arc<Rates>, account: Account, region: String) -> Self {
         let partition = RetryPartition::custom("deputy").token_bucket(TokenBucket::unlimited());
         Self {
             backoff,
@@ -106,16 +111,21 @@ impl Pace {
             region,
             partition: partition.build(),
             told: Arc::default(),
+            tell: None,
         }
     }
 
-    /// The same, telling `tell` about throttling.
+    /// The same, telling `tell` and nobody else about throttling.
     pub(crate) fn telling(mut self, tell: Tell) -> Self {
-        self.told = Arc::new(Told {
-            tell: Some(tell),
-            operations: Mutex::default(),
-        });
+        self.told = Arc::default();
+        self.told.listen(&tell);
+        self.tell = Some(tell);
         self
+    }
+
+    /// Tells `tell` too, as long as somebody else keeps it: for calls that several tasks wait for.
+    pub(crate) fn telling_too(&self, tell: &Tell) {
+        self.told.listen(tell);
     }
 
     /// For children: as near as the environment of the AWS SDKs comes to it. They wait with full jitter, whatever
@@ -130,6 +140,10 @@ impl Pace {
 
     pub(crate) const fn backoff(&self) -> Backoff {
         self.backoff
+    }
+
+    pub(crate) const fn account(&self) -> &Account {
+        &self.account
     }
 
     pub(crate) fn region(&self) -> &str {
@@ -165,7 +179,7 @@ impl Pace {
 
     fn lane(&self, service: &str) -> Lane {
         Lane {
-            account: self.account.clone(),
+            account: self.account.number().to_owned(),
             region: self.region.clone(),
             service: service.to_owned(),
         }
@@ -176,7 +190,7 @@ impl Pace {
         self.rates.throttled(&self.lane(service), now);
         let action = format!("{service}:{operation}");
         let wait_ms = wait.map(|wait| wait.as_millis());
-        tracing::debug!(%action, account = %self.account, tried, wait_ms, "AWS throttles");
+        tracing::debug!(%action, account = self.account.number(), tried, wait_ms, "AWS throttles");
         if let Some(wait) = wait {
             let next = (tried + 1, self.backoff.tries());
             self.told.say(&action, wait, next, now);
@@ -185,8 +199,23 @@ impl Pace {
 }
 
 impl Told {
+    fn listen(&self, tell: &Tell) {
+        let listener = Arc::downgrade(tell);
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&listener));
+        listeners.push(listener);
+    }
+
+    fn listening(&self) -> Vec<Tell> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn say(&self, action: &str, wait: Duration, (attempt, of): (u32, u32), now: Instant) {
-        let Some(tell) = &self.tell else { return };
+        let listening = self.listening();
+        if listening.is_empty() {
+            return;
+        }
         let untold = {
             let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(burst) = operations.get_mut(action)
@@ -208,7 +237,9 @@ impl Told {
         if untold > 0 {
             line.push_str(&format!(", {untold} more times since this was last said"));
         }
-        tell(&line);
+        for tell in listening {
+            tell(&line);
+        }
     }
 }
 
@@ -326,7 +357,7 @@ mod tests {
         let (asleep, lines) = (Asleep::default(), Arc::new(Mutex::new(Vec::new())));
         let heard = Arc::clone(&lines);
         let backoff = Backoff::of(&spec);
-        let pace = Pace::new(backoff, Arc::default(), String::new(), "eu-west-1".into()).telling(Arc::new(
+        let pace = Pace::new(backoff, Arc::default(), Account::of(""), "eu-west-1".into()).telling(Arc::new(
             move |line: &str| heard.lock().expect("whole").push(line.to_owned()),
         ));
         let connector = SharedHttpConnector::new(answer);
@@ -461,7 +492,7 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..16 {
             let backoff = Backoff::default();
-            let pace = Pace::new(backoff, rates(), String::new(), "eu-west-1".into());
+            let pace = Pace::new(backoff, rates(), Account::of(""), "eu-west-1".into());
             let client = in_turn(pace, backoff, api.clone());
             tasks.spawn(async move {
                 let mut failed = 0;
@@ -524,7 +555,7 @@ mod tests {
             ..BackoffSpec::default()
         });
         let (rates, begun) = (Arc::new(Rates::default()), Instant::now());
-        let pace = Pace::new(backoff, Arc::clone(&rates), String::new(), "eu-west-1".into());
+        let pace = Pace::new(backoff, Arc::clone(&rates), Account::of(""), "eu-west-1".into());
         let api = Crowded(Arc::clone(&rates), pace.lane("sts"), Arc::default());
         rates.throttled(&api.1, begun);
         api.come();
@@ -540,14 +571,9 @@ mod tests {
 
     #[test]
     fn a_burst_is_told_once_and_its_size_with_the_next() {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&lines);
-        let told = Told {
-            tell: Some(Arc::new(move |line: &str| {
-                heard.lock().expect("whole").push(line.to_owned())
-            })),
-            operations: Mutex::default(),
-        };
+        let (lines, tell) = listener();
+        let told = Told::default();
+        told.listen(&tell);
         let begun = Instant::now();
         let wait = Duration::from_millis(1_234);
         for second in [0, 1, 2, 31] {
@@ -564,5 +590,40 @@ mod tests {
         AWS throttles ecs:DescribeServices; waiting 1.2 s (attempt 2 of 6), 2 more times since this was last said
         AWS throttles ecs:UpdateService; waiting 1.2 s (attempt 3 of 6)
         ");
+    }
+
+    /// What is told, and who hears it.
+    fn listener() -> (Arc<Mutex<Vec<String>>>, Tell) {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&lines);
+        let tell: Tell = Arc::new(move |line: &str| heard.lock().expect("whole").push(line.to_owned()));
+        (lines, tell)
+    }
+
+    #[test]
+    fn everybody_who_waits_for_a_shared_call_is_told_once_and_only_while_following() {
+        let pace = Pace::new(Backoff::default(), Arc::default(), Account::of(""), "eu-west-1".into());
+        let ((one, tell_one), (two, tell_two)) = (listener(), listener());
+        for tell in [&tell_one, &tell_two, &tell_one] {
+            pace.telling_too(tell);
+        }
+        pace.after(("sts", "AssumeRole"), 1, Passing::Throttled);
+        drop(tell_two);
+        pace.after(("sts", "TagSession"), 1, Passing::Throttled);
+        assert_eq!(
+            (one.lock().expect("whole").len(), two.lock().expect("whole").len()),
+            (2, 1)
+        );
+    }
+
+    #[test]
+    fn the_agents_own_calls_share_the_limit_of_roles_in_its_account_once_it_is_known() {
+        let rates = Arc::new(Rates::default());
+        let own = Arc::new(crate::account::OwnAccount::default());
+        let pace = |account| Pace::new(Backoff::default(), Arc::clone(&rates), account, "eu-west-1".into());
+        let (agent, role) = (pace(Account::Own(Arc::clone(&own))), pace(Account::of("111111111111")));
+        assert_ne!(agent.lane("ecs"), role.lane("ecs"));
+        own.learn(Some("111111111111"), std::future::pending());
+        assert_eq!(agent.lane("ecs"), role.lane("ecs"));
     }
 }

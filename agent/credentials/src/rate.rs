@@ -31,7 +31,7 @@ const MOST: usize = 256;
 /// Which calls share a limit: AWS counts them per account and region, and each service by itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Lane {
-    /// The account that calls; empty: the agent's own, which nobody has named.
+    /// The account that calls; empty: the agent's own, while its number is not known.
     pub(crate) account: String,
     pub(crate) region: String,
     /// As in IAM actions: `ecs`.

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::runtime_components::{RuntimeComponents, Runt
 use aws_smithy_types::config_bag::ConfigBag;
 use tokio::time::Instant;
 
+use crate::account::Account;
 use crate::rate::{Lane, Rates};
 
 /// Sends through `inner` when it is this account's turn.
@@ -20,7 +21,7 @@ use crate::rate::{Lane, Rates};
 pub(crate) struct TakingTurns {
     pub(crate) inner: SharedHttpClient,
     pub(crate) rates: Arc<Rates>,
-    pub(crate) account: String,
+    pub(crate) account: Account,
     pub(crate) region: String,
 }
 
@@ -58,7 +59,7 @@ impl HttpClient for TakingTurns {
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let lane = Lane {
-            account: self.client.account.clone(),
+            account: self.client.account.number().to_owned(),
             region: self.client.region.clone(),
             service: service_of(&request).to_owned(),
         };

@@ -2,7 +2,7 @@
 //! skipped; the one that was interrupted is run again and finds its effects done.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use deputy_credentials::refusal::encoded;
 use deputy_steps::context::{Outputs, StepContext};
@@ -150,6 +150,7 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction,
         version,
         direction,
         hidden,
+        tell: OnceLock::new(),
     };
     let mut ctx = StepContext::new(
         Arc::new(host),

@@ -2,11 +2,12 @@
 //! runs or is undone. Nothing in the world changes without passing [`StepHost::begin`].
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
+use deputy_credentials::pace::Tell;
 use deputy_logs::{LogWriter, SecretRefused};
 use deputy_policy::questions::Change;
 use deputy_process::Domain;
@@ -42,6 +43,8 @@ pub(crate) struct StepHost {
     pub(crate) direction: Direction,
     /// What of the step's arguments may not be planned with.
     pub(crate) hidden: Hidden,
+    /// Who is told of throttling; one, however often the step asks for its identity.
+    pub(crate) tell: OnceLock<Tell>,
 }
 
 /// What the journal knows of an effect that is about to begin.
@@ -69,6 +72,7 @@ impl StepHost {
             version: 1,
             direction: Direction::Forward,
             hidden: Hidden::default(),
+            tell: OnceLock::new(),
         };
         StepContext::new(
             Arc::new(host),
@@ -415,9 +419,12 @@ impl Host for StepHost {
     }
 
     async fn identity(&self) -> Result<TaskIdentity, StepError> {
-        let log = self.log();
         let identity = self.attempt.identity().await?;
-        Ok(identity.telling(Arc::new(move |line| log.narrate(line))))
+        let tell = self.tell.get_or_init(|| {
+            let log = self.log();
+            Arc::new(move |line| log.narrate(line))
+        });
+        Ok(identity.telling(Arc::clone(tell)))
     }
 
     fn log(&self) -> LogWriter {
