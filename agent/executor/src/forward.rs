@@ -2,7 +2,7 @@
 //! skipped; the one that was interrupted is run again and finds its effects done.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use deputy_credentials::refusal::encoded;
 use deputy_steps::context::{Outputs, StepContext};
@@ -151,6 +151,7 @@ pub(crate) fn context(attempt: &Arc<Attempt>, step: &Step, direction: Direction,
         direction,
         hidden,
         tell: OnceLock::new(),
+        ahead: Mutex::default(),
     };
     let mut ctx = StepContext::new(
         Arc::new(host),

@@ -2,7 +2,7 @@
 //! runs or is undone. Nothing in the world changes without passing [`StepHost::begin`].
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use deputy_credentials::TaskIdentity;
 use deputy_credentials::pace::Tell;
 use deputy_logs::{LogWriter, SecretRefused};
 use deputy_policy::questions::Change;
-use deputy_process::Domain;
+use deputy_process::{Ahead, Domain};
 use deputy_steps::context::{Begun, Host, StepContext, refused};
 use deputy_steps::effect::{Effect, EffectClass, Readers, Recorded, RetrySafe};
 use deputy_steps::failpoint::{self, Point};
@@ -45,6 +45,8 @@ pub(crate) struct StepHost {
     pub(crate) hidden: Hidden,
     /// Who is told of throttling; one, however often the step asks for its identity.
     pub(crate) tell: OnceLock<Tell>,
+    /// For the child that is about to be started.
+    pub(crate) ahead: Mutex<Ahead>,
 }
 
 /// What the journal knows of an effect that is about to begin.
@@ -73,6 +75,7 @@ impl StepHost {
             direction: Direction::Forward,
             hidden: Hidden::default(),
             tell: OnceLock::new(),
+            ahead: Mutex::default(),
         };
         StepContext::new(
             Arc::new(host),
@@ -130,7 +133,10 @@ impl StepHost {
         let budget = match intent.class {
             EffectClass::Bounded { budget } => budget.min(MAX_BOUNDED_BUDGET),
             // A child is started within that time; then it may run.
-            EffectClass::Held { .. } => MAX_BOUNDED_BUDGET,
+            EffectClass::Held { .. } => {
+                self.open_ahead();
+                MAX_BOUNDED_BUDGET
+            }
         };
         let sent_at: BootTime = self
             .attempt
@@ -149,6 +155,13 @@ impl StepHost {
                 self.attempt.replay().permitted(key);
                 Ok(Permit::until(sent_at.after(budget)))
             }
+        }
+    }
+
+    /// What a child may open is found out while the journal is written.
+    fn open_ahead(&self) {
+        if let Some(confinement) = &self.attempt.shared.environment.confinement {
+            *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = confinement.ahead();
         }
     }
 
@@ -413,7 +426,11 @@ impl Host for StepHost {
 
     async fn domain(&self) -> Result<Option<Domain>, StepError> {
         match &self.attempt.shared.environment.confinement {
-            Some(confinement) => Ok(Some(confinement.around(&self.attempt.workspace().await?))),
+            Some(confinement) => {
+                let domain = confinement.around(&self.attempt.workspace().await?);
+                let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Ok(Some(domain.taking(ahead)))
+            }
             None => Ok(None),
         }
     }

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, LandlockStatus, PathBeneath, Ruleset,
@@ -20,6 +21,10 @@ use crate::privileges;
 const RIGHTS: ABI = ABI::V5;
 /// The first with scopes for signals and abstract sockets.
 const SCOPES: ABI = ABI::V6;
+
+/// What appears in the meantime is not open to the child, and what is to be hidden is not hidden from it if it did not
+/// exist.
+const LONGEST_AHEAD: Duration = Duration::from_secs(1);
 
 /// Where everybody may write, by Unix custom.
 const TEMPORARY: [&str; 4] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"];
@@ -61,6 +66,17 @@ struct Rules {
 pub struct Domain {
     confinement: Confinement,
     own: PathBuf,
+    ahead: Ahead,
+}
+
+/// What all children may open, found out while something else is waited for. Cheap to clone; one child gets it.
+#[derive(Debug, Clone, Default)]
+pub struct Ahead(Arc<Mutex<Option<Begun>>>);
+
+#[derive(Debug)]
+struct Begun {
+    when: Instant,
+    made: mpsc::Receiver<io::Result<RulesetCreated>>,
 }
 
 impl Confinement {
@@ -77,7 +93,40 @@ impl Confinement {
         Domain {
             confinement: self.clone(),
             own: own.to_owned(),
+            ahead: Ahead::default(),
         }
+    }
+
+    /// Begins to find out what children may open, on a thread for such work of this runtime.
+    #[must_use]
+    pub fn ahead(&self) -> Ahead {
+        let (confinement, (send, made)) = (self.clone(), mpsc::channel());
+        let when = Instant::now();
+        tokio::task::spawn_blocking(move || {
+            // Nobody takes it if no child is started after all.
+            let _unused = send.send(confinement.common());
+        });
+        Ahead(Arc::new(Mutex::new(Some(Begun { when, made }))))
+    }
+
+    /// What every child may open, whatever its task.
+    fn common(&self) -> io::Result<RulesetCreated> {
+        let Rules { hidden, writable } = &*self.0;
+        let read = AccessFs::from_read(RIGHTS);
+        let places = Places::new(hidden, &[Path::new("/dev")])?;
+        let mut ruleset = empty().map_err(io::Error::other)?;
+        let mut open = |path: &Path, rights| places.open(path, &mut |place| allow(&mut ruleset, place, rights));
+        open(Path::new("/"), read)?;
+        for folder in TEMPORARY.iter().map(Path::new) {
+            open(folder, read | change())?;
+        }
+        for folder in writable {
+            open(folder, read | change())?;
+        }
+        for device in DEVICES {
+            open(Path::new(device), read | AccessFs::WriteFile | AccessFs::IoctlDev)?;
+        }
+        Ok(ruleset)
     }
 
     /// What the kernel offers; asked once.
@@ -95,24 +144,30 @@ impl Domain {
         within(ruleset, start)
     }
 
+    /// The next child takes what was found ahead, if that is not long ago.
+    #[must_use]
+    pub fn taking(mut self, ahead: Ahead) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
     fn ruleset(&self) -> io::Result<RulesetCreated> {
-        let Rules { hidden, writable } = &*self.confinement.0;
-        let read = AccessFs::from_read(RIGHTS);
-        let places = Places::new(hidden, &[Path::new("/dev")])?;
-        let mut ruleset = empty().map_err(io::Error::other)?;
-        let mut open = |path: &Path, rights| places.open(path, &mut |place| allow(&mut ruleset, place, rights));
-        open(Path::new("/"), read)?;
-        for folder in TEMPORARY.iter().map(Path::new) {
-            open(folder, read | change())?;
-        }
-        for folder in writable {
-            open(folder, read | change())?;
-        }
-        for device in DEVICES {
-            open(Path::new(device), read | AccessFs::WriteFile | AccessFs::IoctlDev)?;
-        }
-        allow(&mut ruleset, Place::at(&self.own)?, read | change())?;
+        let mut ruleset = match self.ahead.take() {
+            Some(ruleset) => ruleset?,
+            None => self.confinement.common()?,
+        };
+        let rights = AccessFs::from_read(RIGHTS) | change();
+        allow(&mut ruleset, Place::at(&self.own)?, rights)?;
         Ok(ruleset)
+    }
+}
+
+impl Ahead {
+    /// Waits until it is found; none if that is too long ago, or somebody else took it.
+    fn take(&self) -> Option<io::Result<RulesetCreated>> {
+        let begun = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let is_fresh = begun.when.elapsed() < LONGEST_AHEAD;
+        is_fresh.then(|| begun.made.recv().ok()).flatten()
     }
 }
 

@@ -31,7 +31,7 @@ pub mod exit;
 pub use capture::{Captured, RunError, run_captured};
 pub use child::{Child, Stop};
 pub use command::{ChildCommand, SpawnError};
-pub use confinement::{Confinement, Domain, Support};
+pub use confinement::{Ahead, Confinement, Domain, Support};
 pub use exit::{Ended, Exit};
 pub use keeper::Keeper;
 pub use sink::{OutputSink, StreamKind};

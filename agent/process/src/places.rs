@@ -68,19 +68,21 @@ impl Places {
             paths: Vec::new(),
             passages: HashSet::new(),
         };
+        let mut met = HashSet::new();
         for path in hidden {
             for path in really(path)? {
-                places.hide(&path)?;
+                places.hide(&path, &mut met)?;
                 places.paths.push(path);
             }
         }
         for path in closed {
-            places.hide(path)?;
+            places.hide(path, &mut met)?;
         }
         Ok(places)
     }
 
-    fn hide(&mut self, path: &Path) -> io::Result<()> {
+    /// `met` are the folders that are known to lead somewhere hidden: most of it has the same ones above it.
+    fn hide(&mut self, path: &Path, met: &mut HashSet<PathBuf>) -> io::Result<()> {
         let identity = |path: &Path| match rustix::fs::stat(path) {
             Ok(found) => Ok(Some((found.st_dev, found.st_ino))),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
@@ -90,6 +92,9 @@ impl Places {
             self.hidden.insert(found);
         }
         for above in path.ancestors().skip(1) {
+            if !met.insert(above.to_owned()) {
+                break;
+            }
             if let Some(found) = identity(above)? {
                 self.passages.insert(found);
             }

@@ -45,12 +45,17 @@ impl World {
     }
 
     async fn sh(&self, script: &str) -> Captured {
+        self.sh_taking(Ahead::default(), script).await
+    }
+
+    async fn sh_taking(&self, ahead: Ahead, script: &str) -> Captured {
+        let domain = self.confinement.around(&self.root.path().join("tasks/mine"));
         let command = ChildCommand::new("/bin/sh")
             .args(["-c", script])
             .env("PATH", "/usr/bin:/bin")
             .env("ROOT", self.root.path())
             .current_dir(self.root.path().join("tasks/mine"))
-            .confined(Some(self.confinement.around(&self.root.path().join("tasks/mine"))));
+            .confined(Some(domain.taking(ahead)));
         run_captured(command, Duration::from_secs(20), 64 * 1024)
             .await
             .expect("it runs")
@@ -211,4 +216,27 @@ async fn the_agent_itself_stays_outside() {
     world.answers("true").await;
     assert_eq!(fs::read(world.root.path().join("state/key")).expect("ours"), b"SECRET");
     fs::write(world.root.path().join("state/key"), "changed").expect("ours");
+}
+
+#[tokio::test]
+async fn what_was_found_ahead_is_for_one_child_that_starts_soon() {
+    const SCRIPT: &str = "echo mine > ./mine; cat $ROOT/beside $ROOT/later $ROOT/state/key 2>&1";
+    let world = World::new();
+    let seen = async |ahead| String::from_utf8_lossy(&world.sh_taking(ahead, SCRIPT).await.stdout).into_owned();
+    let old = world.confinement.ahead();
+    let ahead = world.confinement.ahead();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    fs::write(world.root.path().join("later"), "APPEARED").expect("a file");
+    let first = seen(ahead.clone()).await;
+    assert!(first.starts_with("open"), "{first}");
+    assert!(
+        !first.contains("APPEARED") && !first.contains("SECRET"),
+        "it was looked for before: {first}"
+    );
+    assert!(world.root.path().join("tasks/mine/mine").exists());
+    tokio::time::sleep(LONGEST_AHEAD).await;
+    for next in [ahead, old] {
+        let next = seen(next).await;
+        assert!(next.starts_with("openAPPEARED") && !next.contains("SECRET"), "{next}");
+    }
 }
