@@ -274,3 +274,31 @@ async fn what_keeps_the_agent_from_a_role_is_told_apart() {
         );
     }
 }
+
+/// Guards that a denial on the way back is explained like one on the way forward: this is when a person has to repair.
+#[tokio::test]
+async fn a_denial_while_undoing_says_what_to_change_and_the_raw_message_is_in_the_log() {
+    let says = "User: arn:aws:sts::222222222222:assumed-role/deployer/deputy-1 is not authorized to perform: ecs:UpdateService \
+                on resource: arn:aws:ecs:eu-west-1:222222222222:service/prod/x with an explicit deny in a service control policy";
+    let world = world(vec![json!({
+        "service": "ecs", "operation": "UpdateService", "body": "ends_with(taskDefinition, ':1')",
+        "error": { "code": "AccessDeniedException", "status": 400, "message": says }
+    })])
+    .await;
+    let (service, _) = recipe::service(&world, "undo-denied").await;
+    let steps = format!(
+        "    - name: deploy\n      ecsRollingDeploy:\n        cluster: prod\n        service: {service}\n        taskDefinition: {{ family: {service}, containerDefinitions: [ {{ name: app, image: \"a:2\", memory: 64 }} ] }}\n    - name: check\n      shell: {{ run: \"exit 1\" }}\n"
+    );
+    let aws = format!("{}  onFailure: rollback\n", recipe::AWS);
+    let task = world
+        .submit(&recipe::task("undo-denied", &aws, &steps))
+        .await
+        .expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let left = ended.result.expect("a result").remains.join("\n");
+    for told in ["not undone:", "a service control policy explicitly denies it", "who administers the organization"] {
+        assert!(left.contains(told), "{told}: {left}");
+    }
+    let log = world.logs(&task).await.expect("a log");
+    assert!(log.contains(says), "{log}");
+}

@@ -151,7 +151,10 @@ impl CredentialsError {
             Self::Ambient { .. } => failure.hint("check the task role of the agent and its way to the credential endpoint"),
             Self::CaBundle { .. } => failure.hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it"),
             Self::BadHop { .. } => failure.hint("correct spec.aws.assumeRole"),
-            Self::CallerUnknown { .. } => failure,
+            Self::CallerUnknown { .. } => failure.hint(
+                "look whether STS of the region can be reached from here: its name (DNS), HTTPS_PROXY and NO_PROXY as the agent has them, \
+                 the security group and the policy of a VPC endpoint for sts; `deputy-agent doctor` asks each of them",
+            ),
         }
     }
 }

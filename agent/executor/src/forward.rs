@@ -258,7 +258,8 @@ fn step_budget(step: &Step) -> Option<Budget> {
 }
 
 /// AWS gives some of its reasons in a message that the task's identity may be able to have decoded.
-async fn decoded(attempt: &Attempt, error: StepError) -> StepError {
+/// A denial of which AWS gave the reason in a message of its own, explained where the task's identity may read it.
+pub(crate) async fn decoded(attempt: &Attempt, error: StepError) -> StepError {
     match error {
         StepError::Failed(failure) if encoded(&failure.detail).is_some() => match attempt.identity().await {
             Ok(identity) => StepError::Failed(Box::new(identity.decoded(*failure).await)),

@@ -16,7 +16,7 @@ use crate::arguments::{Arguments, Evaluated, task_key, task_record};
 use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::driver::{Limits, drive};
-use crate::forward::{Certainty, Ending, context, evaluate, load_outputs};
+use crate::forward::{Certainty, Ending, context, decoded, evaluate, load_outputs};
 use crate::gate;
 
 const ENDING: &str = "ending";
@@ -161,7 +161,11 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
         if !attempt.replay().has_begun(&step.name) {
             continue;
         }
-        match undo_step(attempt, &mut arguments, step, limits).await {
+        let undone = match undo_step(attempt, &mut arguments, step, limits).await {
+            Err(error) => Err(decoded(attempt, error).await),
+            undone => undone,
+        };
+        match undone {
             Ok(undone) => {
                 if undone.restored {
                     restored = Restored::Something;
@@ -183,7 +187,8 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
                 | StepError::Halted(Halt::Denied(failure)),
             ) => {
                 let failure = attempt.mask_failure(*failure);
-                left.push(Left::of(step, format!("not undone: {}", failure.summary)));
+                tell(attempt, step, &failure);
+                left.push(Left::of(step, not_undone(&failure)));
                 attempt.board.status(&step.name, StepStatus::Failed);
             }
             Err(
@@ -196,6 +201,24 @@ pub(crate) async fn undo(attempt: &Arc<Attempt>) -> UndoEnded {
         }
     }
     UndoEnded::Finished { left, noted, restored }
+}
+
+/// What stays says what happened and what to do; what there is beyond it, such as AWS's own words, is in the log.
+fn not_undone(failure: &Failure) -> String {
+    let mut what = format!("not undone: {}", failure.summary);
+    if !failure.hint.is_empty() {
+        what.push_str("; to mend it: ");
+        what.push_str(&failure.hint);
+    }
+    what
+}
+
+fn tell(attempt: &Attempt, step: &Step, failure: &Failure) {
+    let log = attempt.log().writer(&step.name);
+    log.narrate(&format!("the step was not undone: {}", failure.summary));
+    for more in [&failure.hint, &failure.detail] {
+        more.lines().for_each(|line| log.narrate(line));
+    }
 }
 
 async fn undo_step(
