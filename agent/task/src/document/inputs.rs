@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::diagnostic::meant;
 use super::model::{InputSpec, InputType, Inputs};
 use super::source::Finding;
+use super::static_key;
 use super::tree::{Entry, Node};
 
 /// Checks what is declared, each input by itself.
@@ -90,6 +91,15 @@ pub(crate) fn resolve(declared: Option<&Node>, given: &Inputs, findings: &mut Ve
                 format!("the document declares: {}", known.join(", "))
             }
         }));
+    }
+    for (name, value) in given {
+        let alone = Node::of_json(
+            Value::Object([(name.clone(), value.clone())].into_iter().collect()),
+            &mut 0,
+        );
+        let mut keys = Vec::new();
+        static_key::places(&alone, &mut keys);
+        findings.extend(keys.first().map(|key| static_key::finding_in_input(name, key.what)));
     }
     for entry in entries {
         let Some(spec) = spec_of(entry) else { continue };

@@ -10,6 +10,7 @@ mod inputs;
 mod aws;
 pub mod shape;
 mod parse;
+mod static_key;
 mod tree;
 pub mod source;
 pub mod diagnostic;

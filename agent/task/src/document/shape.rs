@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::diagnostic::{meant, meant_or_begun};
 use super::model::Document;
 use super::source::{Finding, Span};
+use super::static_key::{self, is_key_name};
 use super::tree::{Data, Node};
 
 /// The JSON Schema of a task document.
@@ -226,8 +227,8 @@ fn walk(node: &Node, shape: &Shape, place: (&str, Span), findings: &mut Vec<Find
         }
         (Shape::Map(shape), Data::Map(entries)) => {
             for entry in entries {
-                if place.0 == "env" && entry.key.starts_with("AWS_") && is_static_key(&entry.key) {
-                    findings.push(static_key(entry.key_span, &entry.key));
+                if place.0 == "env" && entry.key.starts_with("AWS_") && is_key_name(&entry.key) {
+                    findings.push(static_key::finding(entry.key_span, &entry.key));
                 }
                 walk(&entry.value, shape, (&entry.key, entry.key_span), findings);
             }
@@ -262,8 +263,8 @@ fn walk_keys(node: &Node, keys: &Keys, place: (&str, Span), findings: &mut Vec<F
             kind_seen.get_or_insert(&entry.key);
             walk(&entry.value, shape, (&entry.key, entry.key_span), findings);
         } else {
-            if is_static_key(&entry.key) {
-                findings.push(static_key(entry.key_span, &entry.key));
+            if is_key_name(&entry.key) {
+                findings.push(static_key::finding(entry.key_span, &entry.key));
                 continue;
             }
             let candidate = meant_or_begun(&entry.key, visible().collect::<Vec<_>>());
@@ -294,29 +295,6 @@ fn walk_keys(node: &Node, keys: &Keys, place: (&str, Span), findings: &mut Vec<F
             .collect();
         findings.push(Finding::error(place.1, keys.words.none).hint(format!("add one of: {}", kinds.join(", "))));
     }
-}
-
-/// Is it a key that holds AWS keys elsewhere, however it is written?
-fn is_static_key(key: &str) -> bool {
-    let bare: String = key.chars().filter(char::is_ascii_alphanumeric).collect();
-    let bare = bare.to_ascii_lowercase();
-    let bare = bare.strip_prefix("aws").unwrap_or(&bare);
-    matches!(
-        bare,
-        "accesskey"
-            | "accesskeyid"
-            | "secretkey"
-            | "secretaccesskey"
-            | "sessiontoken"
-            | "securitytoken"
-            | "credentials"
-    )
-}
-
-fn static_key(at: Span, key: &str) -> Finding {
-    let shown: String = key.chars().take(80).collect();
-    Finding::error(at, format!("`{shown}`: AWS keys are not taken in a task: the manager and everybody who reads it would have them"))
-        .hint("say in `spec.aws` which role to assume (`assumeRole`, `oidc`); keys, if there must be any, belong into the agent's own environment")
 }
 
 fn wrong_type(node: &Node, shape: &Shape, place: (&str, Span)) -> Finding {

@@ -88,6 +88,58 @@ fn keys_of_aws_are_refused_at_their_place() {
     insta::assert_snapshot!(read_text(&text, json!({})).expect_err("a key"));
 }
 
+/// Guards that an AWS key is taken nowhere in a document, nor in the values of its inputs, and that its line is told.
+#[test]
+fn keys_of_aws_are_refused_wherever_they_stand() {
+    let text = task(
+        r#"  aws: { region: eu-west-1 }
+  inputs:
+    key: { type: string, default: AKIAQ3EGR5D7TZ4WXY2A }
+  steps:
+    - name: script
+      shell:
+        run: |
+          set -u
+          export AWS_SECRET_ACCESS_KEY="q3Zk+f9/Tx1mW8bPxRfiCY0sVnLdHj27uKeAoG5t"
+          aws s3 ls
+        secrets: { AWS_ACCESS_KEY_ID: { awsSecretsManager: "prod/legacy#id" } }
+    - name: ecs
+      ecsRollingDeploy:
+        cluster: prod
+        service: api
+        taskDefinition:
+          family: api
+          containerDefinitions:
+            - name: app
+              image: api:1
+              memory: 64
+              secrets: [ { name: AWS_SESSION_TOKEN, valueFrom: "arn:aws:ssm:eu-west-1:222222222222:parameter/token" } ]
+              environment:
+                - { name: AWS_ACCESS_KEY_ID, value: anything }
+    - name: apply
+      kubernetesApply:
+        cluster: prod
+        manifests:
+          - apiVersion: v1
+            kind: Secret
+            metadata: { name: keys }
+            stringData: { AWS_SECRET_ACCESS_KEY: anything, OTHER: anything }
+"#,
+    );
+    let places = |refused: Diagnostics| {
+        let places = refused.items.iter().map(|item| item.one_line("task.yaml"));
+        places.collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(places(read_text(&text, json!({})).expect_err("refused")));
+    assert!(validate("task.yaml", text.as_bytes()).is_err());
+    let text = task(
+        "  inputs: { object: { type: object }, AWS_SESSION_TOKEN: { type: string, default: '' } }\n  steps: [ { name: one, shell: { run: 'true' } } ]\n",
+    );
+    let given = json!({ "object": { "a": ["x AKIAQ3EGR5D7TZ4WXY2A"] }, "AWS_SESSION_TOKEN": "x" });
+    insta::assert_snapshot!(places(read_text(&text, given).expect_err("refused")));
+    read_text(&text, json!({ "object": { "a": ["x"] } })).expect("nothing of it is a key");
+}
+
 #[test]
 fn a_chain_may_begin_with_a_token_of_the_manager() {
     let oidc = |role: &str, duration: &str| {

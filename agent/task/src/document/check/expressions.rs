@@ -127,7 +127,7 @@ impl Check<'_> {
     }
 
     /// Where `needle` stands in the source text of a value: quoting and folding can hide it.
-    fn find(&self, within: Span, needle: &str, from: usize) -> Option<usize> {
+    pub(super) fn find(&self, within: Span, needle: &str, from: usize) -> Option<usize> {
         let text = self.source.slice(Span {
             start: from.max(within.start),
             end: within.end,

@@ -7,6 +7,7 @@ mod backoff;
 mod sources;
 mod steps;
 mod secrets;
+mod static_keys;
 mod expressions;
 mod whole;
 

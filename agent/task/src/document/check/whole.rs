@@ -54,6 +54,7 @@ impl<'a> Check<'a> {
         self.frame();
         self.is_literal = false;
         self.steps();
+        self.static_keys();
     }
 
     /// Whether a text will be evaluated before it is used.
