@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use deputy_task::document::step::Shell;
+use deputy_task::document::variable::{refusal, way_out};
 use deputy_task::outcome::Failure;
 
 /// Let through by name.
@@ -50,9 +52,6 @@ const PROXIES: &[&str] = &[
 /// What every script finds even if the agent was started with nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Names that only Deputy sets.
-const RESERVED_PREFIX: &str = "DEPUTY_";
-
 /// Variables by name.
 pub(super) type Environment = BTreeMap<OsString, OsString>;
 
@@ -91,33 +90,38 @@ pub(super) fn proxy_passwords(environment: &Environment) -> Vec<String> {
     passwords.filter(|password| !password.is_empty()).collect()
 }
 
-/// Are these names that a step may set, with values that a process can have?
-pub(super) fn check_step_variables(variables: &BTreeMap<String, String>) -> Result<(), Failure> {
-    for (name, value) in variables {
-        let problem = if name.is_empty() || name.contains(['=', '\0']) {
-            "is no name of an environment variable"
-        } else if name.starts_with(RESERVED_PREFIX) {
-            "begins with DEPUTY_, and such variables are set by Deputy only"
-        } else if value.contains('\0') {
-            "has a NUL character in its value"
-        } else {
-            continue;
-        };
-        return Err(Failure::new(
-            "shell.env",
-            format!("the step's environment variable {name:?} {problem}"),
-        )
-        .hint("rename or remove it in the step's `env`"));
+/// Are these names that a step may set, with values that a process can have? A document that got past its checks is
+/// no reason to have a shell run something else.
+pub(super) fn check_step_variables(shell: &Shell) -> Result<(), Failure> {
+    for (name, value) in &shell.env {
+        check_name(name)?;
+        if value.contains('\0') {
+            return Err(Failure::new(
+                "shell.env",
+                format!("variable {name:?} has a NUL character in its value"),
+            )
+            .hint("remove it in the step's `env`"));
+        }
     }
-    Ok(())
+    shell.secrets.keys().try_for_each(|name| check_name(name))
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    let refused = |why: &str, hint: &str| {
+        Err(Failure::new("shell.env", format!("the step cannot set {name:?}: it {why}")).hint(hint))
+    };
+    match refusal(name) {
+        Some(why) => refused(why, way_out(name)),
+        None if name.is_empty() || name.contains(['=', '\0']) => refused(
+            "is no name of an environment variable",
+            "letters, digits and `_`, not beginning with a digit",
+        ),
+        None => Ok(()),
+    }
 }
 
 /// A secret as the value of a variable, byte for byte.
 pub(super) fn secret_variable(name: &str, value: &[u8]) -> Result<OsString, Failure> {
-    if name.starts_with(RESERVED_PREFIX) || name.is_empty() || name.contains(['=', '\0']) {
-        let failure = Failure::new("shell.env", format!("a secret cannot be called {name:?}"));
-        return Err(failure.hint("letters, digits and `_`, not beginning with DEPUTY_"));
-    }
     if value.contains(&0) {
         return Err(Failure::new(
             "secret.notText",
@@ -130,6 +134,8 @@ pub(super) fn secret_variable(name: &str, value: &[u8]) -> Result<OsString, Fail
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn names(inherited: &[(&str, &str)]) -> Vec<String> {
@@ -202,9 +208,37 @@ mod tests {
 
     #[test]
     fn a_step_cannot_set_what_deputy_sets() {
-        let check =
-            |name: &str, value: &str| check_step_variables(&BTreeMap::from([(name.into(), value.into())])).is_ok();
-        assert!(check("A", "1") && check("AWS_PAGER", ""));
+        let check = |name: &str, value: &str| {
+            let shell = json!({"run": "true", "env": {name: value}});
+            check_step_variables(&serde_json::from_value(shell).expect("a step")).is_ok()
+        };
+        assert!(check("A", "1") && check("AWS_PAGER", "") && check("PATH", "/bin"));
         assert!(!check("DEPUTY_OUTPUT", "x") && !check("A=B", "x") && !check("", "x") && !check("A", "x\0"));
+        for name in ["BASH_ENV", "BASH_FUNC_ls%%", "LD_PRELOAD", "PS4"] {
+            assert!(!check(name, "x"), "{name}");
+            let secret = json!({"run": "true", "secrets": {name: {"as": "file", "file": "a"}}});
+            let refused = check_step_variables(&serde_json::from_value(secret).expect("a step")).expect_err(name);
+            assert!(refused.summary.contains(name), "{refused:?}");
+        }
+    }
+
+    /// Guards that what has a shell or the linker run something else does not come from the agent's environment either.
+    #[test]
+    fn what_no_step_may_set_is_not_let_through_from_the_agent() {
+        for name in ALLOWED.iter().chain(ALLOWED_PREFIXES) {
+            assert_eq!(refusal(name), None, "{name}");
+        }
+        for name in [
+            "LD_LIBRARY_PATH",
+            "LD_AUDIT",
+            "BASH_FUNC_ls%%",
+            "ENV",
+            "PS4",
+            "SHELLOPTS",
+            "GLIBC_TUNABLES",
+            "LOCPATH",
+        ] {
+            assert_eq!(names(&[(name, "x")]), ["PATH", "TERM"], "{name}");
+        }
     }
 }

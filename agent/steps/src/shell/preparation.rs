@@ -46,7 +46,7 @@ pub(super) struct Prepared {
 
 impl Prepared {
     pub(super) async fn make(ctx: &StepContext, shell: &Shell) -> Result<Self, StepError> {
-        environment::check_step_variables(&shell.env)?;
+        environment::check_step_variables(shell)?;
         let mut environment = environment::allowed(std::env::vars_os());
         for password in environment::proxy_passwords(&environment) {
             known(ctx, password.as_bytes())?;

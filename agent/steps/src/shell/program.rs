@@ -227,7 +227,7 @@ impl StepProgram for ShellProgram {
     async fn run(&self, ctx: &StepContext) -> Result<Outputs, StepError> {
         let effect = Effect::held(RUN, self.summary(ctx), &ctx.masked(&self.shell), self.retry_safe())
             .read_by(self.readers(ctx));
-        environment::check_step_variables(&self.shell.env)?;
+        environment::check_step_variables(&self.shell)?;
         let prepared = OnceCell::new();
         // What can fail before anything runs should fail before the intent: then nothing has begun. A plain script
         // has nothing that is likely to fail, and its intent shares the frame of Start.

@@ -181,6 +181,8 @@ spec:
                 "kube-system/secrets/admin?",
             ),
             ("/document/spec/steps/1/kubernetesApply/namespace", ""),
+            ("/document/spec/steps/0/shell/run", "echo AKIAQ3EGR5D7TZ4WXY2A"),
+            ("/document/spec/inputs/tag/default", "AKIAQ3EGR5D7TZ4WXY2A"),
             ("/document/spec/steps/1/kubernetesApply/manifests/0/metadata/name", "a#"),
             (
                 "/document/spec/steps/1/kubernetesApply/manifests/0/metadata/namespace",
@@ -202,11 +204,20 @@ spec:
 
     #[test]
     fn keys_that_become_names_of_files_or_variables_are_refused() {
-        for key in ["../../../etc/cron.d/x", "/etc/cron.d/x", "A-B", "", "DEPUTY_OUTPUT"] {
+        for key in [
+            "../../../etc/cron.d/x",
+            "/etc/cron.d/x",
+            "A-B",
+            "",
+            "DEPUTY_OUTPUT",
+            "BASH_ENV",
+        ] {
             let told = refused(|document| {
                 document["document"]["spec"]["steps"][0]["shell"]["secrets"][key] = json!({"as": "file", "file": "a"});
             });
             assert!(told.contains("spec.steps[0].shell.secrets"), "{told}");
+            let told = refused(|document| document["document"]["spec"]["steps"][0]["shell"]["env"][key] = "x".into());
+            assert!(told.contains("spec.steps[0].shell.env"), "{told}");
         }
     }
 

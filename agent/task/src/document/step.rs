@@ -68,7 +68,7 @@ pub struct Shell {
     /// The source whose folder is the working directory; default: the only source, else an empty folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Environment variables.
+    /// Environment variables; none with which the shell or the linker runs something else (`BASH_ENV`, `LD_PRELOAD` …).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Secrets by the name of the environment variable in which the script finds them, or their file's path.

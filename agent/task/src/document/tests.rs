@@ -140,6 +140,36 @@ fn keys_of_aws_are_refused_wherever_they_stand() {
     read_text(&text, json!({ "object": { "a": ["x"] } })).expect("nothing of it is a key");
 }
 
+/// Guards that no variable of a document has a shell run anything but its script.
+#[test]
+fn variables_that_run_something_else_are_refused_at_their_line_and_key() {
+    let text = task(
+        r#"  steps:
+    - name: a
+      shell:
+        run: ./release
+        env:
+          BASH_ENV: "$(id >&2)"
+          PATH: /opt/tools:/usr/bin
+          LD_PRELOAD: ./evil.so
+          DEPUTY_OUTPUT: /tmp/x
+        secrets:
+          PS4: { file: a }
+          ENV: { as: file, file: a }
+          DEPUTY_STEP: { file: a }
+          TOKEN: { file: a }
+"#,
+    );
+    let refused = read_text(&text, json!({})).expect_err("refused");
+    insta::assert_snapshot!(refused);
+    let many: String = (0..201).map(|number| format!(" A{number}: x,")).collect();
+    let text = task(&format!(
+        "  steps: [ {{ name: a, shell: {{ run: x, env: {{{many} }} }} }} ]\n"
+    ));
+    let told = read_text(&text, json!({})).expect_err("refused").to_string();
+    assert!(told.contains("the step has 201 variables; at most 200"), "{told}");
+}
+
 #[test]
 fn a_chain_may_begin_with_a_token_of_the_manager() {
     let oidc = |role: &str, duration: &str| {

@@ -5,6 +5,7 @@ use super::super::kubernetes_name::{namespace_problem, secret_problem};
 use super::super::secret::ENVIRONMENT_PREFIX;
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
+use super::super::variable::{refusal, way_out};
 use super::whole::Check;
 
 /// Most secrets of a step.
@@ -23,14 +24,6 @@ impl Check<'_> {
         }
         for entry in entries {
             self.variable_name(entry);
-            if entry.key.starts_with("DEPUTY_") {
-                let message = format!(
-                    "`{}` begins with DEPUTY_, and such variables are set by Deputy only",
-                    entry.key
-                );
-                self.findings
-                    .push(Finding::error(entry.key_span, message).hint("give the secret another name"));
-            }
             if kind.value.get("env").is_some_and(|env| env.get(&entry.key).is_some()) {
                 let message = format!("`{}` is in `env` too", entry.key);
                 self.findings
@@ -40,7 +33,7 @@ impl Check<'_> {
         }
     }
 
-    /// A name that a shell can read.
+    /// A name that a shell can read, and that a task may set.
     pub(super) fn variable_name(&mut self, entry: &Entry) {
         let good = !entry.key.starts_with(|c: char| c.is_ascii_digit())
             && !entry.key.is_empty()
@@ -56,6 +49,9 @@ impl Check<'_> {
                 )
                 .hint("letters, digits and `_`, not beginning with a digit"),
             );
+        } else if let Some(why) = refusal(&entry.key) {
+            let finding = Finding::error(entry.key_span, format!("a step cannot set `{}`: it {why}", entry.key));
+            self.findings.push(finding.hint(way_out(&entry.key)));
         }
     }
 

@@ -3,6 +3,7 @@
 use super::super::kubernetes_name::{namespace_problem, object_problem};
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
+use super::super::variable::MAX_VARIABLES;
 use super::expressions::Visible;
 use super::whole::Check;
 
@@ -104,8 +105,15 @@ impl<'a> Check<'a> {
         if let Some(source) = kind.value.get("source") {
             self.source(source);
         }
-        for entry in kind.value.get("env").map(Node::entries).unwrap_or_default() {
-            self.variable_name(entry);
+        if let Some(variables) = kind.value.entry("env") {
+            let entries = variables.value.entries();
+            if entries.len() > MAX_VARIABLES {
+                let message = format!("the step has {} variables; at most {MAX_VARIABLES}", entries.len());
+                self.findings.push(Finding::error(variables.key_span, message));
+            }
+            for entry in entries {
+                self.variable_name(entry);
+            }
         }
         self.step_secrets(kind);
     }
