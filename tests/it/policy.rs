@@ -275,6 +275,74 @@ fn a_local_run_asks_a_policy_only_if_it_is_given_one() {
     assert!(said.contains("no-shell (line 6)"), "{said}");
 }
 
+/// Guards that a script that is permitted cannot be made another one by the variables it is given, nor by a bundle that
+/// nobody signed: neither runs anything.
+#[test]
+fn a_permitted_script_is_not_made_another_by_what_it_is_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["work", "evil"] {
+        std::fs::create_dir(at(name)).expect("a folder");
+    }
+    let program = at("evil/uname");
+    std::fs::write(&program, "#!/bin/sh\necho PWNED\n").expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).expect("executable");
+    std::fs::write(
+        at("agent.cedar"),
+        "permit (principal, action == Action::\"runStep\", resource);\n\
+        permit (principal, action == Action::\"effect\", resource);\n\
+        permit (principal, action == Action::\"runCommand\", resource) when { context.script == \"uname\" };\n\
+        permit (principal, action == Action::\"setVariable\", resource) when { resource.name like \"APP_*\" };\n",
+    )
+    .expect("written");
+    let run = |more: &str, keys: &str| {
+        let document = recipe::task(
+            "given",
+            more,
+            &format!("    - name: main\n      shell: {{ run: uname{keys} }}\n"),
+        );
+        std::fs::write(at("task.yaml"), document).expect("written");
+        let (task, policy, work) = (at("task.yaml"), at("agent.cedar"), at("work"));
+        let ran = agent(&["task", &task, "--work-folder", &work, "--policy", &policy]);
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+        let explained = agent(&["policy", "explain", &policy, &task]).status.code();
+        assert_eq!(
+            explained,
+            ran.status.code(),
+            "the questions are those of the run: {said}"
+        );
+        (ran.status.code(), said)
+    };
+    let (code, said) = run("", ", env: { APP_COLOUR: blue }");
+    assert_eq!(code, Some(0), "{said}");
+    for (more, keys, expected, words) in [
+        (
+            "",
+            "BASH_ENV: \"$(echo PW''NED >&2)\"".into(),
+            2,
+            "a step cannot set `BASH_ENV`",
+        ),
+        (
+            "",
+            format!("PATH: \"{}:/usr/bin:/bin\"", at("evil")),
+            5,
+            "setting the variable PATH of a shell step",
+        ),
+        (
+            "  sources: [ { name: code, bundle: ./evil } ]\n",
+            "APP_A: b".into(),
+            5,
+            "unpacking the bundle code",
+        ),
+    ] {
+        let (code, said) = run(more, &format!(", env: {{ {keys} }}"));
+        assert_eq!(code, Some(expected), "{keys}: {said}");
+        assert!(said.contains(words), "{keys}: {said}");
+        assert!(!said.contains("PWNED"), "{keys}: {said}");
+    }
+}
+
 /// A key pair in PEM files; the path of the private one.
 fn key(folder: &Path, trusted: &Path, name: &str) -> String {
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
+use deputy_task::document::Doubts;
+use deputy_task::expression::Scope;
 use deputy_task::record::Direction;
 use deputy_task::touch::Touch;
 
 use super::*;
 use crate::question::{Said, SecretPlace, Wish};
-use crate::questions::{Change, of_change};
+use crate::questions::{Change, beforehand, of_change};
 
 fn asking() -> Asking {
     Asking {
@@ -311,6 +313,7 @@ fn the_example_of_secrets_shows_none_to_a_stranger() {
         from: from.into(),
         url: format!("https://{from}/x"),
         key: None,
+        reference: None,
     };
     assert_eq!(
         ask(secret("awsSecretsManager", "checkout/db", "script")),
@@ -332,6 +335,64 @@ fn the_example_of_secrets_shows_none_to_a_stranger() {
     ] {
         assert_eq!(ask(stranger.clone()), "NothingPermits", "{stranger:?}");
     }
+}
+
+/// Guards that a list of scripts cannot be got around by what a script is given: variables, secrets and the folder it
+/// works in.
+#[test]
+fn the_example_of_scripts_bounds_what_they_are_given() {
+    let policy = example("scripts");
+    let unsigned = asking();
+    let signed = Asking {
+        signer: Some("release-pipeline".into()),
+        ..asking()
+    };
+    let spec = |source: serde_json::Value, step: serde_json::Value| -> deputy_task::document::Spec {
+        let step = serde_json::json!({"name": "main", "shell": step});
+        serde_json::from_value(serde_json::json!({"sources": [source], "steps": [step]})).expect("a spec")
+    };
+    let released = serde_json::json!({"name": "code",
+        "git": {"url": "https://git.example.com/shop/deploy.git", "ref": {"tag": "v7"}}});
+    let bundle = serde_json::json!({"name": "code", "bundle": "./deploy"});
+    let denied = |asking: &Asking, spec: &deputy_task::document::Spec| {
+        let asked = beforehand(spec, &Scope::default(), &Doubts::default()).questions;
+        let denied = asked
+            .iter()
+            .filter_map(|question| match policy.decide(asking, question) {
+                Verdict::Permitted { .. } => None,
+                Verdict::Denied(denial) => Some(denial.what),
+            });
+        denied.collect::<Vec<_>>().join("\n")
+    };
+    let step = |env: serde_json::Value| serde_json::json!({"run": "./deploy.sh", "env": env});
+    let good = step(serde_json::json!({"VERSION": "7", "APP_COLOUR": "blue", "LOG_LEVEL": "debug"}));
+    assert_eq!(denied(&unsigned, &spec(released.clone(), good.clone())), "");
+    assert_eq!(denied(&signed, &spec(bundle.clone(), good.clone())), "");
+    let other = serde_json::json!({"run": "./deploy.sh; id"});
+    assert_eq!(
+        denied(&unsigned, &spec(bundle, other)),
+        "unpacking the bundle code of the task\nrunning a bash script (step main)"
+    );
+    let mut branch = released.clone();
+    branch["git"]["ref"] = serde_json::json!({"branch": "v7"});
+    assert_eq!(
+        denied(&unsigned, &spec(branch, good)),
+        "fetching a source from https://git.example.com/shop/deploy.git"
+    );
+    let bad = step(serde_json::json!({"PATH": "/tmp/evil:/bin", "LOG_LEVEL": "$(id)", "GIT_SSH_COMMAND": "id"}));
+    assert_eq!(
+        denied(&unsigned, &spec(released.clone(), bad)),
+        "setting the variable GIT_SSH_COMMAND of a shell step (step main)\n\
+        setting the variable LOG_LEVEL of a shell step (step main)\n\
+        setting the variable PATH of a shell step (step main)"
+    );
+    let secret = serde_json::json!({"run": "./deploy.sh",
+        "secrets": {"LOG_LEVEL": {"file": "a"}, "PYTHONPATH": {"as": "file", "file": "b"}, "APP_TOKEN": {"file": "c"}}});
+    let told = denied(&unsigned, &spec(released, secret));
+    for name in ["LOG_LEVEL", "PYTHONPATH"] {
+        assert!(told.contains(&format!("setting the variable {name} of")), "{told}");
+    }
+    assert!(!told.contains("APP_TOKEN of"), "{told}");
 }
 
 #[test]

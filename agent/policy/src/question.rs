@@ -7,6 +7,9 @@ use serde::Serialize;
 /// To whom a secret is shown that a script gets.
 pub const SCRIPT: &str = "script";
 
+/// A source that came with the task.
+pub const BUNDLE: &str = "bundle";
+
 /// Who asks, and what is known of the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -114,6 +117,16 @@ pub enum Wish {
         #[serde(skip)]
         script: String,
     },
+    /// To give a variable to what a step starts.
+    SetVariable {
+        /// Its name.
+        name: String,
+        /// The kind of the step.
+        kind: String,
+        /// Its value; none of a secret. Not shown: an output that is secret may be in it.
+        #[serde(skip)]
+        value: Option<String>,
+    },
     /// To have an image pulled and run.
     PullImage {
         /// As written.
@@ -145,15 +158,18 @@ pub enum Wish {
     },
     /// To have a source fetched.
     FetchSource {
-        /// `git` or `s3`.
+        /// `git`, `s3` or `bundle`.
         kind: &'static str,
-        /// Host, with its port if the address has one, or bucket.
+        /// Host, with its port if the address has one; bucket; name of the source that is a bundle.
         from: String,
         /// The whole address.
         url: String,
         /// The object.
         #[serde(skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// `branch/main`, `tag/v1` or `commit/` with its hash.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
     },
     /// To make one change.
     Effect {
@@ -234,6 +250,7 @@ impl fmt::Display for Wish {
                 )
             }
             Self::RunCommand { program, .. } => write!(f, "running a {program} script"),
+            Self::SetVariable { name, kind, .. } => write!(f, "setting the variable {name} of a {kind} step"),
             Self::PullImage { image } => write!(f, "running the image {image}"),
             Self::PassRole { role } => write!(f, "passing the role {role} to ECS"),
             Self::UseServiceAccount {
@@ -251,6 +268,7 @@ impl fmt::Display for Wish {
                 write!(f, "giving the secret {secret} to a script")
             }
             Self::UseSecret { secret, shown_to } => write!(f, "showing the secret {secret} to {shown_to}"),
+            Self::FetchSource { kind: BUNDLE, from, .. } => write!(f, "unpacking the bundle {from} of the task"),
             Self::FetchSource { url, .. } => write!(f, "fetching a source from {url}"),
             Self::Effect {
                 verb,

@@ -1,6 +1,6 @@
 //! What a task, a step or a change asks: derived from their arguments, and from nothing else.
 
-use deputy_task::document::origin::GitAuth;
+use deputy_task::document::origin::{GitAuth, GitRef};
 use deputy_task::document::secret::SecretRef;
 use deputy_task::document::step::{Manifests, Shell};
 use deputy_task::document::{AwsSpec, Doubts, SourceKind, Spec, StepKind};
@@ -9,7 +9,7 @@ use deputy_task::record::Direction;
 use deputy_task::touch::{Touch, images_of_definition, images_of_manifest, roles_of, service_accounts_of};
 use serde_json::{Map, Value};
 
-use crate::question::{Question, SCRIPT, SecretPlace, Wish};
+use crate::question::{BUNDLE, Question, SCRIPT, SecretPlace, Wish};
 
 /// Kinds that start a program of their own, whose changes nobody can name.
 const OPAQUE: [&str; 1] = ["shell"];
@@ -74,21 +74,33 @@ pub fn of_task(spec: &Spec) -> Vec<Question> {
     let roles = first.into_iter().chain(chain.map(|hop| &hop.role_arn));
     let mut wishes: Vec<Wish> = roles.map(|role| Wish::AssumeRole { role: role.clone() }).collect();
     for source in &spec.sources {
-        wishes.extend(of_source(&source.kind, aws));
+        wishes.extend(of_source(&source.name, &source.kind, aws));
     }
     asked("", wishes)
 }
 
-fn of_source(source: &SourceKind, aws: Option<&AwsSpec>) -> Vec<Wish> {
+fn of_source(name: &str, source: &SourceKind, aws: Option<&AwsSpec>) -> Vec<Wish> {
     match source {
-        // It came with the task, through the manager.
-        SourceKind::Bundle(_) => Vec::new(),
+        // It came with the task, through the manager: what is in it, only a signature vouches for.
+        SourceKind::Bundle(_) => vec![Wish::FetchSource {
+            kind: BUNDLE,
+            from: name.to_owned(),
+            url: format!("{BUNDLE}:{name}"),
+            key: None,
+            reference: None,
+        }],
         SourceKind::Git(git) => {
+            let reference = match &git.reference {
+                GitRef::Branch(name) => format!("branch/{name}"),
+                GitRef::Tag(name) => format!("tag/{name}"),
+                GitRef::Commit(hash) => format!("commit/{hash}"),
+            };
             let mut wishes = vec![Wish::FetchSource {
                 kind: "git",
                 from: git.host(),
                 url: git.url.clone(),
                 key: None,
+                reference: Some(reference),
             }];
             let secret = match &git.auth {
                 None => None,
@@ -107,6 +119,7 @@ fn of_source(source: &SourceKind, aws: Option<&AwsSpec>) -> Vec<Wish> {
             from: object.bucket.clone(),
             url: format!("s3://{}/{}", object.bucket, object.key),
             key: Some(object.key.clone()),
+            reference: None,
         }],
     }
 }
@@ -183,6 +196,7 @@ pub fn of_step(step: &str, kind: &StepKind, aws: Option<&AwsSpec>) -> Vec<Questi
     match kind {
         StepKind::Shell(shell) => {
             wishes.push(run_command(shell));
+            wishes.extend(variables(kind.name(), shell));
             for secret in shell.secrets.values() {
                 wishes.extend(of_secret(&secret.from, SCRIPT, aws));
             }
@@ -310,6 +324,17 @@ fn run_command(shell: &Shell) -> Wish {
         program: program.to_owned(),
         script: shell.run.clone(),
     }
+}
+
+/// Of a script, and those that have its secrets, or the paths of their files. What Deputy sets is none of the task's.
+fn variables(kind: &str, shell: &Shell) -> impl Iterator<Item = Wish> {
+    let plain = shell.env.iter().map(|(name, value)| (name, Some(value)));
+    let secret = shell.secrets.keys().map(|name| (name, None));
+    plain.chain(secret).map(move |(name, value)| Wish::SetVariable {
+        name: name.clone(),
+        kind: kind.to_owned(),
+        value: value.cloned(),
+    })
 }
 
 /// Where manifests go.
@@ -451,6 +476,7 @@ mod tests {
                 "fetching a source from ssh://git@host/x",
                 "showing the secret environment:DEPUTY_SECRET_KEY to host",
                 "fetching a source from s3://releases/app.tar",
+                "unpacking the bundle d of the task",
             ]
         );
         let step = json!({"run": "true", "secrets": {
@@ -461,7 +487,7 @@ mod tests {
         }});
         let step = StepKind::Shell(serde_json::from_value(step).expect("a step"));
         assert_eq!(
-            told(&of_step("a", &step, spec.aws.as_ref()))[3..],
+            told(&of_step("a", &step, spec.aws.as_ref()))[7..],
             [
                 "giving the secret awsSecretsManager:prod/db to a script (step a)",
                 "giving the secret awsParameter:/db/password to a script (step a)",

@@ -159,6 +159,10 @@ impl Built {
                 region,
             } => ("useNamespace", self.namespace(cluster, namespace, region)?),
             Wish::RunCommand { program, .. } => ("runCommand", self.entity("Command", program)?),
+            Wish::SetVariable { name, .. } => {
+                let uid = uid("Variable", name)?;
+                ("setVariable", self.with(uid, [text("name", name)].into(), None)?)
+            }
             Wish::PullImage { image } => ("pullImage", self.image(image)?),
             Wish::PassRole { role } => ("passRole", self.role(role)?),
             Wish::UseServiceAccount {
@@ -208,9 +212,18 @@ fn particular(wish: &Wish) -> Attributes {
     match wish {
         Wish::RunCommand { script, .. } => [text("script", script)].into(),
         Wish::UseSecret { shown_to, .. } => [text("shownTo", shown_to)].into(),
-        Wish::FetchSource { url, key, .. } => {
+        Wish::SetVariable { kind, value, .. } => {
+            let is_secret = RestrictedExpression::new_bool(value.is_none());
+            let mut context = Attributes::from([text("kind", kind), ("secret".into(), is_secret)]);
+            context.extend(value.as_deref().map(|value| text("value", value)));
+            context
+        }
+        Wish::FetchSource {
+            url, key, reference, ..
+        } => {
             let mut context = Attributes::from([text("url", url)]);
             context.extend(key.as_deref().map(|key| text("key", key)));
+            context.extend(reference.as_deref().map(|reference| text("reference", reference)));
             context
         }
         Wish::Effect {
