@@ -155,7 +155,7 @@ fn variables_that_run_something_else_are_refused_at_their_line_and_key() {
           DEPUTY_OUTPUT: /tmp/x
         secrets:
           PS4: { file: a }
-          ENV: { as: file, file: a }
+          SHELLOPTS: { as: file, file: a }
           DEPUTY_STEP: { file: a }
           TOKEN: { file: a }
 "#,

@@ -9,9 +9,9 @@ pub const RESERVED_PREFIX: &str = "DEPUTY_";
 pub const MAX_VARIABLES: usize = 200;
 
 /// What a shell runs, or by which it changes how it reads, before the first line of its script.
-const OF_SHELLS: [&str; 8] = [
+/// Not `ENV`, which only interactive shells read, and which many people use for a word of their own.
+const OF_SHELLS: [&str; 7] = [
     "BASH_ENV",
-    "ENV",
     "BASHOPTS",
     "SHELLOPTS",
     "IFS",
@@ -61,7 +61,6 @@ mod tests {
     fn what_runs_before_a_script_or_in_its_place_cannot_be_set() {
         for name in [
             "BASH_ENV",
-            "ENV",
             "SHELLOPTS",
             "BASHOPTS",
             "PS4",
@@ -81,6 +80,7 @@ mod tests {
         for name in [
             "PATH",
             "HOME",
+            "ENV",
             "ENVIRONMENT",
             "BASH",
             "LDAP_HOST",
