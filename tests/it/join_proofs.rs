@@ -303,7 +303,10 @@ async fn a_clusters_token_proves_a_service_account() {
     let audience = format!("deputy/{DOMAIN}");
     let token = kubernetes.token("joins", &audience).await;
     let proved = kubernetes.verdict(&token, SystemTime::now()).await.expect("believed");
-    assert_eq!(proved.subject, "kubernetes:https://kubernetes.default.svc:shop/joins");
+    assert_eq!(
+        proved.subject,
+        "kubernetes:prod:https://kubernetes.default.svc:shop/joins"
+    );
     assert_eq!(proved.rule.name, "prod");
 
     let told = kubernetes.refused(&kubernetes.token("other", &audience).await).await;

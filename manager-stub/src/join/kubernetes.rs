@@ -83,7 +83,8 @@ impl KubernetesVerifier {
         }
     }
 
-    /// The rule that lets the token's owner in, by the word of the cluster that the rule names.
+    /// The rule that lets the token's owner in, by the word of the cluster that the rule names. If several do, it is the
+    /// first of them.
     ///
     /// # Errors
     /// Why none does, or why that cannot be said now.
@@ -108,8 +109,11 @@ impl KubernetesVerifier {
             format!("no join rule names the token's issuer {:?}", short(&issuer)),
             "add a rule for this cluster, or check that the token is of the cluster that is meant",
         );
-        let sources: BTreeSet<&KeySource> = of_issuer.iter().map(|(_, proof)| &proof.keys).collect();
-        for source in sources {
+        let mut asked: BTreeSet<&KeySource> = BTreeSet::new();
+        for source in of_issuer.iter().map(|(_, proof)| &proof.keys) {
+            if !asked.insert(source) {
+                continue;
+            }
             match self.verified(&unverified, source).await {
                 Err(refusal) => verdict = refusal,
                 Ok(claims) => {
@@ -140,7 +144,11 @@ impl ServiceAccount {
         tracing::info!(rule = %rule.name, account = %self.name, pod = %self.pod, "a service account is proved");
         Proven {
             rule: rule.clone(),
-            subject: format!("kubernetes:{}:{}/{}", self.issuer, self.namespace, self.name),
+            // Clusters may have the same issuer: the rule says whose keys its tokens are verified with.
+            subject: format!(
+                "kubernetes:{}:{}:{}/{}",
+                rule.name, self.issuer, self.namespace, self.name
+            ),
         }
     }
 

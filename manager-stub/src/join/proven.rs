@@ -19,6 +19,7 @@ pub struct Proven {
     /// The rule that it matched.
     pub rule: JoinRule,
     /// Who the agent is, in the words of the proof: `aws:222222222222:role/deputy`,
-    /// `kubernetes:https://issuer:deputy/agent`, `token:ID`. An agent id belongs to the subject that took it first.
+    /// `kubernetes:RULE:https://issuer:deputy/agent`, `token:RULE`. An agent id belongs to the subject that took it first.
+    /// A rule is in it where only the rule says whose word the proof is: clusters may have the same issuer.
     pub subject: String,
 }

@@ -14,6 +14,9 @@ const MAX_REPEATS: u32 = 16;
 /// An agent is remembered for so long after its last certificate. As long an expired one can be exchanged.
 const REMEMBERED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
 
+/// How the subjects of service accounts began before they had the name of a rule, which has no slash.
+const KUBERNETES_WITHOUT_RULE: &str = "kubernetes:https://";
+
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -107,6 +110,14 @@ impl CertificateRecord {
 
 impl Remembered for AgentRecord {
     const KIND: &'static str = "agent";
+
+    fn upgraded(mut self) -> Self {
+        // `kubernetes:ISSUER:NAMESPACE/ACCOUNT` did not say which cluster of that issuer; its rule does.
+        if let Some(account) = self.subject.strip_prefix(KUBERNETES_WITHOUT_RULE) {
+            self.subject = format!("kubernetes:{}:https://{account}", self.rule);
+        }
+        self
+    }
 }
 
 /// What a certificate may do now.

@@ -53,6 +53,16 @@ impl Registry {
         })
     }
 
+    /// The same, the one that let this agent in before the others: it stays with its rule if another one that is made
+    /// later would let it in too.
+    #[must_use]
+    pub fn rules_for(&self, agent_id: &AgentId, wanted: impl Fn(&RuleProof) -> bool) -> Vec<JoinRule> {
+        let mut rules = self.rules_by(wanted);
+        let before = self.look(|known| known.agents.get(agent_id.as_str()).map(|agent| agent.rule.clone()));
+        rules.sort_by_key(|rule| before.as_ref() != Some(&rule.name));
+        rules
+    }
+
     /// Makes a join rule.
     ///
     /// # Errors
@@ -279,7 +289,9 @@ fn taken_in(before: Option<&AgentRecord>, joining: &Joining, now_ms: i64) -> Res
             }
             if before.subject != joining.subject {
                 return Err(BookError::Denied(format!(
-                    "the agent id {id} belongs to {}, and this is {}; give this agent another id",
+                    "the agent id {id} belongs to {}, and this is {}; give this agent another id, or, if it is the same agent \
+                     after a change of its join rule, let an administrator free the id: deputy fleet revoke {id}, deputy \
+                     fleet forget {id}",
                     before.subject, joining.subject
                 )));
             }

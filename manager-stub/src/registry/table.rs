@@ -13,6 +13,12 @@ use crate::store::op::{TrustChange, TrustRow};
 pub(super) trait Remembered: Serialize + DeserializeOwned + Clone {
     /// What the store calls it.
     const KIND: &'static str;
+
+    /// The same as it is meant today, if a manager before this one wrote it.
+    #[must_use]
+    fn upgraded(self) -> Self {
+        self
+    }
 }
 
 /// See the module.
@@ -32,11 +38,12 @@ impl<T: Remembered> Table<T> {
         let ours = rows.iter().filter(|row| row.kind == T::KIND);
         let rows = ours
             .map(|row| {
-                let value = serde_json::from_slice(&row.body).map_err(|error| StoreError::Corrupt {
+                let value: T = serde_json::from_slice(&row.body).map_err(|error| StoreError::Corrupt {
                     what: T::KIND,
                     value: format!("{}: {error}", row.name),
                 })?;
-                Ok((row.name.clone(), (value, row.body.clone())))
+                // The body stays: what is changed is compared with what is stored.
+                Ok((row.name.clone(), (value.upgraded(), row.body.clone())))
             })
             .collect::<Result<_, StoreError>>()?;
         Ok(Self { rows })

@@ -78,7 +78,7 @@ impl EnrollmentService {
             trust_domain: self.context.trust.authority.trust_domain().into(),
             csr_sha256: Sha256::digest(&csr).into(),
         };
-        let (proven, token) = self.prove(proof, &binding).await.map_err(|refusal| {
+        let (proven, token) = self.prove(proof, &agent_id, &binding).await.map_err(|refusal| {
             tracing::warn!(agent.id = %agent_id, why = %refusal, "a join was refused");
             match refusal.kind {
                 UnprovenKind::Denied => Status::permission_denied(refusal.to_string()),
@@ -113,7 +113,12 @@ impl EnrollmentService {
     }
 
     /// Which rule lets whom in. One arm per kind of proof.
-    async fn prove(&self, proof: Proof, binding: &Binding) -> Result<(Proven, Option<String>), Unproven> {
+    async fn prove(
+        &self,
+        proof: Proof,
+        agent_id: &AgentId,
+        binding: &Binding,
+    ) -> Result<(Proven, Option<String>), Unproven> {
         let (proofs, registry) = (&self.context.proofs, &self.context.registry);
         let now = SystemTime::now();
         match proof {
@@ -129,12 +134,12 @@ impl EnrollmentService {
                     amz_date: &proof.amz_date,
                     security_token: &proof.security_token,
                 };
-                let rules = registry.rules_by(|proof| matches!(proof, RuleProof::AwsIdentity { .. }));
+                let rules = registry.rules_for(agent_id, |proof| matches!(proof, RuleProof::AwsIdentity { .. }));
                 let proven = proofs.aws.prove(&proof, binding, &rules, now).await?;
                 Ok((proven, None))
             }
             Proof::Kubernetes(proof) => {
-                let rules = registry.rules_by(|proof| matches!(proof, RuleProof::Kubernetes(_)));
+                let rules = registry.rules_for(agent_id, |proof| matches!(proof, RuleProof::Kubernetes(_)));
                 let proven = proofs
                     .kubernetes
                     .prove(&proof.token, &binding.trust_domain, &rules, now);

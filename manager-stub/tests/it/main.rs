@@ -4,6 +4,7 @@ mod agent;
 mod authorization;
 mod bad_certificates;
 mod bounds;
+mod clusters;
 mod data_folder;
 mod exchange;
 mod hand_out;

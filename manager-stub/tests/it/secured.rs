@@ -184,16 +184,57 @@ impl Secured {
         agent_id: &str,
         token: &str,
     ) -> Result<v1::IssuedCertificate, tonic::Status> {
+        let proof = v1::join_request::Proof::Token(v1::TokenProof { token: token.into() });
+        self.join_by(proof, before, key, agent_id).await
+    }
+
+    /// Joins by this proof.
+    pub(crate) async fn join_by(
+        &self,
+        proof: v1::join_request::Proof,
+        before: Vec<u8>,
+        key: &rcgen::KeyPair,
+        agent_id: &str,
+    ) -> Result<v1::IssuedCertificate, tonic::Status> {
         let (mut enrollment, challenge) = self.challenge().await?;
         let request = v1::JoinRequest {
             csr: csr(key).into(),
             agent_id: agent_id.into(),
             nonce: challenge.nonce,
-            proof: Some(v1::join_request::Proof::Token(v1::TokenProof { token: token.into() })),
+            proof: Some(proof),
             before: before.into(),
         };
         let joined = enrollment.join(request).await?.into_inner();
         Ok(joined.certificate.expect("a certificate"))
+    }
+
+    /// Makes a join rule.
+    pub(crate) async fn make_rule(&self, name: &str, pool: &str, projects: &[&str], proof: v1::join_rule::Proof) {
+        let rule = v1::JoinRule {
+            name: name.into(),
+            pool: pool.into(),
+            projects: projects.iter().map(|project| (*project).to_owned()).collect(),
+            proof: Some(proof),
+            ..v1::JoinRule::default()
+        };
+        let request = v1::CreateJoinRuleRequest { rule: Some(rule) };
+        let made = self.fleet().await.create_join_rule(self.admin(request)).await;
+        made.expect("made");
+    }
+
+    /// Removes a join rule.
+    pub(crate) async fn remove_rule(&self, name: &str) {
+        let request = v1::RemoveJoinRuleRequest { name: name.into() };
+        let removed = self.fleet().await.remove_join_rule(self.admin(request)).await;
+        removed.expect("removed");
+    }
+
+    /// What the fleet list says of an agent.
+    pub(crate) async fn listed(&self, agent_id: &str) -> v1::AgentInfo {
+        let request = v1::FleetListRequest { include_gone: true };
+        let listed = self.fleet().await.list(self.admin(request)).await;
+        let mut all = listed.expect("listed").into_inner().agents.into_iter();
+        all.find(|agent| agent.agent_id == agent_id).expect("there")
     }
 
     pub(crate) async fn join(&self, agent_id: &str, token: &str) -> Result<Member, tonic::Status> {
