@@ -3,7 +3,7 @@
 use deputy_task::id::{AgentId, Project};
 use tonic::Status;
 
-use crate::registry::{Grant, Registry};
+use crate::registry::{Admission, Grant, Registry};
 
 /// Who makes a call.
 #[derive(Debug, Clone)]
@@ -20,8 +20,8 @@ pub enum Caller {
         serial: String,
         /// The line of keys that the certificate is of.
         line: String,
-        /// Its tasks are of these projects only; empty means of all.
-        projects: Vec<Project>,
+        /// What the certificate was given by its join.
+        admission: Admission,
     },
     /// Somebody on this machine, where the manager was told to ask nobody who he is.
     Unasked,
@@ -73,7 +73,10 @@ impl Caller {
     pub fn may_in(&self, project: &Project) -> Result<(), Status> {
         match self {
             Self::Unasked => Ok(()),
-            Self::Agent { agent_id, projects, .. } => {
+            Self::Agent {
+                agent_id, admission, ..
+            } => {
+                let projects = &admission.projects;
                 if projects.is_empty() || projects.contains(project) {
                     return Ok(());
                 }

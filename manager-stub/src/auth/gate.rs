@@ -194,12 +194,19 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
                 }
                 Use::Refused(why) => return Err(refused(why)),
             }
+            let shown = registry.shown(agent, &certificate.serial);
+            let (line, admission) = shown.ok_or_else(|| {
+                refused(format!(
+                    "the certificate {} of the agent {agent} is not known any more",
+                    certificate.serial
+                ))
+            })?;
             registry.attach(agent, peer);
             Ok(Caller::Agent {
                 agent_id,
                 serial: certificate.serial.clone(),
-                line: registry.line_of(agent, &certificate.serial),
-                projects: registry.projects_of(agent),
+                line,
+                admission,
             })
         }
         PeerName::User { grant } => {

@@ -4,7 +4,7 @@ use deputy_task::id::Project;
 use serde::{Deserialize, Serialize};
 
 use super::table::Remembered;
-use crate::trust::peer::PeerCertificate;
+use crate::trust::peer::{PeerCertificate, PeerName};
 
 /// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
 /// agent is asked to make a new one.
@@ -25,7 +25,7 @@ pub struct AgentRecord {
     pub agent_id: String,
     /// Who proved to be it first; nobody else gets the id.
     pub subject: String,
-    /// The rule that let it in last.
+    /// What its certificate in use was given: the rule that let it in. Before one is used, what the newest was given.
     pub rule: String,
     /// The pool.
     pub pool: String,
@@ -38,6 +38,18 @@ pub struct AgentRecord {
     pub joined_at_ms: i64,
     /// Newest last.
     pub certificates: Vec<CertificateRecord>,
+}
+
+/// What a join gives. It belongs to the certificate and goes on with its renewals; what later joins are given is theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Admission {
+    /// The rule that let the agent in.
+    pub rule: String,
+    /// The pool.
+    pub pool: String,
+    /// It is given tasks of these only; empty means of all.
+    pub projects: Vec<Project>,
 }
 
 /// May an agent be here?
@@ -87,6 +99,9 @@ pub struct CertificateRecord {
     /// How often its join was asked for again.
     #[serde(default)]
     pub repeats: u32,
+    /// What its join gave, if that is not what the record says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
 }
 
 impl CertificateRecord {
@@ -104,6 +119,7 @@ impl CertificateRecord {
             revoked: false,
             token: None,
             repeats: 0,
+            admission: None,
         }
     }
 }
@@ -166,7 +182,7 @@ impl AgentRecord {
         if found.used { Use::Good } else { Use::First }
     }
 
-    /// The certificate was used; the ones before it end for new connections.
+    /// The certificate was used; the ones before it end for new connections, and what it was given counts.
     pub fn used(&mut self, serial: &str, now_ms: i64) {
         let Some(place) = self.certificates.iter().position(|one| one.serial == serial) else {
             return;
@@ -175,11 +191,54 @@ impl AgentRecord {
             older.superseded_at_ms.get_or_insert(now_ms);
         }
         self.certificates[place].used = true;
+        let in_use = self.in_use().map(|one| self.given(one));
+        if let Some(admission) = in_use {
+            self.admit(admission);
+        }
     }
 
-    /// A certificate was made for it.
-    pub fn add(&mut self, certificate: CertificateRecord) {
-        self.certificates.push(certificate);
+    /// What counts for it.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        Admission {
+            rule: self.rule.clone(),
+            pool: self.pool.clone(),
+            projects: self.projects.clone(),
+        }
+    }
+
+    /// What a certificate was given.
+    #[must_use]
+    pub fn admission_of(&self, serial: &str) -> Option<Admission> {
+        let mut all = self.certificates.iter();
+        all.find(|one| one.serial == serial).map(|one| self.given(one))
+    }
+
+    /// From now on this counts for it; its certificates keep what each was given.
+    pub fn admit(&mut self, admission: Admission) {
+        let before = self.admission();
+        for one in &mut self.certificates {
+            let given = one.admission.take().unwrap_or_else(|| before.clone());
+            one.admission = (given != admission).then_some(given);
+        }
+        Admission {
+            rule: self.rule,
+            pool: self.pool,
+            projects: self.projects,
+        } = admission;
+    }
+
+    fn given(&self, certificate: &CertificateRecord) -> Admission {
+        certificate.admission.clone().unwrap_or_else(|| self.admission())
+    }
+
+    /// A certificate was made for it, with what its join gave.
+    pub fn add(&mut self, certificate: CertificateRecord, admission: Admission) {
+        let admission = (admission != self.admission()).then_some(admission);
+        self.certificates.push(CertificateRecord {
+            admission,
+            ..certificate
+        });
         if self.certificates.len() > MAX_CERTIFICATES {
             // One that was replaced without ever being used is missed by nobody.
             let last = self.certificates.len() - 1;
@@ -199,17 +258,22 @@ impl AgentRecord {
             && !certificate.line.is_empty()
             && self.newest().is_some_and(|newest| {
                 let is_after = newest.not_before_ms > 0 && newest.not_before_ms < certificate.not_before_ms;
-                !newest.revoked && newest.line == certificate.line && is_after
+                let pool = self.given(newest).pool;
+                // Another pool is another join, of which the projects are not known.
+                let is_given_alike = matches!(&certificate.name, PeerName::Agent { pool: of, .. } if *of == pool);
+                !newest.revoked && newest.line == certificate.line && is_after && is_given_alike
             })
     }
 
     /// The line of the certificate that was taken into use last; what was revoked holds nothing.
     #[must_use]
     pub fn line_in_use(&self) -> Option<&str> {
+        self.in_use().map(|one| one.line.as_str())
+    }
+
+    fn in_use(&self) -> Option<&CertificateRecord> {
         let mut newest_first = self.certificates.iter().rev();
-        newest_first
-            .find(|one| one.used && !one.revoked)
-            .map(|one| one.line.as_str())
+        newest_first.find(|one| one.used && !one.revoked)
     }
 
     /// The line that a certificate is of.
@@ -300,6 +364,7 @@ mod tests {
             revoked: false,
             token: None,
             repeats: 0,
+            admission: None,
         }
     }
 
@@ -314,6 +379,42 @@ mod tests {
             joined_at_ms: 0,
             certificates: vec![certificate("1", 100), certificate("2", 200)],
         }
+    }
+
+    fn admission(pool: &str) -> Admission {
+        Admission {
+            rule: "r".into(),
+            pool: pool.into(),
+            projects: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_certificate_keeps_what_it_was_given_and_that_of_the_one_in_use_counts() {
+        let mut agent = agent();
+        agent.used("2", 5);
+        agent.add(certificate("3", 300), admission("q"));
+        agent.add(certificate("4", 400), admission("p"));
+        let of = |agent: &AgentRecord| ["2", "3", "4"].map(|serial| agent.admission_of(serial).expect("known").pool);
+        assert_eq!(
+            (agent.pool.as_str(), of(&agent)),
+            ("p", ["p", "q", "p"].map(Into::into))
+        );
+        agent.used("3", 20);
+        assert_eq!(
+            (agent.pool.as_str(), of(&agent)),
+            ("q", ["p", "q", "p"].map(Into::into))
+        );
+        // A newer one that was used counts, and what is the record's is not said twice.
+        agent.used("4", 30);
+        agent.used("3", 40);
+        assert_eq!(
+            (agent.pool.as_str(), of(&agent)),
+            ("p", ["p", "q", "p"].map(Into::into))
+        );
+        let said: Vec<bool> = agent.certificates.iter().map(|one| one.admission.is_some()).collect();
+        assert_eq!(said, [false, false, true, false]);
+        assert_eq!(agent.admission_of("5"), None);
     }
 
     #[test]
@@ -340,7 +441,7 @@ mod tests {
             line: "other".into(),
             ..certificate("3", 300)
         };
-        agent.add(other);
+        agent.add(other, admission("p"));
         assert_eq!(agent.may_use("2", 1, 10), Use::Good, "the new one is not in use yet");
         agent.used("3", 20);
         for before in ["1", "2"] {
@@ -357,7 +458,10 @@ mod tests {
     fn only_what_is_newer_than_everything_of_its_line_was_lost_with_the_store() {
         let shown = PeerCertificate {
             serial: "3".into(),
-            name: crate::trust::peer::PeerName::Nobody(String::new()),
+            name: PeerName::Agent {
+                pool: "p".into(),
+                agent: "a".into(),
+            },
             key: "k".into(),
             line: "1".into(),
             not_before_ms: 160,
@@ -376,10 +480,16 @@ mod tests {
             changed(|other| other.line.clear()),
             changed(|other| other.not_before_ms = 150),
             changed(|other| other.serial = "1".into()),
+            changed(|other| {
+                other.name = PeerName::Agent {
+                    pool: "another".into(),
+                    agent: "a".into(),
+                };
+            }),
         ] {
             assert!(!agent.has_lost(&other, 170), "{other:?}");
         }
-        agent.add(CertificateRecord::regained(&shown));
+        agent.add(CertificateRecord::regained(&shown), admission("p"));
         assert!(!agent.has_lost(&shown, 170), "it is known now");
         assert_eq!(agent.may_use("3", 170, 170), Use::First);
         agent.end(Standing::Revoked { reason: "gone".into() }, 180);
@@ -405,7 +515,7 @@ mod tests {
         let mut agent = agent();
         agent.used("1", 5);
         for number in 3..100 {
-            agent.add(certificate(&number.to_string(), 1000));
+            agent.add(certificate(&number.to_string(), 1000), admission("p"));
         }
         assert_eq!(agent.certificates.len(), MAX_CERTIFICATES);
         assert_eq!(agent.may_use("1", 10, 10), Use::Good);
@@ -431,7 +541,7 @@ mod tests {
         assert_eq!(agent.end(revoked, 150), 1, "one had expired");
         assert!(matches!(agent.may_use("2", 10, 10), Use::Refused(why) if why.contains("was revoked: gone")));
         agent.standing = Standing::Active;
-        agent.add(certificate("3", 300));
+        agent.add(certificate("3", 300), admission("p"));
         assert!(
             matches!(agent.may_use("2", 10, 10), Use::Refused(_)),
             "the old ones stay revoked"

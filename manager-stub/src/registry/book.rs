@@ -176,5 +176,6 @@ pub(super) fn recorded(issued: &Issued) -> CertificateRecord {
         revoked: false,
         token: None,
         repeats: 0,
+        admission: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use deputy_task::id::AgentId;
 
-use super::agents::{AgentRecord, CertificateRecord, Standing};
+use super::agents::{Admission, AgentRecord, CertificateRecord, Standing};
 use super::book::{BookError, Edit, Known, MAX_ROWS, Registry, missing, recorded, room};
 use super::join_tokens::{JOIN_PREFIX, JoinAttempt, JoinToken};
 use super::secret;
@@ -30,6 +30,16 @@ pub struct Joining {
 }
 
 impl Joining {
+    /// What its rule gives.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        Admission {
+            rule: self.rule.name.clone(),
+            pool: self.rule.pool.clone(),
+            projects: self.rule.projects.clone(),
+        }
+    }
+
     /// The line of keys that it goes on with. What our authority has signed counts before what is remembered.
     pub(super) fn line_after<'a>(&'a self, before: Option<&'a AgentRecord>, key: &'a str) -> &'a str {
         let remembered = || before.map_or(key, |agent| agent.line_of_key(key));
@@ -230,7 +240,7 @@ impl Registry {
                 ..recorded(issued)
             };
             let id = joining.agent_id.as_str();
-            agent.add(certificate);
+            agent.add(certificate, joining.admission());
             edit.agents.push(known.agents.pending(id, Some(agent)));
             Ok((edit, ()))
         })
@@ -276,36 +286,42 @@ fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentR
     Ok((edit, agent, attempt))
 }
 
-/// The agent as it is when it has joined.
+/// The agent as it is when it has joined. What a living one was given before counts until the new certificate is used.
 fn taken_in(before: Option<&AgentRecord>, joining: &Joining, now_ms: i64) -> Result<AgentRecord, BookError> {
     let id = joining.agent_id.as_str();
-    let certificates = match before {
-        None => Vec::new(),
-        Some(before) => {
-            if let Standing::Banned { reason } = &before.standing {
-                return Err(BookError::Denied(format!(
-                    "the agent {id} is banned: {reason}; an administrator lifts it with: deputy fleet unban {id}"
-                )));
-            }
-            if before.subject != joining.subject {
-                return Err(BookError::Denied(format!(
-                    "the agent id {id} belongs to {}, and this is {}; give this agent another id, or, if it is the same agent \
-                     after a change of its join rule, let an administrator free the id: deputy fleet revoke {id}, deputy \
-                     fleet forget {id}",
-                    before.subject, joining.subject
-                )));
-            }
-            before.certificates.clone()
-        }
+    let admission = joining.admission();
+    let Some(before) = before else {
+        return Ok(AgentRecord {
+            agent_id: id.into(),
+            subject: joining.subject.clone(),
+            rule: admission.rule,
+            pool: admission.pool,
+            projects: admission.projects,
+            standing: Standing::Active,
+            joined_at_ms: now_ms,
+            certificates: Vec::new(),
+        });
     };
-    Ok(AgentRecord {
-        agent_id: id.into(),
-        subject: joining.subject.clone(),
-        rule: joining.rule.name.clone(),
-        pool: joining.rule.pool.clone(),
-        projects: joining.rule.projects.clone(),
+    if let Standing::Banned { reason } = &before.standing {
+        return Err(BookError::Denied(format!(
+            "the agent {id} is banned: {reason}; an administrator lifts it with: deputy fleet unban {id}"
+        )));
+    }
+    if before.subject != joining.subject {
+        return Err(BookError::Denied(format!(
+            "the agent id {id} belongs to {}, and this is {}; give this agent another id, or, if it is the same agent \
+             after a change of its join rule, let an administrator free the id: deputy fleet revoke {id}, deputy \
+             fleet forget {id}",
+            before.subject, joining.subject
+        )));
+    }
+    let mut agent = AgentRecord {
         standing: Standing::Active,
         joined_at_ms: now_ms,
-        certificates,
-    })
+        ..before.clone()
+    };
+    if agent.line_in_use().is_none() {
+        agent.admit(admission);
+    }
+    Ok(agent)
 }

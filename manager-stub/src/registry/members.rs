@@ -1,8 +1,8 @@
 //! Agents that have joined: their certificates from the first to the last.
 
-use deputy_task::id::{AgentId, Project};
+use deputy_task::id::AgentId;
 
-use super::agents::{AgentRecord, CertificateRecord, Standing, Use};
+use super::agents::{Admission, AgentRecord, CertificateRecord, Standing, Use};
 use super::book::{BookError, Edit, Registry, missing, recorded};
 use crate::trust::authority::{Issued, millis, unix_now};
 use crate::trust::peer::PeerCertificate;
@@ -28,8 +28,9 @@ impl Registry {
             if let Some(why) = standing_refusal(&agent) {
                 return Err(BookError::Denied(why));
             }
-            agent.line_of(serial).ok_or_else(|| missing("certificate", serial))?;
-            agent.add(recorded(issued));
+            let admission = agent.admission_of(serial);
+            let admission = admission.ok_or_else(|| missing("certificate", serial))?;
+            agent.add(recorded(issued), admission);
             let mut edit = Edit::default();
             edit.agents.push(known.agents.pending(agent_id, Some(agent)));
             Ok((edit, ()))
@@ -37,11 +38,11 @@ impl Registry {
         .await
     }
 
-    /// May an agent exchange this expired certificate? Answers the agent.
+    /// May an agent exchange this expired certificate? Answers its line and what its join gave.
     ///
     /// # Errors
     /// Why not.
-    pub fn expired(&self, agent_id: &str, serial: &str) -> Result<AgentRecord, String> {
+    pub fn expired(&self, agent_id: &str, serial: &str) -> Result<(String, Admission), String> {
         let now_ms = millis(unix_now());
         self.look(|known| {
             let agent = known
@@ -69,7 +70,8 @@ impl Registry {
                      new join token"
                 ));
             }
-            Ok(agent.clone())
+            let admission = found.admission.clone().unwrap_or_else(|| agent.admission());
+            Ok((found.line.clone(), admission))
         })
     }
 
@@ -97,7 +99,9 @@ impl Registry {
             let mut edit = Edit::default();
             let before = known.agents.get(agent_id).filter(|agent| is_lost(agent));
             if let Some(mut agent) = before.cloned() {
-                agent.add(CertificateRecord::regained(certificate));
+                let newest = agent.newest().and_then(|newest| agent.admission_of(&newest.serial));
+                let admission = newest.unwrap_or_else(|| agent.admission());
+                agent.add(CertificateRecord::regained(certificate), admission);
                 edit.agents.push(known.agents.pending(agent_id, Some(agent)));
             }
             Ok((edit, before.is_some()))
@@ -105,7 +109,7 @@ impl Registry {
         regained.await
     }
 
-    /// A certificate was used for the first time: the ones before it end for new connections.
+    /// A certificate was used for the first time: the ones before it end for new connections, and what it was given counts.
     ///
     /// # Errors
     /// If the store does not take it.
@@ -148,11 +152,13 @@ impl Registry {
             .unwrap_or_default()
     }
 
-    /// The projects that an agent is bound to; none if it is bound to none.
+    /// The line of one of an agent's certificates and what its join gave; none if it is not known any more.
     #[must_use]
-    pub fn projects_of(&self, agent_id: &str) -> Vec<Project> {
-        self.look(|known| known.agents.get(agent_id).map(|agent| agent.projects.clone()))
-            .unwrap_or_default()
+    pub fn shown(&self, agent_id: &str, serial: &str) -> Option<(String, Admission)> {
+        self.look(|known| {
+            let agent = known.agents.get(agent_id)?;
+            Some((agent.line_of(serial)?.to_owned(), agent.admission_of(serial)?))
+        })
     }
 
     /// Ends an agent's certificates, its session and its connections; how many certificates were good.

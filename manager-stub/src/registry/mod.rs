@@ -13,7 +13,7 @@ mod grants;
 mod table;
 mod secret;
 
-pub use agents::{AgentRecord, CertificateRecord, Standing, Use};
+pub use agents::{Admission, AgentRecord, CertificateRecord, Standing, Use};
 pub use book::{BookError, Registry};
 pub use granting::NewGrant;
 pub use grants::{Grant, Scope};

@@ -16,6 +16,7 @@ use super::{blob, mint, push_logs, session};
 use crate::auth::caller::{self, Caller};
 use crate::dispatcher::Outbound;
 use crate::dispatcher::inbound::Carrier;
+use crate::registry::Admission;
 use crate::trust::authority::SigningRequest;
 
 /// The `Agent` service.
@@ -132,7 +133,10 @@ impl Agent for AgentService {
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateResponse>, Status> {
         let Caller::Agent {
-            agent_id, serial, line, ..
+            agent_id,
+            serial,
+            line,
+            admission: Admission { rule, pool, .. },
         } = caller::current()
         else {
             return Err(Status::failed_precondition(
@@ -141,14 +145,12 @@ impl Agent for AgentService {
         };
         let csr = request.into_inner().csr;
         let signing = SigningRequest::read(&csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let record = self.context.registry.agent(agent_id.as_str());
-        let record = record.ok_or_else(|| Status::not_found(format!("there is no agent {agent_id}")))?;
-        let issued = self.context.sign(&signing, (&record.pool, &agent_id), &line)?;
+        let issued = self.context.sign(&signing, (&pool, &agent_id), &line)?;
         let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "a certificate was renewed");
         Ok(Response::new(v1::RenewCertificateResponse {
-            certificate: Some(self.context.wire(issued, &agent_id, &record.pool, &record.rule)),
+            certificate: Some(self.context.wire(issued, &agent_id, &pool, &rule)),
         }))
     }
 }

@@ -16,7 +16,7 @@ use crate::auth::gate::{CERTIFICATE_REFUSED, marked};
 use crate::join::signed_identity::SignedIdentity;
 use crate::join::unproven::{Unproven, UnprovenKind};
 use crate::join::{Binding, Proven, RuleProof};
-use crate::registry::{AgentRecord, Joining};
+use crate::registry::{Admission, Joining};
 use crate::trust::authority::{SigningRequest, millis, unix_now};
 use crate::trust::nonces::BadNonce;
 use crate::trust::peer::{self, PeerName};
@@ -31,8 +31,9 @@ const RENEW_EXPIRED: &[u8] = b"deputy renew-expired v1\0";
 struct Exchange {
     signing: SigningRequest,
     agent_id: AgentId,
-    record: AgentRecord,
     serial: String,
+    line: String,
+    admission: Admission,
 }
 
 /// See the module.
@@ -156,8 +157,8 @@ impl EnrollmentService {
                 (joining.rule.pool, joining.rule.name)
             }
             (None, Some(renewal)) => {
-                let record = self.exchangeable(renewal)?.record;
-                (record.pool, record.rule)
+                let Admission { pool, rule, .. } = self.exchangeable(renewal)?.admission;
+                (pool, rule)
             }
             (None, None) => return Err(Status::invalid_argument("there is no join in it")),
         };
@@ -195,15 +196,16 @@ impl EnrollmentService {
                 "the expired certificate names no agent of this trust domain".into(),
             ));
         };
-        let record = self.context.registry.expired(&agent, &serial).map_err(denied)?;
+        let (line, admission) = self.context.registry.expired(&agent, &serial).map_err(denied)?;
         let agent_id: AgentId = agent
             .parse()
             .map_err(|_| denied("the expired certificate names no agent id".into()))?;
         Ok(Exchange {
             signing,
             agent_id,
-            record,
             serial,
+            line,
+            admission,
         })
     }
 }
@@ -275,17 +277,17 @@ impl Enrollment for EnrollmentService {
         let Exchange {
             signing,
             agent_id,
-            record,
             serial,
+            line,
+            admission: Admission { rule, pool, .. },
         } = self.exchangeable(request)?;
         self.take_nonce(&nonce)?;
-        let line = record.line_of(&serial).unwrap_or_default();
-        let issued = self.context.sign(&signing, (&record.pool, &agent_id), line)?;
+        let issued = self.context.sign(&signing, (&pool, &agent_id), &line)?;
         let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");
         Ok(Response::new(v1::RenewExpiredResponse {
-            certificate: Some(self.context.wire(issued, &agent_id, &record.pool, &record.rule)),
+            certificate: Some(self.context.wire(issued, &agent_id, &pool, &rule)),
         }))
     }
 }

@@ -400,6 +400,14 @@ mod tests {
     use super::*;
     use crate::dispatcher::Outbound;
 
+    fn admission() -> crate::registry::Admission {
+        crate::registry::Admission {
+            rule: "rule".into(),
+            pool: "eu".into(),
+            projects: Vec::new(),
+        }
+    }
+
     fn polls(wait_ms: u32) -> v1::ExchangeRequest {
         v1::ExchangeRequest {
             wait_ms,
@@ -427,7 +435,7 @@ mod tests {
             agent_id: "a1".parse().expect("an id"),
             serial: "1".into(),
             line: "key".into(),
-            projects: Vec::new(),
+            admission: admission(),
         };
         let mut open: Vec<(Arc<Exchange>, mpsc::Receiver<Taken>)> = Vec::new();
         for name in 1..=6u8 {
@@ -453,7 +461,7 @@ mod tests {
             agent_id: "a1".parse().expect("an id"),
             serial: "2".into(),
             line: "another key".into(),
-            projects: Vec::new(),
+            admission: admission(),
         };
         let name = Bytes::from_static(&[6; 16]);
         assert!(exchanges.find(&caller, &name).is_ok_and(|found| found.is_some()));

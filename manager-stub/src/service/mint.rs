@@ -28,10 +28,12 @@ pub(super) async fn mint(context: &Context, request: v1::MintTokenRequest) -> Re
     caller::current().may_in(&attempt.project)?;
     // Whose certificate it is, says who asks; where nobody is asked, the request's own word is as good as any.
     let (agent, pool, line) = match caller::current() {
-        Caller::Agent { agent_id, line, .. } => {
-            let record = context.registry.agent(agent_id.as_str());
-            (agent_id.to_string(), record.map(|record| record.pool), line)
-        }
+        Caller::Agent {
+            agent_id,
+            line,
+            admission,
+            ..
+        } => (agent_id.to_string(), Some(admission.pool), line),
         Caller::Unasked => (request.agent_id.clone(), None, String::new()),
         Caller::User(_) | Caller::Nobody => return Err(Status::permission_denied("only agents are given tokens")),
     };

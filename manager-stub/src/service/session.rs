@@ -41,18 +41,16 @@ fn another(caller: &Caller, agent: &str) -> Option<String> {
     }
 }
 
-/// What is known of an agent by its join.
-fn vouched(context: &Context, caller: &Caller) -> Vouched {
-    let Caller::Agent { agent_id, line, .. } = caller else {
+/// What is known of an agent by the join that its certificate is of.
+fn vouched(caller: &Caller) -> Vouched {
+    let Caller::Agent { line, admission, .. } = caller else {
         return Vouched::default();
     };
-    // The gate has just looked: it is there.
-    let record = context.registry.agent(agent_id.as_str());
-    record.map_or_else(Vouched::default, |record| Vouched {
-        pool: Some(record.pool),
-        projects: record.projects,
+    Vouched {
+        pool: Some(admission.pool.clone()),
+        projects: admission.projects.clone(),
         line: line.clone(),
-    })
+    }
 }
 
 /// Carries the frames of one session to the dispatcher until there are no more.
@@ -85,7 +83,7 @@ pub(super) async fn talk(
     let hello = Inbound::Hello {
         session,
         carrier,
-        vouched: vouched(&context, &speaker.caller),
+        vouched: vouched(&speaker.caller),
         hello: Box::new(hello),
         outbound,
     };

@@ -1,5 +1,6 @@
 //! The manager over gRPC, in this process, driven by a scripted agent.
 
+mod admission;
 mod agent;
 mod authorization;
 mod bad_certificates;

@@ -15,10 +15,10 @@ use crate::oidc::issuing;
 use crate::secured::{Member, Secured, csr, key};
 
 /// Of the genuine agent; told to nobody.
-const INSTANCE: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+pub(crate) const INSTANCE: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
 /// A manager that takes whoever was silent for 1.5 s for gone, and keeps leases much longer.
-async fn started() -> Secured {
+pub(crate) async fn started() -> Secured {
     let start = Secured::with(|settings| {
         settings.oidc = Some(issuing());
         settings.timing.heartbeat = Duration::from_millis(500);
@@ -28,13 +28,13 @@ async fn started() -> Secured {
     start.await
 }
 
-async fn says_hello(secured: &Secured, member: &Member, instance: &str) -> (Agent, Frame) {
+pub(crate) async fn says_hello(secured: &Secured, member: &Member, instance: &str) -> (Agent, Frame) {
     let channel = secured.channel(Some(&member.identity())).await;
     Agent::dial_over(channel, hello("a1", instance, 2)).await
 }
 
 /// The genuine agent, with a session and a task that it runs.
-async fn at_work(secured: &Secured, token: &str) -> (Member, Agent, v1::AttemptRef) {
+pub(crate) async fn at_work(secured: &Secured, token: &str) -> (Member, Agent, v1::AttemptRef) {
     let member = secured.join("a1", token).await.expect("joined");
     let (mut agent, first) = says_hello(secured, &member, INSTANCE).await;
     assert!(matches!(first, Frame::Welcome(_)), "{first:?}");
@@ -47,7 +47,7 @@ async fn at_work(secured: &Secured, token: &str) -> (Member, Agent, v1::AttemptR
 }
 
 /// Says hello with what it runs: nothing of it is stale, and it is its own.
-async fn goes_on(secured: &Secured, member: &Member, attempt: &v1::AttemptRef) -> Agent {
+pub(crate) async fn goes_on(secured: &Secured, member: &Member, attempt: &v1::AttemptRef) -> Agent {
     let channel = secured.channel(Some(&member.identity())).await;
     let hello = v1::Hello {
         inventory: vec![v1::HeldAttempt {
@@ -68,17 +68,22 @@ async fn goes_on(secured: &Secured, member: &Member, attempt: &v1::AttemptRef) -
 }
 
 async fn mint(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> Result<(), Status> {
+    minted(client, attempt).await.map(drop)
+}
+
+/// A token about this attempt.
+pub(crate) async fn minted(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> Result<String, Status> {
     let request = v1::MintTokenRequest {
         attempt: Some(attempt.clone()),
         audience: String::new(),
         agent_id: "a1".into(),
         instance_id: INSTANCE.into(),
     };
-    client.mint_token(request).await.map(drop)
+    Ok(client.mint_token(request).await?.into_inner().token)
 }
 
 /// The same agent with the certificate that it has renewed.
-async fn renewed(secured: &Secured, member: &Member) -> Member {
+pub(crate) async fn renewed(secured: &Secured, member: &Member) -> Member {
     // Certificates tell whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let key = key();
