@@ -9,7 +9,7 @@ use deputy_task::id::{AgentId, InstanceId};
 
 use crate::config::checked::Config;
 use crate::exit::StartupError;
-use crate::work_root::{WORKSPACES, work_root};
+use crate::work_root::{Found, WORKSPACES, look};
 
 /// File of the state folder that keeps the generated id.
 const FILE: &str = "agent-id";
@@ -39,7 +39,9 @@ pub(crate) fn presumed_id(config: &Config) -> AgentId {
         text.trim().parse().ok()
     };
     let at_work = || {
-        let root = work_root(config.work_folder.as_deref()).ok()?;
+        let Found { root, is_there: true } = look(config.work_folder.as_deref()).ok()? else {
+            return None;
+        };
         // Of several, none is more likely to be meant.
         match &*at_work(&root.join(WORKSPACES)) {
             [one] => one.parse().ok(),

@@ -17,9 +17,12 @@ use tracing::{error, info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::exit::StartupError;
+use crate::folder::{can_be_made, takes_files};
 
 /// In the state folder.
 const FILE: &str = "identity.json";
+/// What it is written as before it has its name.
+const PARTIAL: &str = "identity.partial";
 /// Largest file that is read.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -51,7 +54,8 @@ pub(crate) struct IdentityFile {
     path: PathBuf,
 }
 
-/// Who can look into a state folder. Asked by the agent at its start and by the doctor: both judge alike.
+/// Who can look into a state folder that the agent can use. Asked by the agent at its start, before a join token has been
+/// used, and by the doctor: both judge alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Openness {
     /// This user alone.
@@ -69,7 +73,7 @@ impl Openness {
     /// Of this folder, which stays as it is.
     ///
     /// # Errors
-    /// It cannot be looked at or made, or is open to others and not ours to close.
+    /// It cannot be looked at or made, is somebody else's, or takes no files.
     pub(crate) fn of(folder: &Path) -> Result<Self, StartupError> {
         let found = match fs::metadata(folder) {
             Ok(found) => found,
@@ -81,31 +85,28 @@ impl Openness {
         if !found.is_dir() {
             return Err(unusable(folder)(io::ErrorKind::NotADirectory.into()));
         }
-        let mode = found.permissions().mode() & 0o7777;
-        if mode & 0o077 == 0 {
-            return Ok(Self::Closed);
-        }
-        if found.uid() != rustix::process::geteuid().as_raw() {
+        let user = rustix::process::geteuid().as_raw();
+        if found.uid() != user {
             return Err(unusable(folder)(io::Error::other(format!(
-                "it is open to others and belongs to user {}; the certificate's key would be theirs",
+                "it belongs to user {}, and this is user {user}; what the agent keeps there would be theirs to change",
                 found.uid()
             ))));
         }
-        Ok(Self::Open { mode })
+        takes_files(folder).map_err(unusable(folder))?;
+        for name in [FILE, PARTIAL] {
+            if folder.join(name).symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                return Err(unusable(folder)(io::Error::other(format!(
+                    "{name} in it is a folder, and the certificate is kept in a file of that name"
+                ))));
+            }
+        }
+        let mode = found.permissions().mode() & 0o7777;
+        Ok(if mode & 0o077 == 0 {
+            Self::Closed
+        } else {
+            Self::Open { mode }
+        })
     }
-}
-
-/// Could this user make this folder, which is missing?
-fn can_be_made(folder: &Path) -> io::Result<()> {
-    let absolute = std::path::absolute(folder)?;
-    // A link that leads nowhere is in the way.
-    let in_the_way = absolute.ancestors().find(|above| above.symlink_metadata().is_ok());
-    let above = in_the_way.unwrap_or(Path::new("/"));
-    if !fs::metadata(above)?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    Ok(rustix::fs::access(above, access)?)
 }
 
 fn unusable(folder: &Path) -> impl Fn(io::Error) -> StartupError {
@@ -120,7 +121,7 @@ impl IdentityFile {
     /// The file in this folder, which is made for this user alone, or closed to others.
     ///
     /// # Errors
-    /// If the folder cannot be made or closed, or is open to others and somebody else's.
+    /// If the folder cannot be made or closed, is somebody else's, or takes no files.
     pub(crate) fn in_folder(folder: &Path) -> Result<Self, StartupError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(unusable(folder))?;
@@ -205,16 +206,14 @@ impl IdentityFile {
             key: BASE64.encode(&*identity.key),
         };
         let text = Zeroizing::new(serde_json::to_string_pretty(&kept).map_err(io::Error::other)?);
-        let partial = self.path.with_extension("partial");
+        let partial = self.path.with_file_name(PARTIAL);
+        // One that was left behind by another start may have another mode, or be somebody else's.
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
-        // One that was left behind by another start keeps its mode otherwise.
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&partial)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&partial, &self.path)?;
@@ -309,17 +308,33 @@ mod tests {
             IdentityFile::in_folder(folder.path()).expect("closed");
             assert_eq!(Openness::of(folder.path()).expect("closed"), Openness::Closed);
         }
+        // Whoever is root could write all the same.
+        let unwritable = Path::new("/proc/self/fd");
+        let [judged, used] = [
+            Openness::of(unwritable).map(drop),
+            IdentityFile::in_folder(unwritable).map(drop),
+        ]
+        .map(|refused| refused.expect_err("nothing can be made there").explained());
+        assert_eq!(judged, used);
+        let taken = folder.path().join("taken");
+        fs::create_dir_all(taken.join(FILE)).expect("made");
+        fs::set_permissions(&taken, fs::Permissions::from_mode(0o700)).expect("set");
+        let told = Openness::of(&taken).expect_err("a folder is in the way").explained();
+        assert!(told.contains("identity.json"), "{told}");
         // Only root can give a folder away.
         if rustix::process::geteuid().is_root() {
-            open(0o755);
-            std::os::unix::fs::chown(folder.path(), Some(65_534), None).expect("given away");
-            let [judged, used] = [
-                Openness::of(folder.path()).map(drop),
-                IdentityFile::in_folder(folder.path()).map(drop),
-            ]
-            .map(|refused| refused.expect_err("somebody else's").explained());
-            assert_eq!(judged, used);
-            assert!(judged.contains("belongs to user 65534"), "{judged}");
+            for mode in [0o755, 0o700] {
+                open(mode);
+                std::os::unix::fs::chown(folder.path(), Some(65_534), None).expect("given away");
+                let [judged, used] = [
+                    Openness::of(folder.path()).map(drop),
+                    IdentityFile::in_folder(folder.path()).map(drop),
+                ]
+                .map(|refused| refused.expect_err("somebody else's").explained());
+                assert_eq!(judged, used);
+                assert!(judged.contains("belongs to user 65534"), "{judged}");
+                std::os::unix::fs::chown(folder.path(), Some(0), None).expect("taken back");
+            }
         }
     }
 }

@@ -33,6 +33,7 @@ mod work_root;
 mod children;
 mod pool_ring;
 mod form;
+mod folder;
 mod exit;
 mod config;
 

@@ -2,18 +2,32 @@
 //! one machine do not share it, for whoever owns it can read and change what tasks have in it.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use deputy_executor::private_folder;
+use deputy_executor::{WorkFolderError, is_private, private_folder};
 
 use crate::exit::StartupError;
+use crate::folder::{can_be_made, takes_files};
 
 /// Below it, where attempts have their folders.
 pub(crate) const WORKSPACES: &str = "work";
 
-/// The chosen folder or the user's own one; made if it is missing, and this user's alone.
-pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> {
+/// The chosen folder or the user's own one, as it stands.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where it is.
+    pub(crate) root: PathBuf,
+    /// Is it there? Otherwise it can be made.
+    pub(crate) is_there: bool,
+}
+
+/// Where the agent's folder is, if it can be used: asked by the agent at its start and by the doctor. Nothing is changed.
+///
+/// # Errors
+/// It is not this user's alone, takes no files, or is missing and cannot be made.
+pub(crate) fn look(chosen: Option<&Path>) -> Result<Found, StartupError> {
     let root = match chosen {
         Some(folder) => folder.to_owned(),
         None => {
@@ -21,12 +35,38 @@ pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> 
             own(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), &temporary(), user)
         }
     };
-    private_folder(&root).map_err(|source| StartupError::Folder {
-        what: "the work folder",
+    let bad = |source| WorkFolderError::Io {
         path: root.clone(),
-        source: Box::new(source),
-    })?;
+        source,
+    };
+    let is_there = match root.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_be_made(&root).map(|()| false).map_err(bad),
+        Err(error) => Err(bad(error)),
+        Ok(found) if !found.is_dir() => Err(bad(io::ErrorKind::NotADirectory.into())),
+        Ok(_) => is_private(&root).and_then(|()| takes_files(&root).map(|()| true).map_err(bad)),
+    };
+    let is_there = is_there.map_err(unusable(&root))?;
+    Ok(Found { root, is_there })
+}
+
+/// The chosen folder or the user's own one; made if it is missing, and this user's alone.
+///
+/// # Errors
+/// As for [`look`], or it cannot be made after all.
+pub(crate) fn work_root(chosen: Option<&Path>) -> Result<PathBuf, StartupError> {
+    let Found { root, is_there } = look(chosen)?;
+    if !is_there {
+        private_folder(&root).map_err(unusable(&root))?;
+    }
     Ok(root)
+}
+
+fn unusable(root: &Path) -> impl Fn(WorkFolderError) -> StartupError {
+    move |source| StartupError::Folder {
+        what: "the work folder",
+        path: root.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 /// `$TMPDIR`, else /var/tmp: what is hidden in /tmp would take it from scripts. /tmp where that cannot be written.

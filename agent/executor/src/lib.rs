@@ -39,4 +39,4 @@ pub mod workspace;
 pub use deputy_steps::failpoint;
 pub use environment::{AgentFacts, Environment, ExecutorConfig};
 pub use executor::Executor;
-pub use workspace::{WorkFolder, WorkFolderError, at_work, private_folder};
+pub use workspace::{WorkFolder, WorkFolderError, at_work, is_private, private_folder};

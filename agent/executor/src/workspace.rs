@@ -70,6 +70,18 @@ pub fn private_folder(path: &Path) -> Result<(), WorkFolderError> {
         .mode(0o700)
         .create(path)
         .map_err(bad)?;
+    is_private(path)
+}
+
+/// Sees whether a folder is this user's alone; nothing is changed.
+///
+/// # Errors
+/// If it cannot be looked at, belongs to somebody else, or can be written by somebody else.
+pub fn is_private(path: &Path) -> Result<(), WorkFolderError> {
+    let bad = |source| WorkFolderError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let user = rustix::process::geteuid().as_raw();
     let foreign = |owner| WorkFolderError::Foreign {
         path: path.to_owned(),

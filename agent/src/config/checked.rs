@@ -250,6 +250,12 @@ impl Config {
         let log = log(reader);
         let transport = reader.read(&key::TRANSPORT, transport);
         let connect_timeout = reader.duration(&key::CONNECT_TIMEOUT);
+        if connect_timeout.is_some_and(|within| within.is_zero()) {
+            reader.blame(
+                &key::CONNECT_TIMEOUT,
+                "is nothing: no connection is ever made within it; write for example 10s",
+            );
+        }
         let backoff = backoff(reader);
         Some(Self {
             file: None,

@@ -31,7 +31,11 @@ fn explained(raw: &RawConfig) -> String {
 fn every_mistake_is_reported_at_once_with_its_source() {
     let file = "slots = \"many\"\nlog_formt = \"json\"\ngrace = 10\n\n[labels]\nenv = 3\n";
     let raw = collect(
-        &[("manager", "http://10.0.0.1:7443"), ("drain_timeout", "1s")],
+        &[
+            ("manager", "http://10.0.0.1:7443"),
+            ("drain_timeout", "1s"),
+            ("connect_timeout", "0s"),
+        ],
         &[
             ("DEPUTY_AGENT_ID", "../x"),
             ("DEPUTY_SPOOL_LIMIT", "1MiB"),
@@ -40,7 +44,7 @@ fn every_mistake_is_reported_at_once_with_its_source() {
         Some(file),
     );
     insta::assert_snapshot!(explained(&raw), @r#"
-    error: the configuration has 9 mistakes
+    error: the configuration has 10 mistakes
       agent.toml:2: unknown key `log_formt`; `log_format` was probably meant
       agent.toml:5: the label `env` must be a string
       --manager: 10.0.0.1:7443 is not a loopback address, and without TLS nothing else is dialled: begin it with https://
@@ -50,6 +54,7 @@ fn every_mistake_is_reported_at_once_with_its_source() {
       agent.toml:3 (grace): "10" has no unit; write for example 45m, 1h30m, 10s or 500ms
       --drain-timeout: is less than 2s, which is too short to report anything
       DEPUTY_HEALTH_LISTEN: "8080" is not an address and a port; write for example 127.0.0.1:8080
+      --connect-timeout: is nothing: no connection is ever made within it; write for example 10s
     hint: `deputy-agent run --help` lists every key
     "#);
 }

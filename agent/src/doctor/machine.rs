@@ -9,7 +9,7 @@ use super::report::{Finding, Verdict};
 use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
 use crate::identity_file::Openness;
-use crate::work_root::work_root;
+use crate::work_root::{Found, look};
 
 const AREA: &str = "machine";
 
@@ -34,7 +34,8 @@ const LITTLE_DISK: u64 = 256 << 20;
 
 /// Everything about the machine.
 pub(crate) fn findings(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![user(), work_folder(config)];
+    let work = work_folder(config.work_folder.as_deref(), config.spool_limit_bytes);
+    let mut findings = vec![user(), work];
     findings.extend(config.state_folder.as_deref().map(state_folder));
     findings.push(children(config.confinement, Confinement::support()));
     findings.push(open_files());
@@ -52,23 +53,22 @@ fn user() -> Finding {
     Finding::good(AREA, "user", format!("user {}", user.as_raw()))
 }
 
-fn work_folder(config: &Config) -> Finding {
+fn work_folder(chosen: Option<&Path>, spool_limit: u64) -> Finding {
     let check = "work folder";
-    let root = match work_root(config.work_folder.as_deref()) {
-        Ok(root) => root,
+    let Found { root, is_there } = match look(chosen) {
+        Ok(found) => found,
         Err(error) => return unusable(check, &error),
     };
-    if let Err(error) = tempfile::tempfile_in(&root) {
-        return Finding::new(
-            AREA,
-            check,
-            Verdict::Bad,
-            format!("cannot write to {}: {error}", root.display()),
+    let shown = if is_there {
+        root.display().to_string()
+    } else {
+        format!(
+            "{}, which is missing and which the agent makes at its start,",
+            root.display()
         )
-        .hint("choose with --work-folder a folder on a disk with room that this user can write to");
-    }
-    let shown = root.display();
-    match free_bytes(&root) {
+    };
+    // Where a missing one will be, there is as much room as above it.
+    match root.ancestors().find_map(free_bytes) {
         None => Finding::good(AREA, check, format!("{shown} is this user's alone")),
         Some(free) if free < LITTLE_DISK => Finding::new(
             AREA,
@@ -77,14 +77,14 @@ fn work_folder(config: &Config) -> Finding {
             format!("{shown} has {} free", size(free)),
         )
         .hint("workspaces, bundles and logs that wait for the manager lie there: give it a larger disk"),
-        Some(free) if free < config.spool_limit_bytes => Finding::new(
+        Some(free) if free < spool_limit => Finding::new(
             AREA,
             check,
             Verdict::Warning,
             format!(
                 "{shown} has {} free, and spool_limit is {}",
                 size(free),
-                size(config.spool_limit_bytes)
+                size(spool_limit)
             ),
         )
         .hint("lower spool_limit, or give it a larger disk: a full disk makes gaps in logs"),
@@ -262,12 +262,37 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("a file");
-        let error = work_root(Some(&file)).expect_err("no folder");
+        let error = crate::work_root::work_root(Some(&file)).expect_err("no folder");
         let finding = unusable("work folder", &error);
         assert_eq!(finding.verdict, Verdict::Bad);
         assert!(finding.summary.starts_with("cannot use "), "{finding:?}");
         assert!(finding.detail.starts_with("caused by: "), "{finding:?}");
         assert!(finding.hint.starts_with("choose a folder"), "{finding:?}");
+        let found = work_folder(Some(&file), 1);
+        assert_eq!((found.summary, found.detail), (finding.summary, finding.detail));
+    }
+
+    #[test]
+    fn a_missing_work_folder_is_told_and_not_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let missing = folder.path().join("not/there");
+        let found = work_folder(Some(&missing), 1);
+        assert!(
+            found
+                .summary
+                .contains("is missing and which the agent makes at its start"),
+            "{found:?}"
+        );
+        assert!(!folder.path().join("not").exists(), "looking makes nothing");
+        crate::work_root::work_root(Some(&missing)).expect("the agent makes it");
+        let found = work_folder(Some(&missing), 1);
+        assert!(
+            found.summary.contains("is this user's alone") && !found.summary.contains("missing"),
+            "{found:?}"
+        );
+        // Its mode lets nobody else in, and it takes no files, whoever asks.
+        let unwritable = work_folder(Some(Path::new("/proc/self/fd")), 1);
+        assert_eq!(unwritable.verdict, Verdict::Bad, "{unwritable:?}");
     }
 
     #[test]
@@ -286,8 +311,11 @@ mod tests {
         assert_eq!((state_folder(folder.path()).verdict, mode()), (Verdict::Good, 0o700));
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("a file");
-        let refused = IdentityFile::in_folder(&file).expect_err("no folder").to_string();
-        let found = state_folder(&file);
-        assert_eq!((found.verdict, found.summary), (Verdict::Bad, refused));
+        // Closed to others, and it takes no files, whoever asks.
+        for bad in [file.as_path(), Path::new("/proc/self/fd")] {
+            let refused = IdentityFile::in_folder(bad).expect_err("of no use").to_string();
+            let found = state_folder(bad);
+            assert_eq!((found.verdict, found.summary), (Verdict::Bad, refused));
+        }
     }
 }
