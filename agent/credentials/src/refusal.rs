@@ -19,6 +19,8 @@ pub enum Policy {
     Identity,
     /// Attached to what was asked for.
     Resource,
+    /// The same, or there is no such thing in this region: KMS does not say which.
+    ResourceIfAny,
     /// The most that the caller's policies can allow.
     Boundary,
     /// Given when the session was made.
@@ -52,8 +54,15 @@ pub struct Refusal {
     pub policy_arn: Option<String>,
 }
 
+/// What Secrets Manager says where the caller may not use a secret's key.
+const KMS_NOT_ALLOWED: &str = "Access to KMS is not allowed";
+/// How KMS begins where it does not even say who asked, for what.
+const KEY_OF_CIPHERTEXT: &str = "The ciphertext refers to a ";
+
 /// How the kinds are called in AWS's messages.
-const NAMES: [(&str, Policy); 9] = [
+const NAMES: [(&str, Policy); 11] = [
+    ("resource does not exist in this region", Policy::ResourceIfAny),
+    ("does not exist, does not exist in this region", Policy::ResourceIfAny),
     ("identity-based policy", Policy::Identity),
     ("resource-based policy", Policy::Resource),
     ("permissions boundary", Policy::Boundary),
@@ -71,9 +80,12 @@ impl Refusal {
     pub fn read(message: &str) -> Self {
         let after = |words: &str| {
             let word = message.split_once(words)?.1.split_whitespace().next()?;
-            Some(word.trim_end_matches([',', '.', ';']).trim_matches('"').to_owned())
+            let word = word.trim_end_matches([',', '.', ';']).trim_matches('"').to_owned();
+            // What follows a name that is left out.
+            (!matches!(word.as_str(), "" | "null" | "because" | "with" | "due")).then_some(word)
         };
         let is_arn = |text: &String| text.starts_with("arn:");
+        let is_of_key = message.contains(KMS_NOT_ALLOWED) || message.contains(KEY_OF_CIPHERTEXT);
         let reason = reason(message);
         let lower = reason.to_ascii_lowercase();
         let policy = NAMES
@@ -86,8 +98,10 @@ impl Refusal {
             .find(is_arn);
         Self {
             caller: after("User: ").filter(is_arn),
-            action: after("perform: ").or_else(|| after("perform ").filter(|word| word.contains(':'))),
-            resource: after("on resource: ").or_else(|| after("on the resource ")),
+            action: after("perform: ")
+                .or_else(|| after("perform ").filter(|word| word.contains(':')))
+                .or_else(|| is_of_key.then(|| "kms:Decrypt".into())),
+            resource: after("on resource: ").or_else(|| after("on the resource ").filter(is_arn)),
             policy,
             explicit: lower.contains("explicit deny"),
             policy_arn,
@@ -119,6 +133,11 @@ impl Refusal {
             .as_ref()
             .map(|arn| format!(" ({arn})"))
             .unwrap_or_default();
+        if self.policy == Policy::ResourceIfAny {
+            return "it does not exist in this region, or its policy does not allow it or explicitly denies it; AWS does \
+                    not say which"
+                .into();
+        }
         match (self.kind(), self.explicit) {
             (Some(kind), true) => format!("{} {kind} explicitly denies it{named}", article(kind)),
             (Some(kind), false) => format!("no {kind} allows it{named}"),
@@ -130,7 +149,7 @@ impl Refusal {
     fn kind(&self) -> Option<&'static str> {
         Some(match self.policy {
             Policy::Identity => "identity policy of the caller",
-            Policy::Resource => "policy of the resource",
+            Policy::Resource | Policy::ResourceIfAny => "policy of the resource",
             Policy::Boundary => "permissions boundary of the caller",
             Policy::Session => "session policy",
             Policy::ServiceControl => "service control policy",
@@ -145,8 +164,8 @@ impl Refusal {
     /// message names none.
     #[must_use]
     pub fn change(&self, who: &str, action: &str, resource: &str) -> String {
+        let on = &*self.thing(action, resource);
         let action = self.action.as_deref().unwrap_or(action);
-        let on = self.resource.as_deref().unwrap_or(resource);
         let caller = self.caller.as_deref().unwrap_or(who);
         let service = action.split(':').next().unwrap_or("the service");
         let wanted = format!("{action} on {on}");
@@ -171,6 +190,11 @@ impl Refusal {
             (Policy::Resource, true) => {
                 format!("remove or narrow the statement that denies {action} to {who} in the policy of {on}")
             }
+            (Policy::ResourceIfAny, _) => format!(
+                "check that {on} exists in this region and is the one that is meant; then allow {action} for {who} in its policy, \
+                 or in one of {who} where its policy leaves that to the account, across accounts in both; no statement may \
+                 deny it"
+            ),
             (Policy::Boundary, false) => {
                 format!("allow {wanted} in the permissions boundary of {who} too; its own policies cannot go beyond it")
             }
@@ -216,10 +240,25 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// What may not be used. A key that is not named is that of what was asked for.
+    fn thing(&self, asked: &str, on: &str) -> String {
+        let is_of_key = |action: &str| action.starts_with("kms:");
+        match &self.resource {
+            Some(resource) => resource.clone(),
+            None if !asked.is_empty() && !is_of_key(asked) && self.action.as_deref().is_some_and(is_of_key) => {
+                format!("the KMS key of {on}")
+            }
+            None => on.to_owned(),
+        }
+    }
+}
+
 /// The part of a message that says why, without the names of users and resources.
 fn reason(message: &str) -> &str {
     let message = message.split(ENCODED).next().unwrap_or(message);
     let starts = [
+        KEY_OF_CIPHERTEXT,
         " because ",
         " with an explicit deny",
         " due to an explicit deny",
@@ -248,10 +287,12 @@ pub fn encoded(text: &str) -> Option<&str> {
 pub fn denied(refusal: &Refusal, who: &str, lineage: &str, (action, on): (&str, &str)) -> Failure {
     let caller = refusal.caller.as_deref().unwrap_or(who);
     let did = refusal.action.as_deref().unwrap_or(action);
+    let thing = refusal.thing(action, on);
     let thing = match &refusal.resource {
-        Some(resource) if action.is_empty() => resource.clone(),
         // Another permission than that of the call itself, as iam:PassRole.
-        Some(resource) if did != action => format!("{resource}, which {action} on {on} needs"),
+        Some(_) if did != action && !action.is_empty() => format!("{thing}, which {action} on {on} needs"),
+        None if thing != on => format!("{thing}, which {action} needs"),
+        Some(_) if action.is_empty() => thing,
         Some(_) | None => on.to_owned(),
     };
     Failure::new(

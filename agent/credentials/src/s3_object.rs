@@ -172,7 +172,7 @@ async fn refusal(status: u16, answer: HttpResponse) -> ObjectError {
     let tag = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         let (value, _) = rest.split_once(&format!("</{name}>"))?;
-        Some(value.to_owned())
+        Some(unescaped(value))
     };
     let mut message = tag("Message").unwrap_or_else(|| "no message".into());
     if let Some(region) = region.filter(|_| matches!(status, 301 | 307 | 400)) {
@@ -183,6 +183,32 @@ async fn refusal(status: u16, answer: HttpResponse) -> ObjectError {
         code: tag("Code").unwrap_or_else(|| "Unknown".into()),
         message,
     }
+}
+
+/// Text of XML as it is meant. Each reference once: what it stands for is none.
+fn unescaped(text: &str) -> String {
+    const STANDS_FOR: [(&str, char); 9] = [
+        ("&quot;", '"'),
+        ("&#34;", '"'),
+        ("&#x22;", '"'),
+        ("&apos;", '\''),
+        ("&#39;", '\''),
+        ("&#x27;", '\''),
+        ("&lt;", '<'),
+        ("&gt;", '>'),
+        ("&amp;", '&'),
+    ];
+    let mut meant = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, from)) = rest.find('&').map(|at| rest.split_at(at)) {
+        meant.push_str(before);
+        let found = STANDS_FOR.iter().find(|(reference, _)| from.starts_with(reference));
+        let (reference, stands_for) = found.copied().unwrap_or(("&", '&'));
+        meant.push(stands_for);
+        rest = &from[reference.len()..];
+    }
+    meant.push_str(rest);
+    meant
 }
 
 fn signed(
@@ -280,6 +306,27 @@ fn encoded(text: &str, kept: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_s3_says_is_text_and_no_xml() {
+        let body = "<Error><Code>AccessDenied</Code><Message>User: arn:aws:iam::222222222222:user/x is not authorized to \
+                    perform: s3:GetObject on resource: &quot;arn:aws:s3:::b/a&amp;quot;&#39;&lt;k&gt; &amp; &\u{e9}&quot; because no \
+                    identity-based policy allows it</Message></Error>";
+        let response = http::Response::builder()
+            .status(403)
+            .body(SdkBody::from(body))
+            .expect("a response");
+        let ObjectError::Refused { code, message, .. } =
+            refusal(403, response.try_into().expect("as the SDK has it")).await
+        else {
+            panic!("not refused")
+        };
+        assert_eq!(code, "AccessDenied");
+        assert!(
+            message.contains("on resource: \"arn:aws:s3:::b/a&quot;'<k> & &\u{e9}\" because"),
+            "{message}"
+        );
+    }
 
     fn url(pairs: &[(&str, &str)], bucket: &str, key: &str, region: &str) -> String {
         let env: Env = pairs.iter().copied().collect();

@@ -115,3 +115,72 @@ fn a_decoded_message_fills_in_what_was_not_told() {
     assert_eq!(refusal.action.as_deref(), Some("ec2:RunInstances"));
     assert!(refusal.explicit && refusal.caller.is_some() && refusal.resource.is_some());
 }
+
+/// What a key says no to, in KMS's words and in those of services that use it for the caller.
+///
+/// Their sources, with our own user: AWS KMS Developer Guide, "Troubleshooting key access"
+/// (<https://docs.aws.amazon.com/kms/latest/developerguide/policy-evaluation.html>); as seen in
+/// <https://github.com/metaps/genova/issues/375> (ciphertext), <https://github.com/Droplr/aws-env/issues/29> (master key) and
+/// <https://github.com/aws-samples/aws-secrets-manager-rotation-lambdas/issues/53> (Secrets Manager).
+#[test]
+fn a_key_that_is_not_let_use_is_told_as_a_key() {
+    let user = "User: arn:aws:sts::222222222222:assumed-role/deployer/deputy-1 is not authorized to perform:";
+    let or = "because the resource does not exist in this Region, no resource-based policies allow access, or a \
+              resource-based policy explicitly denies access";
+    let secret = ("secretsmanager:GetSecretValue", "the secret db");
+    let parameter = ("ssm:GetParameter", "the parameter /db");
+    let object = ("s3:GetObject", "the object app.tar of the bucket artefacts");
+    let told: Vec<String> = [
+        (format!("{user} kms:Decrypt on the resource associated with this ciphertext {or}"), parameter),
+        (format!("{user} kms:Decrypt on this resource {or}"), object),
+        (format!("{user} kms:Decrypt on resource: arn:aws:kms:eu-west-1:222222222222:key/1 {or}"), secret),
+        (
+            format!(
+                "{user} kms:Decrypt on resource: arn:aws:kms:eu-west-1:222222222222:key/1 because no identity-based \
+                 policy allows the kms:Decrypt action"
+            ),
+            secret,
+        ),
+        ("Access to KMS is not allowed".into(), secret),
+        (
+            "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are \
+             not allowed to access."
+                .into(),
+            parameter,
+        ),
+    ]
+    .iter()
+    .map(|(message, asked)| {
+        let failure = denied(&Refusal::read(message), WHO, "the agent's own identity", *asked);
+        format!("{message}\n  {}\n  {}", failure.summary.replace('\n', " "), failure.hint)
+    })
+    .collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn what_is_no_name_is_taken_for_none() {
+    let user =
+        "User: arn:aws:sts::222222222222:assumed-role/deployer/deputy-1 is not authorized to perform: s3:GetObject";
+    for (message, resource) in [
+        (
+            format!("{user} on resource: \"arn:aws:s3:::b/k\" because no identity-based policy allows it"),
+            Some("arn:aws:s3:::b/k"),
+        ),
+        (
+            format!("{user} on resource: * because no identity-based policy allows it"),
+            Some("*"),
+        ),
+        (
+            format!("{user} on resource: because no identity-based policy allows it"),
+            None,
+        ),
+        (format!("{user} on resource: null with an explicit deny"), None),
+        (format!("{user} on the resource that was asked for"), None),
+        (format!("{user} on this resource"), None),
+    ] {
+        let refusal = Refusal::read(&message);
+        assert_eq!(refusal.resource.as_deref(), resource, "{message}");
+        assert_eq!(refusal.action.as_deref(), Some("s3:GetObject"), "{message}");
+    }
+}
