@@ -5,7 +5,9 @@ use std::time::Duration;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::leaks::canary::note;
 use deputy_tests::proxy::rule::Matcher;
+use deputy_tests::refused::refused;
 use deputy_tests::world::World;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -236,4 +238,39 @@ async fn what_a_co_owner_adds_before_a_deletion_arrives_is_not_deleted() {
     held.release();
     left_alone(&world, &task, "it was changed since by helm (data.x)").await;
     assert_eq!(settings.data().await, json!({"x": "helm-1", "y": "ours"}));
+}
+
+/// What others wrote into an object goes nowhere by the API server's refusal of it, which quotes the merged object.
+#[tokio::test]
+async fn a_refusal_does_not_tell_what_others_wrote_into_an_object() {
+    let world = world().await;
+    let namespace = world.namespace("refused").await.expect("a namespace");
+    let client = world.kubernetes().await.expect("a cluster").admin().await;
+    let secret = |name: &str| {
+        let value = format!("live-{:032x}", rand::random::<u128>());
+        note(name, &value);
+        value
+    };
+    let all = refused(&client.expect("a client"), &namespace, secret).await;
+    for (at, case) in all.expect("refused").into_iter().enumerate() {
+        let steps = format!(
+            "    - name: deploy\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        forceConflicts: true\n        manifests: [ {} ]\n",
+            case.manifest
+        );
+        let document = recipe::task(&format!("{namespace}-{at}"), &more(), &steps);
+        let task = world.submit(&document).await.expect("queued");
+        let ended = world.ended(&task, SOON).await.expect("ended");
+        let failure = ended
+            .result
+            .clone()
+            .and_then(|result| result.failure)
+            .expect("a failure");
+        assert!(
+            failure.summary.contains(case.words),
+            "{failure:#?}\nfrom {}",
+            case.answer
+        );
+        let told = format!("{ended:?}{:?}", world.logs(&task).await);
+        assert!(!told.contains("live-"), "{failure:#?}");
+    }
 }

@@ -1,4 +1,5 @@
-//! `ecsRollingDeploy` over a service whose task definition has canaries in its environment.
+//! `ecsRollingDeploy` over a service whose task definition has canaries in its environment, and over one that it may
+//! not update.
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -7,7 +8,7 @@ use deputy_tests::ecs::service;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::world::World;
 
-use crate::scenario::{AWS, Scenario};
+use crate::scenario::{AWS, Refused, Scenario};
 
 pub(crate) struct RollingDeploy;
 
@@ -43,5 +44,30 @@ impl Scenario for RollingDeploy {
         serviceDefinition: {{ desiredCount: 3 }}
 "#
         )
+    }
+
+    async fn refused(&self, world: &World, canaries: &Canaries) -> Result<Vec<Refused>> {
+        let target = self.prepare(world, canaries).await?;
+        let role = world.unique(&format!("leaks-{:04x}", rand::random::<u16>()));
+        let may = [
+            "ecs:Describe*",
+            "ecs:List*",
+            "ecs:RegisterTaskDefinition",
+            "ecs:TagResource",
+            "iam:PassRole",
+        ];
+        let role = world.cloud()?.role(&role, &may).await?;
+        let spec = self.spec(&target);
+        let unnamed = spec.replace("name: app, image: \"checkout:2\"", "name: app");
+        Ok(vec![
+            Refused {
+                spec: spec.replace("arn:aws:iam::222222222222:role/deployer", &role),
+                words: "may not ecs:UpdateService",
+            },
+            Refused {
+                spec: unnamed,
+                words: "image is required",
+            },
+        ])
     }
 }

@@ -14,7 +14,7 @@ use deputy_tests::world::World;
 use serde_json::json;
 
 use crate::ecs::RollingDeploy;
-use crate::scenario::{AWS, Scenario};
+use crate::scenario::{AWS, Refused, Scenario};
 
 /// The name in the tokens of the manager as an issuer.
 const ISSUER: &str = "leaks.deputy.example.com";
@@ -152,5 +152,10 @@ impl Scenario for Vouched {
             self.role
         );
         RollingDeploy.spec(target).replace(AWS, &aws)
+    }
+
+    /// It is refused as the other is.
+    async fn refused(&self, _: &World, _: &Canaries) -> Result<Vec<Refused>> {
+        Ok(Vec::new())
     }
 }

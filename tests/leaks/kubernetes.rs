@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::refused::refused;
 use deputy_tests::world::World;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -15,7 +16,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::scenario::{AWS, Scenario};
+use crate::scenario::{AWS, Refused, Scenario};
 
 /// A namespaced step kind.
 pub(crate) enum Kubernetes {
@@ -103,20 +104,33 @@ impl Scenario for Kubernetes {
     }
 
     fn spec(&self, target: &str) -> String {
-        let deployment = deployment("checkout:2", "changed");
+        let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" }, "data": { "colour": "green" } });
+        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access" },
+            "stringData": { "password": "changed-by-the-task" } });
+        self.applying(target, &[config, secret, deployment("checkout:2", "changed")])
+    }
+
+    async fn refused(&self, world: &World, canaries: &Canaries) -> Result<Vec<Refused>> {
+        let target = self.prepare(world, canaries).await?;
+        let client = world.kubernetes().await?.admin().await?;
+        let all = refused(&client, &target, |name| canaries.make(name)).await?;
+        let over = |manifest: Value| self.applying(&target, &[manifest, deployment("checkout:2", "changed")]);
+        Ok(all
+            .into_iter()
+            .map(|case| Refused {
+                spec: over(case.manifest),
+                words: case.words,
+            })
+            .collect())
+    }
+}
+
+impl Kubernetes {
+    fn applying(&self, target: &str, manifests: &[Value]) -> String {
         format!(
-            r#"{AWS}  steps:
-    - name: deploy
-      {}:
-        cluster: prod
-        namespace: {target}
-        forceConflicts: true
-        manifests:
-          - {{ apiVersion: v1, kind: ConfigMap, metadata: {{ name: settings }}, data: {{ colour: green }} }}
-          - {{ apiVersion: v1, kind: Secret, metadata: {{ name: access }}, stringData: {{ password: "changed-by-the-task" }} }}
-          - {deployment}
-"#,
-            self.kind()
+            "{AWS}  steps:\n    - name: deploy\n      {}:\n        cluster: prod\n        namespace: {target}\n        forceConflicts: true\n        manifests: {}\n",
+            self.kind(),
+            json!(manifests)
         )
     }
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask leaks`: runs every kind of step forward and back in a world whose every secret is a canary, and looks
-//! for the canaries, in every form, in every byte that reached the manager, in every file, and in every program that
+//! `cargo xtask leaks`: runs every kind of step forward, back and into a refusal in a world whose every secret is a canary, and
+//! looks for the canaries, in every form, in every byte that reached the manager, in every file, and in every program that
 //! was started. Then plants a leak of each kind and fails if one of them is not found.
 //!
-//! A kind of step that has no scenario here fails the run. The places where a secret may be are in `documented`,
+//! A kind of step that has no scenario here, or none that is refused, fails the run. The places where a secret may be are in `documented`,
 //! and in docs/threat-model.md.
 
 mod run;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use base64::Engine;
@@ -10,11 +11,14 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use deputy_proto::v1;
 use deputy_seal::key_ring::line;
 use deputy_seal::pool_key::PoolKey;
+use deputy_tests::cloud::Cloud;
 use deputy_tests::leaks::canary::Canaries;
 use deputy_tests::leaks::pool_keys::POOL_KEY;
 use deputy_tests::leaks::scan::{Extent, Scanner};
 use deputy_tests::leaks::strace::{self, Trace};
+use deputy_tests::refused::refused;
 use deputy_tests::world::World;
+use prost::Message as _;
 
 use crate::run::{SECRET_VARIABLE_CANARY, in_trace};
 
@@ -37,9 +41,10 @@ impl Planted {
 }
 
 /// Plants them all.
-pub(crate) async fn all() -> Result<Planted> {
+pub(crate) async fn all(cloud: &Arc<Cloud>) -> Result<Planted> {
     let mut planted = Planted::default();
     to_the_manager(&mut planted).await?;
+    by_a_refusal(&mut planted, cloud).await?;
     in_files(&mut planted)?;
     in_programs(&mut planted)?;
     a_pool_key(&mut planted)?;
@@ -110,6 +115,38 @@ async fn to_the_manager(planted: &mut Planted) -> Result<()> {
     request.metadata_mut().insert("x-planted", value);
     drop(world.tasks.client().get(request).await);
     judge_each(planted, "a request to the manager", &canaries, folder.path())
+}
+
+/// By a refusal of a real API server that quotes live objects, as a failure's words have it.
+async fn by_a_refusal(planted: &mut Planted, cloud: &Arc<Cloud>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let requests = folder.path().to_owned();
+    let world = World::builder()
+        .cloud(cloud)
+        .manager(|options| options.witness = Some(requests))
+        .start()
+        .await?;
+    let namespace = world.namespace("planted").await?;
+    let client = world.kubernetes().await?.admin().await?;
+    let canaries = Canaries::default();
+    let all = refused(&client, &namespace, |name| canaries.make(name)).await?;
+    for case in all.iter().filter(|case| case.quotes) {
+        let failure = v1::Failure {
+            summary: case.answer.clone(),
+            ..v1::Failure::default()
+        };
+        let request = v1::PutBundleRequest {
+            project: "default".into(),
+            sha256: String::new(),
+            data: failure.encode_to_vec().into(),
+        };
+        let answer = world.tasks.client().put_bundle(futures::stream::iter([request])).await;
+        ensure!(answer.is_err(), "a bundle without a digest was taken");
+        let hits = Scanner::new(canaries.all())?.scan_folder(folder.path(), &mut Extent::default())?;
+        let hits = hits.iter().filter(|hit| hit.canary == case.secret).count();
+        planted.judge(format!("a refusal that quotes {}", case.secret), hits);
+    }
+    Ok(())
 }
 
 /// In files, and in a file's name.

@@ -24,7 +24,7 @@ use crate::documented::{self, Caller, is_documented};
 use crate::ecs::RollingDeploy;
 use crate::identity::Ambient;
 use crate::planted;
-use crate::scenario::{self, Scenario, Way, play};
+use crate::scenario::{self, Scenario, Way, play, play_refused};
 use crate::shell::{GIT_VARIABLE, SECRET_VARIABLE, git_folder};
 use crate::suite::Suite;
 
@@ -265,11 +265,11 @@ pub(crate) async fn everything(suite: Suite) -> Result<Found> {
     forward_and_back(&cloud, &mut found).await?;
     under_strace(&cloud, &mut found).await?;
     say("planting a leak of each kind");
-    found.planted = planted::all().await?;
+    found.planted = planted::all(&cloud).await?;
     Ok(found)
 }
 
-/// Every scenario, both ways; everything that the manager received and every file is looked through.
+/// Every scenario, both ways and refused; everything that the manager received and every file is looked through.
 async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
     let mut recorded = Recorded::start(cloud, &[]).await?;
     recorded.agent(AgentOptions::default()).await?;
@@ -280,6 +280,8 @@ async fn forward_and_back(cloud: &Arc<Cloud>, found: &mut Found) -> Result<()> {
             play(scenario.as_ref(), way, &recorded.world, &recorded.canaries).await?;
             found.tasks += 1;
         }
+        say(&format!("  {} refused", scenario.kind()));
+        found.tasks += play_refused(scenario.as_ref(), &recorded.world, &recorded.canaries).await?;
     }
     found.look_through(&recorded.end().await?)?;
     ensure!(found.received.bytes > 10_000, "the manager recorded next to nothing");

@@ -13,11 +13,22 @@ use crate::{ecs, kubernetes, shell};
 /// A task of this suite, with its waits.
 const WITHIN: Duration = Duration::from_secs(120);
 
+/// Kinds of step that ask nobody who could refuse.
+const ASKS_NOBODY: [&str; 1] = ["noopEffect"];
+
 /// Whether the task succeeds, or its last step fails and everything before is undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Forward,
     Back,
+}
+
+/// A task that is refused, or fails, over what holds canaries.
+pub(crate) struct Refused {
+    /// As [`Scenario::spec`].
+    pub(crate) spec: String,
+    /// What its failure must say: that it failed where it should.
+    pub(crate) words: &'static str,
 }
 
 /// One kind of step.
@@ -29,6 +40,9 @@ pub(crate) trait Scenario: Send + Sync {
     async fn prepare(&self, world: &World, canaries: &Canaries) -> Result<String>;
     /// The task over that target: the spec from `aws` on, without `onFailure`. Its steps end with one of this kind.
     fn spec(&self, target: &str) -> String;
+    /// Tasks over a target of their own which whoever is asked refuses, and whose refusal could quote what is there; as
+    /// many as there are ways.
+    async fn refused(&self, world: &World, canaries: &Canaries) -> Result<Vec<Refused>>;
     /// What the way back leaves of the world: an undo that does nothing must not pass.
     fn left_by_undo(&self) -> v1::World {
         v1::World::RolledBack
@@ -105,18 +119,54 @@ pub(crate) async fn play(scenario: &dyn Scenario, way: Way, world: &World, canar
             result.remains.join("; ")
         );
     }
+    ask_for_everything(world, &task).await
+}
+
+async fn ask_for_everything(world: &World, task: &str) -> Result<()> {
     // A step that says nothing has no log to wait for.
-    if world.tasks.get(&task).await?.log_state() != v1::LogState::Unspecified {
-        world.logs(&task).await?;
+    if world.tasks.get(task).await?.log_state() != v1::LogState::Unspecified {
+        world.logs(task).await?;
     }
     for arguments in [
-        ["get", &task, "--output", "json"],
-        ["explain", &task, "--output", "json"],
-        ["logs", &task, "--output", "text"],
+        ["get", task, "--output", "json"],
+        ["explain", task, "--output", "json"],
+        ["logs", task, "--output", "text"],
     ] {
         world.deputy(&arguments).await?;
     }
     Ok(())
+}
+
+/// Runs what is refused, and asks for everything as [`play`] does. Answers how many tasks these were.
+pub(crate) async fn play_refused(scenario: &dyn Scenario, world: &World, canaries: &Canaries) -> Result<u64> {
+    let kind = scenario.kind();
+    let all = scenario
+        .refused(world, canaries)
+        .await
+        .with_context(|| kind.to_owned())?;
+    if all.is_empty() && !ASKS_NOBODY.contains(&kind) {
+        bail!("no task of {kind} is refused; hint: see `refused` in tests/leaks/scenario.rs");
+    }
+    let mut tasks = 0;
+    for Refused { spec, words } in all {
+        tasks += 1;
+        let name = world.unique("refused");
+        let document = format!(
+            "apiVersion: deputy.dev/v1\nkind: Task\nmetadata: {{ name: {name} }}\nspec:\n  onFailure: rollback\n{spec}"
+        );
+        let task = world.submit(&document).await?;
+        let ended = world.wait_state(&task, v1::TaskState::Failed, WITHIN).await;
+        let failure = ended
+            .with_context(|| format!("{kind}, {words}"))?
+            .result
+            .and_then(|result| result.failure);
+        let said = failure.unwrap_or_default();
+        if !said.summary.contains(words) {
+            bail!("{kind} failed otherwise than with {words}: {said:?}");
+        }
+        ask_for_everything(world, &task).await?;
+    }
+    Ok(tasks)
 }
 
 /// The lines that take the deployer's role.
@@ -140,6 +190,10 @@ impl Scenario for Noop {
 
     fn spec(&self, _: &str) -> String {
         "  steps:\n    - name: nothing\n      noopEffect: {}\n".into()
+    }
+
+    async fn refused(&self, _: &World, _: &Canaries) -> Result<Vec<Refused>> {
+        Ok(Vec::new())
     }
 
     /// There is nothing to put back, and a script ran.

@@ -13,7 +13,7 @@ use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
 
 use crate::run::GIT_CANARY;
-use crate::scenario::{AWS, Scenario};
+use crate::scenario::{AWS, Refused, Scenario};
 
 /// In the agent's environment; the script gets it as `PASSWORD`.
 pub(crate) const SECRET_VARIABLE: &str = "DEPUTY_SECRET_LEAKS";
@@ -54,6 +54,15 @@ impl Scenario for Shell {
         format!(
             "{AWS}  steps:\n    - name: careless\n      shell:\n        cluster: prod\n        retrySafe: true\n        secrets: {{ PASSWORD: {{ environment: {SECRET_VARIABLE} }} }}\n        run: |\n          {script}\n"
         )
+    }
+
+    /// A script that fails after it has said everything, and says it once more.
+    async fn refused(&self, _: &World, _: &Canaries) -> Result<Vec<Refused>> {
+        let spec = self.spec("");
+        Ok(vec![Refused {
+            spec: format!("{spec}          echo \"no login with $PASSWORD\" >&2\n          exit 3\n"),
+            words: "exit code 3",
+        }])
     }
 
     /// Nobody can put back what a script did.
@@ -114,5 +123,14 @@ impl Scenario for FromGit {
     /// Nobody can put back what a script did.
     fn left_by_undo(&self) -> v1::World {
         v1::World::Changed
+    }
+
+    /// The repository has no such branch, which its server says to who showed the token.
+    async fn refused(&self, world: &World, canaries: &Canaries) -> Result<Vec<Refused>> {
+        let target = self.prepare(world, canaries).await?;
+        Ok(vec![Refused {
+            spec: self.spec(&target).replace("branch: main", "branch: gone"),
+            words: "gone",
+        }])
     }
 }

@@ -19,6 +19,7 @@ pub mod container_credentials;
 pub mod service_account;
 mod http_server;
 pub mod kubernetes;
+pub mod refused;
 
 pub mod microburst;
 pub mod cloud;

@@ -42,6 +42,12 @@ pub(crate) fn forms(value: &[u8]) -> Vec<Form> {
     if let Ok(text) = std::str::from_utf8(value) {
         let once = json(text);
         forms.push(("JSON in JSON", json(&once).into_bytes()));
+        let of_go = once
+            .replace('&', "\\u0026")
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e");
+        forms.push(("Go's JSON in JSON", json(&of_go).into_bytes()));
+        forms.push(("Go's JSON", of_go.into_bytes()));
         forms.push(("JSON with escaped slashes", once.replace('/', "\\/").into_bytes()));
         forms.push(("JSON", once.into_bytes()));
         let unicode = text.chars().fold(String::new(), |mut all, one| {

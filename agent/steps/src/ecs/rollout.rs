@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecs::types::{Deployment, DeploymentRolloutState};
 use deputy_task::outcome::Failure;
+use deputy_task::record::Direction;
 use tokio::time::Instant;
 
 use crate::context::StepContext;
@@ -190,6 +191,11 @@ impl<'a> Follower<'a> {
         let fresh = self.ecs.newly_stopped(which, deployment, &mut self.known).await?;
         self.stops_seen = Some(Instant::now());
         for stop in fresh {
+            let stop = match self.ctx.direction {
+                Direction::Forward => stop,
+                // What runs again is not the task's own.
+                Direction::Undo => stop.without_values(),
+            };
             match self.stops.len() {
                 shown if shown < MAX_STOP_LINES => self.ctx.narrate(&stop.line),
                 MAX_STOP_LINES => self.ctx.narrate("more tasks stopped; they are counted and not listed"),

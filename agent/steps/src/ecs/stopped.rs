@@ -8,6 +8,7 @@ use deputy_task::outcome::Failure;
 
 use crate::ecs::client::Ecs;
 use crate::ecs::document::short;
+use crate::kubernetes::said;
 
 /// Most tasks that one `DescribeTasks` takes.
 const PER_CALL: usize = 100;
@@ -32,6 +33,14 @@ pub(crate) enum StopKind {
     Failed,
     /// ECS or a person stopped it, for scaling, a newer deployment, or the host.
     Stopped,
+}
+
+impl Stopped {
+    /// The same without what its container was to run, which runtimes quote.
+    pub(crate) fn without_values(mut self) -> Self {
+        self.line = said(&self.line);
+        self
+    }
 }
 
 impl Ecs {
@@ -209,6 +218,19 @@ mod tests {
         assert_eq!(pages(0).await.expect("one page"), ["task 0"]);
         assert_eq!(pages(2).await.expect("three pages"), ["task 0", "task 1", "task 2"]);
         assert_eq!(pages(usize::MAX).await.expect("bounded").len(), MAX_PAGES);
+    }
+
+    #[test]
+    fn a_task_of_what_was_there_before_is_told_without_what_it_was_to_run() {
+        let reason = "CannotStartContainerError: exec: \"canary --password\": executable file not found in $PATH";
+        let task = Task::builder()
+            .stop_code(TaskStopCode::TaskFailedToStart)
+            .stopped_reason(reason);
+        let told = stopped(&task.task_arn("arn:aws:ecs:eu-west-1:2:task/prod/ab12").build()).without_values();
+        assert_eq!(
+            told.line,
+            "task ab12 stopped: CannotStartContainerError: exec: \"***\": executable file not found in $PATH"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::permit::Permit;
 
 use super::bearer::{Bearer, BearerError};
+use super::echo::{Echo, said};
 use super::guard::{Pass, Refused};
 
 /// From sending a change to the end of its answer. Server-side apply through a slow admission
@@ -55,6 +56,8 @@ pub(crate) struct Change {
     pub(crate) path: String,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
+    /// What a refusal may quote of it, and what of what it meets there it may not.
+    pub(crate) echo: Echo,
 }
 
 /// Why a request has no good answer.
@@ -71,7 +74,7 @@ pub(crate) enum ApiError {
     Status {
         /// The HTTP status.
         code: StatusCode,
-        /// What the body says.
+        /// What the body says, without the values that it quotes.
         status: Box<Status>,
     },
     /// No answer.
@@ -141,8 +144,7 @@ impl Api {
         let only = HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
         request.headers_mut().insert(ACCEPT, only);
         let answer = self.send(request).await?;
-        let mut list: Value =
-            serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+        let mut list: Value = serde_json::from_slice(&answer).map_err(|error| unreadable(&error))?;
         match list.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => Ok(items),
             _ => Ok(Vec::new()),
@@ -175,7 +177,7 @@ impl Api {
             }
             other => other?,
         };
-        serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))
+        serde_json::from_slice(&answer).map_err(|error| unreadable(&error))
     }
 
     /// The user name that the cluster gives this identity.
@@ -201,15 +203,16 @@ impl Api {
             path,
             content_type,
             body,
+            echo,
         } = change;
         let mut request = request(method.clone(), path, content_type, body.clone())?;
         request.extensions_mut().insert(pass.clone());
-        let result = self.transmit(request, CHANGE_TIMEOUT, answered).await;
+        let result = self.transmit(request, echo, CHANGE_TIMEOUT, answered).await;
         if matches!(&result, Err(error) if error.code() == Some(401)) {
             self.bearer.forget().await;
         }
         match result {
-            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string())),
+            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| unreadable(&error)),
             Err(ApiError::NoAnswer { detail, .. }) if !pass.transmitted() => {
                 let expired = permit.check().is_err();
                 Err(if expired {
@@ -226,12 +229,13 @@ impl Api {
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Bytes, ApiError> {
-        self.transmit(request, READ_TIMEOUT, || {}).await
+        self.transmit(request, &Echo::default(), READ_TIMEOUT, || {}).await
     }
 
     async fn transmit(
         &self,
         mut request: Request<Vec<u8>>,
+        echo: &Echo,
         limit: Duration,
         answered: impl Fn(),
     ) -> Result<Bytes, ApiError> {
@@ -249,7 +253,7 @@ impl Api {
             if code.is_success() {
                 Ok(body)
             } else {
-                Err(status(code, &body))
+                Err(status(code, &body, echo))
             }
         };
         tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
@@ -295,7 +299,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
-fn status(code: StatusCode, body: &[u8]) -> ApiError {
+fn status(code: StatusCode, body: &[u8], echo: &Echo) -> ApiError {
     let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
         Status {
@@ -305,8 +309,13 @@ fn status(code: StatusCode, body: &[u8]) -> ApiError {
     });
     ApiError::Status {
         code,
-        status: Box::new(status),
+        status: Box::new(echo.status(status)),
     }
+}
+
+/// Where an answer is not as it should be, without what stands there.
+fn unreadable(error: &serde_json::Error) -> ApiError {
+    ApiError::Unreadable(said(&error.to_string()))
 }
 
 fn no_answer(error: &(dyn std::error::Error + 'static)) -> ApiError {

@@ -15,6 +15,7 @@ use crate::failure::{Halt, StepError};
 
 use super::api::{Api, Change};
 use super::before::{Applied, Before, FIELD_MANAGER, Known, digest};
+use super::echo::Echo;
 use super::explain::Doing;
 use super::image;
 use super::manifest::Manifest;
@@ -123,6 +124,10 @@ pub(crate) async fn keep_image(
             path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()?),
             content_type: "application/json",
             body: secret.to_string().into_bytes(),
+            echo: Echo {
+                own: place.names(),
+                live: vec![live],
+            },
         })
     };
     work.sending(&effect, &doing).journaled(look, build, |_| ()).await
@@ -146,12 +151,14 @@ pub(crate) async fn apply(
     let force = if conflicts == Conflicts::Force { "true" } else { "false" };
     let build = || async {
         let live = read_object(ctx, api, object, Patience::Endless).await?;
+        let live = unchanged(work, object, before, live)?;
+        let own = body.clone();
         let mut body = body.clone();
         // What was compared is what is changed: the API server refuses the request if there is a newer one.
-        if let Some(live) = unchanged(work, object, before, live)?
+        if let Some(live) = &live
             && let Some(sent) = body.get_mut("metadata").and_then(Value::as_object_mut)
         {
-            sent.insert("resourceVersion".into(), metadata(&live, "resourceVersion").into());
+            sent.insert("resourceVersion".into(), metadata(live, "resourceVersion").into());
         }
         Ok(Change {
             method: Method::PATCH,
@@ -161,6 +168,10 @@ pub(crate) async fn apply(
             ),
             content_type: "application/apply-patch+yaml",
             body: body.to_string().into_bytes(),
+            echo: Echo {
+                own,
+                live: live.into_iter().collect(),
+            },
         })
     };
     let look = || look_applied(work, object, before);
@@ -320,6 +331,10 @@ pub(crate) fn deletion(object: &ObjectRef, options: &Value) -> Result<Change, Fa
         path: object.path()?,
         content_type: "application/json",
         body: options.to_string().into_bytes(),
+        echo: Echo {
+            own: object.names(),
+            live: Vec::new(),
+        },
     })
 }
 

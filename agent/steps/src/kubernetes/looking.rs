@@ -17,6 +17,7 @@ use crate::failure::StepError;
 
 use super::api::{Api, ApiError};
 use super::before::FIELD_MANAGER;
+use super::echo::said;
 use super::explain::Doing;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 use super::path;
@@ -114,11 +115,12 @@ fn assess(live: &Value, one: &Watched, around: &Around) -> Result<Assessment, St
 
 fn typed<T: DeserializeOwned>(live: &Value) -> Result<T, StepError> {
     T::deserialize(live).map_err(|error| {
-        let failure = Failure::new(
+        let mut failure = Failure::new(
             "kubernetes.unreadable",
             "the cluster describes an object in a way this agent cannot read",
         );
-        failure.caused_by(&error).into()
+        failure.detail = said(&error.to_string());
+        failure.into()
     })
 }
 

@@ -28,6 +28,8 @@ mod explain;
 mod api;
 mod bearer;
 mod guard;
+mod echo;
+mod quoted;
 mod manifest;
 mod yaml;
 mod object;
@@ -35,5 +37,6 @@ mod path;
 
 pub(crate) use api::ApiError;
 pub(crate) use connection::Connection;
+pub(crate) use echo::said;
 pub(crate) use explain::{Doing, explain};
 pub(crate) use object::ObjectRef;

@@ -6,7 +6,7 @@ use std::fmt;
 use deputy_task::outcome::Failure;
 use deputy_task::touch::{Touch, service_accounts_of};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::path;
 
@@ -53,6 +53,11 @@ impl ObjectRef {
         let dot = if self.group().is_empty() { "" } else { "." };
         let namespace = self.namespace.as_deref().unwrap_or("_");
         format!("{}{dot}{}/{namespace}/{}", self.kind, self.group(), self.name)
+    }
+
+    /// What it is called, where a refusal may say so.
+    pub(crate) fn names(&self) -> Value {
+        json!([self.name, self.namespace])
     }
 
     /// Is it the kind `kind` of the API group `group`?

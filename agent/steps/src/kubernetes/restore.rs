@@ -12,6 +12,7 @@ use crate::failure::StepError;
 use super::api::Change;
 use super::apply::{SETTLE, Work, look_at};
 use super::before::{Applied, FIELD_MANAGER, owns, same_content};
+use super::echo::Echo;
 use super::explain::Doing;
 use super::found::{changed, compare, still_ours};
 use super::image;
@@ -59,7 +60,11 @@ pub(crate) async fn restore(
             method: Method::PUT,
             path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()?),
             content_type: "application/json",
-            body: body(image, &live).to_string().into_bytes(),
+            body: body(image.clone(), &live).to_string().into_bytes(),
+            echo: Echo {
+                own: object.names(),
+                live: vec![image, live],
+            },
         })
     };
     let sending = work.sending(&effect, &doing);
@@ -98,6 +103,10 @@ pub(crate) async fn restore_owners(work: Work<'_>, object: &ObjectRef, place: &O
             path: format!("{}?fieldManager={FIELD_MANAGER}", object.path()?),
             content_type: "application/merge-patch+json",
             body: patch.to_string().into_bytes(),
+            echo: Echo {
+                own: object.names(),
+                live: vec![image, live],
+            },
         })
     };
     match work.sending(&effect, &doing).journaled(look, build, |_| ()).await {

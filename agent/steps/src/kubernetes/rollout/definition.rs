@@ -3,6 +3,7 @@
 use deputy_task::outcome::Failure;
 use serde_json::Value;
 
+use super::super::echo::said;
 use super::assessment::Assessment;
 
 /// Looks at a CustomResourceDefinition once.
@@ -25,7 +26,7 @@ pub(crate) fn assess_definition(definition: &Value) -> Assessment {
     if let Some((status, message)) = condition("NamesAccepted")
         && status == "False"
     {
-        let summary = format!("CustomResourceDefinition {name} is not accepted: {message}");
+        let summary = format!("CustomResourceDefinition {name} is not accepted: {}", said(&message));
         return Assessment::failed(
             Failure::new("kubernetes.names", summary).hint("another definition has these names already"),
         );

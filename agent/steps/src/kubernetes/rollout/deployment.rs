@@ -6,6 +6,7 @@ use deputy_task::outcome::Failure;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Pod};
 
+use super::super::echo::said;
 use super::assessment::{Assessment, Problem};
 use super::pods;
 
@@ -136,7 +137,7 @@ pub(crate) fn refused_pods(kind: &str, name: &str, message: &str, grace: Duratio
             grace,
         )
     };
-    let failure = Failure::new(class, format!("its pods are refused: {message}")).hint(hint);
+    let failure = Failure::new(class, format!("its pods are refused: {}", said(message))).hint(hint);
     Problem {
         key: format!("FailedCreate/{kind}/{name}"),
         grace,
@@ -150,12 +151,7 @@ fn deadline(name: &str, conditions: &[DeploymentCondition], problems: &[Problem]
         .iter()
         .find(|c| is(c, "Progressing", "False") && c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
     let why = problems.first().map_or_else(
-        || {
-            condition
-                .message
-                .clone()
-                .unwrap_or_else(|| "it made no progress".into())
-        },
+        || said(condition.message.as_deref().unwrap_or("it made no progress")),
         |problem| problem.failure.summary.clone(),
     );
     let failure = Failure::new(

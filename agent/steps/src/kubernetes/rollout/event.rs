@@ -4,6 +4,20 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Event;
 
+use super::super::echo::said;
+
+/// What a kubelet says of a probe over the network; of one that is a command it says what that printed.
+const OF_NETWORK_PROBES: [&str; 8] = [
+    "HTTP probe failed",
+    "Get ",
+    "dial tcp",
+    "timeout",
+    "command timed out",
+    "context deadline exceeded",
+    "service unhealthy",
+    "EOF",
+];
+
 /// Is the event about the object with this uid?
 pub(crate) fn is_about(event: &Event, uid: Option<&str>) -> bool {
     uid.is_some() && event.involved_object.uid.as_deref() == uid
@@ -18,7 +32,7 @@ pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSe
             continue;
         }
         let reason = event.reason.as_deref().unwrap_or("Warning");
-        let message = event.message.as_deref().unwrap_or_default().trim();
+        let message = without_output(reason, event.message.as_deref().unwrap_or_default().trim());
         let line = format!(
             "{} {}: {reason}: {message}",
             object.kind.as_deref().unwrap_or("?"),
@@ -31,6 +45,18 @@ pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSe
         }
     }
     lines
+}
+
+/// What an event says, without what commands in the container printed and without values.
+fn without_output(reason: &str, message: &str) -> String {
+    let is_of_hook = matches!(reason, "FailedPostStartHook" | "FailedPreStopHook");
+    match message.split_once(" probe failed: ") {
+        Some((which, why)) if !OF_NETWORK_PROBES.iter().any(|known| why.starts_with(known)) => {
+            format!("{which} probe failed (see what it said: kubectl get events)")
+        }
+        _ if is_of_hook => "the command failed (see what it said: kubectl get events)".into(),
+        _ => said(message),
+    }
 }
 
 #[cfg(test)]
@@ -57,5 +83,27 @@ mod tests {
             ["Pod p: BackOff: m", "Pod p: Failed: m"]
         );
         assert_eq!(news(&events, &ours, &mut told), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn what_commands_in_a_container_print_is_not_told() {
+        let table = [
+            without_output("Unhealthy", "Readiness probe failed: no login with canary"),
+            without_output(
+                "Unhealthy",
+                "Liveness probe failed: HTTP probe failed with statuscode: 500",
+            ),
+            without_output("FailedPostStartHook", "message: \"canary\""),
+            without_output(
+                "FailedCreate",
+                "Error creating: pods \"web-x\" is forbidden: no \"canary\"",
+            ),
+        ];
+        insta::assert_snapshot!(table.join("\n"), @r##"
+        Readiness probe failed (see what it said: kubectl get events)
+        Liveness probe failed: HTTP probe failed with statuscode: 500
+        the command failed (see what it said: kubectl get events)
+        Error creating: pods "web-x" is forbidden: no "***"
+        "##);
     }
 }

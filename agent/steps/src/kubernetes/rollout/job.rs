@@ -4,6 +4,7 @@ use deputy_task::outcome::Failure;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 
+use super::super::echo::said;
 use super::assessment::{Assessment, Problem};
 use super::pods;
 
@@ -28,7 +29,7 @@ pub(crate) fn assess(job: &Job, all_pods: &[Pod], events: &[Event]) -> Assessmen
             }
             "Failed" | "FailureTarget" => {
                 let reason = condition.reason.as_deref().unwrap_or("Failed");
-                let message = condition.message.as_deref().unwrap_or("no message");
+                let message = said(condition.message.as_deref().unwrap_or("no message"));
                 let failure = Failure::new(
                     "kubernetes.jobFailed",
                     format!("Job {name} failed ({reason}): {message}"),

@@ -18,6 +18,7 @@ use std::time::Duration;
 use deputy_task::outcome::Failure;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Event, Pod};
 
+use super::super::echo::said;
 use super::assessment::Problem;
 
 /// Restarts after which a container that keeps ending counts as a crash loop.
@@ -153,15 +154,7 @@ fn exit(ended: &ContainerStateTerminated) -> String {
     if let Some(reason) = ended.reason.as_deref().filter(|reason| *reason != "Error") {
         text.push_str(&format!(" ({reason})"));
     }
-    if let Some(message) = ended
-        .message
-        .as_deref()
-        .map(str::trim)
-        .filter(|message| !message.is_empty())
-    {
-        // Whole: Kubernetes keeps 4 KiB of it, and half a secret would be hidden by nobody.
-        text.push_str(&format!(", {message:?}"));
-    }
+    // Not its message: that is what the container wrote, or the end of its log.
     text
 }
 
@@ -191,7 +184,7 @@ fn unschedulable(pod: &Pod, events: &[Event]) -> Option<Problem> {
     } else {
         SCHEDULE_GRACE
     };
-    let message = condition.message.as_deref().unwrap_or("no node fits");
+    let message = said(condition.message.as_deref().unwrap_or("no node fits"));
     let summary = format!("pod {} fits on no node: {message}", name_of(pod));
     let failure = Failure::new("kubernetes.unschedulable", summary)
         .hint("ask for less, change node selectors or tolerations, or add nodes");
@@ -206,7 +199,7 @@ fn words(reason: &str, message: &str) -> String {
     if message.is_empty() {
         format!(" ({reason})")
     } else {
-        format!(" ({reason}): {message}")
+        format!(" ({reason}): {}", said(message))
     }
 }
 
@@ -268,7 +261,7 @@ mod tests {
     fn waiting(reason: &str, message: &str, restarts: i32) -> Value {
         json!({"phase": "Pending", "containerStatuses": [{"name": "app", "image": "shop:9", "imageID": "", "ready": false,
             "restartCount": restarts, "state": {"waiting": {"reason": reason, "message": message}},
-            "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "message": "no database\n"}}}]})
+            "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "message": "the password is canary\n"}}}]})
     }
 
     #[test]
@@ -304,7 +297,7 @@ mod tests {
         - after 20 s (kubernetes.imagePull): container app of pod web-1: image shop:9 cannot be pulled (ImagePullBackOff): Back-off pulling image
         - after 10 s (kubernetes.containerConfig): container app of pod web-1 cannot be configured (CreateContainerConfigError): secret "db" not found
         - 
-        - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 3, "no database", 2 restarts
+        - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 3, 2 restarts
         - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 137 (OOMKilled), 4 restarts
         - after 30 s (kubernetes.unschedulable): pod web-1 fits on no node: 0/3 nodes are available: 3 Insufficient cpu.
         - after 0 s (kubernetes.unschedulable): pod web-1 fits on no node: 0/3 nodes are available: 3 Insufficient cpu.

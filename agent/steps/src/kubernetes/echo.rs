@@ -1,0 +1,285 @@
+//! What a cluster's words repeat of its objects, and what of that may be told. An API server quotes the value that it
+//! refuses, and with server-side apply that is the merged object: what other field managers wrote into it too. Called
+//! where an answer is read, and by `rollout` for what controllers say; nothing above sees the words as they came.
+//!
+//! Told are reasons, fields, kinds of fault and prose. A value is told only if it stands in the task's own manifest.
+
+use std::collections::BTreeSet;
+
+use deputy_logs::redactor::MAX_SECRET_BYTES;
+use deputy_logs::{Redactor, SecretRefused};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
+use serde_json::Value;
+
+use super::quoted::without_values;
+
+/// In the place of words in which nobody could look for what is in the cluster.
+const LEFT_OUT: &str = "(what it said is left out: it may repeat what is in the cluster)";
+
+/// What the API server itself writes into objects, where nobody wrote anything.
+const DEFAULTS: [&str; 24] = [
+    "default",
+    "default-scheduler",
+    "Always",
+    "IfNotPresent",
+    "Never",
+    "OnFailure",
+    "ClusterFirst",
+    "File",
+    "/dev/termination-log",
+    "RollingUpdate",
+    "Recreate",
+    "OnDelete",
+    "OrderedReady",
+    "Retain",
+    "Delete",
+    "Filesystem",
+    "Opaque",
+    "ClusterIP",
+    "Cluster",
+    "None",
+    "SingleStack",
+    "IPv4",
+    "NonIndexed",
+    "TerminatingOrFailed",
+];
+
+/// What a request brought, and what was there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Echo {
+    /// The task's own: its values may be told.
+    pub(crate) own: Value,
+    /// What was in the cluster: none of its values may be told, however they are written.
+    pub(crate) live: Vec<Value>,
+}
+
+impl Echo {
+    /// A refusal without what it quotes.
+    pub(crate) fn status(&self, mut status: Status) -> Status {
+        let words = self.words();
+        let mut causes = status.details.take();
+        if let Some(details) = &mut causes {
+            for cause in details.causes.iter_mut().flatten() {
+                words.cause(cause);
+            }
+        }
+        let of_fields: Vec<String> = causes
+            .iter()
+            .flat_map(|details| details.causes.iter().flatten())
+            .filter(|cause| is_of_a_field(cause))
+            .map(|cause| {
+                let message = cause.message.as_deref().unwrap_or("is not valid");
+                format!("{}: {message}", cause.field.as_deref().unwrap_or("?"))
+            })
+            .collect();
+        status.message = status.message.map(|message| match message.split_once(" is invalid: ") {
+            // The message says once more what the causes say.
+            Some((what, _)) if !of_fields.is_empty() => {
+                format!("{} is invalid: {}", words.told(what), of_fields.join("; "))
+            }
+            _ => words.told(&message),
+        });
+        status.details = causes;
+        status
+    }
+
+    fn words(&self) -> Words {
+        let mut own = BTreeSet::new();
+        of_task(&self.own, &mut own);
+        let mut values = BTreeSet::new();
+        for live in &self.live {
+            of_cluster(live, &mut values);
+        }
+        let hidden = Redactor::new();
+        let complete = values
+            .iter()
+            .filter(|value| !own.contains(*value) && !DEFAULTS.contains(&value.as_str()))
+            .all(|value| hide(&hidden, value));
+        Words {
+            own,
+            hidden: complete.then_some(hidden),
+        }
+    }
+}
+
+/// What controllers, kubelets and others say of an object, without what they quote.
+pub(crate) fn said(message: &str) -> String {
+    without_values(message, &BTreeSet::new())
+}
+
+/// What is told and what is not, at hand.
+struct Words {
+    own: BTreeSet<String>,
+    /// None if there is too much of it.
+    hidden: Option<Redactor>,
+}
+
+impl Words {
+    fn told(&self, message: &str) -> String {
+        let Some(hidden) = &self.hidden else {
+            return LEFT_OUT.into();
+        };
+        // First what is known: of half a value nobody knows that it is one.
+        let message = hidden.redact_unless(message, |part| self.own.contains(part));
+        without_values(&message, &self.own)
+    }
+
+    fn cause(&self, cause: &mut StatusCause) {
+        if let Some(message) = &mut cause.message {
+            // What follows the first line is a comparison of objects.
+            let first = message.lines().next().unwrap_or_default();
+            *message = self.told(first);
+        }
+        if let Some(field) = &mut cause.field {
+            *field = self.told(field);
+        }
+    }
+}
+
+fn is_of_a_field(cause: &StatusCause) -> bool {
+    let reason = cause.reason.as_deref().unwrap_or_default();
+    reason.starts_with("Field") && reason != "FieldManagerConflict"
+}
+
+/// Hides a value, by its lines if it is long. Answers whether it is hidden.
+fn hide(hidden: &Redactor, value: &str) -> bool {
+    let one = |value: &str| match hidden.add_secret(value.as_bytes()) {
+        // Too short to be told from prose.
+        Ok(()) | Err(SecretRefused::TooShort { .. }) => true,
+        Err(SecretRefused::TooLong { .. } | SecretRefused::TooMany { .. }) => false,
+    };
+    if value.len() <= MAX_SECRET_BYTES {
+        one(value)
+    } else {
+        value.lines().all(one)
+    }
+}
+
+/// The scalars of a manifest. Not a Secret's content: a file of manifests is not known to the manager.
+fn of_task(manifest: &Value, own: &mut BTreeSet<String>) {
+    match manifest {
+        Value::Object(map) => {
+            let is_secret = map.get("kind").and_then(Value::as_str) == Some("Secret");
+            for (key, value) in map {
+                if !(is_secret && matches!(key.as_str(), "data" | "stringData")) {
+                    of_task(value, own);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| of_task(item, own)),
+        Value::Null => {}
+        Value::String(text) => {
+            own.insert(text.clone());
+        }
+        Value::Bool(_) | Value::Number(_) => {
+            own.insert(manifest.to_string());
+        }
+    }
+}
+
+/// The texts of an object of the cluster, but for what says which one it is and who owns what.
+fn of_cluster(object: &Value, values: &mut BTreeSet<String>) {
+    let Some(map) = object.as_object() else {
+        return texts(object, values);
+    };
+    for (key, value) in map {
+        match key.as_str() {
+            "apiVersion" | "kind" | "status" => {}
+            "metadata" => {
+                for key in ["annotations", "labels"] {
+                    value.get(key).into_iter().for_each(|value| texts(value, values));
+                }
+            }
+            _ => texts(value, values),
+        }
+    }
+}
+
+fn texts(value: &Value, values: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.values().for_each(|value| texts(value, values)),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, values)),
+        Value::String(text) => {
+            values.insert(text.clone());
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(causes: Value, message: &str) -> Status {
+        let status = json!({"message": message, "details": {"causes": causes}});
+        serde_json::from_value(status).expect("a status")
+    }
+
+    fn job(image: &str) -> Value {
+        json!({"kind": "Job", "metadata": {"name": "migrate"}, "spec": {"template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
+    }
+
+    #[test]
+    fn what_others_wrote_into_a_template_is_not_told_and_its_field_and_fault_are() {
+        let template =
+            r#"{"spec":{"containers":[{"env":[{"name":"PASSWORD","value":"ca}n\"a: ry"}]}]}}: field is immutable"#;
+        let causes = json!([
+            {"reason": "FieldValueInvalid", "field": "spec.template", "message": format!("Invalid value: {template}")},
+            {"reason": "FieldValueForbidden", "field": "spec", "message": "Forbidden: pod updates may not change fields other than `spec.containers[*].image`\n  core.PodSpec{\n+ Value: \"canary\","},
+            {"reason": "FieldValueInvalid", "field": "spec.image", "message": "Invalid value: \"app:2\": is old"},
+        ]);
+        let message = format!("Job.batch \"migrate\" is invalid: [spec.template: Invalid value: {template}, …]");
+        let echo = Echo {
+            own: job("app:2"),
+            live: vec![],
+        };
+        let told = echo.status(refused(causes, &message));
+        assert_eq!(
+            told.message.as_deref(),
+            Some(
+                "Job.batch \"migrate\" is invalid: spec.template: Invalid value: ***: field is immutable; spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`; spec.image: Invalid value: \"app:2\": is old"
+            )
+        );
+        assert!(!json!(told).to_string().contains("canary"));
+    }
+
+    #[test]
+    fn the_words_of_an_admission_rule_are_told_without_what_is_in_the_cluster() {
+        let live = json!({"kind": "Job", "metadata": {"name": "migrate", "labels": {"team": "payments"}},
+            "spec": {"env": ["hunter2-of-the-cluster", "app:2", "default", "a \"part\" in quotes"]}});
+        let message = r#"admission webhook "rules.example" denied the request: PASSWORD=hunter2-of-the-cluster of payments is weak, app:2 is not, nor is default; hunter2%2dof; a "part" in quotes"#;
+        let echo = Echo {
+            own: job("app:2"),
+            live: vec![live.clone()],
+        };
+        let told = echo.status(refused(json!([]), message)).message;
+        assert_eq!(
+            told.as_deref(),
+            Some(
+                r#"admission webhook "rules.example" denied the request: PASSWORD=*** of *** is weak, app:2 is not, nor is default; hunter2%2dof; ***"#
+            )
+        );
+        let large = json!({"data": {"file": "x".repeat(MAX_SECRET_BYTES + 1)}});
+        let echo = Echo {
+            own: job("app:2"),
+            live: vec![live, large],
+        };
+        assert_eq!(
+            echo.status(refused(json!([]), message)).message.as_deref(),
+            Some(LEFT_OUT)
+        );
+    }
+
+    #[test]
+    fn a_secrets_content_is_not_the_tasks_own_to_tell() {
+        let own =
+            json!({"kind": "Secret", "type": "Opaque", "stringData": {"password": "hunter2"}, "data": {"n": "eA=="}});
+        let words = Echo { own, live: vec![] }.words();
+        assert_eq!(
+            words.told("type: Invalid value: \"Opaque\": no; data: Invalid value: \"hunter2\": no"),
+            "type: Invalid value: \"Opaque\": no; data: Invalid value: \"***\": no"
+        );
+    }
+}

@@ -1,0 +1,346 @@
+//! Takes the values out of a sentence of Kubernetes: what follows `Invalid value:` and its kin
+//! (`k8s.io/apimachinery/pkg/util/validation/field`), objects in Go's and JSON's notation, and texts in quotes that
+//! name nothing. Called by `echo`. What has no end is cut: nothing that may be a value is passed on.
+
+use std::collections::BTreeSet;
+
+const MASK: &str = "***";
+
+/// After these stands a value, and after it, behind `: `, what is wrong with it.
+const BEFORE_VALUES: [&str; 7] = [
+    "Invalid value: ",
+    "Unsupported value: ",
+    "Duplicate value: ",
+    "Not found: ",
+    "Too many: ",
+    "Too few: ",
+    "Too long: ",
+];
+
+/// A decoder shows what it was given from here on.
+const EXCERPT: &str = ", error found in ";
+
+/// After these words a text in quotes is a name.
+const BEFORE_NAMES: [&str; 42] = [
+    "User",
+    "user",
+    "resource",
+    "resources",
+    "group",
+    "subresource",
+    "namespace",
+    "namespaces",
+    "kind",
+    "version",
+    "field",
+    "webhook",
+    "policy",
+    "ValidatingAdmissionPolicy",
+    "MutatingAdmissionPolicy",
+    "binding",
+    "PodSecurity",
+    "with",
+    "container",
+    "containers",
+    "pod",
+    "pods",
+    "secret",
+    "configmap",
+    "serviceaccount",
+    "account",
+    "image",
+    "reference",
+    "volume",
+    "volumes",
+    "key",
+    "node",
+    "role",
+    "clusterrole",
+    "claim",
+    "persistentvolumeclaim",
+    "storageclass.storage.k8s.io",
+    "storageclass",
+    "ReplicaSet",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+];
+
+/// Before these words too.
+const AFTER_NAMES: [&str; 6] = [
+    " is forbidden",
+    " is invalid",
+    " not found",
+    " already exists",
+    " is already in use",
+    ": the object has been modified",
+];
+
+/// After these a text in quotes is an address that was called.
+const BEFORE_ADDRESSES: [&str; 3] = ["Get", "Head", "Post"];
+
+/// The possible values of a field follow, each in quotes.
+const POSSIBLE: &str = "supported values: ";
+
+/// The same sentence with `***` for every value that is not in `own`.
+pub(super) fn without_values(text: &str, own: &BTreeSet<String>) -> String {
+    let mut reading = Reading {
+        out: String::with_capacity(text.len()),
+        rest: text,
+        own,
+        possible: false,
+    };
+    while !reading.rest.is_empty() {
+        reading.next();
+    }
+    reading.out
+}
+
+struct Reading<'a> {
+    out: String,
+    rest: &'a str,
+    own: &'a BTreeSet<String>,
+    /// Is this within a list of possible values?
+    possible: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn next(&mut self) {
+        if self.rest.starts_with(EXCERPT) {
+            return self.cut();
+        }
+        if let Some(before) = BEFORE_VALUES.iter().find(|before| self.rest.starts_with(**before)) {
+            self.copy(before.len());
+            return self.value();
+        }
+        if self.rest.starts_with(POSSIBLE) {
+            self.possible = true;
+            return self.copy(POSSIBLE.len());
+        }
+        if self.possible && self.rest.starts_with(", \"") {
+            return self.copy(2);
+        }
+        self.possible &= self.rest.starts_with('"');
+        match self.rest.chars().next() {
+            Some('"') => self.quoted(),
+            Some('{') => self.composite(),
+            Some('[') if self.begins_a_list() => self.composite(),
+            Some('m') if self.rest.starts_with("map[") => self.composite(),
+            Some(other) => self.copy(other.len_utf8()),
+            None => {}
+        }
+    }
+
+    fn copy(&mut self, bytes: usize) {
+        let (copied, rest) = self.rest.split_at_checked(bytes).unwrap_or((self.rest, ""));
+        self.out.push_str(copied);
+        self.rest = rest;
+    }
+
+    /// Nobody knows where the value ends.
+    fn cut(&mut self) {
+        self.out.push_str(MASK);
+        self.rest = "";
+    }
+
+    fn mask(&mut self, rest: &'a str) {
+        self.out.push_str(MASK);
+        self.rest = rest;
+    }
+
+    /// What stands where a value is said to stand.
+    fn value(&mut self) {
+        if self.rest.starts_with('"') {
+            return self.quoted();
+        }
+        let ends = self.rest.find(|c: char| !is_of_a_type(c)).unwrap_or(self.rest.len());
+        let (kind, after) = self.rest.split_at_checked(ends).unwrap_or((self.rest, ""));
+        if after.starts_with('{') && kind.contains(|c: char| c.is_ascii_alphanumeric()) {
+            self.rest = after;
+        }
+        if self.rest.starts_with(['{', '[']) || self.rest.starts_with("map[") {
+            return self.composite();
+        }
+        let ends = self.rest.find([':', ',', ']', ' ']).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at_checked(ends).unwrap_or((self.rest, ""));
+        let is_number = word.parse::<f64>().is_ok() || matches!(word, "true" | "false" | "null");
+        let is_whole = rest.is_empty() || rest.starts_with(": ") || rest.starts_with(", ") || rest.starts_with(']');
+        if is_whole && (self.own.contains(word) || word == MASK) {
+            return self.copy(ends);
+        }
+        if is_whole && is_number {
+            return self.mask(rest);
+        }
+        // A text without quotes may have anything in it: what is wrong with it stands last.
+        let last = self.rest.rfind(": ").and_then(|at| self.rest.get(at..));
+        self.mask(last.unwrap_or_default());
+    }
+
+    /// A text in quotes.
+    fn quoted(&mut self) {
+        let Some(length) = quoted_length(self.rest) else {
+            return self.cut();
+        };
+        let (text, rest) = self.rest.split_at_checked(length).unwrap_or((self.rest, ""));
+        let content = text.get(1..length - 1).unwrap_or_default();
+        let unescaped = content.replace("\\\"", "\"").replace("\\\\", "\\");
+        if self.possible || self.own.contains(&unescaped) || self.is_name(content, rest) {
+            return self.copy(length);
+        }
+        self.out.push('"');
+        self.mask(rest);
+        self.out.push('"');
+    }
+
+    /// Does what stands around it say that a text in quotes is a name?
+    fn is_name(&self, content: &str, rest: &str) -> bool {
+        let before = self.out.trim_end_matches(' ');
+        let has_space = before.len() < self.out.len();
+        let word = before.rsplit([' ', '(', ':', '\n']).next().unwrap_or_default();
+        // The key of an element of a list: `containers[name="app"]`.
+        let is_key = self.out.ends_with('=') && word.contains('[') && rest.starts_with(']');
+        let is_address = BEFORE_ADDRESSES.contains(&word)
+            && !content.contains('@')
+            && content
+                .split_once('?')
+                .is_none_or(|(_, query)| query.starts_with("timeout="));
+        is_key
+            || (has_space && (BEFORE_NAMES.contains(&word) || is_address))
+            || AFTER_NAMES.iter().any(|after| rest.starts_with(after))
+    }
+
+    /// JSON's list of texts or objects, as against an index or several faults in brackets.
+    fn begins_a_list(&self) -> bool {
+        let inside = self.rest.get(1..).unwrap_or_default();
+        inside.starts_with(['{', '"']) && !self.out.ends_with(|c: char| c.is_ascii_alphanumeric())
+    }
+
+    /// An object or a list, in Go's or JSON's notation.
+    fn composite(&mut self) {
+        match composite_length(self.rest) {
+            Some(length) => self.mask(self.rest.get(length..).unwrap_or_default()),
+            None => self.cut(),
+        }
+    }
+}
+
+/// Of a text that begins with a quote, up to and with the one that ends it.
+fn quoted_length(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn is_of_a_type(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.*&[]".contains(c)
+}
+
+/// Of a text that begins with a bracket, up to and with the one that closes it. None if it has none, and if texts in it
+/// have no quotes of their own: nobody can then tell their brackets from its own.
+fn composite_length(text: &str) -> Option<usize> {
+    let opens = text.find(['{', '['])?;
+    if !quotes_its_texts(text.get(opens + 1..)?) {
+        return None;
+    }
+    let mut depth = 0_usize;
+    let mut at = opens;
+    while let Some(rest) = text.get(at..) {
+        let c = rest.chars().next()?;
+        at += match c {
+            '"' => quoted_length(rest)?,
+            // Quotes within quotes: the text was quoted as a whole, and is cut.
+            '\\' => return None,
+            _ => c.len_utf8(),
+        };
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// Does what stands within brackets begin as JSON, or as Go's `%#v`? Go's `%v` quotes nothing.
+fn quotes_its_texts(inside: &str) -> bool {
+    let is_type = |text: &str| {
+        let (kind, after) = text
+            .split_at_checked(text.find(|c| !is_of_a_type(c)).unwrap_or(0))
+            .unwrap_or_default();
+        kind.contains('.') && after.starts_with('{')
+    };
+    let of_field = inside.split_once(':').is_some_and(|(name, value)| {
+        name.chars().all(|c| c.is_ascii_alphanumeric()) && (value.starts_with(['"', '(', '&']) || is_type(value))
+    });
+    inside.starts_with(['"', '{', '[', '}', ']']) || is_type(inside) || of_field
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        without_values(
+            text,
+            &BTreeSet::from(["app:2".to_owned(), "-1".to_owned(), "we\"b".to_owned()]),
+        )
+    }
+
+    #[test]
+    fn values_are_taken_out_and_fields_faults_and_names_stay() {
+        let table = [
+            r#"spec.a: Invalid value: "canary": must be no more than 63 characters"#,
+            r#"spec.a: Invalid value: "can\": ary": no; spec.b: Duplicate value: "canary""#,
+            r#"spec.a: Invalid value: "app:2": old; "we\"b" is ours; spec.b: Invalid value: -1: too few"#,
+            r#"spec.a: Invalid value: 4711: too many, spec.b: Invalid value: true: field is immutable"#,
+            r#"[spec.a: Invalid value: {"x":["can}ary"]}: field is immutable, spec.b: Required value]"#,
+            r#"spec.a: Invalid value: core.PodTemplateSpec{ObjectMeta:v1.ObjectMeta{Name:"canary"}, X:(*int64)(nil)}: field is immutable"#,
+            r#"spec.a: Invalid value: []core.EnvVar{core.EnvVar{Name:"A", Value:"canary"}}: no"#,
+            r#"spec.a: Invalid value: app=canary: x, y: is not ours"#,
+            r#"spec.a: Unsupported value: "canary": supported values: "Always", "Never" and "canary""#,
+            r#"spec.a: Invalid value: "canary"#,
+            r#"it was {Name:PASSWORD Value:can}ary and more"#,
+            r#"it was {\"password\":\"can}ary\"} and more"#,
+            r#"it was map[password:canary]"#,
+            r#"error in #10 byte, error found in #10 byte of ...|"canary"}|..."#,
+            r#"parsing "canary": invalid syntax"#,
+            r#"deployments.apps "web" is forbidden: User "u" cannot patch resource "deployments" in API group "apps" in the namespace "shop""#,
+            r#".spec.containers[name="app"].prots: field not declared in schema"#,
+            r#"pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)"#,
+            r#"failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "https://u:canary@h/": no"#,
+            r#"Back-off pulling image "app:3": secret "db" not found"#,
+        ];
+        insta::assert_snapshot!(table.map(told).join("\n"), @r##"
+        spec.a: Invalid value: "***": must be no more than 63 characters
+        spec.a: Invalid value: "***": no; spec.b: Duplicate value: "***"
+        spec.a: Invalid value: "app:2": old; "we\"b" is ours; spec.b: Invalid value: -1: too few
+        spec.a: Invalid value: ***: too many, spec.b: Invalid value: ***: field is immutable
+        [spec.a: Invalid value: ***: field is immutable, spec.b: Required value]
+        spec.a: Invalid value: ***: field is immutable
+        spec.a: Invalid value: ***: no
+        spec.a: Invalid value: ***: is not ours
+        spec.a: Unsupported value: "***": supported values: "Always", "Never" and "***"
+        spec.a: Invalid value: ***
+        it was ***
+        it was ***
+        it was ***
+        error in #10 byte***
+        parsing "***": invalid syntax
+        deployments.apps "web" is forbidden: User "u" cannot patch resource "deployments" in API group "apps" in the namespace "shop"
+        .spec.containers[name="app"].prots: field not declared in schema
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)
+        failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "***": no
+        Back-off pulling image "app:3": secret "db" not found
+        "##);
+    }
+}
