@@ -54,7 +54,7 @@ pub(crate) async fn all(cloud: &Arc<Cloud>) -> Result<Planted> {
 type Encode = fn(&str) -> Result<Vec<u8>>;
 
 /// The forms in which a value could leave.
-const FORMS: [(&str, Encode); 12] = [
+const FORMS: [(&str, Encode); 13] = [
     ("raw", |value| Ok(value.into())),
     ("base64", |value| Ok(STANDARD.encode(value).into())),
     ("base64, shifted by one", |value| {
@@ -65,7 +65,10 @@ const FORMS: [(&str, Encode); 12] = [
     }),
     ("url-safe base64", |value| Ok(URL_SAFE.encode(value).into())),
     ("hex", |value| Ok(hex::encode(value).into())),
-    ("URL", |value| Ok(percent(value.as_bytes()).into())),
+    ("URL", |value| Ok(percent(value.as_bytes(), b"").into())),
+    ("user information of a URL", |value| {
+        Ok(percent(value.as_bytes(), b"$&+,-.;=_~").into())
+    }),
     ("JSON", |value| {
         Ok(serde_json::json!({ "value": value }).to_string().into())
     }),
@@ -83,9 +86,10 @@ fn gzip(value: &str) -> Result<Vec<u8>> {
     Ok(packed)
 }
 
-fn percent(bytes: &[u8]) -> String {
+fn percent(bytes: &[u8], kept: &[u8]) -> String {
     let one = |byte: &u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => char::from(*byte).to_string(),
+        other if kept.contains(other) => char::from(*other).to_string(),
         other => format!("%{other:02X}"),
     };
     bytes.iter().map(one).collect()

