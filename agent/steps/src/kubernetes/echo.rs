@@ -13,6 +13,26 @@ use serde_json::Value;
 
 use super::quoted::without_values;
 
+/// Of one message; what is longer names every field that there is.
+const MAX_TOLD_BYTES: usize = 16 * 1024;
+
+/// Faults of one refusal that are told.
+const MAX_CAUSES: usize = 64;
+
+/// Kinds of fault, which may be told whatever follows them (`field.ErrorType`).
+const FAULTS: [&str; 10] = [
+    "Required value",
+    "Forbidden",
+    "Invalid value",
+    "Unsupported value",
+    "Duplicate value",
+    "Not found",
+    "Too long",
+    "Too short",
+    "Too many",
+    "Too few",
+];
+
 /// In the place of words in which nobody could look for what is in the cluster.
 const LEFT_OUT: &str = "(what it said is left out: it may repeat what is in the cluster)";
 
@@ -57,29 +77,21 @@ impl Echo {
     /// A refusal without what it quotes.
     pub(crate) fn status(&self, mut status: Status) -> Status {
         let words = self.words();
-        let mut causes = status.details.take();
-        if let Some(details) = &mut causes {
-            for cause in details.causes.iter_mut().flatten() {
-                words.cause(cause);
-            }
+        let causes = status.details.as_mut().and_then(|details| details.causes.as_mut());
+        let mut of_fields = Vec::new();
+        if let Some(causes) = causes {
+            causes.truncate(MAX_CAUSES);
+            causes.iter_mut().for_each(|cause| words.cause(cause));
+            of_fields = faults_of_fields(causes);
         }
-        let of_fields: Vec<String> = causes
-            .iter()
-            .flat_map(|details| details.causes.iter().flatten())
-            .filter(|cause| is_of_a_field(cause))
-            .map(|cause| {
-                let message = cause.message.as_deref().unwrap_or("is not valid");
-                format!("{}: {message}", cause.field.as_deref().unwrap_or("?"))
-            })
-            .collect();
         status.message = status.message.map(|message| match message.split_once(" is invalid: ") {
             // The message says once more what the causes say.
             Some((what, _)) if !of_fields.is_empty() => {
-                format!("{} is invalid: {}", words.told(what), of_fields.join("; "))
+                let what = without_values(&format!("{what} is invalid"), &words.own);
+                format!("{what}: {}", of_fields.join("; "))
             }
             _ => words.told(&message),
         });
-        status.details = causes;
         status
     }
 
@@ -117,11 +129,20 @@ struct Words {
 impl Words {
     fn told(&self, message: &str) -> String {
         let Some(hidden) = &self.hidden else {
-            return LEFT_OUT.into();
+            let fault = FAULTS.iter().find(|fault| message.starts_with(*fault));
+            let told = fault.map_or_else(String::new, |fault| format!("{fault} "));
+            let immutable = if message.contains("immutable") {
+                "immutable "
+            } else {
+                ""
+            };
+            return format!("{told}{immutable}{LEFT_OUT}");
         };
         // First what is known: of half a value nobody knows that it is one.
         let message = hidden.redact_unless(message, |part| self.own.contains(part));
-        without_values(&message, &self.own)
+        // A quotation that is cut here has no end, and is left out.
+        let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
+        without_values(told.unwrap_or(&message), &self.own)
     }
 
     fn cause(&self, cause: &mut StatusCause) {
@@ -130,15 +151,24 @@ impl Words {
             let first = message.lines().next().unwrap_or_default();
             *message = self.told(first);
         }
-        if let Some(field) = &mut cause.field {
-            *field = self.told(field);
+        // A path of names; keys of lists that others wrote can be in it.
+        if let (Some(field), Some(hidden)) = (&mut cause.field, &self.hidden) {
+            *field = hidden.redact_unless(field, |part| self.own.contains(part));
         }
     }
 }
 
-fn is_of_a_field(cause: &StatusCause) -> bool {
-    let reason = cause.reason.as_deref().unwrap_or_default();
-    reason.starts_with("Field") && reason != "FieldManagerConflict"
+/// What is wrong with which field, as the message says it.
+fn faults_of_fields(causes: &[StatusCause]) -> Vec<String> {
+    let of_a_field = |cause: &&StatusCause| {
+        let reason = cause.reason.as_deref().unwrap_or_default();
+        reason.starts_with("Field") && reason != "FieldManagerConflict"
+    };
+    let told = |cause: &StatusCause| {
+        let message = cause.message.as_deref().unwrap_or("is not valid");
+        format!("{}: {message}", cause.field.as_deref().unwrap_or("?"))
+    };
+    causes.iter().filter(of_a_field).map(told).collect()
 }
 
 /// Hides a value, by its lines if it is long. Answers whether it is hidden.
@@ -270,6 +300,25 @@ mod tests {
             echo.status(refused(json!([]), message)).message.as_deref(),
             Some(LEFT_OUT)
         );
+        let causes = json!([{"reason": "FieldValueForbidden", "field": "data", "message": "Forbidden: field is immutable when `immutable` is set, and a canary"}]);
+        let told = echo
+            .status(refused(causes, "ConfigMap \"a\" is invalid: data: Forbidden: …"))
+            .message;
+        assert_eq!(
+            told,
+            Some(format!(
+                "ConfigMap \"a\" is invalid: data: Forbidden immutable {LEFT_OUT}"
+            ))
+        );
+    }
+
+    #[test]
+    fn a_refusal_without_end_is_told_to_a_bound_and_nothing_is_cut_in_the_middle_of_a_value() {
+        let words = Echo::default().words();
+        for before in MAX_TOLD_BYTES - 20..MAX_TOLD_BYTES {
+            let told = words.told(&format!("{}\"canary canary\" ü and more", "ü".repeat(before / 2)));
+            assert!(told.len() <= MAX_TOLD_BYTES + 8 && !told.contains("can"), "{before}");
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl<'a> Reading<'a> {
             Some('"') => self.quoted(),
             Some('{') => self.composite(),
             Some('[') if self.begins_a_list() => self.composite(),
-            Some('m') if self.rest.starts_with("map[") => self.composite(),
+            Some('m') if self.rest.starts_with("map[") => self.value(),
             Some(other) => self.copy(other.len_utf8()),
             None => {}
         }
@@ -158,8 +158,11 @@ impl<'a> Reading<'a> {
         if after.starts_with('{') && kind.contains(|c: char| c.is_ascii_alphanumeric()) {
             self.rest = after;
         }
-        if self.rest.starts_with(['{', '[']) || self.rest.starts_with("map[") {
+        if self.rest.starts_with(['{', '[']) {
             return self.composite();
+        }
+        if self.rest.starts_with("map[") {
+            return self.cut();
         }
         let ends = self.rest.find([':', ',', ']', ' ']).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at_checked(ends).unwrap_or((self.rest, ""));
@@ -282,11 +285,18 @@ fn quotes_its_texts(inside: &str) -> bool {
     let of_field = inside.split_once(':').is_some_and(|(name, value)| {
         name.chars().all(|c| c.is_ascii_alphanumeric()) && (value.starts_with(['"', '(', '&']) || is_type(value))
     });
-    inside.starts_with(['"', '{', '[', '}', ']']) || is_type(inside) || of_field
+    if inside.starts_with('"') {
+        let after = quoted_length(inside).and_then(|length| inside.get(length..));
+        return after.is_some_and(|after| after.starts_with([':', ',', ']', '}']));
+    }
+    inside.starts_with(['{', '[', '}', ']']) || is_type(inside) || of_field
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     fn told(text: &str) -> String {
@@ -342,5 +352,43 @@ mod tests {
         failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "***": no
         Back-off pulling image "app:3": secret "db" not found
         "##);
+    }
+
+    proptest! {
+        /// Wherever an API server puts a value, and whatever stands in it.
+        #[test]
+        fn a_value_is_found_by_where_it_stands(before in "[ -~]{0,12}", after in "[ -~]{0,12}", fault in "[a-z ]{1,20}") {
+            let value = format!("{before}CANARY{after}");
+            let quoted = json!(value).to_string();
+            let object = json!({"spec": [{"name": "PASSWORD", "value": value}], "other": [value], "n": 1});
+            for echoed in [
+                quoted.clone(),
+                object.to_string(),
+                json!([object]).to_string(),
+                format!("core.Pod{{Spec:core.PodSpec{{Env:[]core.EnvVar{{core.EnvVar{{Name:\"A\", Value:{quoted}}}}}}}, N:(*int)(nil)}}"),
+                format!("[]string{{{quoted}, \"b\"}}"),
+                json!(object.to_string()).to_string(),
+            ] {
+                for sentence in [
+                    format!("a.b: Invalid value: {echoed}: {fault}"),
+                    format!("[a.b: Duplicate value: {echoed}, c.d: Invalid value: {echoed}: {fault}]"),
+                    format!("denied: {echoed} {fault}"),
+                    format!("{fault} ({echoed})"),
+                ] {
+                    let told = told(&sentence);
+                    prop_assert!(!told.contains("CANARY"), "{sentence}\n{told}");
+                }
+            }
+            // What has no quotes at all.
+            for echoed in [format!("{{Name:A Value:{value}}}"), format!("map[a:{value}]")] {
+                let told = told(&format!("a.b: Invalid value: {echoed}"));
+                prop_assert!(!told.contains("CANARY"), "{echoed}\n{told}");
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_to_its_end(text in "([ -~ä]|\"|\\{|\\[|map\\[|Invalid value: |supported values: |\\\\){0,40}") {
+            told(&text);
+        }
     }
 }
