@@ -302,3 +302,48 @@ async fn an_agent_whose_children_are_not_confined_says_so_in_the_fleet() {
     let warned = "children are not confined: confinement is off; a step can read what the agent's user can";
     assert!(fleet.stdout.contains(warned), "{}", fleet.stdout);
 }
+
+/// Puts the folder of another task's step in the place of its own, and a link to a file of the other's beside it.
+const SWAP: &str = r#"cd @SHARED@
+script=$(tr '\0' '\n' < /proc/$(cat victim.pid)/cmdline | grep '/script$')
+theirs=$(dirname "$script")
+cat "$theirs/output" && echo "GOT output"
+mine=$(dirname "$DEPUTY_OUTPUT")
+[ -f "$mine/script" ] && mv "$mine" "$HOME/away"
+[ -e "$mine" ] || { ln -s "$theirs" "$mine" && echo "its own folder is another's"; }
+rm -f "$DEPUTY_OUTPUT"
+ln -s "$theirs/output" "$DEPUTY_OUTPUT"
+echo tried"#;
+
+/// Guards that the agent, which no domain confines, reads no task's outputs for another one: a step may make of its
+/// folder what it likes.
+#[tokio::test]
+async fn a_step_that_swaps_its_folder_for_anothers_is_not_given_the_others_outputs() {
+    let mut world = World::builder().start().await.expect("a world");
+    let options = AgentOptions::default().flag("--confinement", "required");
+    world.agent(options).await.expect("an agent");
+    let shared = world.folder().display().to_string();
+    let waits = "cd @SHARED@\necho password=canary-of-the-victim >> \"$DEPUTY_OUTPUT\"\necho $$ > victim.pid\nuntil [ -e go ]; do sleep 0.1; done";
+    let waits = waits.replace("@SHARED@", &shared);
+    let victim = recipe::script("victim", "", "secretOutputs: [ password ]", &waits);
+    let victim = world.submit(&victim).await.expect("queued");
+    let is_there = async || world.folder().join("victim.pid").exists();
+    world
+        .eventually("the victim waits", SOON, is_there)
+        .await
+        .expect("waits");
+    let swap = format!("set +e\n{}", SWAP.replace("@SHARED@", &shared));
+    let hostile = recipe::script("hostile", "", "", &swap);
+    let hostile = world.submit(&hostile).await.expect("queued");
+    let ended = world.ended(&hostile, SOON).await.expect("ended");
+    std::fs::write(world.folder().join("go"), "").expect("written");
+    world.succeeded(&victim, SOON).await.expect("unharmed");
+    let log = world.logs(&hostile).await.expect("its log");
+    assert!(!format!("{ended:?}").contains("canary"), "{ended:#?}");
+    assert!(
+        log.contains("tried") && !log.contains("GOT") && !log.contains("another's"),
+        "{log}"
+    );
+    let (_, failure) = recipe::failure(&world, &hostile, SOON).await;
+    assert_eq!(failure.class, "shell.outputs", "{failure:#?}");
+}

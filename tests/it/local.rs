@@ -202,3 +202,39 @@ async fn a_local_run_asks_before_it_runs_an_interrupted_script_again() {
     assert_eq!(again.status.code(), Some(0), "{}", said(&again));
     assert_eq!(recipe::lines(&runs).len(), 2);
 }
+
+/// Guards that what is hidden from a step's programs is not read for it by the agent, which no domain confines.
+#[tokio::test]
+async fn a_link_that_a_step_plants_among_manifests_is_not_followed_out_of_the_source() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("app/k8s")).expect("made");
+    std::fs::create_dir(folder.path().join("secrets")).expect("made");
+    let hidden = folder.path().join("secrets/hidden.yaml");
+    std::fs::write(&hidden, "apiVersion: { password: canary }\n").expect("written");
+    let hidden = hidden.display();
+    for (plant, told) in [
+        (format!("ln -s {hidden} k8s/x.yaml"), "k8s/x.yaml is a link to"),
+        (
+            format!("rmdir k8s; ln -s {} k8s", folder.path().join("secrets").display()),
+            "k8s is a link to",
+        ),
+        (
+            "mkfifo k8s/x.yaml".to_owned(),
+            "k8s/x.yaml is neither a file nor a folder",
+        ),
+    ] {
+        let steps = format!(
+            "    - name: plant\n      shell: {{ source: app, run: '! cat {hidden} && {plant}' }}\n    - name: apply\n      kubernetesApply: {{ cluster: prod, source: app, files: [ k8s ] }}\n"
+        );
+        let more = format!("{}  sources: [ {{ name: app, bundle: ./app }} ]\n", recipe::AWS);
+        let file = folder.path().join("task.yaml");
+        std::fs::write(&file, recipe::task("links", &more, &steps)).expect("written");
+        let more = ["--confinement", "required"];
+        let mut command = local(folder.path(), &file, &more);
+        command.env("DEPUTY_SECRETS_FOLDER", folder.path().join("secrets"));
+        let run = output(command).await;
+        let said = said(&run);
+        assert_eq!(run.status.code(), Some(1), "{said}");
+        assert!(said.contains(told) && !said.contains("canary"), "{said}");
+    }
+}

@@ -463,6 +463,65 @@ async fn a_repository_is_fetched_over_ssh_with_a_key_that_is_in_one_private_file
     has_none_of(&world.agents[0].work_folder(), &lines);
 }
 
+/// Guards that a program which an earlier step left behind, without mark and session, does not find the key that git is
+/// given for a later step's source, nor that step's secret files.
+#[tokio::test]
+async fn what_a_step_left_running_finds_neither_the_key_of_a_source_nor_a_later_steps_secrets() {
+    let name = "what_a_step_left_running_finds_neither_the_key_of_a_source_nor_a_later_steps_secrets";
+    if skips(name, SshServer::missing()) {
+        return;
+    }
+    let mut world = World::builder().start().await.expect("a world");
+    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
+    let file = |copy: &std::path::Path| Ok(std::fs::write(copy.join("file"), "over ssh\n")?);
+    server.commit("app.git", file).expect("a commit");
+    let ssh = SshServer::start(&world.agent_folder("mounted")).expect("an ssh server");
+    let options = AgentOptions::default()
+        .env("DEPUTY_SECRET_KEY", &ssh.key().expect("a key"))
+        .env("DEPUTY_SECRET_FILE", "canary-of-a-secret-file")
+        .flag("--confinement", "required");
+    world.agent(options).await.expect("an agent");
+    let url = ssh.url(&world.folder().join("git/app.git"));
+    let auth = format!(
+        "        ref: {{ branch: main }}\n        auth: {{ sshKey: {{ key: {{ environment: DEPUTY_SECRET_KEY }}, knownHosts: \"{}\" }} }}\n",
+        ssh.known_host()
+    );
+    let shared = world.folder().display().to_string();
+    let thief = r#"cd @SHARED@
+while [ ! -e stop ]; do
+  cat "$1"/git-*/key "$1.aside"/git-*/key "$1"/step-*/secrets/TOKEN "$1.aside"/step-*/secrets/TOKEN >> stolen 2> /dev/null
+  echo >> looks
+done"#;
+    std::fs::write(world.folder().join("thief"), thief.replace("@SHARED@", &shared)).expect("written");
+    let steps = format!(
+        r#"    - name: first
+      shell:
+        run: |
+          env -i PATH="$PATH" setsid bash {shared}/thief "$HOME" < /dev/null > /dev/null 2>&1 &
+          until [ -e {shared}/looks ]; do sleep 0.05; done
+    - name: second
+      shell:
+        source: app
+        secrets: {{ TOKEN: {{ environment: DEPUTY_SECRET_FILE, as: file }} }}
+        run: |
+          grep 'over ssh' file
+          [ "$(cat "$TOKEN")" = canary-of-a-secret-file ]
+          : > {shared}/looks
+          until [ -s {shared}/looks ]; do sleep 0.05; done
+"#
+    );
+    // With two sources a step that names none has none.
+    let none = "    - { name: none, git: { url: 'https://127.0.0.1:9/none', ref: { branch: main } } }\n";
+    let sources = format!("{}{none}", source(&url, &auth));
+    let task = recipe::task("thief", &sources, &steps);
+    let task = world.submit(&task).await.expect("queued");
+    let ended = world.succeeded(&task, SOON).await;
+    std::fs::write(world.folder().join("stop"), "").expect("written");
+    ended.expect("succeeded");
+    let stolen = std::fs::read_to_string(world.folder().join("stolen")).expect("it tried");
+    assert_eq!(stolen, "");
+}
+
 /// Guards that a secret goes to no server, and nothing is fetched, that the agent's policy does not name: the server hears
 /// nothing, and where the secret is nobody looks.
 #[tokio::test]

@@ -5,7 +5,6 @@
 //! fed to a fuzzer alone. It knows files and no task.
 
 mod unpack;
-mod below;
 mod limits;
 
 pub use limits::BundleLimits;

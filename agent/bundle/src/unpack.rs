@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use deputy_folder::Folder;
 use deputy_task::document::origin::Packing;
 use deputy_task::message::BlobRef;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
-use crate::below::Below;
 use crate::limits::BundleLimits;
 
 /// Windows of more than 128 MiB are refused: they cost that much memory.
@@ -79,7 +79,7 @@ pub fn unpack_as(packed: &Path, packing: Packing, folder: &Path, limits: BundleL
 fn unpack_file(file: File, packing: Packing, folder: &Path, limits: BundleLimits) -> Result<(), BundleError> {
     let size = file.metadata()?.len();
     fs::create_dir(folder)?;
-    let folder = Below::open(folder)?;
+    let folder = Folder::open(folder)?;
     let file = BufReader::new(file);
     match packing {
         Packing::Tar => bounded(file, size, &folder, limits),
@@ -91,7 +91,7 @@ fn unpack_file(file: File, packing: Packing, folder: &Path, limits: BundleLimits
     }
 }
 
-fn bounded(decoder: impl Read, size: u64, folder: &Below, limits: BundleLimits) -> Result<(), BundleError> {
+fn bounded(decoder: impl Read, size: u64, folder: &Folder, limits: BundleLimits) -> Result<(), BundleError> {
     let allowed = limits
         .unpacked_bytes
         .min(size.saturating_mul(limits.ratio).saturating_add(1 << 20));
@@ -132,7 +132,7 @@ fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
     }
 }
 
-fn entries(source: &mut impl Read, folder: &Below, limits: BundleLimits) -> Result<(), BundleError> {
+fn entries(source: &mut impl Read, folder: &Folder, limits: BundleLimits) -> Result<(), BundleError> {
     let mut archive = tar::Archive::new(source);
     let mut count = 0_u64;
     for entry in archive.entries()? {
@@ -152,7 +152,7 @@ fn entries(source: &mut impl Read, folder: &Below, limits: BundleLimits) -> Resu
             _ => return Err(BundleError::NotAFile { path: shown }),
         }
         let path = entry.path()?.into_owned();
-        let names = Below::names(&path).ok_or(BundleError::Escapes { path: shown.clone() })?;
+        let names = Folder::names(&path).ok_or(BundleError::Escapes { path: shown.clone() })?;
         match (kind, names.split_last()) {
             (EntryType::Directory, _) => drop(folder.folder(&names)?),
             (_, Some((name, parents))) => {

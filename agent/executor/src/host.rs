@@ -31,6 +31,7 @@ use crate::hidden::Hidden;
 use crate::plan;
 use crate::replay::Reached;
 use crate::source;
+use crate::workspace::aside_of;
 
 /// Lends an attempt to one step.
 pub(crate) struct StepHost {
@@ -418,6 +419,10 @@ impl Host for StepHost {
 
     async fn workspace(&self) -> Result<PathBuf, StepError> {
         self.attempt.workspace().await
+    }
+
+    async fn aside(&self) -> Result<PathBuf, StepError> {
+        Ok(aside_of(&self.attempt.workspace().await?))
     }
 
     async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError> {

@@ -26,7 +26,7 @@ pub(crate) async fn folder_of(attempt: &Attempt, ctx: &StepContext, name: Option
     }
     let folder = place_of(&attempt.workspace().await?, &source.name)?;
     match &source.kind {
-        SourceKind::Bundle(_) => bundle(attempt, &source.name, &folder).await?,
+        SourceKind::Bundle(_) => bundle(attempt, ctx, &source.name, &folder).await?,
         SourceKind::Git(git) => git::fetch(ctx, &source.name, git, &folder, limits(attempt)).await?,
         SourceKind::S3(object) => from_s3(attempt, ctx, (&source.name, object), &folder).await?,
     }
@@ -46,9 +46,13 @@ fn place_of(workspace: &Path, name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Where the packed form of it is until it is unpacked.
-fn packed_beside(folder: &Path, name: &str) -> PathBuf {
-    folder.with_file_name(format!("packed-{name}"))
+/// Where the packed form of it is until it is unpacked: no script is to change it meanwhile.
+async fn packed_aside(ctx: &StepContext, name: &str) -> Result<PathBuf, StepError> {
+    Ok(ctx.aside().await?.join(packed_name(name)))
+}
+
+fn packed_name(name: &str) -> String {
+    format!("packed-{name}")
 }
 
 fn limits(attempt: &Attempt) -> SourceLimits {
@@ -78,7 +82,7 @@ fn named<'a>(attempt: &'a Attempt, name: Option<&str>) -> Result<&'a Source, Fai
     }
 }
 
-async fn bundle(attempt: &Attempt, name: &str, folder: &Path) -> Result<(), StepError> {
+async fn bundle(attempt: &Attempt, ctx: &StepContext, name: &str, folder: &Path) -> Result<(), StepError> {
     let blob = attempt.bundles.get(name).cloned().ok_or_else(|| {
         Failure::new(
             "source.missing",
@@ -86,7 +90,7 @@ async fn bundle(attempt: &Attempt, name: &str, folder: &Path) -> Result<(), Step
         )
         .hint("submit the task with `deputy submit`, which packs the folder")
     })?;
-    let packed = packed_beside(folder, name);
+    let packed = packed_aside(ctx, name).await?;
     let fetched = tokio::select! {
         fetched = attempt.shared.outbox.fetch(&attempt.reference, &blob, packed.clone()) => fetched,
         halt = attempt.switch.halted() => return Err(halt.into()),
@@ -116,7 +120,7 @@ async fn from_s3(
         );
         return Err(failure.hint("names end with .tar.zst, .tzst or .tar").into());
     };
-    let packed = packed_beside(folder, name);
+    let packed = packed_aside(ctx, name).await?;
     s3::fetch(ctx, name, object, &packed, limits(attempt)).await?;
     let (from, to, limits) = (packed.clone(), folder.to_owned(), attempt.shared.config.bundle);
     let unpacked = tokio::task::spawn_blocking(move || unpack_as(&from, packing, &to, limits)).await;
@@ -156,7 +160,7 @@ mod tests {
         let workspace = Path::new("/workspaces/task-1");
         let folder = place_of(workspace, "app.v1").expect("a name");
         assert_eq!(folder, workspace.join("source-app.v1"));
-        assert_eq!(packed_beside(&folder, "app.v1"), workspace.join("packed-app.v1"));
+        assert_eq!(packed_name("app.v1"), "packed-app.v1");
         for name in ["", "..", "/etc", "a/b", "x/../../../../home/agent/.ssh", "a\0b", ".x"] {
             let refused = place_of(workspace, name).expect_err(name);
             assert_eq!(refused.class, "source.refused");

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use deputy_folder::remove_all;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
@@ -149,14 +150,22 @@ impl WorkFolder {
         self.folder.path()
     }
 
-    /// A new folder for one attempt, 0700.
+    /// A new folder for one attempt, 0700, and the one aside of it.
     pub(crate) fn make(&self, name: &str) -> io::Result<PathBuf> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("{name}."))
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(self.folder.path())?;
+        DirBuilder::new().mode(0o700).create(aside_of(folder.path()))?;
         Ok(folder.keep())
     }
+}
+
+/// Beside the folder of an attempt: what is not for all of the task's programs.
+pub(crate) fn aside_of(workspace: &Path) -> PathBuf {
+    let mut name = workspace.as_os_str().to_owned();
+    name.push(".aside");
+    name.into()
 }
 
 /// The names of the agents that work in folders below `root` at this moment. Nothing is changed.
@@ -177,26 +186,10 @@ fn holder(folder: &Path) -> Option<String> {
     is_held.then_some(name)
 }
 
-/// Removes a folder whatever modes its files were given.
-pub(crate) fn remove(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(_) => {
-            open_up(folder);
-            std::fs::remove_dir_all(folder)
-        }
-    }
-}
-
-/// A child may have taken its own right to write to a folder; errors show when it is removed.
-fn open_up(folder: &Path) {
-    drop(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)));
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
-    }
+/// Removes the folder of an attempt, and the one aside of it first: it may have secrets.
+pub(crate) fn remove(workspace: &Path) -> io::Result<()> {
+    let aside = remove_all(&aside_of(workspace));
+    remove_all(workspace).and(aside)
 }
 
 fn lock_file(folder: &Path) -> io::Result<File> {
@@ -213,7 +206,7 @@ fn sweep(root: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.file_type()?.is_dir();
-        if ours && is_abandoned(&entry.path()) && remove(&entry.path()).is_ok() {
+        if ours && is_abandoned(&entry.path()) && remove_all(&entry.path()).is_ok() {
             swept.push(entry.path());
         }
     }
@@ -245,6 +238,8 @@ mod tests {
         assert_eq!(at_work(root.path()), [""; 0], "it has not said who it is");
         live.name("a1").expect("written");
         let task = live.make("task").expect("task");
+        let aside = aside_of(&task);
+        assert_eq!(aside.metadata().expect("made").permissions().mode() & 0o777, 0o700);
         let dead = root.path().join("agent-dead");
         std::fs::create_dir_all(dead.join("task.1/locked")).expect("dead");
         std::fs::write(dead.join(LOCK), "").expect("lock");
@@ -258,6 +253,9 @@ mod tests {
         assert_eq!(other.swept(), [dead.as_path()]);
         assert!(!dead.exists() && task.exists() && stranger.exists());
         assert_eq!(task.metadata().expect("meta").permissions().mode() & 0o777, 0o700);
+        std::fs::write(aside.join("key"), "x").expect("file");
+        remove(&task).expect("removed");
+        assert!(!task.exists() && !aside.exists());
         let gone = live.path().to_owned();
         drop(live);
         assert!(!gone.exists());

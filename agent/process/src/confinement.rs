@@ -61,11 +61,11 @@ struct Rules {
     writable: Vec<PathBuf>,
 }
 
-/// The domain of one task's children.
+/// The domain of one task's children, or of some of them.
 #[derive(Debug, Clone)]
 pub struct Domain {
     confinement: Confinement,
-    own: PathBuf,
+    own: Vec<PathBuf>,
     ahead: Ahead,
 }
 
@@ -92,7 +92,7 @@ impl Confinement {
     pub fn around(&self, own: &Path) -> Domain {
         Domain {
             confinement: self.clone(),
-            own: own.to_owned(),
+            own: vec![own.to_owned()],
             ahead: Ahead::default(),
         }
     }
@@ -138,6 +138,19 @@ impl Confinement {
 }
 
 impl Domain {
+    /// The same with one more folder that is the children's own, and closed to every other domain if it is hidden.
+    #[must_use]
+    pub fn with(mut self, own: &Path) -> Self {
+        self.own.push(own.to_owned());
+        self
+    }
+
+    /// One around `own` alone, for children that have no business in the folder of this one.
+    #[must_use]
+    pub fn instead(&self, own: &Path) -> Self {
+        self.confinement.around(own)
+    }
+
     /// Runs `start` on a thread that is inside; what it starts stays inside for ever. The thread ends with it.
     pub(crate) fn start<T: Send>(&self, start: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let ruleset = self.ruleset()?;
@@ -157,7 +170,9 @@ impl Domain {
             None => self.confinement.common()?,
         };
         let rights = AccessFs::from_read(RIGHTS) | change();
-        allow(&mut ruleset, Place::at(&self.own)?, rights)?;
+        for own in &self.own {
+            allow(&mut ruleset, Place::at(own)?, rights)?;
+        }
         Ok(ruleset)
     }
 }

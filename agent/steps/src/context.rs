@@ -13,12 +13,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use deputy_credentials::TaskIdentity;
+use deputy_folder::Folder;
 use deputy_logs::{LogWriter, SecretRefused};
 use deputy_process::Domain;
 use deputy_task::attempt::AttemptRef;
@@ -90,6 +91,9 @@ pub trait Host: Send + Sync + 'static {
     fn waiting(&self, what: String);
     /// The folder of the task, made on first use, 0700.
     async fn workspace(&self) -> Result<PathBuf, StepError>;
+    /// A folder of the attempt that is closed to all programs of the task, 0700: for what is one step's or one
+    /// program's alone. It goes with the task's folder.
+    async fn aside(&self) -> Result<PathBuf, StepError>;
     /// The folder of a source, fetched and unpacked on first use.
     async fn source(&self, name: Option<&str>) -> Result<PathBuf, StepError>;
     /// The domain for programs that the task brought, around its folder; `None` where children are not confined.
@@ -473,7 +477,15 @@ impl StepContext {
         self.host.workspace().await
     }
 
-    /// The folder of a source.
+    /// A folder of the attempt that is closed to all programs of the task; a domain opens to some of them what is in it.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub async fn aside(&self) -> Result<PathBuf, StepError> {
+        self.host.aside().await
+    }
+
+    /// The folder of a source, for programs.
     ///
     /// # Errors
     /// If there is no such source, or it cannot be fetched or unpacked.
@@ -489,17 +501,23 @@ impl StepContext {
         self.host.identity().await
     }
 
-    /// A file within `folder`, which `relative` must not leave.
+    /// The folder of a source, held open: the agent itself reads of it by this only, since scripts may have changed
+    /// what is in it, and put something else in its place.
     ///
     /// # Errors
-    /// If it does, or does not exist.
-    pub fn file_within(&self, folder: &Path, relative: &str) -> Result<PathBuf, StepError> {
-        let inside = folder.canonicalize().ok().and_then(|root| {
-            let path = root.join(relative).canonicalize().ok()?;
-            path.starts_with(&root).then_some(path)
+    /// If there is no such source, it cannot be fetched or unpacked, or a script took it away.
+    pub async fn source_held(&self, name: Option<&str>) -> Result<Folder, StepError> {
+        let folder = self.source(name).await?;
+        let held = Folder::open(&folder).map_err(|error| {
+            let which = name.map_or_else(|| "the source".to_owned(), |name| format!("source {name}"));
+            Failure::new(
+                "source.changed",
+                format!("{which} has no folder any more: it was removed, or something else is in its place"),
+            )
+            .hint("an earlier step of the task changed it; leave the folder of a source where it is")
+            .caused_by(&error)
         });
-        inside
-            .ok_or_else(|| Failure::new("source.noSuchFile", format!("{relative} is not a file of the source")).into())
+        Ok(held?)
     }
 }
 

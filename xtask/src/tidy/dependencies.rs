@@ -14,16 +14,23 @@ use super::problem::Problem;
 const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-task", &[]),
     ("deputy-process", &[]),
+    ("deputy-folder", &[]),
     ("deputy-proto", &[]),
     ("deputy-dial", &[]),
     ("deputy-logs", &["deputy-task"]),
-    ("deputy-bundle", &["deputy-task"]),
+    ("deputy-bundle", &["deputy-task", "deputy-folder"]),
     ("deputy-policy", &["deputy-task"]),
     ("deputy-seal", &["deputy-task"]),
     ("deputy-credentials", &["deputy-task"]),
     (
         "deputy-steps",
-        &["deputy-task", "deputy-credentials", "deputy-process", "deputy-logs"],
+        &[
+            "deputy-task",
+            "deputy-credentials",
+            "deputy-process",
+            "deputy-folder",
+            "deputy-logs",
+        ],
     ),
     (
         "deputy-session",
@@ -34,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "deputy-task",
             "deputy-process",
+            "deputy-folder",
             "deputy-bundle",
             "deputy-policy",
             "deputy-seal",

@@ -168,6 +168,9 @@ mod tests {
         async fn workspace(&self) -> Result<PathBuf, StepError> {
             Err(stopped().into())
         }
+        async fn aside(&self) -> Result<PathBuf, StepError> {
+            Err(stopped().into())
+        }
         async fn source(&self, _name: Option<&str>) -> Result<PathBuf, StepError> {
             Err(stopped().into())
         }

@@ -70,7 +70,7 @@ impl Connection {
             identity,
             cluster: &found,
             program: &program,
-            folder: &ctx.workspace().await?,
+            folder: &ctx.aside().await?,
             namespace,
             hide: Arc::new(move |secret, end| host.add_secret(secret, end).map_err(|refused| refused.to_string())),
         })

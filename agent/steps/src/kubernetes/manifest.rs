@@ -1,10 +1,10 @@
 //! Manifests as the user wrote them: read, checked, put in the order in which they are applied.
 //! Called by the step programs. It reads files of a source and nothing else; it never asks the cluster.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
 
+use deputy_folder::{Folder, ReadError, Within};
 use deputy_task::document::kubernetes_name::{namespace_problem, object_problem};
 use deputy_task::document::step::Manifests;
 use deputy_task::outcome::Failure;
@@ -45,11 +45,9 @@ pub(crate) async fn read_all(ctx: &StepContext, manifests: &Manifests) -> Result
         collect(format!("manifests[{index}]"), Value::Object(object.clone()), &mut all)?;
     }
     if !manifests.files.is_empty() {
-        let folder = ctx.source(manifests.source.as_deref()).await?;
+        let folder = ctx.source_held(manifests.source.as_deref()).await?;
         for file in &manifests.files {
-            for path in files_of(&ctx.file_within(&folder, file)?, file)? {
-                read_file(&path, &folder, &mut all)?;
-            }
+            read_path(&folder, file, &mut all)?;
         }
     }
     if all.is_empty() {
@@ -61,40 +59,68 @@ pub(crate) async fn read_all(ctx: &StepContext, manifests: &Manifests) -> Result
 }
 
 /// A file is itself; a folder stands for the manifest files directly in it, by name.
-fn files_of(path: &Path, shown: &str) -> Result<Vec<PathBuf>, Failure> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries =
-        std::fs::read_dir(path).map_err(|error| bad(format!("folder {shown} cannot be read")).caused_by(&error))?;
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| {
-            path.is_file()
-                && path
-                    .extension()
-                    .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-        })
+fn read_path(source: &Folder, file: &str, all: &mut Vec<Manifest>) -> Result<(), Failure> {
+    let path: PathBuf = Path::new(file)
+        .components()
+        .filter(|part| *part != Component::CurDir)
         .collect();
-    files.sort();
-    if files.is_empty() {
-        return Err(bad(format!("folder {shown} holds no .yaml, .yml or .json file")));
+    let folder = match found(source, &path)? {
+        manifest @ Within::File(_) => return read_file(manifest, &path, all),
+        Within::Folder(folder) => folder,
+    };
+    let names = folder
+        .names_in()
+        .map_err(|error| bad(format!("folder {file} cannot be read")).caused_by(&error))?;
+    let mut any = false;
+    for name in names.iter().filter(|name| is_manifest(name)) {
+        let path = path.join(name);
+        // From the source on: a link to another file of it is one of its files.
+        if let manifest @ Within::File(_) = found(source, &path)? {
+            any = true;
+            read_file(manifest, &path, all)?;
+        }
     }
-    Ok(files)
+    if any {
+        Ok(())
+    } else {
+        Err(bad(format!("folder {file} holds no .yaml, .yml or .json file")))
+    }
 }
 
-fn read_file(path: &Path, folder: &Path, all: &mut Vec<Manifest>) -> Result<(), Failure> {
-    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let shown = path.strip_prefix(&root).unwrap_or(path).display().to_string();
-    let mut bytes = Vec::new();
-    // A script of an earlier step may have put anything in its place, whose size says nothing.
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    let size = read.map_err(|error| bad(format!("{shown} cannot be read")).caused_by(&error))?;
-    if u64::try_from(size).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(bad(format!(
-            "{shown} is too large: a manifest file may have {MAX_FILE_BYTES} bytes"
-        )));
+fn is_manifest(name: &OsStr) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+}
+
+fn found(source: &Folder, path: &Path) -> Result<Within, Failure> {
+    source.find(path).map_err(|error| unread(path, error))
+}
+
+fn unread(path: &Path, error: ReadError) -> Failure {
+    let shown = path.display();
+    match error {
+        ReadError::Missing => Failure::new("source.noSuchFile", format!("{shown} is not a file of the source")),
+        ReadError::Escapes => Failure::new("source.noSuchFile", format!("{shown} leads out of the source"))
+            .hint("name a file or folder of the source by its path within it"),
+        ReadError::Leaves { link, target } => Failure::new(
+            "source.refused",
+            format!(
+                "{} is a link to {}, out of the source",
+                link.display(),
+                target.display()
+            ),
+        )
+        .hint("put the file itself into the source; links are followed within it"),
+        ReadError::TooLarge { limit } => bad(format!("{shown} is too large: a manifest file may have {limit} bytes")),
+        other => bad(format!("{shown} {other}")),
     }
+}
+
+fn read_file(manifest: Within, path: &Path, all: &mut Vec<Manifest>) -> Result<(), Failure> {
+    let shown = path.display();
+    // A script of an earlier step may have put anything in its place, whose size says nothing.
+    let bytes = manifest.bytes(MAX_FILE_BYTES).map_err(|error| unread(path, error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         bad(format!(
             "{shown} is not UTF-8: the byte at {} cannot be read",
@@ -288,10 +314,46 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_file_without_an_end_is_too_large() {
-        let refused = read_file(Path::new("/dev/zero"), Path::new("/dev"), &mut Vec::new());
-        let refused = refused.expect_err("refused").summary;
-        assert_eq!(refused, "zero is too large: a manifest file may have 8388608 bytes");
+    fn files_of_a_source_are_read_and_nothing_that_a_link_leads_to_outside_of_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let source = root.path().join("source");
+        std::fs::create_dir_all(source.join("k8s/x.yaml")).expect("made");
+        std::fs::create_dir(source.join("base")).expect("made");
+        let config = |name: &str| format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}");
+        std::fs::write(root.path().join("hidden.yaml"), config("hidden")).expect("written");
+        std::fs::write(source.join("base/a.yaml"), config("a")).expect("written");
+        std::fs::write(source.join("k8s/b.json"), config("b")).expect("written");
+        std::fs::write(source.join("k8s/README"), "none").expect("written");
+        std::os::unix::fs::symlink("../base/a.yaml", source.join("k8s/a.yaml")).expect("linked");
+        let held = Folder::open(&source).expect("a folder");
+        let read = |file: &str| {
+            let mut all = Vec::new();
+            read_path(&held, file, &mut all).map(|()| all)
+        };
+        let all = read("./k8s/").expect("read");
+        let origins: Vec<_> = all.iter().map(|one| (one.origin.as_str(), one.name.as_str())).collect();
+        assert_eq!(
+            origins,
+            [("k8s/a.yaml, document 1", "a"), ("k8s/b.json, document 1", "b")]
+        );
+        std::os::unix::fs::symlink("../../hidden.yaml", source.join("k8s/c.yaml")).expect("linked");
+        let long = std::fs::File::create(source.join("long.yaml")).expect("made");
+        long.set_len(MAX_FILE_BYTES + 1).expect("grown");
+        for (file, words) in [
+            ("k8s", "k8s/c.yaml is a link to ../../hidden.yaml, out of the source"),
+            (
+                "k8s/c.yaml",
+                "k8s/c.yaml is a link to ../../hidden.yaml, out of the source",
+            ),
+            ("../hidden.yaml", "../hidden.yaml leads out of the source"),
+            ("none.yaml", "none.yaml is not a file of the source"),
+            (
+                "long.yaml",
+                "long.yaml is too large: a manifest file may have 8388608 bytes",
+            ),
+        ] {
+            assert_eq!(read(file).expect_err("refused").summary, words);
+        }
     }
 
     #[test]

@@ -3,13 +3,12 @@
 //! the script made of it.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io;
+use std::time::SystemTime;
 
+use deputy_folder::{Folder, ReadError};
 use deputy_task::record::MAX_RECORD_BYTES;
-use rustix::fs::OFlags;
 use serde_json::{Map, Value};
 
 /// The file may be this large.
@@ -59,14 +58,35 @@ pub(super) enum OutputProblem {
     SecretName,
 }
 
+/// The file, in the open folder of its step: whatever the script makes of it, what is read is in that folder.
+#[derive(Clone, Copy)]
+pub(super) struct OutputFile<'a> {
+    folder: &'a Folder,
+    name: &'a OsStr,
+}
+
+impl<'a> OutputFile<'a> {
+    pub(super) fn of(folder: &'a Folder, name: &'a str) -> Self {
+        Self {
+            folder,
+            name: name.as_ref(),
+        }
+    }
+
+    /// Size and time of its last change, if it is a file.
+    pub(super) fn version(self) -> Option<(u64, SystemTime)> {
+        self.folder.version_of(self.name)
+    }
+}
+
 /// Reads the file. One that is gone holds nothing.
-pub(super) fn read(file: &Path, quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
+pub(super) fn read(file: OutputFile<'_>, quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
     parse(&bytes_of(file)?, quoting)
 }
 
 /// What a script that still runs has written, in order; a name may come several times. What is not in the form yet is
 /// passed over, and of a value of several lines that has not ended each line counts alone.
-pub(super) fn so_far(file: &Path) -> Vec<(String, String)> {
+pub(super) fn so_far(file: OutputFile<'_>) -> Vec<(String, String)> {
     let Ok(bytes) = bytes_of(file) else { return Vec::new() };
     let text = String::from_utf8_lossy(&bytes);
     let mut written = Vec::new();
@@ -85,27 +105,13 @@ pub(super) fn so_far(file: &Path) -> Vec<(String, String)> {
     written
 }
 
-fn bytes_of(file: &Path) -> Result<Vec<u8>, OutputProblem> {
-    // Neither a link to somewhere else nor a pipe that nobody writes to.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let flags = i32::try_from(flags.bits()).unwrap_or(0);
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(file) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(OutputProblem::NotAFile);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if !file.metadata()?.is_file() {
-        return Err(OutputProblem::NotAFile);
+fn bytes_of(file: OutputFile<'_>) -> Result<Vec<u8>, OutputProblem> {
+    match file.folder.read_own(file.name, MAX_FILE_BYTES) {
+        Ok(bytes) => Ok(bytes.unwrap_or_default()),
+        Err(ReadError::TooLarge { .. }) => Err(OutputProblem::TooLarge),
+        Err(ReadError::Io(error)) => Err(error.into()),
+        Err(_) => Err(OutputProblem::NotAFile),
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(OutputProblem::TooLarge);
-    }
-    Ok(bytes)
 }
 
 /// Does what is not secret fit into a record?
@@ -267,9 +273,10 @@ mod tests {
     #[test]
     fn what_is_half_written_is_read_as_far_as_it_goes() {
         let folder = tempfile::tempdir().expect("folder");
+        let held = Folder::open(folder.path()).expect("held");
         let file = folder.path().join("output");
         std::fs::write(&file, "a=1\nnonsense\na=2\r\nkey<<END\none\ntwo\nEND\npem<<E\nhalf").expect("written");
-        let written = so_far(&file);
+        let written = so_far(OutputFile::of(&held, "output"));
         let written: Vec<_> = written
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -283,23 +290,28 @@ mod tests {
     #[test]
     fn links_pipes_and_floods_are_refused_and_a_missing_file_is_empty() {
         let folder = tempfile::tempdir().expect("folder");
+        let held = Folder::open(folder.path()).expect("held");
         let file = folder.path().join("output");
-        assert!(read(&file, Quoting::Lines(&str::to_owned)).expect("nothing").is_empty());
+        assert!(
+            read(OutputFile::of(&held, "output"), Quoting::Lines(&str::to_owned))
+                .expect("nothing")
+                .is_empty()
+        );
         std::os::unix::fs::symlink("/etc/passwd", &file).expect("link");
         assert!(matches!(
-            read(&file, Quoting::Lines(&str::to_owned)),
+            read(OutputFile::of(&held, "output"), Quoting::Lines(&str::to_owned)),
             Err(OutputProblem::NotAFile)
         ));
         std::fs::remove_file(&file).expect("removed");
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("pipe");
         assert!(matches!(
-            read(&file, Quoting::Lines(&str::to_owned)),
+            read(OutputFile::of(&held, "output"), Quoting::Lines(&str::to_owned)),
             Err(OutputProblem::NotAFile)
         ));
         std::fs::remove_file(&file).expect("removed");
         std::fs::write(&file, vec![b'x'; 300_000]).expect("written");
         assert!(matches!(
-            read(&file, Quoting::Lines(&str::to_owned)),
+            read(OutputFile::of(&held, "output"), Quoting::Lines(&str::to_owned)),
             Err(OutputProblem::TooLarge)
         ));
     }

@@ -3,9 +3,7 @@
 //! before anything has begun.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::SystemTime;
@@ -16,6 +14,7 @@ use deputy_credentials::cluster::describe_cluster;
 use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::ExecPlugin;
 use deputy_credentials::kubeconfig::Kubeconfig;
+use deputy_folder::Folder;
 use deputy_process::{ChildCommand, Domain};
 use deputy_task::document::secret::Delivery;
 use deputy_task::document::step::{Shell, ShellProgram as Interpreter};
@@ -23,7 +22,7 @@ use deputy_task::outcome::Failure;
 use tempfile::TempDir;
 
 use super::environment::{self, Environment};
-use super::outputs::{self, OutputProblem, Quoting, Written};
+use super::outputs::{self, OutputFile, OutputProblem, Quoting, Written};
 use crate::context::StepContext;
 use crate::failure::StepError;
 use crate::secrets::Secrets;
@@ -33,15 +32,55 @@ const NO_IDENTITY: &str = "aws.notConfigured";
 /// How it says that there is no source to take by default.
 const NO_SOURCE: &str = "source.unknown";
 
+/// What is in a step's folder.
+const SCRIPT: &str = "script";
+const OUTPUT: &str = "output";
+const SECRETS: &str = "secrets";
+/// To work in, where there is no source.
+const EMPTY: &str = "empty";
+
 /// What a script needs. Dropping it removes the folder, the kubeconfig and the endpoint.
 pub(super) struct Prepared {
     interpreter: PathBuf,
-    folder: TempDir,
+    folder: StepFolder,
     working_folder: PathBuf,
     environment: Environment,
     domain: Option<Domain>,
     endpoint: Option<EndpointHandle>,
     _kubeconfig: Option<Kubeconfig>,
+}
+
+/// The step's own folder, where only its own programs come. They may change what is in it.
+struct StepFolder {
+    place: TempDir,
+    held: Folder,
+}
+
+impl StepFolder {
+    /// With the script and an empty folder to work in.
+    fn make(aside: &Path, step: &str, script: &str) -> io::Result<Self> {
+        let place = tempfile::Builder::new()
+            .prefix(&format!("step-{}-", file_name(step)?))
+            .tempdir_in(aside)?;
+        let held = Folder::open(place.path())?;
+        held.folder(&[EMPTY.as_ref()])?;
+        held.new_file(&[], SCRIPT.as_ref(), 0o700)?
+            .write_all(script.as_bytes())?;
+        Ok(Self { place, held })
+    }
+
+    fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Byte for byte; goes with the folder, after a crash with the next start's sweep.
+    fn secret_file(&self, name: &str, value: &[u8]) -> io::Result<PathBuf> {
+        let name = file_name(name)?;
+        self.held
+            .new_file(&[SECRETS.as_ref()], name.as_ref(), 0o600)?
+            .write_all(value)?;
+        Ok(self.path().join(SECRETS).join(name))
+    }
 }
 
 impl Prepared {
@@ -54,8 +93,9 @@ impl Prepared {
         let interpreter = find(shell.shell, &environment)?;
         let source = source_folder(ctx, shell).await?;
         let workspace = ctx.workspace().await?;
-        let domain = ctx.host().domain().await?;
-        let folder = step_folder(&workspace, &ctx.step, &shell.run).map_err(|error| no_folder(&ctx.step, &error))?;
+        let folder = StepFolder::make(&ctx.aside().await?, &ctx.step, &shell.run);
+        let folder = folder.map_err(|error| no_folder(&ctx.step, &error))?;
+        let domain = ctx.host().domain().await?.map(|domain| domain.with(folder.path()));
         let identity = identity(ctx).await?;
         let endpoint = match &identity {
             Some(identity) => Some(open_endpoint(ctx, identity, &mut environment).await?),
@@ -72,13 +112,13 @@ impl Prepared {
         environment.insert("AWS_EC2_METADATA_DISABLED".into(), "true".into());
         environment.insert("HOME".into(), workspace.clone().into());
         environment.insert("TMPDIR".into(), workspace.into());
-        give_secrets(ctx, shell, folder.path(), &mut environment).await?;
+        give_secrets(ctx, shell, &folder, &mut environment).await?;
         environment.extend(shell.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert("DEPUTY_TASK_ID".into(), ctx.attempt.task.as_str().into());
         environment.insert("DEPUTY_STEP".into(), (&*ctx.step).into());
         environment.insert("DEPUTY_ATTEMPT".into(), ctx.attempt.epoch.to_string().into());
-        environment.insert("DEPUTY_OUTPUT".into(), output_file(folder.path()).into());
-        let working_folder = source.unwrap_or_else(|| folder.path().join("empty"));
+        environment.insert("DEPUTY_OUTPUT".into(), folder.path().join(OUTPUT).into());
+        let working_folder = source.unwrap_or_else(|| folder.path().join(EMPTY));
         Ok(Self {
             interpreter,
             folder,
@@ -92,12 +132,10 @@ impl Prepared {
 
     /// An empty file for outputs, also when the script is run again.
     pub(super) fn clear_outputs(&self) -> Result<(), StepError> {
-        let file = self.output_file();
-        let cleared = match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => new_file(&file, 0o600, b""),
-        };
-        cleared.map_err(|error| {
+        let held = &self.folder.held;
+        let cleared = held.remove_file(OUTPUT.as_ref());
+        let cleared = cleared.and_then(|()| held.new_file(&[], OUTPUT.as_ref(), 0o600));
+        cleared.map(drop).map_err(|error| {
             Failure::new(
                 "agent.workspace",
                 "the file for the script's outputs cannot be made on the agent",
@@ -114,7 +152,7 @@ impl Prepared {
         };
         ChildCommand::new(&self.interpreter)
             .args(options)
-            .arg(script_file(self.folder.path()))
+            .arg(self.folder.path().join(SCRIPT))
             .envs(self.environment.clone())
             .current_dir(&self.working_folder)
             .confined(self.domain.clone())
@@ -127,12 +165,12 @@ impl Prepared {
         } else {
             Quoting::Nothing
         };
-        outputs::read(&self.output_file(), quoting)
+        outputs::read(self.output_file(), quoting)
     }
 
     /// Where the script writes its outputs.
-    pub(super) fn output_file(&self) -> PathBuf {
-        output_file(self.folder.path())
+    pub(super) fn output_file(&self) -> OutputFile<'_> {
+        OutputFile::of(&self.folder.held, OUTPUT)
     }
 
     /// Ends the endpoint and removes the files.
@@ -141,7 +179,7 @@ impl Prepared {
             endpoint.close().await;
         }
         // What the script made unremovable goes with the workspace.
-        if let Err(error) = self.folder.close() {
+        if let Err(error) = self.folder.place.close() {
             tracing::debug!(%error, "the folder of a shell step stays until its task ends");
         }
     }
@@ -256,7 +294,7 @@ async fn kubeconfig(ctx: &StepContext, cluster: &str, folder: &Path) -> Result<K
 async fn give_secrets(
     ctx: &StepContext,
     shell: &Shell,
-    folder: &Path,
+    folder: &StepFolder,
     environment: &mut Environment,
 ) -> Result<(), StepError> {
     let mut secrets = Secrets::new(ctx);
@@ -264,22 +302,14 @@ async fn give_secrets(
         let value = secrets.resolve(name, &secret.from).await?;
         let given = match secret.delivery {
             Delivery::Env => environment::secret_variable(name, value.bytes())?,
-            Delivery::File => secret_file(folder, name, value.bytes())
+            Delivery::File => folder
+                .secret_file(name, value.bytes())
                 .map_err(|error| no_folder(&ctx.step, &error))?
                 .into(),
         };
         environment.insert(name.into(), given);
     }
     Ok(())
-}
-
-/// Byte for byte; goes with the step's folder, after a crash with the next start's sweep.
-fn secret_file(folder: &Path, name: &str, value: &[u8]) -> io::Result<PathBuf> {
-    let folder = folder.join("secrets");
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let file = folder.join(file_name(name)?);
-    new_file(&file, 0o600, value)?;
-    Ok(file)
 }
 
 /// A name of the document, if it leads nowhere else.
@@ -293,33 +323,6 @@ fn file_name(name: &str) -> io::Result<&str> {
             format!("`{shown}` is no name of a file"),
         ))
     }
-}
-
-/// A folder of the step's own, with the script and an empty folder to work in.
-fn step_folder(workspace: &Path, step: &str, script: &str) -> io::Result<TempDir> {
-    let folder = tempfile::Builder::new()
-        .prefix(&format!("step-{}-", file_name(step)?))
-        .tempdir_in(workspace)?;
-    DirBuilder::new().mode(0o700).create(folder.path().join("empty"))?;
-    new_file(&script_file(folder.path()), 0o700, script.as_bytes())?;
-    Ok(folder)
-}
-
-fn new_file(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(file)?
-        .write_all(bytes)
-}
-
-fn script_file(folder: &Path) -> PathBuf {
-    folder.join("script")
-}
-
-fn output_file(folder: &Path) -> PathBuf {
-    folder.join("output")
 }
 
 fn no_folder(step: &str, error: &io::Error) -> Failure {
@@ -339,11 +342,12 @@ mod tests {
     #[test]
     fn names_of_the_document_lead_nowhere_else() {
         let root = tempfile::tempdir().expect("a folder");
-        let folder = root.path().join("step");
-        fs::create_dir(&folder).expect("made");
+        let aside = root.path().join("aside");
+        std::fs::create_dir(&aside).expect("made");
+        let folder = StepFolder::make(&aside, "build", "true").expect("made");
         let outside = root.path().join("escaped");
         for name in [
-            "../../escaped",
+            "../../../escaped",
             outside.to_str().expect("text"),
             "a/b",
             "..",
@@ -351,11 +355,12 @@ mod tests {
             "",
             "a/",
         ] {
-            assert!(secret_file(&folder, name, b"value").is_err(), "{name}");
-            assert!(step_folder(&folder, name, "true").is_err(), "{name}");
+            assert!(folder.secret_file(name, b"value").is_err(), "{name}");
+            assert!(StepFolder::make(&aside, name, "true").is_err(), "{name}");
         }
         assert!(!outside.exists());
-        let file = secret_file(&folder, "TOKEN", b"value").expect("written");
-        assert_eq!(file, folder.join("secrets/TOKEN"));
+        let file = folder.secret_file("TOKEN", b"value").expect("written");
+        assert_eq!(file, folder.path().join("secrets/TOKEN"));
+        assert_eq!(std::fs::read(file).expect("read"), b"value");
     }
 }

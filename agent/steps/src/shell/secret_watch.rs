@@ -4,14 +4,11 @@
 //! What a script prints *before* it names it as secret cannot be known to be one.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use deputy_logs::LogWriter;
 
-use super::outputs;
+use super::outputs::{self, OutputFile};
 
 /// Two changes within a tick of the kernel's clock have one time: a file is read again while its last change is not
 /// older than that. The tick is 10 ms at most (CONFIG_HZ=100).
@@ -19,7 +16,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// The secret outputs of one running script.
 pub(super) struct SecretWatch<'a> {
-    file: PathBuf,
+    file: OutputFile<'a>,
     names: &'a [String],
     log: &'a LogWriter,
     /// Size and time of the last change, when the file was last read.
@@ -29,7 +26,7 @@ pub(super) struct SecretWatch<'a> {
 
 impl<'a> SecretWatch<'a> {
     /// Watches `file` for the outputs `names`.
-    pub(super) fn new(file: PathBuf, names: &'a [String], log: &'a LogWriter) -> Self {
+    pub(super) fn new(file: OutputFile<'a>, names: &'a [String], log: &'a LogWriter) -> Self {
         Self {
             file,
             names,
@@ -44,23 +41,17 @@ impl<'a> SecretWatch<'a> {
         if self.names.is_empty() {
             return;
         }
-        let Some(version) = self.version() else { return };
+        let Some(version) = self.file.version() else { return };
         let is_old = |changed: SystemTime| changed.elapsed().is_ok_and(|age| age > TICK);
         if self.seen == Some(version) && is_old(version.1) {
             return;
         }
         self.seen = Some(version);
-        for (name, value) in outputs::so_far(&self.file) {
+        for (name, value) in outputs::so_far(self.file) {
             if self.names.contains(&name) && self.told.insert(value.clone()) {
                 // One that cannot be hidden fails the step when it ends, and says why.
                 drop(self.log.add_secret(value.as_bytes()));
             }
         }
-    }
-
-    fn version(&self) -> Option<(u64, SystemTime)> {
-        let metadata = fs::symlink_metadata(&self.file).ok()?;
-        let changed = metadata.modified().ok()?;
-        metadata.is_file().then_some((metadata.size(), changed))
     }
 }

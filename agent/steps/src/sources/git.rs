@@ -39,13 +39,13 @@ pub async fn fetch(
     if let Some(fetched) = &recorded {
         believe(name, &source.reference, &fetched.commit)?;
     }
-    let workspace = ctx.workspace().await?;
+    // What is shown to the server lies here too: no other program of the task may find it.
     let place = tempfile::Builder::new()
         .prefix("git-")
-        .tempdir_in(workspace)
+        .tempdir_in(ctx.aside().await?)
         .map_err(|error| no_room(name, &error))?;
     let access = Access::open(ctx, name, source, place.path()).await?;
-    let domain = ctx.host().domain().await?;
+    let domain = ctx.host().domain().await?.map(|domain| domain.instead(place.path()));
     let git = Git::new((ctx, name), place.path(), access, domain)?;
     git.said(&["init", "--quiet", "--template=", "repository"]).await?;
 

@@ -111,6 +111,9 @@ impl Host for TestHost {
     async fn workspace(&self) -> Result<PathBuf, StepError> {
         Ok(self.folder.path().to_owned())
     }
+    async fn aside(&self) -> Result<PathBuf, StepError> {
+        self.workspace().await
+    }
     async fn source(&self, _name: Option<&str>) -> Result<PathBuf, StepError> {
         let none = || Failure::new("source.unknown", "the step needs a source and the task has none").into();
         self.source.clone().ok_or_else(none)

@@ -1,5 +1,6 @@
 //! Makes files and folders below an open folder, name by name, and follows no link: who may write there cannot lead
-//! what is made elsewhere by putting a link in the place of a folder meanwhile. Called by [`crate::unpack`].
+//! what is made elsewhere by putting a link in the place of a folder meanwhile. Called by whoever unpacks a bundle, and
+//! by steps for the files that they give to programs.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -19,16 +20,30 @@ const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 
 /// An open folder.
-pub(crate) struct Below(OwnedFd);
+#[derive(Debug)]
+pub struct Folder(OwnedFd);
 
-impl Below {
-    /// Opens it; not if it is a link.
-    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+impl Folder {
+    /// Opens it; not if it is a link. Whoever is to be kept from leading elsewhere must not be able to change what comes
+    /// before its last name.
+    ///
+    /// # Errors
+    /// If it is not there, or no folder.
+    pub fn open(folder: &Path) -> io::Result<Self> {
         Ok(Self(open(folder, FOLDER, Mode::empty())?))
     }
 
+    pub(crate) fn held(handle: OwnedFd) -> Self {
+        Self(handle)
+    }
+
+    pub(crate) fn handle(&self) -> &OwnedFd {
+        &self.0
+    }
+
     /// The names on the way to a relative path; none if it leads upwards or begins elsewhere.
-    pub(crate) fn names(path: &Path) -> Option<Vec<&OsStr>> {
+    #[must_use]
+    pub fn names(path: &Path) -> Option<Vec<&OsStr>> {
         let named = path
             .components()
             .filter(|component| *component != Component::CurDir)
@@ -40,7 +55,10 @@ impl Below {
     }
 
     /// The folder of that name, made with what is missing on the way, the owner's only.
-    pub(crate) fn folder(&self, names: &[&OsStr]) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// If something else is in its place, or it cannot be made.
+    pub fn folder(&self, names: &[&OsStr]) -> io::Result<Self> {
         let mut folder = self.0.as_fd().try_clone_to_owned()?;
         for name in names {
             match mkdirat(&folder, *name, Mode::RWXU) {
@@ -53,9 +71,23 @@ impl Below {
     }
 
     /// A file that was not there, the owner's only; of `mode` counts whether he may execute it.
-    pub(crate) fn new_file(&self, parents: &[&OsStr], name: &OsStr, mode: u32) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// If there is something of that name, or it cannot be made.
+    pub fn new_file(&self, parents: &[&OsStr], name: &OsStr, mode: u32) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR | (Mode::from_raw_mode(mode) & Mode::XUSR);
         Ok(openat(&self.folder(parents)?.0, name, NEW_FILE, mode)?.into())
+    }
+
+    /// Removes what is called so, unless it is a folder; what is not there is removed.
+    ///
+    /// # Errors
+    /// If it is a folder, or cannot be removed.
+    pub fn remove_file(&self, name: &OsStr) -> io::Result<()> {
+        match unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -72,9 +104,9 @@ mod tests {
         for made in [&folder, &elsewhere] {
             std::fs::create_dir(made).expect("made");
         }
-        let below = Below::open(&folder).expect("a folder");
+        let below = Folder::open(&folder).expect("a folder");
         let path = Path::new("./a/b/file");
-        let names = Below::names(path).expect("stays below");
+        let names = Folder::names(path).expect("stays below");
         let (name, parents) = names.split_last().expect("names");
         drop(below.new_file(parents, name, 0o644).expect("made"));
         assert!(folder.join("a/b/file").is_file());
@@ -94,7 +126,7 @@ mod tests {
         // Once it is open, the folder itself may be anywhere.
         std::fs::rename(&folder, root.path().join("gone")).expect("moved");
         symlink(&elsewhere, &folder).expect("linked");
-        assert!(Below::open(&folder).is_err(), "a link is no folder");
+        assert!(Folder::open(&folder).is_err(), "a link is no folder");
         drop(below.new_file(&[], next, 0o755).expect("made"));
         assert!(root.path().join("gone/next").is_file());
     }
@@ -102,8 +134,8 @@ mod tests {
     #[test]
     fn only_paths_that_stay_below_have_names() {
         for path in ["..", "../a", "a/../b", "/a"] {
-            assert_eq!(Below::names(Path::new(path)), None, "{path}");
+            assert_eq!(Folder::names(Path::new(path)), None, "{path}");
         }
-        assert_eq!(Below::names(Path::new("./a/./b")).map(|names| names.len()), Some(2));
+        assert_eq!(Folder::names(Path::new("./a/./b")).map(|names| names.len()), Some(2));
     }
 }
