@@ -522,6 +522,43 @@ done"#;
     assert_eq!(stolen, "");
 }
 
+/// Guards that a server which the task names is shown nothing of the agent's user, unless the task names a secret too.
+#[tokio::test]
+async fn ssh_without_auth_uses_no_key_configuration_or_agent_of_the_agents_user() {
+    let name = "ssh_without_auth_uses_no_key_configuration_or_agent_of_the_agents_user";
+    if skips(name, SshServer::missing()) {
+        return;
+    }
+    let mut world = World::builder().start().await.expect("a world");
+    let tools = world.folder().join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    // What OpenSSH would do, without a server: it prints its settings instead.
+    let ssh = "#!/bin/bash\nexec /usr/bin/ssh -G \"${@:1:$#-1}\" > \"$(dirname \"$0\")/settings\"\n";
+    std::fs::write(tools.join("ssh"), ssh).expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tools.join("ssh"), executable).expect("executable");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").expect("a path"));
+    let options = AgentOptions::default().flag("--tools-path", &path);
+    world.agent(options).await.expect("an agent");
+    let plain = source("ssh://git@localhost:9/app.git", "        ref: { branch: main }\n");
+    let task = world
+        .submit(&recipe::script("ssh", &plain, "", "true"))
+        .await
+        .expect("queued");
+    world.ended(&task, SOON).await.expect("ended");
+    let settings = std::fs::read_to_string(tools.join("settings")).expect("ssh was asked");
+    for setting in [
+        "batchmode yes",
+        "pubkeyauthentication false",
+        "identityfile none",
+        "identityagent none",
+        "gssapiauthentication no",
+        "passwordauthentication no",
+    ] {
+        assert!(settings.lines().any(|line| line == setting), "{setting}: {settings}");
+    }
+}
+
 /// Guards that a secret goes to no server, and nothing is fetched, that the agent's policy does not name: the server hears
 /// nothing, and where the secret is nobody looks.
 #[tokio::test]

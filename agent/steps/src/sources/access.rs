@@ -1,5 +1,6 @@
 //! What the agent shows a git server: a token in a header that git is told by its environment, or a private key in a
-//! file that only this user can read. Neither is ever in an argument, an address or a configuration file.
+//! file that only this user can read, or nothing. No secret is ever in an argument, an address or a configuration file.
+//! What the agent's user has of his own (`~/.ssh`, an ssh agent) is shown to nobody.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -20,8 +21,18 @@ use crate::secrets::Secrets;
 /// Servers that take tokens do not look at the name.
 const DEFAULT_USER: &str = "git";
 
+/// How ssh is called: it asks nobody, and reads neither the user's configuration nor the machine's. It looks for both
+/// where the password file says, whatever `HOME` is.
+const SSH: &str = "ssh -F none -o BatchMode=yes -o PasswordAuthentication=no -o IdentityAgent=none -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=15 -o ServerAliveInterval=15";
+
+/// Without a key of the task's: no key at all. Hosts are those that the agent's user and the machine know.
+const NO_KEY: &str =
+    "-o PubkeyAuthentication=no -o IdentityFile=none -o GSSAPIAuthentication=no -o HostbasedAuthentication=no";
+
+/// With one: that one, and the hosts that the task names.
+const ONE_KEY: &str = "-o IdentitiesOnly=yes -o GlobalKnownHostsFile=/dev/null";
+
 /// Configuration and environment for git.
-#[derive(Default)]
 pub(super) struct Access {
     /// Keys and values of git's configuration.
     pub(super) config: Vec<(String, OsString)>,
@@ -39,7 +50,10 @@ impl Access {
         let mut secrets = Secrets::new(ctx);
         let label = format!("source.{name}");
         match &source.auth {
-            None => Ok(Self::default()),
+            None => Ok(Self {
+                config: Vec::new(),
+                environment: vec![("GIT_SSH_COMMAND", format!("{SSH} {NO_KEY}").into())],
+            }),
             Some(GitAuth::HttpsToken(auth)) => {
                 let origin = origin(&source.url).filter(|_| source.url.starts_with("https://"));
                 let origin = origin.ok_or_else(|| wrong_scheme(name, "httpsToken", "https"))?;
@@ -98,9 +112,7 @@ fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// Git takes a line for a shell, so the paths are quoted.
 fn ssh_command(key: &Path, hosts: &Path) -> OsString {
-    let mut command = OsString::from(
-        "ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o ConnectTimeout=15 -o ServerAliveInterval=15",
-    );
+    let mut command = OsString::from(format!("{SSH} {ONE_KEY}"));
     for (option, path) in [(" -i ", key), (" -o UserKnownHostsFile=", hosts)] {
         command.push(option);
         command.push("'");

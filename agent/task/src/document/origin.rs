@@ -32,7 +32,7 @@ pub struct GitSource {
     /// Only this folder of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subfolder: Option<String>,
-    /// How the agent proves who it is; default: not at all.
+    /// How the agent proves who it is; default: not at all, whatever keys its user has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<GitAuth>,
 }
