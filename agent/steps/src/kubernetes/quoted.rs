@@ -207,7 +207,11 @@ impl<'a> Reading<'a> {
             && content
                 .split_once('?')
                 .is_none_or(|(_, query)| query.starts_with("timeout="));
+        // A runtime names the program that it does not find; what is no path may be a whole command.
+        let is_of_a_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        let is_program = before.ends_with("exec:") && content.chars().all(is_of_a_path);
         is_key
+            || is_program
             || (has_space && (BEFORE_NAMES.contains(&word) || is_address))
             || AFTER_NAMES.iter().any(|after| rest.starts_with(after))
     }
@@ -329,6 +333,7 @@ mod tests {
             r#"pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)"#,
             r#"failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "https://u:canary@h/": no"#,
             r#"Back-off pulling image "app:3": secret "db" not found"#,
+            r#"runc create failed: exec: "/srv/serve": no such file; exec: "serve --password=canary": executable file not found"#,
         ];
         insta::assert_snapshot!(table.map(told).join("\n"), @r##"
         spec.a: Invalid value: "***": must be no more than 63 characters
@@ -351,6 +356,7 @@ mod tests {
         pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)
         failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "***": no
         Back-off pulling image "app:3": secret "db" not found
+        runc create failed: exec: "/srv/serve": no such file; exec: "***": executable file not found
         "##);
     }
 
