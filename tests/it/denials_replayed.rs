@@ -296,7 +296,11 @@ async fn a_denial_while_undoing_says_what_to_change_and_the_raw_message_is_in_th
         .expect("queued");
     let ended = world.ended(&task, SOON).await.expect("ended");
     let left = ended.result.expect("a result").remains.join("\n");
-    for told in ["not undone:", "a service control policy explicitly denies it", "who administers the organization"] {
+    for told in [
+        "not undone:",
+        "a service control policy explicitly denies it",
+        "who administers the organization",
+    ] {
         assert!(left.contains(told), "{told}: {left}");
     }
     let log = world.logs(&task).await.expect("a log");

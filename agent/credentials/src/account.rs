@@ -3,9 +3,9 @@
 //! account would throttle each other.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::task::JoinSet;
 
 /// Who calls. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,7 +20,8 @@ pub(crate) enum Account {
 #[derive(Debug, Default)]
 pub(crate) struct OwnAccount {
     number: OnceLock<String>,
-    asking: AtomicBool,
+    /// One task at most, which ends by itself.
+    asking: Mutex<JoinSet<()>>,
 }
 
 impl Account {
@@ -60,15 +61,17 @@ impl OwnAccount {
             self.number.get_or_init(|| told.to_owned());
             return;
         }
-        if self.asking.swap(true, Ordering::AcqRel) {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        while asking.try_join_next().is_some() {}
+        if !asking.is_empty() {
             return;
         }
-        let own = Arc::clone(self);
-        tokio::spawn(async move {
-            if let Some(number) = ask.await.filter(|number| is_account(number)) {
+        let own = Arc::downgrade(self);
+        asking.spawn(async move {
+            let answer = ask.await.filter(|number| is_account(number));
+            if let (Some(number), Some(own)) = (answer, own.upgrade()) {
                 own.number.get_or_init(|| number);
             }
-            own.asking.store(false, Ordering::Release);
         });
     }
 }
@@ -79,7 +82,7 @@ fn is_account(number: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 

@@ -21,7 +21,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 /// Life of a token whose plugin does not say.
 const UNTOLD_LIFE: Duration = Duration::from_secs(5 * 60);
-/// Characters of a plugin's complaint that are shown.
+/// Bytes of a plugin's complaint that are shown.
 const MAX_COMPLAINT: usize = 600;
 
 /// A command that prints an ExecCredential.
@@ -110,16 +110,26 @@ impl ExecPlugin {
             Ok(Ok(output)) => output,
         };
         if !output.status.success() {
-            let said: String = String::from_utf8_lossy(&output.stderr)
-                .trim()
-                .chars()
-                .take(MAX_COMPLAINT)
-                .collect();
+            let said = complaint(&String::from_utf8_lossy(&output.stderr));
             return Err(failed(format!("it ended with {}: {said}", output.status)));
         }
         // What it printed may hold a token, so it is not shown.
         serde_json::from_slice(&output.stdout).map_err(|_| failed("what it printed is not an ExecCredential".into()))
     }
+}
+
+/// The first lines of it, whole: nobody would find half a secret.
+fn complaint(said: &str) -> String {
+    let mut told = String::new();
+    for line in said.trim().lines() {
+        if told.len() + line.len() > MAX_COMPLAINT {
+            told.push_str("[more that is too long to be told]");
+            break;
+        }
+        told.push_str(line);
+        told.push('\n');
+    }
+    told.trim_end().to_owned()
 }
 
 impl PluginTokens {
@@ -191,6 +201,13 @@ mod tests {
             args: vec!["-c".into(), text.into()],
             env: vec![("AWS_REGION".into(), "eu-west-1".into())],
         }
+    }
+
+    #[test]
+    fn of_a_long_complaint_whole_lines_are_told() {
+        assert_eq!(complaint("\nno identity\nat all\n"), "no identity\nat all");
+        let long = format!("no identity\n{}", "s".repeat(MAX_COMPLAINT));
+        assert_eq!(complaint(&long), "no identity\n[more that is too long to be told]");
     }
 
     #[tokio::test]

@@ -156,8 +156,8 @@ impl<'a> Git<'a> {
             .into()),
             None => Ok(Said {
                 exit: ended.exit,
+                stderr: String::from_utf8_lossy(sink.whole_lines()).into_owned(),
                 stdout: sink.stdout,
-                stderr: String::from_utf8_lossy(&sink.stderr).into_owned(),
             }),
             Some(Stopped::Halted(halt)) => Err(halt.into()),
             Some(Stopped::TooLarge(limit)) => Err(Failure::new(
@@ -260,6 +260,7 @@ fn bytes_below(folder: &Path) -> u64 {
 struct Sink {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    cut: bool,
     dropped: bool,
 }
 
@@ -272,7 +273,37 @@ impl OutputSink for Sink {
                 self.stderr.extend_from_slice(bytes);
                 let excess = self.stderr.len().saturating_sub(MAX_STDERR_BYTES);
                 self.stderr.drain(..excess);
+                self.cut |= excess > 0;
             }
         }
+    }
+}
+
+impl Sink {
+    /// What is kept of standard error, without a line of which the front is gone: nobody would find half a secret.
+    fn whole_lines(&self) -> &[u8] {
+        if !self.cut {
+            return &self.stderr;
+        }
+        let end = self.stderr.iter().position(|byte| *byte == b'\n');
+        end.and_then(|end| self.stderr.get(end + 1..)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards that no half of a secret is left where standard error was cut: the redactor would not know it.
+    #[test]
+    fn of_a_long_complaint_no_half_line_is_kept() {
+        let mut sink = Sink::default();
+        sink.write(StreamKind::Stderr, b"fatal: no\n");
+        assert_eq!(sink.whole_lines(), b"fatal: no\n");
+        let secret = "s".repeat(MAX_STDERR_BYTES - 4);
+        sink.write(StreamKind::Stderr, format!("{secret}\nend\n").as_bytes());
+        assert_eq!(sink.whole_lines(), b"end\n");
+        sink.write(StreamKind::Stderr, "s".repeat(MAX_STDERR_BYTES + 1).as_bytes());
+        assert_eq!(sink.whole_lines(), b"");
     }
 }
