@@ -1,5 +1,6 @@
 //! What the machine or container gives the agent: folders, disk, memory, processes, open files.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use deputy_process::{Confinement, Support};
@@ -37,6 +38,8 @@ pub(crate) fn findings(config: &Config) -> Vec<Finding> {
     let work = work_folder(config.work_folder.as_deref(), config.spool_limit_bytes);
     let mut findings = vec![user(), work];
     findings.extend(config.state_folder.as_deref().map(state_folder));
+    findings.extend(config.health_listen.and_then(health_address));
+    findings.extend(config.secrets_folder.as_deref().and_then(secrets_folder));
     findings.push(children(config.confinement, Confinement::support()));
     findings.push(open_files());
     findings.push(memory(limit_of_group("memory.max")));
@@ -117,6 +120,23 @@ fn state_folder(folder: &Path) -> Finding {
         )),
         Err(error) => unusable(check, &error),
     }
+}
+
+/// An address that is not this machine's: the agent would not start. That the port is taken says nothing: the agent that
+/// is looked at may have it.
+fn health_address(address: SocketAddr) -> Option<Finding> {
+    let error = TcpListener::bind((address.ip(), 0)).err()?;
+    let what = format!("health checks cannot be served at {}: {error}", address.ip());
+    let hint = "choose with --health-listen an address of this machine, for example 0.0.0.0:8080";
+    Some(Finding::new(AREA, "health", Verdict::Bad, what).hint(hint))
+}
+
+fn secrets_folder(folder: &Path) -> Option<Finding> {
+    let error = std::fs::read_dir(folder).err()?;
+    let what = format!("{} cannot be read: {error}", folder.display());
+    let hint =
+        "mount the secrets there, or name with --secrets-folder where they are; steps that refer to its files fail";
+    Some(Finding::new(AREA, "secrets folder", Verdict::Warning, what).hint(hint))
 }
 
 fn unusable(check: &str, error: &StartupError) -> Finding {
@@ -242,6 +262,22 @@ mod tests {
             assert_eq!(found.verdict, verdict, "{found:?}");
             assert_eq!(found.hint.is_empty(), verdict == Verdict::Good, "{found:?}");
         }
+    }
+
+    #[test]
+    fn what_the_agent_cannot_listen_at_or_read_is_told() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("an address");
+        assert!(
+            health_address(address).is_none(),
+            "the agent beside it may have the port"
+        );
+        let elsewhere = health_address("192.0.2.1:8080".parse().expect("an address")).expect("not this machine's");
+        assert_eq!(elsewhere.verdict, Verdict::Bad, "{elsewhere:?}");
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(secrets_folder(folder.path()).is_none());
+        let missing = secrets_folder(&folder.path().join("missing")).expect("not there");
+        assert_eq!(missing.verdict, Verdict::Warning, "{missing:?}");
     }
 
     #[test]
