@@ -92,7 +92,7 @@ fn is_let_in(token: &str) -> bool {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
     let proven = service_account(token, TRUST_DOMAIN, &CLUSTER.rules, now);
     if let Ok(proven) = &proven {
-        assert_eq!(proven.subject, "kubernetes:https://cluster:deputy/agent");
+        assert_eq!(proven.subject, "kubernetes:cluster:https://cluster:deputy/agent");
     }
     proven.is_ok()
 }
