@@ -4,6 +4,12 @@
 //! that one of them is met wherever a form begins. The lines of a large secret are thousands of forms, and some of their
 //! windows are in every log; so where one is met, the eight bytes from there must be those of a form too, unless
 //! the form is shorter than that.
+//!
+//! A form of a few bytes would leave no stride to all others. There are only some, of short secrets, and they are
+//! searched for by themselves, as many bytes at a time as the processor's vectors have.
+
+use aho_corasick::Span;
+use aho_corasick::packed::{Config, MatchKind, Searcher};
 
 use crate::secret_forms::MIN_FORM_BYTES;
 
@@ -13,14 +19,24 @@ const LONG_BYTES: usize = 2 * MIN_FORM_BYTES;
 /// A longer stride would need a fuller filter and skip little more.
 const MAX_STRIDE: usize = 6;
 
+/// Forms up to this length are brief: with the next longer one the stride is the longest.
+const MOST_BRIEF: usize = MIN_FORM_BYTES + MAX_STRIDE - 2;
+
 /// At least 2 KiB, and 128 KiB of a core's own cache at most.
 const MIN_BITS: u32 = 14;
 const MAX_BITS: u32 = 20;
 /// Bits for each window that is known.
 const ROOM: usize = 64;
 
-/// Which windows begin a form.
+/// Where a form may begin.
 pub(crate) struct Filter {
+    /// Of all forms but those that are searched for by themselves.
+    windows: Windows,
+    brief: Option<Searcher>,
+}
+
+/// Which windows begin a form.
+struct Windows {
     stride: usize,
     /// Of every form.
     windows: Bits,
@@ -33,7 +49,39 @@ pub(crate) struct Filter {
 impl Filter {
     /// Every form must have at least [`MIN_FORM_BYTES`].
     pub(crate) fn build(forms: &[&[u8]]) -> Self {
-        let shortest = forms.iter().map(|form| form.len()).min().unwrap_or(MIN_FORM_BYTES);
+        let (brief, others): (Vec<&[u8]>, Vec<&[u8]>) = forms.iter().partition(|form| form.len() <= MOST_BRIEF);
+        let searched = (!brief.is_empty()).then(|| search_for(&brief)).flatten();
+        // Too many, or a processor that cannot.
+        let is_searched = searched.is_some() || brief.is_empty();
+        Self {
+            windows: Windows::build(if is_searched { &others } else { forms }),
+            brief: searched,
+        }
+    }
+
+    /// From where on, `from` or later, the automaton must look: no form begins before.
+    pub(crate) fn skip(&self, input: &[u8], from: usize) -> usize {
+        let found = self.windows.skip(input, from);
+        let Some(brief) = &self.brief else { return found };
+        let reach = MOST_BRIEF - 1;
+        let end = input.len().min(found + reach);
+        match brief.find_in(input, Span { start: from, end }) {
+            Some(form) => found.min(form.start()),
+            // One that begins near the end may go on in the next input.
+            None => found.min(input.len().saturating_sub(reach)).max(from),
+        }
+    }
+}
+
+fn search_for(forms: &[&[u8]]) -> Option<Searcher> {
+    let mut config = Config::new();
+    config.match_kind(MatchKind::LeftmostFirst);
+    config.builder().extend(forms).build()
+}
+
+impl Windows {
+    fn build(forms: &[&[u8]]) -> Self {
+        let shortest = forms.iter().map(|form| form.len()).min().unwrap_or(usize::MAX);
         let stride = (shortest.saturating_sub(MIN_FORM_BYTES) + 1).min(MAX_STRIDE);
         let room = forms.len() * stride;
         let (mut windows, mut short, mut long) = (Bits::for_many(room), Bits::for_many(room), Bits::for_many(room));
@@ -56,8 +104,7 @@ impl Filter {
         }
     }
 
-    /// From where on, `from` or later, the automaton must look: no form begins before.
-    pub(crate) fn skip(&self, input: &[u8], from: usize) -> usize {
+    fn skip(&self, input: &[u8], from: usize) -> usize {
         let mut at = from;
         while let Some(window) = short_window(input, at) {
             if self.windows.has(window) && self.may_begin(input, at, window) {
@@ -123,5 +170,50 @@ impl Bits {
     fn has(&self, window: u64) -> bool {
         let (word, bit) = self.place(window);
         self.words.get(word).is_some_and(|word| word & bit != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Where the first form begins that is in the input whole, or whose beginning the input ends with.
+    fn first(forms: &[Vec<u8>], input: &[u8], from: usize) -> usize {
+        let begins = |at: usize| {
+            let rest = input.get(at..).unwrap_or_default();
+            forms
+                .iter()
+                .any(|form| form.starts_with(rest) || rest.starts_with(form))
+        };
+        (from..input.len()).find(|at| begins(*at)).unwrap_or(input.len())
+    }
+
+    proptest! {
+        /// Guards that no form is passed over, whatever is short and whatever is long, at whatever place.
+        #[test]
+        fn nothing_that_begins_a_form_is_passed_over(
+            forms in prop::collection::vec("[ab]{4,14}", 1..40),
+            input in "[abc]{0,120}",
+            from in 0_usize..130,
+        ) {
+            let forms: Vec<Vec<u8>> = forms.into_iter().map(String::into_bytes).collect();
+            let borrowed: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
+            let (filter, from) = (Filter::build(&borrowed), from.min(input.len()));
+            let skipped = filter.skip(input.as_bytes(), from);
+            prop_assert!(skipped >= from && skipped <= input.len());
+            prop_assert!(skipped <= first(&forms, input.as_bytes(), from), "{skipped}");
+        }
+    }
+
+    /// Guards that the long way is passed over, with a brief form among others too.
+    #[test]
+    fn what_begins_no_form_is_passed_over() {
+        let forms: [&[u8]; 3] = [b"x7!q", b"a secret of some length", b"0123456789abcdef"];
+        for forms in [&forms[..], &forms[1..], &forms[..1]] {
+            let skipped = Filter::build(forms).skip(&b"ordinary words of a log; ".repeat(40), 0);
+            assert!(skipped > 980, "{skipped}");
+        }
     }
 }
