@@ -317,15 +317,15 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
         })
     };
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    let build = || async { Ok(deletion(place, &options)?) };
+    let build = || async { Ok(deletion(place, &options, Vec::new())?) };
     work.sending(&effect, &doing).journaled(look, build, |_| ()).await
 }
 
-/// A DELETE with its options.
+/// A DELETE with its options, of what was read as `live`.
 ///
 /// # Errors
 /// A part of its path is no name.
-pub(crate) fn deletion(object: &ObjectRef, options: &Value) -> Result<Change, Failure> {
+pub(crate) fn deletion(object: &ObjectRef, options: &Value, live: Vec<Value>) -> Result<Change, Failure> {
     Ok(Change {
         method: Method::DELETE,
         path: object.path()?,
@@ -333,7 +333,7 @@ pub(crate) fn deletion(object: &ObjectRef, options: &Value) -> Result<Change, Fa
         body: options.to_string().into_bytes(),
         echo: Echo {
             own: object.names(),
-            live: Vec::new(),
+            live,
         },
     })
 }

@@ -111,6 +111,12 @@ fn forbidden(message: &str, doing: &Doing, cluster: &str, who: Option<&str>) -> 
         )
         .hint("raise the ResourceQuota, or ask for less");
     }
+    if message.contains("attempting to grant RBAC permissions not currently held") {
+        return Failure::new("kubernetes.forbidden", format!("{what} was refused: {message}")).hint(
+            "nobody may grant what he has not: give the role's access entry these permissions itself, or bind it to a Role with \
+             the verbs `escalate` and `bind` on roles",
+        );
+    }
     if !message.contains(" cannot ") {
         return Failure::new("kubernetes.admission", format!("{what} was refused: {message}"))
             .hint("the cluster's admission rules forbid it; change the manifest, or the rule");

@@ -79,6 +79,9 @@ const AFTER_NAMES: [&str; 6] = [
 /// After these a text in quotes is an address that was called.
 const BEFORE_ADDRESSES: [&str; 3] = ["Get", "Head", "Post"];
 
+/// A node's taint follows.
+const BEFORE_TAINT: &str = "untolerated taint ";
+
 /// The possible values of a field follow, each in quotes.
 const POSSIBLE: &str = "supported values: ";
 
@@ -123,6 +126,7 @@ impl<'a> Reading<'a> {
         self.possible &= self.rest.starts_with('"');
         match self.rest.chars().next() {
             Some('"') => self.quoted(),
+            Some('{') if self.out.ends_with(BEFORE_TAINT) => self.taint(),
             Some('{') => self.composite(),
             Some('[') if self.begins_a_list() => self.composite(),
             Some('m') if self.rest.starts_with("map[") => self.value(),
@@ -177,6 +181,20 @@ impl<'a> Reading<'a> {
         // A text without quotes may have anything in it: what is wrong with it stands last.
         let last = self.rest.rfind(": ").and_then(|at| self.rest.get(at..));
         self.mask(last.unwrap_or_default());
+    }
+
+    /// `{KEY: VALUE}` as the scheduler writes it: without quotes, but neither may have a bracket in it.
+    fn taint(&mut self) {
+        let inside = self.rest.get(1..).and_then(|rest| rest.split_once('}'));
+        let Some((taint, rest)) = inside.filter(|(taint, _)| taint.chars().all(|c| !"\"{[\\".contains(c))) else {
+            return self.composite();
+        };
+        let (key, value) = taint.split_once(": ").unwrap_or((taint, ""));
+        self.out.push('{');
+        self.out.push_str(key);
+        self.out.push_str(if value.is_empty() { ":" } else { ": ***" });
+        self.out.push('}');
+        self.rest = rest;
     }
 
     /// A text in quotes.
@@ -291,7 +309,8 @@ fn quotes_its_texts(inside: &str) -> bool {
     });
     if inside.starts_with('"') {
         let after = quoted_length(inside).and_then(|length| inside.get(length..));
-        return after.is_some_and(|after| after.starts_with([':', ',', ']', '}']));
+        // Go's `%q` of a list has blanks between.
+        return after.is_some_and(|after| after.starts_with([':', ',', ']', '}']) || after.starts_with(" \""));
     }
     inside.starts_with(['{', '[', '}', ']']) || is_type(inside) || of_field
 }
@@ -332,6 +351,8 @@ mod tests {
             r#".spec.containers[name="app"].prots: field not declared in schema"#,
             r#"pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)"#,
             r#"failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "https://u:canary@h/": no"#,
+            r#"0/3 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 1 node(s) had untolerated taint {team: canary}, 2 Insufficient cpu. preemption: none."#,
+            r#"roles.rbac.authorization.k8s.io "x" is forbidden: user "u" (groups=["a" "b"]) is attempting to grant RBAC permissions not currently held: {APIGroups:["apps"], Verbs:["canary"]}"#,
             r#"Back-off pulling image "app:3": secret "db" not found"#,
             r#"runc create failed: exec: "/srv/serve": no such file; exec: "serve --password=canary": executable file not found"#,
         ];
@@ -355,6 +376,8 @@ mod tests {
         .spec.containers[name="app"].prots: field not declared in schema
         pods "web-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "app" must not)
         failed calling webhook "w": Post "https://w.x.svc:443/?timeout=10s": refused; Get "***": no
+        0/3 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane:}, 1 node(s) had untolerated taint {team: ***}, 2 Insufficient cpu. preemption: none.
+        roles.rbac.authorization.k8s.io "x" is forbidden: user "u" (groups=***) is attempting to grant RBAC permissions not currently held: ***
         Back-off pulling image "app:3": secret "db" not found
         runc create failed: exec: "/srv/serve": no such file; exec: "***": executable file not found
         "##);

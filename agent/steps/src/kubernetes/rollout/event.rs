@@ -6,17 +6,32 @@ use k8s_openapi::api::core::v1::Event;
 
 use super::super::echo::said;
 
-/// What a kubelet says of a probe over the network; of one that is a command it says what that printed.
-const OF_NETWORK_PROBES: [&str; 8] = [
-    "HTTP probe failed",
-    "Get ",
-    "dial tcp",
-    "timeout",
+/// How a kubelet's words about a probe over the network begin. Of one that is a command it says what that printed, which
+/// may begin in the same way: so only what is known is told.
+const OF_NETWORK_PROBES: [&str; 6] = [
+    "Get \"",
+    "dial tcp ",
+    "timeout: ",
     "command timed out",
     "context deadline exceeded",
-    "service unhealthy",
     "EOF",
 ];
+/// How they end.
+const FAULTS: [&str; 11] = [
+    "connection refused",
+    "connection reset by peer",
+    "no route to host",
+    "network is unreachable",
+    "no such host",
+    "i/o timeout",
+    "context deadline exceeded",
+    "(Client.Timeout exceeded while awaiting headers)",
+    "server gave HTTP response to HTTPS client",
+    "command timed out",
+    "EOF",
+];
+const STATUS: &str = "HTTP probe failed with statuscode: ";
+const UNHEALTHY: &str = "service unhealthy (responded with \"NOT_SERVING\")";
 
 /// Is the event about the object with this uid?
 pub(crate) fn is_about(event: &Event, uid: Option<&str>) -> bool {
@@ -51,12 +66,26 @@ pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSe
 fn without_output(reason: &str, message: &str) -> String {
     let is_of_hook = matches!(reason, "FailedPostStartHook" | "FailedPreStopHook");
     match message.split_once(" probe failed: ") {
-        Some((which, why)) if !OF_NETWORK_PROBES.iter().any(|known| why.starts_with(known)) => {
-            format!("{which} probe failed (see what it said: kubectl get events)")
-        }
+        Some((which, why)) => match network_fault(why) {
+            Some(fault) => format!("{which} probe failed: {fault}"),
+            None => format!("{which} probe failed (see what it said: kubectl get events)"),
+        },
         _ if is_of_hook => "the command failed (see what it said: kubectl get events)".into(),
         _ => said(message),
     }
+}
+
+/// What was wrong with a probe over the network, in words that nobody else has put there.
+fn network_fault(why: &str) -> Option<&str> {
+    if why == UNHEALTHY {
+        return Some(why);
+    }
+    if let Some(code) = why.strip_prefix(STATUS) {
+        return (code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit())).then_some(why);
+    }
+    let begins = OF_NETWORK_PROBES.iter().any(|known| why.starts_with(known));
+    let fault = FAULTS.iter().find(|fault| why.ends_with(**fault))?;
+    begins.then_some(fault)
 }
 
 #[cfg(test)]
@@ -91,6 +120,15 @@ mod tests {
             without_output("Unhealthy", "Readiness probe failed: no login with canary"),
             without_output(
                 "Unhealthy",
+                "Readiness probe failed: timeout expired: postgres://app:canary@db",
+            ),
+            without_output("Unhealthy", "Readiness probe failed: timeout: canary: i/o timeout"),
+            without_output(
+                "Unhealthy",
+                "Readiness probe failed: Get \"http://10.1.2.3:80/ok\": dial tcp 10.1.2.3:80: connect: connection refused",
+            ),
+            without_output(
+                "Unhealthy",
                 "Liveness probe failed: HTTP probe failed with statuscode: 500",
             ),
             without_output("FailedPostStartHook", "message: \"canary\""),
@@ -101,6 +139,9 @@ mod tests {
         ];
         insta::assert_snapshot!(table.join("\n"), @r##"
         Readiness probe failed (see what it said: kubectl get events)
+        Readiness probe failed (see what it said: kubectl get events)
+        Readiness probe failed: i/o timeout
+        Readiness probe failed: connection refused
         Liveness probe failed: HTTP probe failed with statuscode: 500
         the command failed (see what it said: kubectl get events)
         Error creating: pods "web-x" is forbidden: no "***"
