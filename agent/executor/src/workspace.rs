@@ -206,8 +206,14 @@ fn sweep(root: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.file_type()?.is_dir();
-        if ours && is_abandoned(&entry.path()) && remove_all(&entry.path()).is_ok() {
-            swept.push(entry.path());
+        if !ours || !is_abandoned(&entry.path()) {
+            continue;
+        }
+        match remove_all(&entry.path()) {
+            Ok(()) => swept.push(entry.path()),
+            Err(error) => {
+                tracing::warn!(folder = %entry.path().display(), %error, "what an agent left behind cannot be removed");
+            }
         }
     }
     Ok(swept)

@@ -39,7 +39,7 @@ const SECRETS: &str = "secrets";
 /// To work in, where there is no source.
 const EMPTY: &str = "empty";
 
-/// What a script needs. Dropping it removes the folder, the kubeconfig and the endpoint.
+/// What a script needs. Dropping it removes the kubeconfig and the endpoint; the folder goes with the task's.
 pub(super) struct Prepared {
     interpreter: PathBuf,
     folder: StepFolder,
@@ -61,6 +61,8 @@ impl StepFolder {
     fn make(aside: &Path, step: &str, script: &str) -> io::Result<Self> {
         let place = tempfile::Builder::new()
             .prefix(&format!("step-{}-", file_name(step)?))
+            // A script may make it deeper than the standard library removes.
+            .disable_cleanup(true)
             .tempdir_in(aside)?;
         let held = Folder::open(place.path())?;
         held.folder(&[EMPTY.as_ref()])?;
@@ -179,7 +181,9 @@ impl Prepared {
             endpoint.close().await;
         }
         // What the script made unremovable goes with the workspace.
-        if let Err(error) = self.folder.place.close() {
+        let place = self.folder.place.keep();
+        let removed = tokio::task::spawn_blocking(move || deputy_folder::remove_all(&place)).await;
+        if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::debug!(%error, "the folder of a shell step stays until its task ends");
         }
     }

@@ -24,6 +24,8 @@ const EXAMPLE: &str = "EXAMPLE";
 
 /// What follows a name in running text is a key from this length on; what is shorter is a placeholder or a word.
 const MIN_KEY_BYTES: usize = 16;
+/// What is below it only the cluster can read: a SealedSecret is made to be public.
+const SEALED: &str = "encryptedData";
 
 /// Most characters of an expression that are looked at in a text.
 const MAX_EXPRESSION: usize = 1000;
@@ -92,7 +94,7 @@ pub(crate) fn places<'a>(node: &'a Node, found: &mut Vec<Place<'a>>) {
                 within: None,
                 what: name,
             }));
-            for entry in entries {
+            for entry in entries.iter().filter(|entry| entry.key != SEALED) {
                 found.extend(in_text(&entry.key).map(|(_, what)| Place {
                     span: entry.key_span,
                     within: None,
@@ -140,7 +142,8 @@ fn gives_key(name: &str, value: &Node) -> bool {
 /// Whether whoever has the document and its inputs has the value: outputs of steps are made where the agent is.
 fn is_literal(text: &str) -> bool {
     split(text).unwrap_or_default().iter().any(|segment| match segment {
-        Segment::Text(text) => !text.trim().is_empty(),
+        // Other characters are of references: `$(NAME)`, `{{ .name }}`, `vault:path#key`. A shorter one is for emulators.
+        Segment::Text(text) => word(text.trim()) == text.trim() && text.trim().len() >= MIN_KEY_BYTES,
         Segment::Expression { source, .. } => !source.contains("steps"),
     })
 }
@@ -230,9 +233,9 @@ mod tests {
     #[test]
     fn a_key_is_found_wherever_it_stands() {
         for value in [
-            json!({ "environment": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": "x" }] }),
+            json!({ "environment": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": SECRET }] }),
             json!({ "Environment": [{ "Name": "AWS_SESSION_TOKEN", "Value": SECRET }] }),
-            json!({ "data": { "AWS_ACCESS_KEY_ID": "dGVzdA==" } }),
+            json!({ "data": { "AWS_ACCESS_KEY_ID": "QUtJQVEzRUdSNUQ3VFo0V1hZMkE=" } }),
             json!({ "data": { "awsSecretAccessKey": SECRET } }),
             json!({ "AWS_ACCESS_KEY_ID": 222_222_222_222_u64 }),
             json!({ "AWS_SECRET_ACCESS_KEY": "${{ inputs.key }}" }),
@@ -271,6 +274,11 @@ mod tests {
             json!({ "AWS_SECRET_ACCESS_KEY": { "awsSecretsManager": "prod/legacy#secret" } }),
             json!({ "AWS_SECRET_ACCESS_KEY": "arn:aws:secretsmanager:eu-west-1:222222222222:secret:keys" }),
             json!({ "AWS_SESSION_TOKEN": "" }),
+            json!({ "encryptedData": { "AWS_SECRET_ACCESS_KEY": "AgBy3i4OJSWK+PiTySYZZA9rO43cGDEqAgBy3i4OJSWK" } }),
+            json!({ "data": { "AWS_SECRET_ACCESS_KEY": "{{ .secretAccessKey }}" } }),
+            json!({ "env": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": "$(LEGACY_SECRET_ACCESS_KEY)" }] }),
+            json!({ "env": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": "vault:secret/data/aws/legacy#SECRET" }] }),
+            json!({ "env": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": "test" }] }),
             json!({ "AWS_SESSION_TOKEN": "${{ steps.login.outputs.token }}" }),
             json!({ "awsAccessKeyId": "accessKeyId", "secretKey": "AWS_ACCESS_KEY_ID" }),
             json!("AKIAIOSFODNN7EXAMPLE wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
