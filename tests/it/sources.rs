@@ -394,6 +394,15 @@ mapfile -t arguments < "$folder/arguments"
 exec /usr/bin/ssh "${arguments[@]}"
 "#;
 
+/// A world, and beside it the repository `git/app.git` with one file.
+async fn world_with_repository() -> (World, GitServer) {
+    let world = World::builder().start().await.expect("a world");
+    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
+    let file = |copy: &std::path::Path| Ok(std::fs::write(copy.join("file"), "over ssh\n")?);
+    server.commit("app.git", file).expect("a commit");
+    (world, server)
+}
+
 /// Guards the other way in, to a server of OpenSSH: the key is in one private file while git runs, and in no argument;
 /// a host that shows another key gets nothing.
 #[tokio::test]
@@ -402,10 +411,7 @@ async fn a_repository_is_fetched_over_ssh_with_a_key_that_is_in_one_private_file
     if skips(name, SshServer::missing()) {
         return;
     }
-    let mut world = World::builder().start().await.expect("a world");
-    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
-    let file = |copy: &std::path::Path| Ok(std::fs::write(copy.join("file"), "over ssh\n")?);
-    server.commit("app.git", file).expect("a commit");
+    let (mut world, _server) = world_with_repository().await;
     let mounted = world.agent_folder("mounted");
     let ssh = SshServer::start(&mounted).expect("an ssh server");
     let stranger = new_key(&mounted.join("stranger")).expect("a key");
@@ -471,10 +477,7 @@ async fn what_a_step_left_running_finds_neither_the_key_of_a_source_nor_a_later_
     if skips(name, SshServer::missing()) {
         return;
     }
-    let mut world = World::builder().start().await.expect("a world");
-    let server = GitServer::start(&world.folder().join("git"), TOKEN).expect("a server");
-    let file = |copy: &std::path::Path| Ok(std::fs::write(copy.join("file"), "over ssh\n")?);
-    server.commit("app.git", file).expect("a commit");
+    let (mut world, _server) = world_with_repository().await;
     let ssh = SshServer::start(&world.agent_folder("mounted")).expect("an ssh server");
     let options = AgentOptions::default()
         .env("DEPUTY_SECRET_KEY", &ssh.key().expect("a key"))

@@ -17,6 +17,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_sts::error::SdkError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::get_caller_identity::GetCallerIdentityOutput;
 use aws_sdk_sts::types::Tag;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -223,22 +224,14 @@ impl Link {
 
     fn learn_account(&self, credentials: &Credentials) {
         let Some(config) = &self.own else { return };
-        let Account::Own(own) = config.pace.account() else {
+        let account = config.pace.account();
+        let Account::Own(own) = account else { return };
+        if !account.number().is_empty() {
             return;
-        };
-        let told = credentials.account_id().map(|account| account.as_str().to_owned());
+        }
+        let told = credentials.account_id().map(|account| account.as_str());
         let sts = sts_client(config, credentials.clone());
-        own.learn(told.as_deref(), async move {
-            let asked = tokio::time::timeout(WHO_TIMEOUT, sts.get_caller_identity().send()).await;
-            match asked {
-                Ok(Ok(who)) => who.account,
-                Ok(Err(error)) => {
-                    tracing::debug!(error = %chain_of(&error), "the agent's account is not known");
-                    None
-                }
-                Err(_) => None,
-            }
-        });
+        own.learn(told, async move { who(&sts).await?.account });
     }
 
     fn set(&self, cached: Cached) {
@@ -401,12 +394,24 @@ async fn denied(
     }
     let caller = match answer.caller() {
         Some(arn) => arn.to_owned(),
-        None => match tokio::time::timeout(WHO_TIMEOUT, sts.get_caller_identity().send()).await {
-            Ok(Ok(who)) => who.arn.unwrap_or_else(|| "the caller".into()),
-            Ok(Err(_)) | Err(_) => "the caller".into(),
-        },
+        None => who(sts)
+            .await
+            .and_then(|who| who.arn)
+            .unwrap_or_else(|| "the caller".into()),
     };
     explain(hop, (&caller, chain), &answer)
+}
+
+/// Who calls, if STS says so soon.
+async fn who(sts: &aws_sdk_sts::Client) -> Option<GetCallerIdentityOutput> {
+    match tokio::time::timeout(WHO_TIMEOUT, sts.get_caller_identity().send()).await {
+        Ok(Ok(who)) => Some(who),
+        Ok(Err(error)) => {
+            tracing::debug!(error = %chain_of(&error), "STS does not say who calls");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// A client with these credentials and no others.
