@@ -31,13 +31,15 @@ struct Kind {
 enum Beside {
     /// Four characters: so short that nothing of a log can be passed over.
     Short,
+    /// A word that is in every line.
+    Common,
     /// Of the largest size: random bytes.
     Bytes,
     /// Of the largest size: eight hundred lines of JSON with random values.
     Lines,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind {
         name: "no secrets",
         count: 0,
@@ -57,6 +59,11 @@ const KINDS: [Kind; 6] = [
         name: "50 secrets, one more of 4 characters",
         count: 50,
         beside: Some(Beside::Short),
+    },
+    Kind {
+        name: "50 secrets, one more that is in every line",
+        count: 50,
+        beside: Some(Beside::Common),
     },
     Kind {
         name: "50 secrets, one more of 64 KiB of random bytes",
@@ -157,6 +164,7 @@ fn add_secrets(kind: Kind, mut add: impl FnMut(&[u8]) -> Result<(), Failed>) -> 
     match kind.beside {
         None => Ok(()),
         Some(Beside::Short) => add(b"q8X-"),
+        Some(Beside::Common) => add(b"INFO"),
         Some(Beside::Bytes) => add(&random().take(LARGE_BYTES).collect::<Vec<u8>>()),
         Some(Beside::Lines) => {
             let mut random = random();

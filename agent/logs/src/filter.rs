@@ -59,17 +59,58 @@ impl Filter {
         }
     }
 
-    /// From where on, `from` or later, the automaton must look: no form begins before.
-    pub(crate) fn skip(&self, input: &[u8], from: usize) -> usize {
-        let found = self.windows.skip(input, from);
-        let Some(brief) = &self.brief else { return found };
-        let reach = MOST_BRIEF - 1;
-        let end = input.len().min(found + reach);
-        let first = brief
-            .find_in(input, Span { start: from, end })
-            .map_or(found, |form| found.min(form.start()));
+    /// What goes through one input.
+    pub(crate) fn over<'a>(&'a self, input: &'a [u8]) -> Skips<'a> {
+        Skips {
+            filter: self,
+            input,
+            window: None,
+            form: None,
+            #[cfg(test)]
+            searches: Vec::new(),
+        }
+    }
+}
+
+/// Goes through one input, from its beginning to its end. What was seen ahead is not looked for again: a form met in
+/// every line would else cost a look at all that follows it each time.
+pub(crate) struct Skips<'a> {
+    filter: &'a Filter,
+    input: &'a [u8],
+    /// No form but the brief ones begins before, from where it was asked for on.
+    window: Option<usize>,
+    /// Nor does a brief one before here.
+    form: Option<usize>,
+    /// From where windows were searched for.
+    #[cfg(test)]
+    searches: Vec<usize>,
+}
+
+impl Skips<'_> {
+    /// From where on, `from` or later, the automaton must look: no form begins before. `from` must not be less than
+    /// the last time.
+    pub(crate) fn skip(&mut self, from: usize) -> usize {
+        let found = self.window.filter(|seen| *seen >= from);
+        let found = found.unwrap_or_else(|| self.window_from(from));
+        let Some(brief) = &self.filter.brief else { return found };
+        let form = self.form.filter(|seen| *seen >= from);
+        let form = form.unwrap_or_else(|| self.form_between(brief, from, found));
         // One that begins near the end may go on in the next input, also around the one that was found.
-        first.min(input.len().saturating_sub(reach)).max(from)
+        let certain = self.input.len().saturating_sub(MOST_BRIEF - 1);
+        found.min(form).min(certain).max(from)
+    }
+
+    fn window_from(&mut self, from: usize) -> usize {
+        #[cfg(test)]
+        self.searches.push(from);
+        let found = self.filter.windows.skip(self.input, from);
+        *self.window.insert(found)
+    }
+
+    fn form_between(&mut self, brief: &Searcher, from: usize, found: usize) -> usize {
+        let end = self.input.len().min(found + MOST_BRIEF - 1);
+        let first = brief.find_in(self.input, Span { start: from, end });
+        *self.form.insert(first.map_or(found, |form| form.start()))
     }
 }
 
@@ -204,7 +245,7 @@ mod tests {
             let forms: Vec<Vec<u8>> = forms.into_iter().map(String::into_bytes).collect();
             let borrowed: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
             let (filter, from) = (Filter::build(&borrowed), from.min(input.len()));
-            let skipped = filter.skip(input.as_bytes(), from);
+            let skipped = filter.over(input.as_bytes()).skip(from);
             prop_assert!(skipped >= from && skipped <= input.len());
             prop_assert!(skipped <= first(&forms, input.as_bytes(), from), "{skipped}");
         }
@@ -216,8 +257,25 @@ mod tests {
         let filter = Filter::build(&[b"(corg)", b"corg"]);
         for before in 0..20 {
             let input = [&b" ".repeat(before)[..], b"(corg"].concat();
-            let skipped = filter.skip(&input, 0);
+            let skipped = filter.over(&input).skip(0);
             assert!(skipped <= before, "{skipped} of {before}");
+        }
+    }
+
+    /// Guards that a write costs one look, however often a brief form is met in it: each look goes up to its end.
+    #[test]
+    fn what_was_looked_through_is_not_looked_through_again() {
+        let input = b"env=prod cluster=production\n".repeat(1000);
+        for forms in [&[&b"prod"[..]][..], &[b"prod", b"a secret of some length"]] {
+            let filter = Filter::build(forms);
+            let mut skips = filter.over(&input);
+            let (mut at, mut met) = (0, 0);
+            while let from @ ..27_900 = skips.skip(at) {
+                met += usize::from(input.get(from..).unwrap_or_default().starts_with(b"prod"));
+                at = from + 1;
+            }
+            assert!(met > 1_900, "{met}");
+            assert_eq!(skips.searches, [0]);
         }
     }
 
@@ -226,7 +284,8 @@ mod tests {
     fn what_begins_no_form_is_passed_over() {
         let forms: [&[u8]; 3] = [b"x7!q", b"a secret of some length", b"0123456789abcdef"];
         for forms in [&forms[..], &forms[1..], &forms[..1]] {
-            let skipped = Filter::build(forms).skip(&b"ordinary words of a log; ".repeat(40), 0);
+            let input = b"ordinary words of a log; ".repeat(40);
+            let skipped = Filter::build(forms).over(&input).skip(0);
             assert!(skipped > 980, "{skipped}");
         }
     }

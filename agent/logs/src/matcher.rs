@@ -66,12 +66,13 @@ impl Matcher {
             return from;
         };
         let (mut node, mut at) = (from, 0);
+        let mut skips = filter.over(input);
         loop {
             // With many forms nearly every byte begins one, and the automaton would never come back to its start: so it
             // is left already while no form has got further than what the filter can see.
             let depth = automaton.depth(node);
             if depth < MIN_FORM_BYTES && depth <= at {
-                let from = filter.skip(input, at - depth);
+                let from = skips.skip(at - depth);
                 if from >= at {
                     (node, at) = (NodeId::default(), from);
                 }

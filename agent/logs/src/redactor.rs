@@ -233,6 +233,19 @@ struct Held {
     hidden: Vec<Span>,
     /// What was handed on last is a mask, and it reaches up to `bytes`.
     after_mask: bool,
+    /// Of what that mask hides, the last bytes that may go on as a longer form.
+    masked: Vec<u8>,
+}
+
+impl Held {
+    /// The first `end` bytes are handed on: the last `reach` of them, and of what was masked before, stay known.
+    fn keep_masked(&mut self, end: usize, reach: usize) {
+        let new = reach.min(end);
+        let old = (reach - new).min(self.masked.len());
+        self.masked.drain(..self.masked.len() - old);
+        self.masked
+            .extend_from_slice(self.bytes.get(end - new..end).unwrap_or_default());
+    }
 }
 
 impl RedactedStream {
@@ -251,15 +264,19 @@ impl RedactedStream {
             hide(hidden, (offset + end).saturating_sub(len), offset + end)
         });
         let total = offset + input.len();
-        let undecided = covered_until(hidden, total - self.matcher.depth(self.state).min(total));
+        let depth = self.matcher.depth(self.state);
+        let undecided = covered_until(hidden, total - depth.min(total));
+        let reach = depth.saturating_sub(total - undecided);
         if offset == 0 && hidden.is_empty() {
             // The usual case: nothing to hide, nothing copied but the few bytes held back.
             let (decided, rest) = input.split_at(undecided);
+            self.held.keep_masked(0, reach);
             self.held.bytes.extend_from_slice(rest);
             self.held.after_mask &= decided.is_empty();
             return decided;
         }
         self.held.bytes.extend_from_slice(input);
+        self.held.keep_masked(undecided, reach);
         self.hand_on(undecided)
     }
 
@@ -268,6 +285,7 @@ impl RedactedStream {
         self.refresh();
         let all = self.held.bytes.len();
         self.state = NodeId::default();
+        self.held.masked.clear();
         self.hand_on(all);
         self.held.after_mask = false;
         &self.out
@@ -302,7 +320,7 @@ impl RedactedStream {
         &self.out
     }
 
-    /// Takes over secrets that were added since, and looks for them in what is held.
+    /// Takes over secrets that were added since, and looks for them in what is held and what goes on from a mask.
     fn refresh(&mut self) {
         let version = self.redactor.shared.version.load(Ordering::Acquire);
         if version == self.version {
@@ -317,13 +335,13 @@ impl RedactedStream {
             .unwrap_or_else(PoisonError::into_inner)
             .matcher();
         let mut spans = std::mem::take(&mut self.held.hidden);
-        let scanned = self.matcher.scan(NodeId::default(), &self.held.bytes, |end, len| {
+        let masked = self.matcher.scan(NodeId::default(), &self.held.masked, |_, _| {});
+        self.state = self.matcher.scan(masked, &self.held.bytes, |end, len| {
             spans.push(Span {
                 start: end.saturating_sub(len),
                 end,
             });
         });
-        self.state = scanned;
         spans.sort_unstable_by_key(|span| (span.end, span.start));
         for span in spans {
             hide(&mut self.held.hidden, span.start, span.end);

@@ -28,6 +28,17 @@ fn redact_in_pieces(redactor: &Redactor, text: &[u8], cuts: &[usize]) -> Vec<u8>
     out
 }
 
+#[test]
+fn a_longer_secret_goes_on_behind_a_mask_after_another_was_added() {
+    let redactor = redactor(&["password", "password1234-very-secret"]);
+    let mut stream = redactor.stream();
+    let mut out = stream.write(b"x password").to_vec();
+    redactor.add_secret(b"another one").expect("a secret");
+    out.extend_from_slice(stream.write(b"1234-very-secret y"));
+    out.extend_from_slice(stream.finish());
+    assert_eq!(String::from_utf8_lossy(&out), "x *** y");
+}
+
 /// What the redactor must do, said plainly: every byte of every occurrence goes, each run of them
 /// becomes one mask.
 fn plainly(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
@@ -69,6 +80,31 @@ proptest! {
         prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &[]), expected.clone());
         prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &cuts), expected.clone());
         prop_assert_eq!(redact_in_pieces(&redactor, text.as_bytes(), &vec![1; text.len()]), expected);
+    }
+
+    /// Guards that a stream knows after a new secret what it knew before, also what is a mask already.
+    #[test]
+    fn another_secret_between_two_writes_makes_no_difference(
+        (short, more) in (secret(), "[abc]{1,9}"),
+        around in prop::collection::vec("[abc]{0,3}", 2..6),
+        cuts in prop::collection::vec(0_usize..12, 0..30),
+    ) {
+        let long = [&short, more.as_bytes()].concat();
+        let text = around.join(&String::from_utf8_lossy(&long).into_owned());
+        let secrets = [short, long];
+        let redactor = redactor(&secrets);
+        let mut stream = redactor.stream();
+        let mut out = Vec::new();
+        let mut rest = text.as_bytes();
+        for (index, cut) in cuts.iter().enumerate() {
+            let (now, later) = rest.split_at((*cut).min(rest.len()));
+            out.extend_from_slice(stream.write(now));
+            redactor.add_secret(format!("another-{index}").as_bytes()).expect("a secret");
+            rest = later;
+        }
+        out.extend_from_slice(stream.write(rest));
+        out.extend_from_slice(stream.finish());
+        prop_assert_eq!(out, plainly(&secrets, text.as_bytes()));
     }
 
     /// Without short forms the matcher takes longer strides.
