@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef,
+    BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut, FinalizerInterceptorContextRef,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::retries::RequestAttempts;
@@ -22,6 +22,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::region::SigningRegion;
 use aws_types::{SdkConfig, SigningName};
 use tokio::time::Instant;
 
@@ -155,8 +156,6 @@ impl Pace {
         TakingTurns {
             inner,
             rates: Arc::clone(&self.rates),
-            account: self.account.clone(),
-            region: self.region.clone(),
         }
     }
 
@@ -172,7 +171,7 @@ impl Pace {
         let wait = self.backoff.wait(tried, rand::random());
         let wait = (tried < self.backoff.tries()).then_some(wait);
         if answer == Passing::Throttled {
-            self.throttled((service, operation), tried, wait);
+            self.throttled(&self.lane(service), operation, tried, wait);
         }
         wait
     }
@@ -185,10 +184,19 @@ impl Pace {
         }
     }
 
-    fn throttled(&self, (service, operation): (&str, &str), tried: u32, wait: Option<Duration>) {
+    /// Of a client's call: as its signature would say, also where it has none.
+    fn lane_of(&self, cfg: &ConfigBag) -> Lane {
+        let mut lane = self.lane(cfg.load::<SigningName>().map_or("aws", |name| name.as_ref()));
+        if let Some(region) = cfg.load::<SigningRegion>() {
+            region.as_ref().clone_into(&mut lane.region);
+        }
+        lane
+    }
+
+    fn throttled(&self, lane: &Lane, operation: &str, tried: u32, wait: Option<Duration>) {
         let now = Instant::now();
-        self.rates.throttled(&self.lane(service), now);
-        let action = format!("{service}:{operation}");
+        self.rates.throttled(lane, now);
+        let action = format!("{}:{operation}", lane.service);
         let wait_ms = wait.map(|wait| wait.as_millis());
         tracing::debug!(%action, account = self.account.number(), tried, wait_ms, "AWS throttles");
         if let Some(wait) = wait {
@@ -257,6 +265,17 @@ impl Intercept for Pace {
         Ok(())
     }
 
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        // A call without a signature names its service nowhere else.
+        context.request_mut().add_extension(self.lane_of(cfg));
+        Ok(())
+    }
+
     fn read_after_attempt(
         &self,
         context: &FinalizerInterceptorContextRef<'_>,
@@ -274,9 +293,8 @@ impl Intercept for Pace {
             .max(wished.min(self.backoff.longest()));
         let is_last = tried >= self.backoff.tries();
         if context.response().is_some_and(is_throttling) {
-            let service = cfg.load::<SigningName>().map_or("aws", |name| name.as_ref());
             let operation = cfg.load::<Metadata>().map_or("a call", |call| call.name());
-            self.throttled((service, operation), tried, (!is_last).then_some(wait));
+            self.throttled(&self.lane_of(cfg), operation, tried, (!is_last).then_some(wait));
         }
         // Without a die of its own the SDK waits exactly this long.
         cfg.interceptor_state().store_put(
@@ -443,9 +461,15 @@ mod tests {
     const ANSWERED: &str = "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
         <GetCallerIdentityResult><Account>1</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";
 
+    /// The answer to a call without a signature.
+    const ASSUMED: &str = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+        <AssumeRoleWithWebIdentityResult><Audience>a</Audience></AssumeRoleWithWebIdentityResult>\
+        </AssumeRoleWithWebIdentityResponse>";
+
     impl HttpConnector for TenPerSecond {
-        fn call(&self, _request: HttpRequest) -> HttpConnectorFuture {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
             let api = self.clone();
+            let is_signed = request.headers().get("authorization").is_some();
             HttpConnectorFuture::new(async move {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let mut bucket = api.0.lock().expect("whole");
@@ -456,7 +480,7 @@ mod tests {
                 let (status, body) = if bucket.0 >= 1.0 {
                     bucket.0 -= 1.0;
                     counts.0 += 1;
-                    (200, ANSWERED)
+                    (200, if is_signed { ANSWERED } else { ASSUMED })
                 } else {
                     counts.1 += 1;
                     (400, THROTTLED)
@@ -486,7 +510,7 @@ mod tests {
 
     /// Sixteen tasks make eight calls each, one after the other, with these limits; how many were throttled, and how
     /// many failed for good.
-    async fn sixteen_tasks(rates: impl Fn() -> Arc<Rates>) -> (u32, usize) {
+    async fn sixteen_tasks(is_signed: bool, rates: impl Fn() -> Arc<Rates>) -> (u32, usize) {
         let counts = Arc::new(Mutex::new((0, 0)));
         let api = TenPerSecond(Arc::new(Mutex::new((10.0, Instant::now()))), Arc::clone(&counts));
         let mut tasks = tokio::task::JoinSet::new();
@@ -497,7 +521,14 @@ mod tests {
             tasks.spawn(async move {
                 let mut failed = 0;
                 for _ in 0..8 {
-                    failed += usize::from(client.get_caller_identity().send().await.is_err());
+                    let is_refused = if is_signed {
+                        client.get_caller_identity().send().await.is_err()
+                    } else {
+                        let call = client.assume_role_with_web_identity();
+                        let call = call.role_arn("arn:aws:iam::1:role/r").role_session_name("s");
+                        call.web_identity_token("t").send().await.is_err()
+                    };
+                    failed += usize::from(is_refused);
                 }
                 failed
             });
@@ -509,13 +540,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tasks_that_share_a_limit_throttle_each_other_far_less_than_tasks_that_do_not() {
-        let shared = Arc::new(Rates::default());
-        let (together, failed) = sixteen_tasks(|| Arc::clone(&shared)).await;
-        let (apart, _) = sixteen_tasks(Arc::default).await;
-        assert_eq!(failed, 0);
-        // Seen: 47 to 49, nearly all of them in the first second, and 98 to 146.
-        assert!(together <= 64, "{together} of 128 calls were throttled");
-        assert!(together * 3 < apart * 2, "{together} together, {apart} apart");
+        for is_signed in [true, false] {
+            let shared = Arc::new(Rates::default());
+            let (together, failed) = sixteen_tasks(is_signed, || Arc::clone(&shared)).await;
+            let (apart, _) = sixteen_tasks(is_signed, Arc::default).await;
+            assert_eq!(failed, 0);
+            // Seen: 47 to 49, nearly all of them in the first second, and 98 to 146.
+            assert!(together <= 64, "{together} of 128 calls were throttled");
+            assert!(together * 3 < apart * 2, "{together} together, {apart} apart");
+        }
     }
 
     /// Throttles the first call, while others come in such a number that the next turn is far away.

@@ -9,11 +9,11 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::{RuntimeComponents, RuntimeComponentsBuilder};
 use aws_smithy_types::config_bag::ConfigBag;
 use tokio::time::Instant;
 
-use crate::account::Account;
 use crate::rate::{Lane, Rates};
 
 /// Sends through `inner` when it is this account's turn.
@@ -21,8 +21,6 @@ use crate::rate::{Lane, Rates};
 pub(crate) struct TakingTurns {
     pub(crate) inner: SharedHttpClient,
     pub(crate) rates: Arc<Rates>,
-    pub(crate) account: Account,
-    pub(crate) region: String,
 }
 
 #[derive(Debug)]
@@ -58,12 +56,11 @@ impl HttpClient for TakingTurns {
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let lane = Lane {
-            account: self.client.account.number().to_owned(),
-            region: self.client.region.clone(),
-            service: service_of(&request).to_owned(),
+        let Some(lane) = request.extension::<Lane>() else {
+            let error = "a call without the interceptor that says whose turn it is";
+            return HttpConnectorFuture::ready(Err(ConnectorError::other(error.into(), None)));
         };
-        let wait = self.client.rates.take(&lane, Instant::now());
+        let wait = self.client.rates.take(lane, Instant::now());
         if wait.is_zero() {
             return self.inner.call(request);
         }
@@ -73,31 +70,5 @@ impl HttpConnector for Connector {
             tokio::time::sleep(wait).await;
             inner.call(request).await
         })
-    }
-}
-
-/// From the scope of the signature: `Credential=AKIA…/20261123/eu-west-1/ecs/aws4_request`.
-fn service_of(request: &HttpRequest) -> &str {
-    let scope = request
-        .headers()
-        .get("authorization")
-        .and_then(|value| value.split("Credential=").nth(1))
-        .and_then(|value| value.split(',').next());
-    scope.and_then(|scope| scope.split('/').nth(3)).unwrap_or("unsigned")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_service_is_read_from_the_signature() {
-        let mut request = HttpRequest::empty();
-        assert_eq!(service_of(&request), "unsigned");
-        request.headers_mut().insert(
-            "authorization",
-            "AWS4-HMAC-SHA256 Credential=AKIA/20261123/eu-west-1/ecs/aws4_request, SignedHeaders=host, Signature=x",
-        );
-        assert_eq!(service_of(&request), "ecs");
     }
 }
