@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_credential_types::Credentials;
@@ -23,6 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::account::Account;
+use crate::container::Container;
 use crate::denial::{Answer, answer_of, explain};
 use crate::error::{CredentialsError, chain_of};
 use crate::hop::Hop;
@@ -47,8 +47,8 @@ const WAIT_MARGIN: Duration = Duration::from_secs(5);
 pub(crate) enum Origin {
     /// Keys that do not end, or that nobody can renew.
     Keys(Credentials),
-    /// The container credential endpoint, described.
-    Container(Box<EcsCredentialsProvider>, String),
+    /// The container credential endpoint.
+    Container(Box<Container>),
     /// A service account's token. The config names region and HTTP client.
     WebIdentity(Box<WebIdentity>, Box<Paced>),
     /// A profile of the shared config files, described.
@@ -193,7 +193,8 @@ impl Link {
             Origin::Keys(_) => "the agent's own keys".into(),
             #[cfg(test)]
             Origin::Script(..) => "a script".into(),
-            Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
+            Origin::Container(container) => format!("the agent's own identity ({})", container.ambient),
+            Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
                 format!("the agent's own identity ({ambient})")
             }
             Origin::WebIdentity(identity, _) => identity.lineage(),
@@ -265,7 +266,7 @@ impl Link {
                 tokio::time::sleep(*takes).await;
                 answer
             }
-            Origin::Container(provider, _) => self.provided(provider.as_ref()).await,
+            Origin::Container(container) => container.credentials().await,
             Origin::Profile(provider, _) => self.provided(provider.as_ref()).await,
             Origin::WebIdentity(identity, config) => identity.assume(config).await,
             Origin::Instance(provider, _) => self.provided(provider.as_ref()).await,
@@ -288,10 +289,7 @@ impl Link {
                 ambient: "environment keys".into(),
                 cause,
             },
-            Origin::Container(_, ambient) => CredentialsError::Ambient {
-                ambient: ambient.clone(),
-                cause,
-            },
+            Origin::Container(container) => container.failed(cause),
             Origin::Profile(_, profile) => CredentialsError::Profile {
                 profile: profile.clone(),
                 cause,
@@ -310,9 +308,8 @@ impl fmt::Debug for Link {
             Origin::Keys(_) => f.write_str("keys"),
             #[cfg(test)]
             Origin::Script(..) => f.write_str("script"),
-            Origin::Container(_, ambient) | Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => {
-                f.write_str(ambient)
-            }
+            Origin::Container(container) => f.write_str(&container.ambient),
+            Origin::Instance(_, ambient) | Origin::Profile(_, ambient) => f.write_str(ambient),
             Origin::WebIdentity(identity, _) => write!(f, "web identity -> {}", identity.role_arn()),
             Origin::Role(parent, hop, _) => write!(f, "{parent:?} -> {}", hop.role_arn),
             Origin::Nothing(error) => write!(f, "{error}"),

@@ -19,6 +19,18 @@ pub enum CredentialsError {
         /// What it answered.
         cause: String,
     },
+    /// The token that the container credential endpoint wants to see is not in its file.
+    #[error(
+        "the agent's own AWS identity ({ambient}) cannot be read: AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names {path}, which {problem}"
+    )]
+    ContainerToken {
+        /// The source, described.
+        ambient: String,
+        /// As set.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The instance's metadata service was expected and gave no credentials.
     #[error("the EC2 instance's metadata service gave no AWS identity: {cause}")]
     Instance {
@@ -112,7 +124,7 @@ impl CredentialsError {
     pub const fn class(&self) -> &'static str {
         match self {
             Self::NoAmbient { .. } => "aws.noIdentity",
-            Self::Ambient { .. } => "aws.ambientIdentity",
+            Self::Ambient { .. } | Self::ContainerToken { .. } => "aws.ambientIdentity",
             Self::Instance { .. } => "aws.instanceIdentity",
             Self::Profile { .. } => "aws.profile",
             Self::WebIdentity(_) => "aws.webIdentity",
@@ -149,6 +161,10 @@ impl CredentialsError {
                  AWS_SECRET_ACCESS_KEY in its environment",
             ),
             Self::Ambient { .. } => failure.hint("check the task role of the agent and its way to the credential endpoint"),
+            Self::ContainerToken { .. } => failure.hint(
+                "EKS Pod Identity mounts this file into pods that are made after the association (volume eks-pod-identity-token), \
+                 and renews it: look whether it is there and whether the agent's user may read it, or make the pod anew",
+            ),
             Self::CaBundle { .. } => failure.hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it"),
             Self::BadHop { .. } => failure.hint("correct spec.aws.assumeRole"),
             Self::CallerUnknown { .. } => failure.hint(

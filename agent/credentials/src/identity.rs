@@ -23,6 +23,7 @@ use crate::account::{Account, OwnAccount};
 use crate::ambient::{Ambient, AmbientKind};
 use crate::backoff::Backoff;
 use crate::chain::{Link, LinkProvider, Origin, sts_client};
+use crate::container::Container;
 use crate::denial::answer_of;
 use crate::env::Env;
 use crate::error::CredentialsError;
@@ -434,7 +435,8 @@ impl Agent {
                 let provider = aws_config::ecs::EcsCredentialsProvider::builder()
                     .configure(&metadata_config())
                     .build();
-                Origin::Container(Box::new(provider), self.ambient.description.clone())
+                let description = self.ambient.description.clone();
+                Origin::Container(Box::new(Container::new(provider, &self.env, description)))
             }
             AmbientKind::Instance => {
                 let provider = ImdsCredentialsProvider::builder().configure(&metadata_config()).build();

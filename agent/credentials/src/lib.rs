@@ -17,6 +17,7 @@ mod timestamp;
 pub mod identity;
 mod chain;
 pub mod ambient;
+mod container;
 mod web_identity;
 mod profile;
 mod token_file;

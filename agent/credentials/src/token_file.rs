@@ -12,6 +12,15 @@ const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
 /// The token, whole. A file that is being replaced may be there and empty for a moment: the next reader finds it.
 pub(crate) fn read(file: &Path) -> Result<String, String> {
+    let token = read_any(file)?;
+    if token.split('.').count() != 3 {
+        return Err("holds no token of three parts; it is perhaps written at this moment".into());
+    }
+    Ok(token)
+}
+
+/// The same for a token that need not be a JSON Web Token.
+pub(crate) fn read_any(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text));
     read.map_err(|error| format!("cannot be read: {error}"))?;
@@ -21,9 +30,6 @@ pub(crate) fn read(file: &Path) -> Result<String, String> {
     }
     if text.len() as u64 > MAX_TOKEN_BYTES {
         return Err(format!("is longer than {MAX_TOKEN_BYTES} bytes"));
-    }
-    if token.split('.').count() != 3 {
-        return Err("holds no token of three parts; it is perhaps written at this moment".into());
     }
     if is_cut(token) {
         return Err("ends within its signature; it is perhaps written at this moment".into());
