@@ -21,6 +21,7 @@ mod matcher;
 mod filter;
 mod automaton;
 mod secret_forms;
+mod json_texts;
 mod escapes;
 
 pub use attempt_log::{AttemptLog, LogWriter, Logs};

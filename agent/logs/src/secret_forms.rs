@@ -1,7 +1,8 @@
 //! The forms in which programs print a secret. Called by the redactor when a secret is added.
 //!
-//! A value is looked for as it is, in base64 wherever it begins in what is encoded, in hexadecimal,
-//! and as URLs, JSON and shells write it ([`crate::escapes`]); a value of several lines line by line too.
+//! A value is looked for as it is, in base64 wherever it begins in what is encoded, in hexadecimal, both also broken
+//! into lines, and as URLs, JSON and shells write it ([`crate::escapes`]); a value of several lines line by line too,
+//! and one that is a JSON object text by text ([`crate::json_texts`]).
 
 use std::collections::HashSet;
 
@@ -9,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use crate::escapes::add_escaped;
+use crate::json_texts::texts_of;
 
 /// No form is shorter: the matcher's window.
 pub(crate) const MIN_FORM_BYTES: usize = 4;
@@ -19,6 +21,13 @@ const WRAPPED_LINE_BYTES: [usize; 2] = [57, 48];
 /// The same of what `xxd -p` wraps (60 columns).
 const WRAPPED_HEX_BYTES: usize = 30;
 
+/// Of base64 and hexadecimal each part of so many characters is a form, so that every line of it is hidden, wherever
+/// lines are broken; but what is left of the value in a shorter one. Shorter parts would be met by chance.
+const PART_BYTES: usize = 13;
+
+/// Longer values have no such parts: each of their bytes would need a hundred.
+const MAX_PARTED_BYTES: usize = 8 * 1024;
+
 /// All forms, each of at least [`MIN_FORM_BYTES`] bytes.
 pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
     let mut forms = HashSet::from([value.to_vec()]);
@@ -26,6 +35,9 @@ pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
     add_forms(&mut forms, trimmed);
     if trimmed.len() < value.len() {
         add_encoded(&mut forms, value);
+    }
+    if value.len() <= MAX_PARTED_BYTES {
+        add_parts(&mut forms, value);
     }
     // What is no text has no lines.
     let lines = if std::str::from_utf8(value).is_ok() { value } else { &[] };
@@ -37,6 +49,9 @@ pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
         if line.len() < trimmed.len() && line.len() >= MIN_FORM_BYTES {
             add_forms(&mut forms, line);
         }
+    }
+    for text in texts_of(trimmed) {
+        add_forms(&mut forms, text.as_bytes());
     }
     forms.retain(|form| form.len() >= MIN_FORM_BYTES);
     forms
@@ -79,6 +94,16 @@ fn add_base64_forms(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
             }
             forms.insert(own.to_vec());
         }
+    }
+}
+
+/// What may stand in one line, however it was broken.
+fn add_parts(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
+    let mut encoded = HashSet::new();
+    add_base64_forms(&mut encoded, value);
+    encoded.extend([b"0123456789abcdef", b"0123456789ABCDEF"].map(|digits| hex(value, digits)));
+    for form in encoded {
+        forms.extend(form.windows(PART_BYTES).map(<[u8]>::to_vec));
     }
 }
 
@@ -145,6 +170,50 @@ mod tests {
         assert!(has(key, &STANDARD_NO_PAD.encode("MIIEvQIBADANBgkqhkiG")));
     }
 
+    /// Each line is hidden whole, but what of the value is in one of fewer characters than a part has.
+    #[test]
+    fn base64_and_hexadecimal_are_known_wherever_lines_are_broken() {
+        let secret = b"correct horse battery staple, and a good deal more";
+        let forms = forms_of(secret);
+        for before in ["", "x", "user:", "a line of some length that ends: "] {
+            let text = [before.as_bytes(), secret, b"!"].concat();
+            for (encoded, from) in [
+                (
+                    STANDARD_NO_PAD.encode(&text).into_bytes(),
+                    (before.len() * 8).div_ceil(6),
+                ),
+                (hex(&text, b"0123456789abcdef"), before.len() * 2),
+            ] {
+                // The characters that are of the secret alone, as `encoded` has them.
+                let to = encoded.len() * (before.len() + secret.len()) / text.len();
+                for columns in [20, 60, 64, 76] {
+                    for (number, line) in encoded.chunks(columns).enumerate() {
+                        let own = from.max(number * columns)..to.min(number * columns + line.len());
+                        let Some(piece) = encoded.get(own).filter(|piece| piece.len() >= PART_BYTES) else {
+                            continue;
+                        };
+                        assert!(
+                            piece.windows(PART_BYTES).all(|part| forms.contains(part)),
+                            "{before}: {}",
+                            String::from_utf8_lossy(piece)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A set of credentials as RDS keeps it: its password is hidden wherever a script takes it out.
+    #[test]
+    fn the_texts_of_a_json_object_are_secrets_too() {
+        let value =
+            r#"{"engine":"postgres","host":"db.example.com","username":"app","password":"s3cr\u0065t-\u20ac/x"}"#;
+        for form in ["s3cret-€/x", "s3cret-%E2%82%AC%2Fx", r"s3cret-€\/x"] {
+            assert!(has(value, form), "{form}");
+        }
+        assert!(!has(value, "db.example.com") && !has(value, "postgres"));
+    }
+
     /// What `xxd -p` makes of what is longer than its line.
     #[test]
     fn hexadecimal_is_known_broken_into_lines() {
@@ -163,7 +232,9 @@ mod tests {
         let line = "key 3: \"it's $HOME & {more}/than+this\"";
         let value = format!("first line of them\n{line}\n").repeat(1024);
         let forms = forms_of(value.as_bytes());
-        for form in forms_of(line.as_bytes()) {
+        let mut of_line = HashSet::new();
+        add_forms(&mut of_line, line.as_bytes());
+        for form in of_line {
             assert!(forms.contains(&form), "{}", String::from_utf8_lossy(&form));
         }
         let quoted = value.trim().replace('\'', r"'\''");

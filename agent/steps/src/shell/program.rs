@@ -378,7 +378,9 @@ struct LogSink<'a> {
 
 impl OutputSink for LogSink<'_> {
     fn write(&mut self, stream: StreamKind, bytes: &[u8]) {
-        self.secrets.look();
+        if !self.secrets.look() {
+            return;
+        }
         match stream {
             StreamKind::Stdout => self.log.stdout(bytes),
             StreamKind::Stderr => {
