@@ -22,8 +22,8 @@ const SECRET_BYTES: usize = 40;
 /// In the keys that AWS's own documentation shows, and in nobody's.
 const EXAMPLE: &str = "EXAMPLE";
 
-/// What follows a name in running text is a key from this length on; what is shorter is a placeholder or a word.
-const MIN_KEY_BYTES: usize = 16;
+/// How an id looks in base64, as Kubernetes Secrets have it.
+const ENCODED_ID_PREFIXES: [&str; 2] = ["QUtJQ", "QVNJQ"];
 /// What is below it only the cluster can read: a SealedSecret is made to be public.
 const SEALED: &str = "encryptedData";
 
@@ -71,7 +71,7 @@ fn words(what: &str) -> (String, &'static str) {
     let shown: String = what.chars().take(80).collect();
     (
         format!("`{shown}`: AWS keys are not taken in a task: the manager and everybody who reads it would have them"),
-        "say in `spec.aws` which role to assume (`assumeRole`, `oidc`); keys, if there must be any, belong into the agent's own environment, and what is deployed takes them by a reference (`secrets`, `valueFrom`)",
+        "say in `spec.aws` which role to assume (`assumeRole`, `oidc`); keys, if there must be any, belong into the agent's own environment, and what is deployed takes them by a reference (`secrets`, `valueFrom`). If this is no key and only looks like one, keep it in a file of a source: those are not looked into",
     )
 }
 
@@ -127,25 +127,28 @@ fn bare(name: &str) -> String {
 /// Does this name, with this value, give somebody a key? A reference and an ARN do not.
 fn gives_key(name: &str, value: &Node) -> bool {
     let is_variable = VARIABLES.contains(&name);
-    if !is_variable && !VARIABLES.iter().any(|variable| bare(variable) == bare(name)) {
+    let Some(variable) = VARIABLES.into_iter().find(|variable| bare(variable) == bare(name)) else {
         return false;
-    }
+    };
     match &value.data {
         Data::Number(_) => is_variable,
-        Data::Text(text) if text.starts_with("arn:") => false,
-        Data::Text(text) if is_variable => is_literal(text),
-        Data::Text(text) => is_key(text.trim()),
+        Data::Text(text) if is_variable => is_literal(variable, text),
+        Data::Text(text) => is_whole_key(variable, text),
         Data::Null | Data::Truth(_) | Data::List(_) | Data::Map(_) => false,
     }
 }
 
 /// Whether whoever has the document and its inputs has the value: outputs of steps are made where the agent is.
-fn is_literal(text: &str) -> bool {
+fn is_literal(variable: &str, text: &str) -> bool {
     split(text).unwrap_or_default().iter().any(|segment| match segment {
-        // Other characters are of references: `$(NAME)`, `{{ .name }}`, `vault:path#key`. A shorter one is for emulators.
-        Segment::Text(text) => word(text.trim()) == text.trim() && text.trim().len() >= MIN_KEY_BYTES,
+        Segment::Text(text) => is_whole_key(variable, text),
         Segment::Expression { source, .. } => !source.contains("steps"),
     })
+}
+
+/// Other characters are of references: `$(NAME)`, `{{ .name }}`, `vault:path#key`, `prod/legacy/access-key`.
+fn is_whole_key(variable: &str, text: &str) -> bool {
+    word(text.trim()) == text.trim() && is_key(variable, text.trim())
 }
 
 /// An id of a key, or a variable that is given one, with what to call it.
@@ -186,8 +189,8 @@ fn assignment(text: &str) -> Option<&str> {
             let given = match value.strip_prefix("${{") {
                 Some(rest) => !beginning(rest).split("}}").next()?.contains("steps"),
                 // In prose a name is followed by words.
-                None if between.contains(['=', ':']) => is_key(value),
-                None => is_key(value) && word(value).contains(|c: char| c.is_ascii_digit()),
+                None if between.contains(['=', ':']) => is_key(&variable, value),
+                None => is_key(&variable, value) && word(value).contains(|c: char| c.is_ascii_digit()),
             };
             (!between.is_empty() && given).then(|| &text[at..end])
         })
@@ -200,11 +203,23 @@ fn beginning(expression: &str) -> &str {
     end.map_or(expression, |(end, _)| &expression[..end])
 }
 
-/// Does it begin with what could be a key? What begins with `/` is rather a path, unless it has a key's length.
-fn is_key(text: &str) -> bool {
+/// Does it begin with what could be a key for this variable? What is shorter is a word, a name or a placeholder.
+fn is_key(variable: &str, text: &str) -> bool {
     let word = word(text);
-    let is_path = word.starts_with('/') && word.len() != SECRET_BYTES;
-    word.len() >= MIN_KEY_BYTES && !word.contains(EXAMPLE) && !is_path
+    // An id that is not encoded is found wherever it stands.
+    if bare(variable) == bare(VARIABLES[0]) && ENCODED_ID_PREFIXES.iter().any(|prefix| word.starts_with(prefix)) {
+        return true;
+    }
+    // Of a thousand million keys one is of one case.
+    let is_mixed = word.contains(|c: char| c.is_ascii_uppercase()) && word.contains(|c: char| c.is_ascii_lowercase());
+    let is_path = word.len() != SECRET_BYTES && (word.starts_with('/') || goes_on(&text[word.len()..]));
+    word.len() >= SECRET_BYTES && is_mixed && !word.contains(EXAMPLE) && !is_path
+}
+
+/// Does a name go on after what could be a key: `/…/access-key`, `….name`, `…#field`?
+fn goes_on(after: &str) -> bool {
+    let mut after = after.chars();
+    after.next().is_some_and(|c| "-_.#:@".contains(c)) && after.next().is_some_and(|c| c.is_ascii_alphanumeric())
 }
 
 /// What of its beginning could be a key.
@@ -288,6 +303,15 @@ mod tests {
             json!("AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --endpoint-url http://127.0.0.1:4566 s3 ls"),
             json!("AWS_SECRET_ACCESS_KEY=$(jq -r .SecretAccessKey session.json)"),
             json!("AWS_SECRET_ACCESS_KEY=/run/keys/of/the/application"),
+            json!("AWS_SECRET_ACCESS_KEY=prod/legacy/access-key"),
+            json!("AWS_SECRET_ACCESS_KEY=prod/legacy/accessKey"),
+            json!("AWS_SECRET_ACCESS_KEY=Prod/Legacy/Application/Team/Deployment/access-key"),
+            json!("AWS_SECRET_ACCESS_KEY=prod/legacy/application/deployment/access/key"),
+            json!("AWS_ACCESS_KEY_ID=prod/legacy/accessKeyIdentifier"),
+            json!({ "AWS_SECRET_ACCESS_KEY": "prod/legacy/accessKeyOfTheApplication" }),
+            json!({ "AWS_ACCESS_KEY_ID": "prod/legacy/accessKeyIdOfTheApplication" }),
+            json!({ "env": [{ "name": "AWS_SECRET_ACCESS_KEY", "value": "prod/legacy/access-key" }] }),
+            json!({ "sessionToken": "nameOfTheSessionToken" }),
             json!("AWS_SESSION_TOKEN=${{ steps.login.outputs.token }}"),
             json!("# AWS_SECRET_ACCESS_KEY incomprehensibilities"),
             json!("test -z \"$AWS_SECRET_ACCESS_KEY\" || echo 'there is a key'"),

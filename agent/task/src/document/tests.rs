@@ -115,7 +115,7 @@ fn keys_of_aws_are_refused_wherever_they_stand() {
               memory: 64
               secrets: [ { name: AWS_SESSION_TOKEN, valueFrom: "arn:aws:ssm:eu-west-1:222222222222:parameter/token" } ]
               environment:
-                - { name: AWS_ACCESS_KEY_ID, value: anythingAsLongAsThis }
+                - { name: AWS_ACCESS_KEY_ID, value: q3Zk+f9/Tx1mW8bPxRfiCY0sVnLdHj27uKeAoG5t }
     - name: apply
       kubernetesApply:
         cluster: prod
@@ -123,7 +123,7 @@ fn keys_of_aws_are_refused_wherever_they_stand() {
           - apiVersion: v1
             kind: Secret
             metadata: { name: keys }
-            stringData: { AWS_SECRET_ACCESS_KEY: anythingAsLongAsThis, OTHER: anything }
+            stringData: { AWS_SECRET_ACCESS_KEY: q3Zk+f9/Tx1mW8bPxRfiCY0sVnLdHj27uKeAoG5t, OTHER: anything }
 "#,
     );
     let places = |refused: Diagnostics| {
@@ -135,7 +135,7 @@ fn keys_of_aws_are_refused_wherever_they_stand() {
     let text = task(
         "  inputs: { object: { type: object }, AWS_SESSION_TOKEN: { type: string, default: '' } }\n  steps: [ { name: one, shell: { run: 'true' } } ]\n",
     );
-    let given = json!({ "object": { "a": ["x AKIAQ3EGR5D7TZ4WXY2A"] }, "AWS_SESSION_TOKEN": "anythingAsLongAsThis" });
+    let given = json!({ "object": { "a": ["x AKIAQ3EGR5D7TZ4WXY2A"] }, "AWS_SESSION_TOKEN": "q3Zk+f9/Tx1mW8bPxRfiCY0sVnLdHj27uKeAoG5t" });
     insta::assert_snapshot!(places(read_text(&text, given).expect_err("refused")));
     read_text(&text, json!({ "object": { "a": ["x"] } })).expect("nothing of it is a key");
 }
