@@ -7,10 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deputy_credentials::Identities;
+use deputy_credentials::eks_token::token_for;
+use deputy_credentials::env::Env;
+use deputy_task::document::RoleHop;
 use deputy_tests::agent_process::AgentOptions;
-use deputy_tests::cloud::Cloud;
+use deputy_tests::cloud::{Cloud, Cluster, HOME};
 use deputy_tests::programs::Tools;
 use deputy_tests::world::World;
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::json;
 
 use crate::recipe;
 
@@ -109,10 +115,7 @@ fn nothing_expired(world: &World) {
 #[tokio::test]
 async fn a_session_of_the_test_cloud_ends_when_it_says() {
     let cloud = Cloud::with_sessions_of(3).await.expect("a cloud");
-    let sts = aws_sdk_sts::Client::new(&deputy_tests::container_credentials::root_config(
-        &cloud,
-        deputy_tests::cloud::HOME,
-    ));
+    let sts = aws_sdk_sts::Client::new(&deputy_tests::container_credentials::root_config(&cloud, HOME));
     let answer = sts
         .assume_role()
         .role_arn(&cloud.scenery().agent_role)
@@ -143,6 +146,62 @@ async fn a_session_of_the_test_cloud_ends_when_it_says() {
         aws_sdk_ecs::error::ProvideErrorMetadata::code(&over),
         Some("ExpiredTokenException")
     );
+}
+
+/// Guards that the cluster really turns away a token of the past, and takes a new one of the same identity: without this
+/// the wait below shows nothing.
+#[tokio::test]
+async fn a_token_of_the_test_cloud_ends_when_it_says() {
+    let cloud = Cloud::with_sessions_of(10).await.expect("a cloud");
+    let cluster = cloud.kubernetes().await.expect("a cluster");
+    let scenery = cloud.scenery();
+    let env: Env = [
+        ("AWS_ACCESS_KEY_ID", HOME),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_ENDPOINT_URL", scenery.endpoint.as_str()),
+    ]
+    .into_iter()
+    .collect();
+    let chain = [
+        hop(json!({ "roleArn": scenery.agent_role })),
+        hop(json!({ "roleArn": scenery.deployer_role, "externalId": scenery.external_id })),
+    ];
+    let identity = Identities::new(env)
+        .for_task(&scenery.region, &chain, "tokens")
+        .expect("an identity");
+    let token = || async {
+        let made = token_for(&identity, &cluster.name).await.expect("a token");
+        made.status.token
+    };
+    let old = token().await;
+    assert_eq!(answer(cluster, &old).await, 200, "a young one is good");
+    let begun = tokio::time::Instant::now();
+    let over = loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match answer(cluster, &old).await {
+            200 if begun.elapsed() < Duration::from_secs(30) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(over, 401, "after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(answer(cluster, &token().await).await, 200, "a new one is good");
+    assert_eq!(answer(cluster, &old).await, 401, "and the old one is not");
+}
+
+fn hop(hop: serde_json::Value) -> RoleHop {
+    serde_json::from_value(hop).expect("a role")
+}
+
+/// The status with which the cluster answers whoever has this token.
+async fn answer(cluster: &Cluster, token: &str) -> u16 {
+    let client = cluster.client_with(token).await.expect("a client");
+    let deployments: kube::Api<Deployment> = kube::Api::namespaced(client, "shop");
+    match deployments.list(&kube::api::ListParams::default()).await {
+        Ok(_) => 200,
+        Err(kube::Error::Api(status)) => status.code,
+        Err(other) => panic!("{other}"),
+    }
 }
 
 /// Guards that a script and an ECS wait go through three sessions.

@@ -43,6 +43,15 @@ impl Cluster {
         Ok(kube::Client::try_from(config)?)
     }
 
+    /// A client of whoever has this token.
+    pub async fn client_with(&self, token: &str) -> Result<kube::Client> {
+        let kubeconfig = kube::config::Kubeconfig::read_from(self.folder.join("admin.kubeconfig"))?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+        config.auth_info = kube::config::AuthInfo::default();
+        config.auth_info.token = Some(token.to_owned().into());
+        Ok(kube::Client::try_from(config)?)
+    }
+
     /// What has been changed in a namespace, in order, dry runs left out.
     pub fn mutations(&self, namespace: &str) -> Result<Vec<Mutation>> {
         let all = read_audit(&self.folder.join("audit.log"))?;
