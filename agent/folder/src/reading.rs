@@ -18,6 +18,9 @@ use crate::folder::Folder;
 /// As the kernel has it.
 const MOST_LINKS: u32 = 40;
 
+/// Folders in each other that are entered: each is a handle, and there are other tasks. Nobody's sources are so deep.
+const MOST_FOLDERS: usize = 128;
+
 /// Entries of one folder that are listed.
 const MOST_ENTRIES: usize = 10_000;
 
@@ -60,6 +63,9 @@ pub enum ReadError {
     /// Links lead to links without end.
     #[error("is behind more than {MOST_LINKS} links")]
     Loops,
+    /// It is deeper than anybody works.
+    #[error("is in more than {MOST_FOLDERS} folders in each other")]
+    Deep,
     /// A pipe, a device, a socket.
     #[error("is neither a file nor a folder")]
     Special,
@@ -188,6 +194,7 @@ impl Walk<'_> {
             }
             let handle = openat(self.here(), name.as_os_str(), LOOK, Mode::empty())?;
             match FileType::from_raw_mode(fstat(&handle)?.st_mode) {
+                FileType::Directory if self.folders.len() == MOST_FOLDERS => return Err(ReadError::Deep),
                 FileType::Directory => self.folders.push((name, handle)),
                 FileType::Symlink => self.follow(&name, &handle)?,
                 // What comes after a file is not there.
@@ -362,6 +369,29 @@ mod tests {
             assert_eq!(read(&folder, path), words);
         }
         assert!(read(&folder, "a").contains("is a directory"));
+    }
+
+    /// Guards that a way through folders in each other uses up no handles, by names or by links.
+    #[test]
+    fn what_is_deeper_than_anybody_works_is_refused() {
+        let (root, folder) = tree();
+        let own = root.path().join("folder");
+        let way = |levels: usize| "d/".repeat(levels);
+        std::fs::create_dir_all(own.join(way(MOST_FOLDERS + 2))).expect("made");
+        for levels in [MOST_FOLDERS, MOST_FOLDERS + 1] {
+            std::fs::write(own.join(way(levels)).join("file"), "ours").expect("written");
+        }
+        symlink(format!("{}link", way(MOST_FOLDERS - 1)), own.join("link")).expect("linked");
+        symlink("d/d/file", own.join(format!("{}link", way(MOST_FOLDERS - 1)))).expect("linked");
+        let told = |path: &str| read(&folder, &format!("{path}file")).replace(path, "… ");
+        assert_eq!(told(&way(MOST_FOLDERS)), "ours");
+        assert_eq!(
+            told(&way(MOST_FOLDERS + 1)),
+            "… file is in more than 128 folders in each other"
+        );
+        assert_eq!(read(&folder, "link"), "link is in more than 128 folders in each other");
+        // Those that were left again do not count.
+        assert_eq!(read(&folder, &format!("{}a/b/file", "a/b/../../".repeat(1000))), "ours");
     }
 
     #[test]

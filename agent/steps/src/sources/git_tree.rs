@@ -67,27 +67,32 @@ pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
     Ok(tree)
 }
 
-/// Every link below `root` leads to something below `root`, or to nothing below it.
+/// Every link below `root` leads to something below `root`, or to nothing below it. One folder after the other: what a
+/// tree's depth costs is neither handles nor stack.
 pub(super) fn check_links(root: &Path) -> Result<(), TreeProblem> {
-    walk(root, 0)
-}
-
-/// `depth` is how far `folder` is below the root.
-fn walk(folder: &Path, depth: usize) -> Result<(), TreeProblem> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            walk(&entry.path(), depth + 1)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(entry.path())?;
-            if leaves(&target, depth) {
-                return Err(TreeProblem::Leaves {
-                    path: entry.file_name().to_string_lossy().into_owned(),
-                    target: target.to_string_lossy().into_owned(),
-                });
+    // Each with how far it is below the root.
+    let mut folders = vec![(root.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push((entry.path(), depth + 1));
+            } else if kind.is_symlink() {
+                check_link(&entry, depth)?;
             }
         }
+    }
+    Ok(())
+}
+
+fn check_link(link: &fs::DirEntry, depth: usize) -> Result<(), TreeProblem> {
+    let target = fs::read_link(link.path())?;
+    if leaves(&target, depth) {
+        return Err(TreeProblem::Leaves {
+            path: link.file_name().to_string_lossy().into_owned(),
+            target: target.to_string_lossy().into_owned(),
+        });
     }
     Ok(())
 }
@@ -140,5 +145,25 @@ mod tests {
             symlink(target, root.path().join("a/link")).expect("a link");
             assert_eq!(check_links(root.path()).is_ok(), good, "{target}");
         }
+    }
+
+    /// Guards that a tree's depth costs neither handles nor stack.
+    #[test]
+    fn a_deep_tree_is_looked_through_within_a_small_stack() {
+        let root = tempfile::tempdir().expect("a folder");
+        let deepest = root.path().join("d/".repeat(1200));
+        fs::create_dir_all(&deepest).expect("made");
+        symlink("../".repeat(1201), deepest.join("link")).expect("a link");
+        std::thread::scope(|scope| {
+            let looked = std::thread::Builder::new()
+                .stack_size(128 << 10)
+                .spawn_scoped(scope, || check_links(root.path()))
+                .expect("a thread");
+            let told = looked.join().expect("no stack is used up").expect_err("it leaves");
+            assert!(matches!(told, TreeProblem::Leaves { .. }), "{told}");
+        });
+        fs::remove_file(deepest.join("link")).expect("removed");
+        symlink("../".repeat(1200), deepest.join("link")).expect("a link");
+        check_links(root.path()).expect("it stays");
     }
 }
