@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use deputy_credentials::env::Env;
+use deputy_credentials::profile::files_named;
 use deputy_process::{Confinement, Support};
 
 use crate::config::checked::{Config, JoinBy, Mode};
@@ -11,11 +12,12 @@ use crate::exit::StartupError;
 use crate::pool_ring;
 
 /// Variables that name files with the agent's own credentials, or with the way to them.
-const CREDENTIAL_FILES: [&str; 4] = [
+const CREDENTIAL_FILES: [&str; 5] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CONFIG_FILE",
+    "AWS_LOGIN_CACHE_DIRECTORY",
 ];
 
 /// Where container platforms put tokens and secrets that are the agent's.
@@ -108,12 +110,32 @@ fn limits(support: Support, hidden: &[PathBuf]) -> Vec<String> {
     limits
 }
 
+/// What the profile names from which the agent takes its own identity.
+pub(crate) fn profile_places(profile: Option<&str>, env: &Env) -> Result<Vec<PathBuf>, StartupError> {
+    let Some(profile) = profile else {
+        return Ok(Vec::new());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let named = runtime
+        .map_err(StartupError::Threads)?
+        .block_on(files_named(env, profile));
+    Ok(named.unwrap_or_else(|problem| {
+        tracing::warn!(
+            "the shared config files cannot be read, and what the profile {profile} names is not hidden from steps: {problem}"
+        );
+        Vec::new()
+    }))
+}
+
 fn credential_places(env: &Env) -> Vec<PathBuf> {
-    let named = CREDENTIAL_FILES
-        .iter()
-        .filter_map(|name| env.get(name))
-        .map(PathBuf::from);
-    let profiles = env.get("HOME").map(|home| Path::new(home).join(".aws"));
+    let home = env.get("HOME").map(Path::new);
+    // As AWS's SDKs read it.
+    let place = |text: &str| match (text.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(text),
+    };
+    let named = CREDENTIAL_FILES.iter().filter_map(|name| env.get(name)).map(place);
+    let profiles = home.map(|home| home.join(".aws"));
     named.chain(profiles).chain(SECRETS.iter().map(PathBuf::from)).collect()
 }
 
@@ -157,12 +179,16 @@ mod tests {
             ("HOME", "/home/agent"),
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/x/token"),
             ("AWS_CONFIG_FILE", ""),
+            ("AWS_SHARED_CREDENTIALS_FILE", "~/keys"),
+            ("AWS_LOGIN_CACHE_DIRECTORY", "/logins"),
             ("PATH", "/bin"),
         ]
         .into_iter()
         .collect();
         let places = [
             "/var/run/x/token",
+            "/home/agent/keys",
+            "/logins",
             "/home/agent/.aws",
             "/var/run/secrets",
             "/run/secrets",

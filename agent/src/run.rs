@@ -9,7 +9,7 @@ use deputy_logs::{Spool, SpoolConfig};
 use deputy_task::id::InstanceId;
 
 use crate::agent_id::agent_id;
-use crate::children::{children, own_places};
+use crate::children::{children, own_places, profile_places};
 use crate::config::checked::Config;
 use crate::exit::{Exit, StartupError};
 use crate::identity_file::IdentityFile;
@@ -43,7 +43,8 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         .transpose()?;
     let agent_id = agent_id(&config)?;
     let root = work_root(config.work_folder.as_deref())?;
-    let hidden = own_places(&config, &root);
+    let mut hidden = own_places(&config, &root);
+    hidden.extend(profile_places(config.aws_profile.as_deref(), &env)?);
     let children = children(config.confinement, hidden, config.writable_folders.clone(), &env)?;
     let mut work = WorkFolder::open(&root.join(WORKSPACES)).map_err(|source| StartupError::Folder {
         what: "the work folder",

@@ -137,6 +137,65 @@ async fn a_profile_begins_a_chain_only_where_the_operator_names_it() {
     assert!(fleet.contains("profile person of the shared config files"), "{fleet}");
 }
 
+/// Guards that a step can read nothing of what the profile in use names: a token, a program that gives keys, what that
+/// program reads. And that the agent can.
+#[tokio::test]
+async fn what_a_profile_names_is_hidden_from_steps() {
+    let mut world = world().await;
+    let config = world.folder().join("aws-config");
+    let own = world.folder().join("own");
+    std::fs::create_dir(&own).expect("a folder");
+    let file = |name: &str| own.join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(own.join(name), text).expect("written");
+    let keys = json!({ "Version": 1, "AccessKeyId": HOME, "SecretAccessKey": "test" });
+    write("keys.json", &keys.to_string());
+    write("give", "cat \"$1\"\n");
+    write("token", "a token");
+    write("beside", "nobody's");
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let role = &cloud.scenery().agent_role;
+    let text = format!(
+        "[profile work]\nrole_arn = {role}\nsource_profile = helper\n\
+         [profile helper]\ncredential_process = sh {} {}\nsource_profile = old\n\
+         [profile old]\nweb_identity_token_file = {}\n",
+        file("give"),
+        file("keys.json"),
+        file("token")
+    );
+    std::fs::write(&config, text).expect("written");
+    let options = AgentOptions {
+        flags: ["--aws-profile", "work", "--confinement", "required"]
+            .map(str::to_owned)
+            .to_vec(),
+        ..surroundings(vec![
+            ("AWS_CONFIG_FILE".into(), config.display().to_string()),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI".into(), String::new()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN".into(), String::new()),
+        ])
+    };
+    world.agent(options).await.expect("an agent");
+    let run = format!(
+        "cd {}\nfor file in give keys.json token beside; do cat $file > /dev/null 2>&1 && echo \"GOT $file\" || echo \"refused $file\"; done\n\
+         curl -sf -H \"Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN\" $AWS_CONTAINER_CREDENTIALS_FULL_URI > /dev/null && echo \"a session\"",
+        own.display()
+    );
+    let task = world
+        .submit(&recipe::script("reads", recipe::AWS, "", &run))
+        .await
+        .expect("queued");
+    world.succeeded(&task, SOON).await.expect("succeeded");
+    let log = world.logs(&task).await.expect("a log");
+    for line in [
+        "refused give",
+        "refused keys.json",
+        "refused token",
+        "GOT beside",
+        "a session",
+    ] {
+        assert!(log.lines().any(|said| said.ends_with(line)), "{line}: {log}");
+    }
+}
+
 /// What `aws sso login` leaves for the second agent, and the portal's answer to it, with a session of the emulator's: no
 /// emulator has a portal. As in
 /// <https://docs.aws.amazon.com/singlesignon/latest/PortalAPIReference/API_GetRoleCredentials.html>.

@@ -19,7 +19,7 @@ mod chain;
 pub mod ambient;
 mod container;
 mod web_identity;
-mod profile;
+pub mod profile;
 mod token_file;
 mod sts_host;
 mod denial;
