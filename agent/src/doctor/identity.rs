@@ -119,12 +119,12 @@ pub(crate) async fn roles(
     findings
 }
 
-/// A policy whose every role says no is more likely a mistake than a policy of roles that all ask for external ids.
+/// That every role says no may be a mistake, or every one asks for an external id, as roles of other accounts should. A
+/// role that certainly cannot be assumed is bad by itself.
 fn no_role(of_policy: usize) -> Finding {
-    let what = format!("none can be assumed as it stands here, and the policy names {of_policy}");
-    Finding::new(ROLES, "of the policy", Verdict::Bad, what).hint(
-        "see each role above; where one asks for an external id, name it with that id: deputy-agent doctor --role ARN#EXTERNAL-ID",
-    )
+    let what = format!("none is known to be assumable, and the policy names {of_policy}");
+    Finding::new(ROLES, "of the policy", Verdict::Warning, what)
+        .hint("name at least one with the external id that tasks give: deputy-agent doctor --role ARN#EXTERNAL-ID")
 }
 
 /// The identity at the end of a chain; of none, the agent's own.
@@ -174,11 +174,11 @@ async fn of_the_policy(chain: &Chain, identity: Asked) -> Finding {
     match caller {
         Err(CredentialsError::AssumeRoleDenied(hop)) if hop.may_want_external_id => {
             let what = format!(
-                "not assumable without an external id, which tasks may give: {}",
+                "not tried with an external id, which tasks may give and is not known here; without one: {}",
                 hop.cause
             );
             let mut finding = Finding::new(ROLES, role, Verdict::Warning, what).hint(format!(
-                "if it asks for an external id, try it with that: deputy-agent doctor --role {role}#EXTERNAL-ID; if not: {}",
+                "give --role {role}#EXTERNAL-ID; if it asks for none: {}",
                 hop.hint
             ));
             finding.detail = hop.raw;
