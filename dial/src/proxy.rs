@@ -7,6 +7,9 @@ use base64::Engine;
 
 use crate::url::split_authority;
 
+/// Of an address that names no port: what AWS's SDKs, kubectl and helm take, so that one address means one proxy.
+const DEFAULT_PORT: u16 = 80;
+
 /// Which connections go through which proxy.
 #[derive(Debug, Clone, Default)]
 pub struct ProxyRule {
@@ -50,6 +53,9 @@ pub enum BadProxy {
     /// Write `http://HOST:PORT`, with `USER:PASSWORD@` if it wants that.
     #[error("the proxy is not of the form http://[USER:PASSWORD@]HOST:PORT")]
     Malformed,
+    /// Programs read it differently.
+    #[error("the proxy's user and password have an @ in them: write it as %40")]
+    TwoAts,
     /// TLS to the proxy itself is not spoken.
     #[error("the proxy is named with {0}://, and only http:// proxies (with CONNECT) are supported")]
     Scheme(String),
@@ -106,6 +112,8 @@ fn proxy(text: &str) -> Result<Proxy, BadProxy> {
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (user, authority) = match rest.rsplit_once('@') {
+        // Where the password ends, others see at the first of two.
+        Some((user, _)) if user.contains('@') => return Err(BadProxy::TwoAts),
         Some((user, authority)) => (Some(user), authority),
         None => (None, rest),
     };
@@ -122,7 +130,7 @@ fn proxy(text: &str) -> Result<Proxy, BadProxy> {
     };
     Ok(Proxy {
         host: host.into(),
-        port: port.unwrap_or(3128),
+        port: port.unwrap_or(DEFAULT_PORT),
         authorization,
     })
 }
@@ -204,6 +212,27 @@ mod tests {
         }
         let nothing = ProxyRule::new("http://proxy:8080", "*").expect("good");
         assert!(nothing.for_host("elsewhere", 1).is_none());
+    }
+
+    /// Guards that the manager is reached through the proxy that AWS is reached through: `hyper-util` reads the address for
+    /// the SDK, and takes the port of the scheme where there is none.
+    #[test]
+    fn an_address_means_the_proxy_that_it_means_to_the_sdk() {
+        for (text, told) in [
+            ("http://proxy", "proxy:80"),
+            ("http://proxy/", "proxy:80"),
+            ("proxy", "proxy:80"),
+            ("proxy:3128", "proxy:3128"),
+            ("http://me:secret@proxy", "proxy:80"),
+            ("http://[::1]", "::1:80"),
+        ] {
+            let rule = ProxyRule::new(text, "").expect("good");
+            let proxy = rule.for_host("localhost", 7443).or(rule.for_host("manager", 7443));
+            assert_eq!(proxy.map(ToString::to_string).as_deref(), Some(told), "{text}");
+        }
+        let refused = ProxyRule::new("http://me:p@ss@proxy:8080", "").expect_err("two ways to read it");
+        assert_eq!(refused, BadProxy::TwoAts);
+        assert!(!refused.to_string().contains("p@ss"), "{refused}");
     }
 
     #[test]
