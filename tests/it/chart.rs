@@ -389,6 +389,47 @@ fn values_that_cannot_work_are_refused_with_their_names() {
     }
 }
 
+/// Guards that what the chart renders is no address that the agent refuses at its start, and that none is kept from it.
+#[test]
+fn the_chart_takes_the_addresses_of_a_manager_that_the_agent_takes() {
+    let helm = Helm::new();
+    for url in [
+        "https://manager.example.com",
+        "https://manager_1.example.com:7443/",
+        "https://[2001:db8::1]:443",
+        "https://[::ffff:1]",
+        "https://192.0.2.7:65535",
+        "http://localhost:7443",
+        "http://127.8.8.8:1/",
+        "http://[::1]:7443",
+        "https://user@manager:7443",
+        "https://manager:7443?x",
+        "https://manager:7443/path",
+        "https://manager:port",
+        "https://manager:0",
+        "https://manager:65536",
+        "https://manager:",
+        "https://:7443",
+        "https://[zz]:1",
+        "https://[1::2::3]:1",
+        "https://2001:db8::1",
+        "https://mänager:1",
+        "HTTPS://manager:1",
+        "http://localhost",
+        "http://127.0.0.1",
+        "http://127.0.0.256:1",
+        "http://[::1]",
+        "http://10.0.0.7:7443",
+    ] {
+        let taken = url.parse::<deputy_dial::url::ManagerUrl>().is_ok();
+        let values = with(joins_by_account(), "manager.url", json!(url));
+        let output = helm.run(&["template", "edge", &chart(), "--kube-version", "1.37"], &values);
+        let said = String::from_utf8_lossy(&output.stderr).replace('/', ".");
+        assert_eq!(output.status.success(), taken, "{url}: {said}");
+        assert!(taken || said.contains("manager.url"), "{url}: {said}");
+    }
+}
+
 /// Files and arguments of a rendered pod, with its folders somewhere else; the agent's command.
 fn start_as_the_pod(all: &[Value], folder: &Path, token: &str) -> Command {
     let place = |text: &str| {
