@@ -6,6 +6,7 @@ use std::path::Path;
 use deputy_process::{Confinement, Support};
 use rustix::process::{Resource, getrlimit};
 
+use super::control_group::{self, MEMORY, PROCESSES};
 use super::report::{Finding, Verdict};
 use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
@@ -42,8 +43,8 @@ pub(crate) fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(config.secrets_folder.as_deref().and_then(secrets_folder));
     findings.push(children(config.confinement, Confinement::support()));
     findings.push(open_files());
-    findings.push(memory(limit_of_group("memory.max")));
-    findings.push(processes(limit_of_group("pids.max")));
+    findings.push(memory(control_group::limit(MEMORY)));
+    findings.push(processes(control_group::limit(PROCESSES)));
     findings
 }
 
@@ -209,15 +210,6 @@ fn processes(limit: Option<u64>) -> Finding {
         Some(limit) => Finding::good(AREA, check, format!("up to {limit} at a time")),
         None => Finding::good(AREA, check, "no limit of its own"),
     }
-}
-
-/// A limit of this process's control group (version 2, as seen inside a container); none if there is no such limit.
-fn limit_of_group(file: &str) -> Option<u64> {
-    std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(file))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {

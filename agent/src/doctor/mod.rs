@@ -9,6 +9,7 @@ mod pool;
 mod tools;
 mod identity;
 mod cluster;
+mod control_group;
 mod report;
 
 pub(crate) use examination::{Questions, examine};
