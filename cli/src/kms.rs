@@ -1,7 +1,7 @@
 //! Signs with a key that never leaves AWS KMS. The caller's own AWS identity is used, as the AWS CLI would: environment,
 //! profiles, SSO, the role of the machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_config::BehaviorVersion;
 use aws_sdk_kms::Client;
@@ -13,6 +13,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use deputy_dial::authority::Authority;
 use deputy_task::document::region_of_arn;
 
 use crate::error::{Class, CliError, Exit};
@@ -25,7 +26,9 @@ pub(crate) fn is_kms_key(text: &str) -> bool {
 
 /// The signature of `key` under `statement`, as agents verify it.
 pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliError> {
-    let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()?);
+    let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
+    let bundle = bundle.map(PathBuf::from);
+    let mut config = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(bundle.as_deref())?);
     // An ARN says where its key is; the caller's own region may be another.
     if let Some(region) = region_of(key)? {
         config = config.region(aws_config::Region::new(region.to_owned()));
@@ -56,11 +59,11 @@ pub(crate) async fn sign(key: &str, statement: &[u8]) -> Result<Vec<u8>, CliErro
     signature.ok_or_else(|| CliError::new(Exit::Unreachable, format!("KMS gave no signature of {key}")))
 }
 
-/// Proxies as the environment says; the certificates of this machine, or those in `AWS_CA_BUNDLE` instead.
-fn http_client() -> Result<SharedHttpClient, CliError> {
-    let trust = match std::env::var_os("AWS_CA_BUNDLE") {
+/// Proxies as the environment says; the certificates of this machine, or those of a file instead.
+fn http_client(bundle: Option<&Path>) -> Result<SharedHttpClient, CliError> {
+    let trust = match bundle {
         None => TrustStore::empty().with_native_roots(true),
-        Some(path) => TrustStore::empty().with_pem_certificate(read_file(Path::new(&path))?),
+        Some(path) => TrustStore::empty().with_pem_certificate(checked(path)?),
     };
     let context = TlsContext::builder().with_trust_store(trust).build();
     let context = context.map_err(|error| {
@@ -76,6 +79,19 @@ fn http_client() -> Result<SharedHttpClient, CliError> {
             .tls_context(context.clone())
             .build()
     }))
+}
+
+/// The SDK looks at certificates when it connects first, and panics at one that it cannot use.
+fn checked(path: &Path) -> Result<Vec<u8>, CliError> {
+    let pem = read_file(path)?;
+    Authority::from_pem(&pem).map_err(|bad| {
+        CliError::bad_input(format!(
+            "AWS_CA_BUNDLE names {}, which cannot be used: {bad}",
+            path.display()
+        ))
+        .hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it; nothing was signed or submitted")
+    })?;
+    Ok(pem)
 }
 
 /// `arn:aws:kms:eu-west-1:…`
@@ -123,6 +139,27 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bad_ca_bundle_is_named_before_anything_is_asked() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (text, told) in [
+            ("no certificate", "there is no certificate in it"),
+            (
+                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+                "it is no PEM file of certificates",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+                "cannot be an authority",
+            ),
+        ] {
+            std::fs::write(file.path(), text).expect("written");
+            let said = format!("{:?}", http_client(Some(file.path())).expect_err("refused"));
+            assert!(said.contains("AWS_CA_BUNDLE names") && said.contains(told), "{said}");
+        }
+        assert!(http_client(None).is_ok());
+    }
 
     #[test]
     fn keys_of_kms_are_told_from_files_and_say_where_they_are() {
