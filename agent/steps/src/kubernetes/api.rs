@@ -20,6 +20,7 @@ use crate::permit::Permit;
 use super::bearer::{Bearer, BearerError};
 use super::echo::{Echo, said};
 use super::guard::{Pass, Refused};
+use super::refusal::Refusal;
 
 /// From sending a change to the end of its answer. Server-side apply through a slow admission
 /// webhook may take up to the API server's own 30 s limit for webhooks; most take milliseconds.
@@ -74,6 +75,8 @@ pub(crate) enum ApiError {
     Status {
         /// The HTTP status.
         code: StatusCode,
+        /// What kind of refusal it is, by all that it says.
+        refusal: Refusal,
         /// What the body says, without the values that it quotes.
         status: Box<Status>,
     },
@@ -299,7 +302,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
-fn status(code: StatusCode, body: &[u8], echo: &Echo) -> ApiError {
+pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo) -> ApiError {
     let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
         Status {
@@ -309,6 +312,7 @@ fn status(code: StatusCode, body: &[u8], echo: &Echo) -> ApiError {
     });
     ApiError::Status {
         code,
+        refusal: Refusal::of(status.message.as_deref().unwrap_or_default()),
         status: Box::new(echo.status(status)),
     }
 }

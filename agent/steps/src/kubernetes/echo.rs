@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
 use serde_json::Value;
 
 use super::quoted::without_values;
+use super::refusal::{Complete, outline};
 
 /// Of one message; what is longer names every field that there is.
 const MAX_TOLD_BYTES: usize = 16 * 1024;
@@ -129,20 +130,29 @@ struct Words {
 impl Words {
     fn told(&self, message: &str) -> String {
         let Some(hidden) = &self.hidden else {
-            let fault = FAULTS.iter().find(|fault| message.starts_with(*fault));
-            let told = fault.map_or_else(String::new, |fault| format!("{fault} "));
-            let immutable = if message.contains("immutable") {
-                "immutable "
-            } else {
-                ""
-            };
-            return format!("{told}{immutable}{LEFT_OUT}");
+            return self.told_in_outline(message);
         };
         // First what is known: of half a value nobody knows that it is one.
         let message = hidden.redact_unless(message, |part| self.own.contains(part));
         // A quotation that is cut here has no end, and is left out.
         let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
         without_values(told.unwrap_or(&message), &self.own)
+    }
+
+    /// Where values cannot be looked for: what stands at fixed places.
+    fn told_in_outline(&self, message: &str) -> String {
+        let immutable = if message.contains("immutable") {
+            "immutable "
+        } else {
+            ""
+        };
+        if let Some(fault) = FAULTS.iter().find(|fault| message.starts_with(*fault)) {
+            return format!("{fault} {immutable}{LEFT_OUT}");
+        }
+        match outline(message, &self.own) {
+            (told, Complete::Yes) => told,
+            (told, Complete::No) => format!("{told}{immutable}{LEFT_OUT}"),
+        }
     }
 
     fn cause(&self, cause: &mut StatusCause) {
@@ -298,7 +308,9 @@ mod tests {
         };
         assert_eq!(
             echo.status(refused(json!([]), message)).message.as_deref(),
-            Some(LEFT_OUT)
+            Some(&*format!(
+                "admission webhook \"rules.example\" denied the request: {LEFT_OUT}"
+            ))
         );
         let causes = json!([{"reason": "FieldValueForbidden", "field": "data", "message": "Forbidden: field is immutable when `immutable` is set, and a canary"}]);
         let told = echo

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
 
 use super::api::{Api, ApiError};
 use super::bearer::BearerError;
+use super::refusal::Refusal;
 
 /// What was being done when an error came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +34,6 @@ pub(crate) async fn explain(api: &Api, error: &ApiError, doing: &Doing) -> Failu
     in_words(error, doing, &api.place().cluster, &api.place().server, who.as_deref()).caused_by(error)
 }
 
-/// Does a message of the API server say that a manifest does not fit its kind's schema?
-pub(crate) fn is_schema_error(message: Option<&str>) -> bool {
-    message.is_some_and(|message| message.contains("failed to create typed patch object"))
-}
-
 fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: Option<&str>) -> Failure {
     let Doing { verb, what } = doing;
     match error {
@@ -51,7 +47,7 @@ fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: O
             format!("cluster {cluster} gave an answer that cannot be read when asked to {verb} {what}"),
         ),
         ApiError::NoAnswer { detail, .. } => no_answer(detail, doing, cluster, server),
-        ApiError::Status { code, status } => {
+        ApiError::Status { code, refusal, status } => {
             let message = status.message.as_deref().unwrap_or_default();
             match code.as_u16() {
                 401 => Failure::new("kubernetes.unauthorized", format!("cluster {cluster} does not know the task's AWS identity"))
@@ -59,17 +55,17 @@ fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: O
                         "give the role an EKS access entry (aws eks create-access-entry --cluster-name … --principal-arn …) \
                          and an access policy, or map it in the aws-auth ConfigMap",
                     ),
-                403 => forbidden(message, doing, cluster, who),
+                403 => forbidden(*refusal, message, doing, cluster, who),
                 404 => not_found(status, doing, cluster),
                 409 => conflict(status, doing),
-                400 | 422 => invalid(status, doing),
-                500 if is_schema_error(Some(message)) => {
+                400 | 422 => invalid(*refusal, status, doing),
+                500 if *refusal == Refusal::Schema => {
                     let (_, problem) = message.split_once("): ").unwrap_or(("", message));
                     Failure::new("kubernetes.invalid", format!("the cluster finds {what} not valid: {problem}")).hint("correct the manifest")
                 }
                 413 => Failure::new("kubernetes.tooLarge", format!("{what} is too large for cluster {cluster}: {message}")),
                 429 => Failure::new("kubernetes.throttled", format!("cluster {cluster} is throttling: {message}")),
-                _ if message.contains("failed calling webhook") => Failure::new(
+                _ if *refusal == Refusal::WebhookUnreachable => Failure::new(
                     "kubernetes.webhookUnreachable",
                     format!("{what} could not be {}: {message}", past(verb)),
                 )
@@ -102,22 +98,22 @@ fn no_answer(detail: &str, doing: &Doing, cluster: &str, server: &str) -> Failur
         )
 }
 
-fn forbidden(message: &str, doing: &Doing, cluster: &str, who: Option<&str>) -> Failure {
+fn forbidden(refusal: Refusal, message: &str, doing: &Doing, cluster: &str, who: Option<&str>) -> Failure {
     let Doing { verb, what } = doing;
-    if message.contains("exceeded quota") {
+    if refusal == Refusal::Quota {
         return Failure::new(
             "kubernetes.quota",
             format!("{what} could not be {}: {message}", past(verb)),
         )
         .hint("raise the ResourceQuota, or ask for less");
     }
-    if message.contains("attempting to grant RBAC permissions not currently held") {
+    if refusal == Refusal::Escalation {
         return Failure::new("kubernetes.forbidden", format!("{what} was refused: {message}")).hint(
             "nobody may grant what he has not: give the role's access entry these permissions itself, or bind it to a Role with \
              the verbs `escalate` and `bind` on roles",
         );
     }
-    if !message.contains(" cannot ") {
+    if refusal != Refusal::Rights {
         return Failure::new("kubernetes.admission", format!("{what} was refused: {message}"))
             .hint("the cluster's admission rules forbid it; change the manifest, or the rule");
     }
@@ -185,10 +181,10 @@ fn conflict(status: &Status, doing: &Doing) -> Failure {
     .hint("leave these fields out of the manifest, or set forceConflicts: true to take them over")
 }
 
-fn invalid(status: &Status, doing: &Doing) -> Failure {
+fn invalid(refusal: Refusal, status: &Status, doing: &Doing) -> Failure {
     let Doing { what, .. } = doing;
     let message = status.message.as_deref().unwrap_or("no message");
-    if message.contains("admission webhook") || message.contains("ValidatingAdmissionPolicy") {
+    if refusal == Refusal::Admission {
         return Failure::new("kubernetes.admission", format!("{what} was refused: {message}"))
             .hint("the cluster's admission rules forbid it; change the manifest, or the rule");
     }
@@ -240,13 +236,15 @@ mod tests {
     use http::StatusCode;
     use serde_json::{Value, json};
 
-    use super::super::api::Reached;
+    use super::super::api::{Reached, status};
+    use super::super::echo::Echo;
     use super::*;
 
     fn told(code: u16, status: Value) -> String {
-        let status = serde_json::from_value(status).expect("status");
+        let status: Status = serde_json::from_value(status).expect("status");
         let error = ApiError::Status {
             code: StatusCode::from_u16(code).expect("code"),
+            refusal: Refusal::of(status.message.as_deref().unwrap_or_default()),
             status: Box::new(status),
         };
         say(&error)
@@ -262,6 +260,69 @@ mod tests {
             Some("arn:aws:sts::1:assumed-role/deployer/x"),
         );
         format!("{}: {}", failure.class, failure.summary)
+    }
+
+    /// A live object whose values are too large to be looked for.
+    fn refused_of_large(code: u16, message: &str) -> String {
+        let live =
+            json!({"kind": "Deployment", "spec": {"secret": "hunter2-of-the-cluster", "blob": "x".repeat(100_000)}});
+        let echo = Echo {
+            own: json!({"kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}}),
+            live: vec![live],
+        };
+        let body = json!({"message": message}).to_string();
+        say(&status(
+            StatusCode::from_u16(code).expect("code"),
+            body.as_bytes(),
+            &echo,
+        ))
+    }
+
+    /// Wordings of `k8s.io/apiserver` (`admission/plugin/webhook/errors`, `admission/plugin/policy/validating`,
+    /// `endpoints/handlers/responsewriters`), of the quota plugin and of RBAC's escalation check.
+    #[test]
+    fn a_refusal_about_a_large_object_says_who_refused_and_is_of_its_class() {
+        let table = [
+            (
+                403,
+                r#"deployments.apps "web" is forbidden: exceeded quota: small, requested: count/deployments.apps=1, used: count/deployments.apps=2, limited: count/deployments.apps=2"#,
+            ),
+            (
+                403,
+                r#"deployments.apps "web" is forbidden: User "arn:aws:sts::1:assumed-role/d/x" cannot patch resource "deployments" in API group "apps" in the namespace "shop""#,
+            ),
+            (
+                403,
+                r#"roles.rbac.authorization.k8s.io "web" is forbidden: user "u" (groups=["a" "b"]) is attempting to grant RBAC permissions not currently held: {APIGroups:["hunter2-of-the-cluster"]}"#,
+            ),
+            (
+                403,
+                r#"admission webhook "rules.example" denied the request: PASSWORD=hunter2-of-the-cluster cannot be plain text"#,
+            ),
+            (
+                422,
+                r#"deployments.apps "web" is forbidden: ValidatingAdmissionPolicy 'no-latest' with binding 'all' denied request: hunter2-of-the-cluster"#,
+            ),
+            (
+                500,
+                r#"Internal error occurred: failed calling webhook "w.example": failed to call webhook: hunter2-of-the-cluster"#,
+            ),
+            (
+                500,
+                r#"failed to create typed patch object (shop/web; apps/v1, Kind=Deployment): .spec.prots: field not declared in schema"#,
+            ),
+        ];
+        let told = table.map(|(code, message)| refused_of_large(code, message)).join("\n");
+        assert!(!told.contains("hunter2"), "{told}");
+        insta::assert_snapshot!(told, @r##"
+        kubernetes.quota: Deployment web in namespace shop could not be applied: deployments.apps "web" is forbidden: exceeded quota: small, requested: count/deployments.apps=1, used: count/deployments.apps=2, limited: count/deployments.apps=2
+        kubernetes.forbidden: arn:aws:sts::1:assumed-role/deployer/x (the task's identity) may not apply Deployment web in namespace shop in cluster prod: it cannot patch resource "deployments" in API group "apps" in the namespace "shop"
+        kubernetes.forbidden: Deployment web in namespace shop was refused: roles.rbac.authorization.k8s.io "web" is forbidden: attempting to grant RBAC permissions not currently held: (what it said is left out: it may repeat what is in the cluster)
+        kubernetes.admission: Deployment web in namespace shop was refused: admission webhook "rules.example" denied the request: (what it said is left out: it may repeat what is in the cluster)
+        kubernetes.admission: Deployment web in namespace shop was refused: deployments.apps "web" is forbidden: ValidatingAdmissionPolicy 'no-latest' with binding 'all' denied request: (what it said is left out: it may repeat what is in the cluster)
+        kubernetes.webhookUnreachable: Deployment web in namespace shop could not be applied: failed calling webhook "w.example": (what it said is left out: it may repeat what is in the cluster)
+        kubernetes.invalid: the cluster finds Deployment web in namespace shop not valid: .spec.prots: field not declared in schema
+        "##);
     }
 
     #[test]

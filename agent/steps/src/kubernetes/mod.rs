@@ -29,6 +29,7 @@ mod api;
 mod bearer;
 mod guard;
 mod echo;
+mod refusal;
 mod quoted;
 mod manifest;
 mod yaml;

@@ -14,7 +14,8 @@ use crate::failure::StepError;
 use crate::permit::Permit;
 
 use super::api::{Api, ApiError, Change, Reached};
-use super::explain::{Doing, explain, is_schema_error};
+use super::explain::{Doing, explain};
+use super::refusal::Refusal;
 
 /// Tries of one change, over about half a minute.
 const MAX_TRIES: u32 = 6;
@@ -135,7 +136,7 @@ fn next(change: &Change, error: &ApiError) -> Next {
         }
         | ApiError::Unreadable(_) => Next::Look,
         ApiError::NotSent | ApiError::Bearer(_) => Next::Stop,
-        ApiError::Status { code, status } => match code.as_u16() {
+        ApiError::Status { code, refusal, status } => match code.as_u16() {
             401 | 429 => Next::Again,
             // What is to be deleted is gone already; by whom, the look tells.
             404 if change.method == Method::DELETE => Next::Look,
@@ -156,7 +157,7 @@ fn next(change: &Change, error: &ApiError) -> Next {
                 }
             }
             // Server-side apply answers 500 to a manifest that its schema does not know.
-            500 if is_schema_error(status.message.as_deref()) => Next::Stop,
+            500 if *refusal == Refusal::Schema => Next::Stop,
             500..=599 => Next::Look,
             _ => Next::Stop,
         },
