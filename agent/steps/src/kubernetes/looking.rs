@@ -45,6 +45,8 @@ pub(crate) struct Looked {
     pub(crate) assessment: Assessment,
     /// Of the namespace, about our objects and others.
     pub(crate) events: Vec<Event>,
+    /// Of the object.
+    pub(crate) pods: Vec<Pod>,
     /// The objects whose events are worth telling.
     pub(crate) uids: BTreeSet<String>,
 }
@@ -54,6 +56,7 @@ impl Looked {
         Self {
             assessment,
             events: Vec::new(),
+            pods: Vec::new(),
             uids: BTreeSet::new(),
         }
     }
@@ -87,6 +90,7 @@ pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<
     Ok(Looked {
         assessment,
         events: around.events,
+        pods: around.pods,
         uids,
     })
 }

@@ -147,9 +147,10 @@ impl Following<'_> {
         let Looked {
             assessment,
             events,
+            pods,
             uids,
         } = look(self.ctx, self.api, one).await?;
-        for line in event::news(&events, &uids, &mut self.told) {
+        for line in event::news(&events, &pods, &uids, &mut self.told) {
             self.ctx.narrate(line);
         }
         let certain = self.certain(&one.object, &assessment.problems);

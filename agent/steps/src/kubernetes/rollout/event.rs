@@ -2,36 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Pod};
 
 use super::super::echo::said;
-
-/// How a kubelet's words about a probe over the network begin. Of one that is a command it says what that printed, which
-/// may begin in the same way: so only what is known is told.
-const OF_NETWORK_PROBES: [&str; 6] = [
-    "Get \"",
-    "dial tcp ",
-    "timeout: ",
-    "command timed out",
-    "context deadline exceeded",
-    "EOF",
-];
-/// How they end.
-const FAULTS: [&str; 11] = [
-    "connection refused",
-    "connection reset by peer",
-    "no route to host",
-    "network is unreachable",
-    "no such host",
-    "i/o timeout",
-    "context deadline exceeded",
-    "(Client.Timeout exceeded while awaiting headers)",
-    "server gave HTTP response to HTTPS client",
-    "command timed out",
-    "EOF",
-];
-const STATUS: &str = "HTTP probe failed with statuscode: ";
-const UNHEALTHY: &str = "service unhealthy (responded with \"NOT_SERVING\")";
+use super::probe;
 
 /// Is the event about the object with this uid?
 pub(crate) fn is_about(event: &Event, uid: Option<&str>) -> bool {
@@ -39,7 +13,13 @@ pub(crate) fn is_about(event: &Event, uid: Option<&str>) -> bool {
 }
 
 /// Lines for the warnings about objects of `uids` that were not told before. `told` grows.
-pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSet<String>) -> Vec<String> {
+/// `pods` are those of the objects.
+pub(crate) fn news(
+    events: &[Event],
+    pods: &[Pod],
+    uids: &BTreeSet<String>,
+    told: &mut BTreeSet<String>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     for event in events.iter().filter(|event| event.type_.as_deref() == Some("Warning")) {
         let object = &event.involved_object;
@@ -47,7 +27,7 @@ pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSe
             continue;
         }
         let reason = event.reason.as_deref().unwrap_or("Warning");
-        let message = without_output(reason, event.message.as_deref().unwrap_or_default().trim());
+        let message = without_output(event, pods);
         let line = format!(
             "{} {}: {reason}: {message}",
             object.kind.as_deref().unwrap_or("?"),
@@ -62,30 +42,18 @@ pub(crate) fn news(events: &[Event], uids: &BTreeSet<String>, told: &mut BTreeSe
     lines
 }
 
-/// What an event says, without what commands in the container printed and without values.
-fn without_output(reason: &str, message: &str) -> String {
-    let is_of_hook = matches!(reason, "FailedPostStartHook" | "FailedPreStopHook");
-    match message.split_once(" probe failed: ") {
-        Some((which, why)) => match network_fault(why) {
-            Some(fault) => format!("{which} probe failed: {fault}"),
-            None => format!("{which} probe failed (see what it said: kubectl get events)"),
-        },
-        _ if is_of_hook => "the command failed (see what it said: kubectl get events)".into(),
-        _ => said(message),
+/// What an event says, without what containers and commands in them answered, and without values.
+fn without_output(event: &Event, pods: &[Pod]) -> String {
+    if let Some(told) = probe::told(event, pods) {
+        return told;
     }
-}
-
-/// What was wrong with a probe over the network, in words that nobody else has put there.
-fn network_fault(why: &str) -> Option<&str> {
-    if why == UNHEALTHY {
-        return Some(why);
+    if matches!(
+        event.reason.as_deref(),
+        Some("FailedPostStartHook" | "FailedPreStopHook")
+    ) {
+        return "the command failed (see what it said: kubectl get events)".into();
     }
-    if let Some(code) = why.strip_prefix(STATUS) {
-        return (code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit())).then_some(why);
-    }
-    let begins = OF_NETWORK_PROBES.iter().any(|known| why.starts_with(known));
-    let fault = FAULTS.iter().find(|fault| why.ends_with(**fault))?;
-    begins.then_some(fault)
+    said(event.message.as_deref().unwrap_or_default().trim())
 }
 
 #[cfg(test)]
@@ -108,41 +76,28 @@ mod tests {
         let mut told = BTreeSet::new();
         let ours = BTreeSet::from(["a".to_owned()]);
         assert_eq!(
-            news(&events, &ours, &mut told),
+            news(&events, &[], &ours, &mut told),
             ["Pod p: BackOff: m", "Pod p: Failed: m"]
         );
-        assert_eq!(news(&events, &ours, &mut told), [] as [&str; 0]);
+        assert_eq!(news(&events, &[], &ours, &mut told), [] as [&str; 0]);
     }
 
     #[test]
     fn what_commands_in_a_container_print_is_not_told() {
-        let table = [
-            without_output("Unhealthy", "Readiness probe failed: no login with canary"),
-            without_output(
-                "Unhealthy",
-                "Readiness probe failed: timeout expired: postgres://app:canary@db",
-            ),
-            without_output("Unhealthy", "Readiness probe failed: timeout: canary: i/o timeout"),
-            without_output(
-                "Unhealthy",
-                "Readiness probe failed: Get \"http://10.1.2.3:80/ok\": dial tcp 10.1.2.3:80: connect: connection refused",
-            ),
-            without_output(
-                "Unhealthy",
-                "Liveness probe failed: HTTP probe failed with statuscode: 500",
-            ),
-            without_output("FailedPostStartHook", "message: \"canary\""),
-            without_output(
+        let said = [
+            ("Unhealthy", "Readiness probe failed: no login with canary"),
+            ("FailedPostStartHook", "message: \"canary\""),
+            (
                 "FailedCreate",
                 "Error creating: pods \"web-x\" is forbidden: no \"canary\"",
             ),
         ];
-        insta::assert_snapshot!(table.join("\n"), @r##"
+        let told = said.map(|(reason, message)| {
+            let event = json!({"metadata": {}, "reason": reason, "message": message, "involvedObject": {}});
+            without_output(&serde_json::from_value(event).expect("an event"), &[])
+        });
+        insta::assert_snapshot!(told.join("\n"), @r##"
         Readiness probe failed (see what it said: kubectl get events)
-        Readiness probe failed (see what it said: kubectl get events)
-        Readiness probe failed: i/o timeout
-        Readiness probe failed: connection refused
-        Liveness probe failed: HTTP probe failed with statuscode: 500
         the command failed (see what it said: kubectl get events)
         Error creating: pods "web-x" is forbidden: no "***"
         "##);

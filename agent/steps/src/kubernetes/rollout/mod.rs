@@ -9,4 +9,5 @@ pub(crate) mod job;
 pub(crate) mod definition;
 pub(crate) mod pods;
 pub(crate) mod event;
+mod probe;
 pub(crate) mod assessment;

@@ -114,7 +114,11 @@ fn of_container(pod: &Pod, container: &ContainerStatus) -> Option<Problem> {
         "CreateContainerError" | "RunContainerError" | "PreCreateHookError" | "PostStartHookError" => problem(
             "kubernetes.containerStart",
             CONFIG_GRACE,
-            format!("{place} cannot be started{}", words(reason, message)),
+            // Of a hook the kubelet says which command it was and what that printed.
+            format!(
+                "{place} cannot be started{}",
+                words(reason, if reason == "PostStartHookError" { "" } else { message })
+            ),
             "check the container's command, mounts and security context",
         ),
         "CrashLoopBackOff" if container.restart_count >= CRASH_LOOP_RESTARTS => problem(
@@ -283,6 +287,14 @@ mod tests {
                 waiting("CreateContainerConfigError", "secret \"db\" not found", 0),
                 json!([]),
             ),
+            told(
+                waiting(
+                    "PostStartHookError",
+                    "Exec lifecycle hook ([sh -c login canary]) for Container \"app\" in Pod \"web-1_shop(u1)\" failed - error: command 'login canary' exited with 1: , message: \"canary\"",
+                    0,
+                ),
+                json!([]),
+            ),
             told(waiting("CrashLoopBackOff", "back-off 10s", 1), json!([])),
             told(waiting("CrashLoopBackOff", "back-off 20s", 2), json!([])),
             told(oom, json!([])),
@@ -296,6 +308,7 @@ mod tests {
         - after 0 s (kubernetes.imagePull): container app of pod web-1: image shop:9 cannot be pulled (ErrImagePull): rpc error: code = NotFound: shop:9: not found
         - after 20 s (kubernetes.imagePull): container app of pod web-1: image shop:9 cannot be pulled (ImagePullBackOff): Back-off pulling image
         - after 10 s (kubernetes.containerConfig): container app of pod web-1 cannot be configured (CreateContainerConfigError): secret "db" not found
+        - after 10 s (kubernetes.containerStart): container app of pod web-1 cannot be started (PostStartHookError)
         - 
         - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 3, 2 restarts
         - after 0 s (kubernetes.crashLoop): container app of pod web-1 crashes again and again: exit code 137 (OOMKilled), 4 restarts
