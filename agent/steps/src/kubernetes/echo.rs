@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
 use serde_json::Value;
 
 use super::quoted::without_values;
-use super::refusal::{Complete, outline};
+use super::refusal::{Complete, is_of_pod_security, outline};
+use super::vocabulary;
 
 /// Of one message; what is longer names every field that there is.
 const MAX_TOLD_BYTES: usize = 16 * 1024;
@@ -133,7 +134,9 @@ impl Words {
             return self.told_in_outline(message);
         };
         // First what is known: of half a value nobody knows that it is one.
-        let message = hidden.redact_unless(message, |part| self.own.contains(part));
+        let of_pods = is_of_pod_security(message);
+        let is_known = |part: &str| self.own.contains(part) || (of_pods && vocabulary::is_of_pod_security(part));
+        let message = hidden.redact_unless(message, is_known);
         // A quotation that is cut here has no end, and is left out.
         let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
         without_values(told.unwrap_or(&message), &self.own)
@@ -195,7 +198,7 @@ fn hide(hidden: &Redactor, value: &str) -> bool {
     }
 }
 
-/// The scalars of a manifest. Not a Secret's content: a file of manifests is not known to the manager.
+/// The keys and scalars of a manifest. Not a Secret's content: a file of manifests is not known to the manager.
 fn of_task(manifest: &Value, own: &mut BTreeSet<String>) {
     match manifest {
         Value::Object(map) => {
@@ -204,6 +207,7 @@ fn of_task(manifest: &Value, own: &mut BTreeSet<String>) {
                 if !(is_secret && matches!(key.as_str(), "data" | "stringData")) {
                     of_task(value, own);
                 }
+                own.insert(key.clone());
             }
         }
         Value::Array(items) => items.iter().for_each(|item| of_task(item, own)),
@@ -322,6 +326,26 @@ mod tests {
                 "ConfigMap \"a\" is invalid: data: Forbidden immutable {LEFT_OUT}"
             ))
         );
+    }
+
+    #[test]
+    fn what_pods_must_set_is_told_although_others_wrote_the_same_and_only_there() {
+        let live = json!({"spec": {"containers": [{"name": "istio-proxy", "securityContext": {
+            "capabilities": {"add": ["NET_ADMIN", "CANARY"]}, "seccompProfile": {"type": "Unconfined"}}}]}});
+        let echo = Echo {
+            own: json!({"kind": "Pod", "metadata": {"name": "web", "labels": {"app.example/team": "x"}},
+                "spec": {"containers": [{"name": "app"}, {"name": "side-car"}]}}),
+            live: vec![live],
+        };
+        let told = [
+            r#"pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "istio-proxy" must not include "NET_ADMIN", "CANARY" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")"#,
+            r#"admission webhook "rules.example" denied the request: "Unconfined" NET_ADMIN of "app.example/team" in ["app", "side-car"]"#,
+        ]
+        .map(|message| echo.status(refused(json!([]), message)).message.expect("words"));
+        insta::assert_snapshot!(told.join("\n"), @r##"
+        pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "***" must not include "NET_ADMIN", "***" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")
+        admission webhook "rules.example" denied the request: "***" *** of "app.example/team" in ["app", "side-car"]
+        "##);
     }
 
     #[test]

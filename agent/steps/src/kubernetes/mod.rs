@@ -31,6 +31,7 @@ mod guard;
 mod echo;
 mod refusal;
 mod quoted;
+mod vocabulary;
 mod manifest;
 mod yaml;
 mod object;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use super::vocabulary::{VIOLATES, is_of_pod_security};
+
 const MASK: &str = "***";
 
 /// After these stands a value, and after it, behind `: `, what is wrong with it.
@@ -82,6 +84,16 @@ const BEFORE_ADDRESSES: [&str; 3] = ["Get", "Head", "Post"];
 /// A node's taint follows.
 const BEFORE_TAINT: &str = "untolerated taint ";
 
+/// After these words of Gatekeeper's library stands what a rule asks for and the object has not.
+const BEFORE_DEMANDS: [&str; 3] = [
+    "ou must provide labels: ",
+    "ou must provide annotation(s): ",
+    "allowed repos are ",
+];
+
+/// The Pod Security Standards name several of these, each in quotes.
+const BEFORE_LISTS: [&str; 2] = ["containers", "volumes"];
+
 /// The possible values of a field follow, each in quotes.
 const POSSIBLE: &str = "supported values: ";
 
@@ -92,6 +104,8 @@ pub(super) fn without_values(text: &str, own: &BTreeSet<String>) -> String {
         rest: text,
         own,
         possible: false,
+        names: false,
+        pod_security: false,
     };
     while !reading.rest.is_empty() {
         reading.next();
@@ -105,6 +119,10 @@ struct Reading<'a> {
     own: &'a BTreeSet<String>,
     /// Is this within a list of possible values?
     possible: bool,
+    /// Is this within a list of names?
+    names: bool,
+    /// Is this what the Pod Security Standards say?
+    pod_security: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -120,10 +138,14 @@ impl<'a> Reading<'a> {
             self.possible = true;
             return self.copy(POSSIBLE.len());
         }
-        if self.possible && self.rest.starts_with(", \"") {
+        if self.rest.starts_with(VIOLATES) {
+            self.pod_security = true;
+        }
+        if (self.possible || self.names) && self.rest.starts_with(", \"") {
             return self.copy(2);
         }
         self.possible &= self.rest.starts_with('"');
+        self.names &= self.rest.starts_with('"');
         match self.rest.chars().next() {
             Some('"') => self.quoted(),
             Some('{') if self.out.ends_with(BEFORE_TAINT) => self.taint(),
@@ -204,13 +226,26 @@ impl<'a> Reading<'a> {
         };
         let (text, rest) = self.rest.split_at_checked(length).unwrap_or((self.rest, ""));
         let content = text.get(1..length - 1).unwrap_or_default();
-        let unescaped = content.replace("\\\"", "\"").replace("\\\\", "\\");
-        if self.possible || self.own.contains(&unescaped) || self.is_name(content, rest) {
+        let unescaped = unescaped(content);
+        let is_name = (self.names && is_name_of_list(content)) || self.is_name(content, rest);
+        self.names = is_name && self.pod_security && (self.names || self.begins_names());
+        if self.possible || self.is_known(&unescaped) || is_name {
             return self.copy(length);
         }
         self.out.push('"');
         self.mask(rest);
         self.out.push('"');
+    }
+
+    /// Is it the task's own, or does everybody know it?
+    fn is_known(&self, text: &str) -> bool {
+        self.own.contains(text) || (self.pod_security && is_of_pod_security(text))
+    }
+
+    /// Does a name follow that others may follow?
+    fn begins_names(&self) -> bool {
+        let word = self.out.trim_end_matches(' ').rsplit([' ', '(']).next();
+        word.is_some_and(|word| BEFORE_LISTS.contains(&word))
     }
 
     /// Does what stands around it say that a text in quotes is a name?
@@ -240,13 +275,58 @@ impl<'a> Reading<'a> {
         inside.starts_with(['{', '"']) && !self.out.ends_with(|c: char| c.is_ascii_alphanumeric())
     }
 
+    /// A list of what is known anyway, or of what a rule asks for.
+    fn is_list_to_tell(&self, length: usize) -> bool {
+        let Some(texts) = self.rest.get(..length).and_then(texts_in) else {
+            return false;
+        };
+        let demanded = BEFORE_DEMANDS.iter().any(|before| self.out.ends_with(before));
+        let is_told = |text: &&str| self.is_known(&unescaped(text)) || (demanded && is_demand(text));
+        !texts.is_empty() && texts.iter().all(is_told)
+    }
+
     /// An object or a list, in Go's or JSON's notation.
     fn composite(&mut self) {
         match composite_length(self.rest) {
+            Some(length) if self.is_list_to_tell(length) => self.copy(length),
             Some(length) => self.mask(self.rest.get(length..).unwrap_or_default()),
             None => self.cut(),
         }
     }
+}
+
+fn unescaped(content: &str) -> String {
+    content.replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
+/// Of containers and volumes.
+fn is_name_of_list(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// The key of a label or annotation, or the beginning of an image's name.
+fn is_demand(text: &str) -> bool {
+    text.len() <= 253 && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c))
+}
+
+/// What is in a list or set of texts in quotes; none if anything else is.
+fn texts_in(list: &str) -> Option<Vec<&str>> {
+    let mut rest = list.get(1..list.len().checked_sub(1)?)?;
+    let mut texts = Vec::new();
+    while !rest.is_empty() {
+        let length = rest.starts_with('"').then(|| quoted_length(rest))??;
+        texts.push(rest.get(1..length - 1)?);
+        let after = rest.get(length..)?;
+        rest = after.trim_start_matches([',', ' ']);
+        if rest.len() == after.len() && !rest.is_empty() {
+            return None;
+        }
+    }
+    Some(texts)
 }
 
 /// Of a text that begins with a quote, up to and with the one that ends it.
@@ -380,6 +460,42 @@ mod tests {
         roles.rbac.authorization.k8s.io "x" is forbidden: user "u" (groups=***) is attempting to grant RBAC permissions not currently held: ***
         Back-off pulling image "app:3": secret "db" not found
         runc create failed: exec: "/srv/serve": no such file; exec: "***": executable file not found
+        "##);
+    }
+
+    /// As `k8s.io/pod-security-admission/policy` and Gatekeeper's library write them.
+    #[test]
+    fn what_a_rule_asks_for_is_told_and_what_is_there_is_not() {
+        let of = |why: &str| format!(r#"pods "web-x" is forbidden: violates PodSecurity "restricted:latest": {why}"#);
+        let table = [
+            of(r#"allowPrivilegeEscalation != false (containers "app", "side-car" must set securityContext.allowPrivilegeEscalation=false)"#),
+            of(r#"unrestricted capabilities (container "app" must set securityContext.capabilities.drop=["ALL"]; container "app" must not include "NET_ADMIN", "CANARY" in securityContext.capabilities.add)"#),
+            of(r#"seccompProfile (pod or containers "a", "b" must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"; pod must not set securityContext.seccompProfile.type to "Unconfined")"#),
+            of(r#"restricted volume types (volumes "b1", "b2" use restricted volume types "hostPath", "nfs")"#),
+            of(r#"seLinuxOptions (containers "e", "f" set forbidden securityContext.seLinuxOptions: types "canary", "foo"; user may not be set)"#),
+            of(r#"forbidden AppArmor profiles (container.apparmor.security.beta.kubernetes.io/e="unconfined", container.apparmor.security.beta.kubernetes.io/f="canary")"#),
+            of(r#"procMount (container "a" must not set securityContext.procMount to "Unmasked"), containers "a", "ca nary""#),
+            r#"admission webhook "validation.gatekeeper.sh" denied the request: [owners] you must provide labels: {"owner", "app.example/team"}"#.into(),
+            r#"[notes] you must provide annotation(s): {"repository"}; you must provide labels: {"owner=canary"}"#.into(),
+            r#"container <app> has an invalid image repo <app:2>, allowed repos are ["registry.example/shop/"]"#.into(),
+            r#"container <app> has an invalid image repo <app:2>, allowed repos are ["https://user:canary@registry.example"]"#.into(),
+            r#"env of containers "app", "canary" is plain; "ALL" and ["ALL"] and {"canary"}; images ["app:2", "we\"b"]"#.into(),
+        ];
+        let told = table.map(|text| told(&text)).join("\n");
+        assert!(!told.to_lowercase().contains("canary"), "{told}");
+        insta::assert_snapshot!(told, @r##"
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (containers "app", "side-car" must set securityContext.allowPrivilegeEscalation=false)
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": unrestricted capabilities (container "app" must set securityContext.capabilities.drop=["ALL"]; container "app" must not include "NET_ADMIN", "***" in securityContext.capabilities.add)
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": seccompProfile (pod or containers "a", "b" must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"; pod must not set securityContext.seccompProfile.type to "Unconfined")
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": restricted volume types (volumes "b1", "b2" use restricted volume types "hostPath", "nfs")
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": seLinuxOptions (containers "e", "f" set forbidden securityContext.seLinuxOptions: types "***", "***"; user may not be set)
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": forbidden AppArmor profiles (container.apparmor.security.beta.kubernetes.io/e="unconfined", container.apparmor.security.beta.kubernetes.io/f="***")
+        pods "web-x" is forbidden: violates PodSecurity "restricted:latest": procMount (container "a" must not set securityContext.procMount to "Unmasked"), containers "a", "***"
+        admission webhook "validation.gatekeeper.sh" denied the request: [owners] you must provide labels: {"owner", "app.example/team"}
+        [notes] you must provide annotation(s): {"repository"}; you must provide labels: ***
+        container <app> has an invalid image repo <app:2>, allowed repos are ["registry.example/shop/"]
+        container <app> has an invalid image repo <app:2>, allowed repos are ***
+        env of containers "app", "***" is plain; "***" and *** and ***; images ["app:2", "we\"b"]
         "##);
     }
 

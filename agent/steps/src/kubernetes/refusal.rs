@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::quoted::without_values;
+use super::vocabulary::VIOLATES;
 
 /// Who or what refuses. It is told from the raw words, so that cleaning them changes no failure's class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +31,6 @@ const WEBHOOK: &str = "admission webhook \"";
 const UNREACHABLE: &str = "failed calling webhook \"";
 const POLICY: &str = "ValidatingAdmissionPolicy '";
 const BINDING: &str = "' with binding '";
-const POD_SECURITY: &str = "violates PodSecurity \"";
 const QUOTA: &str = "exceeded quota: ";
 const ESCALATION: &str = "attempting to grant RBAC permissions not currently held";
 const RIGHTS: &str = " cannot ";
@@ -46,10 +46,7 @@ impl Refusal {
     pub(crate) fn of(message: &str) -> Self {
         let (_, why) = subject(message);
         let has = |words: &str| message.contains(words);
-        if [WEBHOOK, POLICY, POD_SECURITY]
-            .iter()
-            .any(|known| why.starts_with(known))
-        {
+        if [WEBHOOK, POLICY, VIOLATES].iter().any(|known| why.starts_with(known)) {
             return Self::Admission;
         }
         let by_words = [
@@ -64,6 +61,11 @@ impl Refusal {
         let found = by_words.into_iter().find(|(words, _)| has(words));
         found.map_or(Self::Other, |(_, refusal)| refusal)
     }
+}
+
+/// Did the Pod Security Standards refuse it?
+pub(super) fn is_of_pod_security(message: &str) -> bool {
+    subject(message).1.starts_with(VIOLATES)
 }
 
 /// Which object was refused and who refused it, up to where others may have put words; all of it if nobody may have.
@@ -123,8 +125,8 @@ fn refuser(why: &str, own: &BTreeSet<String>) -> (String, Complete) {
         let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{binding}'"));
         return more(format!("{POLICY}{name}'{binding} denied request: "));
     }
-    if let Some(level) = named(POD_SECURITY, '"') {
-        return more(format!("{POD_SECURITY}{level}\": "));
+    if let Some(level) = named(VIOLATES, '"') {
+        return more(format!("{VIOLATES}{level}\": "));
     }
     if let Some(quota) = why.strip_prefix(QUOTA) {
         return if is_of_quota(quota) {
