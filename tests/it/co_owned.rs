@@ -9,9 +9,10 @@ use deputy_tests::leaks::canary::note;
 use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::refused::refused;
 use deputy_tests::world::World;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::recipe;
@@ -273,4 +274,88 @@ async fn a_refusal_does_not_tell_what_others_wrote_into_an_object() {
         let told = format!("{ended:?}{:?}", world.logs(&task).await);
         assert!(!told.contains("live-"), "{failure:#?}");
     }
+}
+
+/// Makes a rule that no Secret with a note may be deleted, and says what the note is. Waits until it is in force.
+async fn keeps_notes(client: &Client, namespace: &str, secret: &str) {
+    let name = format!("keeps-{namespace}");
+    let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["secrets"],
+            }]},
+            "validations": [{
+                "expression": "!has(oldObject.metadata.annotations) || !('note' in oldObject.metadata.annotations)",
+                "messageExpression": "'it has the note ' + oldObject.metadata.annotations['note']",
+            }],
+        },
+    }))
+    .expect("a policy");
+    let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "policyName": name, "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}},
+        },
+    }))
+    .expect("a binding");
+    let made = PostParams::default();
+    Api::all(client.clone()).create(&made, &policy).await.expect("a rule");
+    Api::all(client.clone()).create(&made, &binding).await.expect("in use");
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let until = tokio::time::Instant::now() + SOON;
+    while secrets.delete(secret, &DeleteParams::default().dry_run()).await.is_ok() {
+        assert!(tokio::time::Instant::now() < until, "the rule is not in force");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What others wrote into what this agent keeps goes nowhere by a refusal to delete it.
+#[tokio::test]
+async fn a_refused_deletion_does_not_tell_what_others_wrote_into_what_is_deleted() {
+    let world = world().await;
+    let namespace = world.namespace("notes").await.expect("a namespace");
+    let settings = Settings::of(&world, &namespace).await;
+    settings.helm_applies("helm-1").await;
+    let apply = |name: &str, y: &str| {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"y": y}});
+        let steps = format!(
+            "    - name: deploy\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        manifests: [ {map} ]\n"
+        );
+        recipe::task(&format!("{namespace}-{name}"), &more(), &steps)
+    };
+    let task = world.submit(&apply("first", "one")).await.expect("queued");
+    world.ended(&task, SOON).await.expect("ended");
+    let client = world
+        .kubernetes()
+        .await
+        .expect("a cluster")
+        .admin()
+        .await
+        .expect("a client");
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let kept = secrets
+        .list(&ListParams::default().labels("deputy.dev/object"))
+        .await
+        .expect("read");
+    let kept = kept
+        .items
+        .first()
+        .and_then(|secret| secret.metadata.name.clone())
+        .expect("what is kept");
+    let value = format!("live-{:032x}", rand::random::<u128>());
+    note("a note on what is kept", &value);
+    let noted = json!({"metadata": {"annotations": {"note": value}}});
+    let by = PatchParams::default();
+    secrets.patch(&kept, &by, &Patch::Merge(noted)).await.expect("noted");
+    keeps_notes(&client, &namespace, &kept).await;
+    let task = world.submit(&apply("second", "two")).await.expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    assert_eq!(ended.state(), v1::TaskState::Succeeded, "{ended:#?}");
+    let logs = format!("{:?}", world.logs(&task).await.expect("logs"));
+    assert!(logs.contains("could not be removed and is left"), "{logs}");
+    assert!(logs.contains("it has the note ***"), "{logs}");
+    assert!(!format!("{ended:?}{logs}").contains("live-"), "{logs}");
 }

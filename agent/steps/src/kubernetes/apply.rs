@@ -118,19 +118,23 @@ pub(crate) async fn keep_image(
                 format!("{object} was not there when this step began"),
             )
         })?;
-        let secret = image::secret(place, object, token, &live)?;
-        Ok(Change {
-            method: Method::POST,
-            path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()?),
-            content_type: "application/json",
-            body: secret.to_string().into_bytes(),
-            echo: Echo {
-                own: place.names(),
-                live: vec![live],
-            },
-        })
+        Ok(creation(place, image::secret(place, object, token, &live)?, live)?)
     };
     work.sending(&effect, &doing).journaled(look, build, |_| ()).await
+}
+
+/// A POST of the image of what was read as `live`. The image is the live object in another form.
+fn creation(place: &ObjectRef, image: Value, live: Value) -> Result<Change, Failure> {
+    Ok(Change {
+        method: Method::POST,
+        path: format!("{}?fieldManager={FIELD_MANAGER}", place.collection_path()?),
+        content_type: "application/json",
+        body: image.to_string().into_bytes(),
+        echo: Echo {
+            own: place.names(),
+            live: vec![live, image],
+        },
+    })
 }
 
 /// Applies one object by server-side apply.
@@ -317,7 +321,10 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
         })
     };
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    let build = || async { Ok(deletion(place, &options, Vec::new())?) };
+    let build = || async {
+        let live = read_object(ctx, api, place, Patience::Endless).await?;
+        Ok(deletion(place, &options, live)?)
+    };
     work.sending(&effect, &doing).journaled(look, build, |_| ()).await
 }
 
@@ -325,7 +332,7 @@ pub(crate) async fn drop_image(work: Work<'_>, place: &ObjectRef, what: &str) ->
 ///
 /// # Errors
 /// A part of its path is no name.
-pub(crate) fn deletion(object: &ObjectRef, options: &Value, live: Vec<Value>) -> Result<Change, Failure> {
+pub(crate) fn deletion(object: &ObjectRef, options: &Value, live: Option<Value>) -> Result<Change, Failure> {
     Ok(Change {
         method: Method::DELETE,
         path: object.path()?,
@@ -333,7 +340,7 @@ pub(crate) fn deletion(object: &ObjectRef, options: &Value, live: Vec<Value>) ->
         body: options.to_string().into_bytes(),
         echo: Echo {
             own: object.names(),
-            live,
+            live: live.into_iter().collect(),
         },
     })
 }
@@ -374,6 +381,26 @@ fn plan_digest(body: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_of_what_is_kept_does_not_tell_it_in_its_packed_form() {
+        let live =
+            json!({"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"password": "hunter2-of-the-cluster"}});
+        let (object, place) = (ObjectRef::secret("shop", "db"), ObjectRef::secret("shop", "kept"));
+        let image = image::secret(&place, &object, "default/t/1/s", &live).expect("an image");
+        let packed = image["data"]
+            .as_object()
+            .and_then(|data| data.values().next()?.as_str())
+            .expect("data");
+        let message =
+            format!("admission webhook \"w\" denied the request: {packed} of kept has hunter2-of-the-cluster");
+        let status = serde_json::from_value(json!({"message": message})).expect("a status");
+        let change = creation(&place, image.clone(), live).expect("a request");
+        assert_eq!(
+            change.echo.status(status).message.as_deref(),
+            Some("admission webhook \"w\" denied the request: *** of kept has ***")
+        );
+    }
 
     #[test]
     fn what_is_sent_carries_namespace_and_token_and_a_plan_no_secret() {

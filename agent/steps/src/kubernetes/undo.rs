@@ -254,7 +254,7 @@ impl One<'_> {
             }
             let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
                 "preconditions": {"uid": applied.uid, "resourceVersion": version}});
-            Ok(deletion(object, &options, live.into_iter().collect())?)
+            Ok(deletion(object, &options, live)?)
         };
         work.sending(&effect, &doing).journaled(look, build, |_| ()).await?;
         self.until_gone(applied, said).await?;
