@@ -32,12 +32,19 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// Largest answer: a list of everything in a large namespace.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
+/// Characters that are told of what no API server wrote.
+const MAX_FOREIGN_CHARS: usize = 300;
+
+/// Takes the secrets of a task out of a text. Asked before anything is cut: of half a secret nobody knows that it is one.
+pub(crate) type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 /// An API server, as one identity.
 #[derive(Clone)]
 pub(crate) struct Api {
     client: kube::Client,
     bearer: Bearer,
     place: Arc<Place>,
+    redact: Redact,
 }
 
 /// Where an API server is, for people.
@@ -123,11 +130,12 @@ impl ApiError {
 
 impl Api {
     /// From a client without authentication of its own, and a source of tokens.
-    pub(crate) fn new(client: kube::Client, bearer: Bearer, place: Place) -> Self {
+    pub(crate) fn new(client: kube::Client, bearer: Bearer, place: Place, redact: Redact) -> Self {
         Self {
             client,
             bearer,
             place: Arc::new(place),
+            redact,
         }
     }
 
@@ -256,7 +264,7 @@ impl Api {
             if code.is_success() {
                 Ok(body)
             } else {
-                Err(status(code, &body, echo))
+                Err(status(code, &body, echo, &*self.redact))
             }
         };
         tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
@@ -302,18 +310,23 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
-pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo) -> ApiError {
-    let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
-        let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
-        Status {
-            message: Some(text.trim().to_owned()),
-            ..Status::default()
-        }
+pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: &dyn Fn(&str) -> String) -> ApiError {
+    let read = serde_json::from_slice::<Status>(body);
+    let is_foreign = read.is_err();
+    let status = read.unwrap_or_else(|_| Status {
+        message: Some(String::from_utf8_lossy(body).trim().to_owned()),
+        ..Status::default()
     });
+    let refusal = Refusal::of(status.message.as_deref().unwrap_or_default());
+    let mut status = echo.status(status, redact);
+    if is_foreign {
+        let cut = |message: String| message.chars().take(MAX_FOREIGN_CHARS).collect();
+        status.message = status.message.map(cut);
+    }
     ApiError::Status {
         code,
-        refusal: Refusal::of(status.message.as_deref().unwrap_or_default()),
-        status: Box::new(echo.status(status)),
+        refusal,
+        status: Box::new(status),
     }
 }
 
@@ -341,5 +354,33 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> ApiError {
     ApiError::NoAnswer {
         reached: Reached::Perhaps,
         detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proxy may repeat what it was sent.
+    #[test]
+    fn what_a_proxy_says_is_cut_after_secrets_are_out_of_it() {
+        const SECRET: &str = "hunter2-of-the-task";
+        let live = json!({"data": {"password": "hunter3-of-the-cluster"}});
+        let echo = Echo {
+            own: Value::Null,
+            live: vec![live],
+        };
+        for before in MAX_FOREIGN_CHARS - 30..MAX_FOREIGN_CHARS + 30 {
+            for secret in [SECRET, "hunter3-of-the-cluster"] {
+                let body = format!("{} {secret} and more", "x".repeat(before));
+                let redact = |text: &str| text.replace(SECRET, "***");
+                let error = status(StatusCode::BAD_GATEWAY, body.as_bytes(), &echo, &redact);
+                let ApiError::Status { status, .. } = error else {
+                    panic!("a status");
+                };
+                let told = status.message.expect("words");
+                assert!(told.len() <= MAX_FOREIGN_CHARS && !told.contains("hunter"), "{told}");
+            }
+        }
     }
 }

@@ -25,7 +25,7 @@ use tower::{Service, ServiceExt};
 use crate::context::StepContext;
 use crate::failure::StepError;
 
-use super::api::{Api, Place};
+use super::api::{Api, Place, Redact};
 use super::bearer::{Bearer, Hide};
 use super::explain::{Doing, explain};
 use super::guard;
@@ -56,6 +56,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) namespace: Option<&'a str>,
     /// Told every secret before it is used.
     pub(crate) hide: Hide,
+    /// Takes them out again of what the cluster answers.
+    pub(crate) redact: Redact,
 }
 
 impl Connection {
@@ -66,6 +68,7 @@ impl Connection {
         let program = ToolLookup::from_process().token_program().await;
         ctx.narrate(program.narration());
         let host = Arc::clone(ctx.host());
+        let log = host.log();
         let connection = Self::dial(Dial {
             identity,
             cluster: &found,
@@ -73,6 +76,7 @@ impl Connection {
             folder: &ctx.aside().await?,
             namespace,
             hide: Arc::new(move |secret, end| host.add_secret(secret, end).map_err(|refused| refused.to_string())),
+            redact: Arc::new(move |text| log.redact(text)),
         })
         .await?;
         connection.introduce(ctx, &found).await?;
@@ -115,7 +119,7 @@ impl Connection {
             server: cluster.endpoint.clone(),
         };
         Ok(Self {
-            api: Api::new(client, bearer, place),
+            api: Api::new(client, bearer, place, dial.redact),
             _kubeconfig: kubeconfig,
             _endpoint: endpoint,
         })

@@ -76,9 +76,9 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// A refusal without what it quotes.
-    pub(crate) fn status(&self, mut status: Status) -> Status {
-        let words = self.words();
+    /// A refusal without what it quotes. `redact` takes out the secrets of the task.
+    pub(crate) fn status(&self, mut status: Status, redact: &dyn Fn(&str) -> String) -> Status {
+        let words = self.words(redact);
         let causes = status.details.as_mut().and_then(|details| details.causes.as_mut());
         let mut of_fields = Vec::new();
         if let Some(causes) = causes {
@@ -89,15 +89,14 @@ impl Echo {
         status.message = status.message.map(|message| match message.split_once(" is invalid: ") {
             // The message says once more what the causes say.
             Some((what, _)) if !of_fields.is_empty() => {
-                let what = without_values(&format!("{what} is invalid"), &words.own);
-                format!("{what}: {}", of_fields.join("; "))
+                format!("{}: {}", words.invalid(what), of_fields.join("; "))
             }
             _ => words.told(&message),
         });
         status
     }
 
-    fn words(&self) -> Words {
+    fn words<'a>(&self, redact: &'a dyn Fn(&str) -> String) -> Words<'a> {
         let mut own = BTreeSet::new();
         of_task(&self.own, &mut own);
         let mut values = BTreeSet::new();
@@ -112,6 +111,7 @@ impl Echo {
         Words {
             own,
             hidden: complete.then_some(hidden),
+            redact,
         }
     }
 }
@@ -122,13 +122,14 @@ pub(crate) fn said(message: &str) -> String {
 }
 
 /// What is told and what is not, at hand.
-struct Words {
+struct Words<'a> {
     own: BTreeSet<String>,
     /// None if there is too much of it.
     hidden: Option<Redactor>,
+    redact: &'a dyn Fn(&str) -> String,
 }
 
-impl Words {
+impl Words<'_> {
     fn told(&self, message: &str) -> String {
         let Some(hidden) = &self.hidden else {
             return self.told_in_outline(message);
@@ -136,7 +137,7 @@ impl Words {
         // First what is known: of half a value nobody knows that it is one.
         let of_pods = is_of_pod_security(message);
         let is_known = |part: &str| self.own.contains(part) || (of_pods && vocabulary::is_of_pod_security(part));
-        let message = hidden.redact_unless(message, is_known);
+        let message = (self.redact)(&hidden.redact_unless(message, is_known));
         // A quotation that is cut here has no end, and is left out.
         let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
         without_values(told.unwrap_or(&message), &self.own)
@@ -158,16 +159,49 @@ impl Words {
         }
     }
 
+    /// What is invalid, before the faults.
+    fn invalid(&self, what: &str) -> String {
+        if self.hidden.is_some() {
+            return self.told(&format!("{what} is invalid"));
+        }
+        let (told, _) = outline(&format!("{what} is invalid: "), &self.own);
+        let told = told.trim_end_matches(": ");
+        if told.is_empty() {
+            "it is invalid".into()
+        } else {
+            told.into()
+        }
+    }
+
+    /// A path of names; keys of lists that others wrote can be in it.
+    fn field(&self, field: &str) -> String {
+        if let Some(hidden) = &self.hidden {
+            return (self.redact)(&hidden.redact_unless(field, |part| self.own.contains(part)));
+        }
+        let mut parts = field.split('[');
+        let mut told = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (key, after) = part.split_once(']').unwrap_or((part, ""));
+            let is_index = key.chars().all(|c| c.is_ascii_digit());
+            told.push('[');
+            told.push_str(if is_index || self.own.contains(key) { key } else { "***" });
+            told.push(']');
+            // The bracket was within a key.
+            if after.contains(['"', ']']) {
+                return told + "***";
+            }
+            told.push_str(after);
+        }
+        told
+    }
+
     fn cause(&self, cause: &mut StatusCause) {
         if let Some(message) = &mut cause.message {
             // What follows the first line is a comparison of objects.
             let first = message.lines().next().unwrap_or_default();
             *message = self.told(first);
         }
-        // A path of names; keys of lists that others wrote can be in it.
-        if let (Some(field), Some(hidden)) = (&mut cause.field, &self.hidden) {
-            *field = hidden.redact_unless(field, |part| self.own.contains(part));
-        }
+        cause.field = cause.field.as_deref().map(|field| self.field(field));
     }
 }
 
@@ -279,7 +313,7 @@ mod tests {
             own: job("app:2"),
             live: vec![],
         };
-        let told = echo.status(refused(causes, &message));
+        let told = echo.status(refused(causes, &message), &str::to_owned);
         assert_eq!(
             told.message.as_deref(),
             Some(
@@ -298,7 +332,7 @@ mod tests {
             own: job("app:2"),
             live: vec![live.clone()],
         };
-        let told = echo.status(refused(json!([]), message)).message;
+        let told = echo.status(refused(json!([]), message), &str::to_owned).message;
         assert_eq!(
             told.as_deref(),
             Some(
@@ -311,19 +345,24 @@ mod tests {
             live: vec![live, large],
         };
         assert_eq!(
-            echo.status(refused(json!([]), message)).message.as_deref(),
+            echo.status(refused(json!([]), message), &str::to_owned)
+                .message
+                .as_deref(),
             Some(&*format!(
                 "admission webhook \"rules.example\" denied the request: {LEFT_OUT}"
             ))
         );
         let causes = json!([{"reason": "FieldValueForbidden", "field": "data", "message": "Forbidden: field is immutable when `immutable` is set, and a canary"}]);
         let told = echo
-            .status(refused(causes, "ConfigMap \"a\" is invalid: data: Forbidden: …"))
+            .status(
+                refused(causes, "ConfigMap \"migrate\" is invalid: data: Forbidden: …"),
+                &str::to_owned,
+            )
             .message;
         assert_eq!(
             told,
             Some(format!(
-                "ConfigMap \"a\" is invalid: data: Forbidden immutable {LEFT_OUT}"
+                "ConfigMap \"migrate\" is invalid: data: Forbidden immutable {LEFT_OUT}"
             ))
         );
     }
@@ -341,7 +380,7 @@ mod tests {
             r#"pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "istio-proxy" must not include "NET_ADMIN", "CANARY" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")"#,
             r#"admission webhook "rules.example" denied the request: "Unconfined" NET_ADMIN of "app.example/team" in ["app", "side-car"]"#,
         ]
-        .map(|message| echo.status(refused(json!([]), message)).message.expect("words"));
+        .map(|message| echo.status(refused(json!([]), message), &str::to_owned).message.expect("words"));
         insta::assert_snapshot!(told.join("\n"), @r##"
         pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "***" must not include "NET_ADMIN", "***" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")
         admission webhook "rules.example" denied the request: "***" *** of "app.example/team" in ["app", "side-car"]
@@ -349,8 +388,34 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_before_the_faults_and_the_fields_are_looked_through_like_all_else() {
+        let causes = || {
+            json!([{"reason": "FieldValueInvalid", "field": "data[hunter2-of-the-cluster].a[0].b[name=\"hunter2\"].c[app:2]",
+            "message": "Invalid value: 1: no"}])
+        };
+        let message = "admission webhook \"w\" denied the request: hunter2-of-the-cluster is invalid: data: no";
+        let live = json!({"data": {"a": "hunter2-of-the-cluster", "b": "hunter2"}});
+        let large = json!({"data": {"file": "x".repeat(MAX_SECRET_BYTES + 1)}});
+        let told = [vec![live.clone()], vec![live, large]].map(|live| {
+            let echo = Echo {
+                own: job("app:2"),
+                live,
+            };
+            let told = echo.status(refused(causes(), message), &str::to_owned);
+            let field = told.details.and_then(|details| details.causes?.first()?.field.clone());
+            format!("{}\n{}", told.message.unwrap_or_default(), field.unwrap_or_default())
+        });
+        insta::assert_snapshot!(told.join("\n"), @r##"
+        admission webhook "w" denied the request: *** is invalid: data[***].a[0].b[name="***"].c[app:2]: Invalid value: ***: no
+        data[***].a[0].b[name="***"].c[app:2]
+        admission webhook "w" denied the request: data[***].a[0].b[***].c[app:2]: Invalid value (what it said is left out: it may repeat what is in the cluster)
+        data[***].a[0].b[***].c[app:2]
+        "##);
+    }
+
+    #[test]
     fn a_refusal_without_end_is_told_to_a_bound_and_nothing_is_cut_in_the_middle_of_a_value() {
-        let words = Echo::default().words();
+        let words = Echo::default().words(&str::to_owned);
         for before in MAX_TOLD_BYTES - 20..MAX_TOLD_BYTES {
             let told = words.told(&format!("{}\"canary canary\" ü and more", "ü".repeat(before / 2)));
             assert!(told.len() <= MAX_TOLD_BYTES + 8 && !told.contains("can"), "{before}");
@@ -361,7 +426,7 @@ mod tests {
     fn a_secrets_content_is_not_the_tasks_own_to_tell() {
         let own =
             json!({"kind": "Secret", "type": "Opaque", "stringData": {"password": "hunter2"}, "data": {"n": "eA=="}});
-        let words = Echo { own, live: vec![] }.words();
+        let words = Echo { own, live: vec![] }.words(&str::to_owned);
         assert_eq!(
             words.told("type: Invalid value: \"Opaque\": no; data: Invalid value: \"hunter2\": no"),
             "type: Invalid value: \"Opaque\": no; data: Invalid value: \"***\": no"

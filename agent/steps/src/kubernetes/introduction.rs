@@ -29,6 +29,7 @@ pub async fn who_am_i(
         namespace: None,
         // Nothing that is secret is in an error, and nobody's output is shown.
         hide: Arc::new(|_, _| Ok(())),
+        redact: Arc::new(str::to_owned),
     })
     .await?;
     match connection.api.who_am_i().await {
