@@ -60,6 +60,14 @@ pub enum ReadError {
         /// Where it leads.
         target: PathBuf,
     },
+    /// A link on the way or at its end leads to nothing.
+    #[error("leads to nothing: {} is a link to {}, which does not exist", link.display(), target.display())]
+    Dangles {
+        /// The link, from the folder on.
+        link: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
     /// Links lead to links without end.
     #[error("is behind more than {MOST_LINKS} links")]
     Loops,
@@ -104,6 +112,7 @@ impl Folder {
             folders: Vec::new(),
             ahead: parts(path).collect(),
             link: None,
+            after_link: 0,
             links: 0,
         }
         .end()
@@ -182,6 +191,8 @@ struct Walk<'a> {
     ahead: VecDeque<OsString>,
     /// The last link that was followed, and where it leads.
     link: Option<(PathBuf, PathBuf)>,
+    /// How many names are ahead once its own way has been gone.
+    after_link: usize,
     links: u32,
 }
 
@@ -192,7 +203,8 @@ impl Walk<'_> {
                 drop(self.folders.pop().ok_or_else(|| self.leaves())?);
                 continue;
             }
-            let handle = openat(self.here(), name.as_os_str(), LOOK, Mode::empty())?;
+            let handle =
+                openat(self.here(), name.as_os_str(), LOOK, Mode::empty()).map_err(|error| self.missing(error))?;
             match FileType::from_raw_mode(fstat(&handle)?.st_mode) {
                 FileType::Directory if self.folders.len() == MOST_FOLDERS => return Err(ReadError::Deep),
                 FileType::Directory => self.folders.push((name, handle)),
@@ -235,9 +247,20 @@ impl Walk<'_> {
             rest = target.strip_prefix(self.root.path()?).map_err(|_| self.leaves())?;
             self.folders.clear();
         }
+        self.after_link = self.ahead.len();
         let ahead: Vec<_> = parts(rest).collect();
         ahead.into_iter().rev().for_each(|name| self.ahead.push_front(name));
         Ok(())
+    }
+
+    /// What a link leads to is missed in other words than what the path itself names.
+    fn missing(&self, error: Errno) -> ReadError {
+        match (ReadError::from(error), self.link.clone()) {
+            (ReadError::Missing, Some((link, target))) if self.ahead.len() >= self.after_link => {
+                ReadError::Dangles { link, target }
+            }
+            (other, _) => other,
+        }
     }
 
     fn leaves(&self) -> ReadError {
@@ -356,12 +379,29 @@ mod tests {
         let own = root.path().join("folder");
         rustix::fs::mknodat(CWD, own.join("pipe"), FileType::Fifo, 0o600.into(), 0).expect("a pipe");
         symlink("loop", own.join("loop")).expect("linked");
+        symlink("a/none/file", own.join("dangling")).expect("linked");
+        symlink("dangling", own.join("a/far")).expect("linked");
+        symlink("../dangling", own.join("a/twice")).expect("linked");
+        symlink("a/b", own.join("good")).expect("linked");
         std::fs::write(own.join("large"), vec![b'x'; 17]).expect("written");
         for (path, words) in [
             ("pipe", "pipe is neither a file nor a folder"),
             ("loop", "loop is behind more than 40 links"),
             ("large", "large has more than 16 bytes"),
             ("none", "none does not exist"),
+            ("good/none", "good/none does not exist"),
+            (
+                "dangling",
+                "dangling leads to nothing: dangling is a link to a/none/file, which does not exist",
+            ),
+            (
+                "a/far",
+                "a/far leads to nothing: a/far is a link to dangling, which does not exist",
+            ),
+            (
+                "a/twice",
+                "a/twice leads to nothing: dangling is a link to a/none/file, which does not exist",
+            ),
             ("a/b/file/x", "a/b/file/x does not exist"),
             ("../outside/file", "../outside/file leads out of the folder"),
             ("/etc/passwd", "/etc/passwd leads out of the folder"),

@@ -112,6 +112,17 @@ fn unread(path: &Path, error: ReadError) -> Failure {
             ),
         )
         .hint("put the file itself into the source; links are followed within it"),
+        ReadError::Dangles { link, target } => Failure::new(
+            "source.noSuchFile",
+            format!(
+                "{shown} leads to nothing: {} is a link to {}, and the source has no such file",
+                link.display(),
+                target.display()
+            ),
+        )
+        .hint("put the file there, or remove the link: nothing of a folder of manifests is left out"),
+        ReadError::Special => bad(format!("{shown} is neither a file nor a folder"))
+            .hint("remove the socket, pipe or device: nothing of a folder of manifests is left out"),
         ReadError::TooLarge { limit } => bad(format!("{shown} is too large: a manifest file may have {limit} bytes")),
         other => bad(format!("{shown} {other}")),
     }
@@ -354,6 +365,49 @@ mod tests {
         ] {
             assert_eq!(read(file).expect_err("refused").summary, words);
         }
+    }
+
+    #[test]
+    fn what_leads_to_nothing_or_is_no_file_fails_a_folder_and_is_told() {
+        let root = tempfile::tempdir().expect("a folder");
+        let config = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}"#;
+        std::fs::write(root.path().join("a.yaml"), config).expect("written");
+        let held = Folder::open(root.path()).expect("a folder");
+        let odd = root.path().join("odd.yaml");
+        let refused = || {
+            let failure = read_path(&held, ".", &mut Vec::new()).expect_err("refused");
+            std::fs::remove_file(&odd).expect("removed");
+            format!("{}: {} ({})", failure.class, failure.summary, failure.hint)
+        };
+        let mut told = Vec::new();
+        std::os::unix::fs::symlink("../base/none.yaml", &odd).expect("linked");
+        told.push(refused());
+        std::os::unix::fs::symlink("none/none.yaml", &odd).expect("linked");
+        told.push(refused());
+        std::os::unix::fs::symlink("around", &odd).expect("linked");
+        std::os::unix::fs::symlink("none.yaml", root.path().join("around")).expect("linked");
+        told.push(refused());
+        drop(std::os::unix::net::UnixListener::bind(&odd).expect("a socket"));
+        told.push(refused());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&odd)
+                .status()
+                .expect("run")
+                .success()
+        );
+        told.push(refused());
+        std::fs::create_dir(&odd).expect("made");
+        let mut all = Vec::new();
+        read_path(&held, ".", &mut all).expect("a folder among them is none of them");
+        assert_eq!(all.len(), 1);
+        insta::assert_snapshot!(told.join("\n"), @r##"
+        source.refused: odd.yaml is a link to ../base/none.yaml, out of the source (put the file itself into the source; links are followed within it)
+        source.noSuchFile: odd.yaml leads to nothing: odd.yaml is a link to none/none.yaml, and the source has no such file (put the file there, or remove the link: nothing of a folder of manifests is left out)
+        source.noSuchFile: odd.yaml leads to nothing: around is a link to none.yaml, and the source has no such file (put the file there, or remove the link: nothing of a folder of manifests is left out)
+        kubernetes.badManifest: odd.yaml is neither a file nor a folder (remove the socket, pipe or device: nothing of a folder of manifests is left out)
+        kubernetes.badManifest: odd.yaml is neither a file nor a folder (remove the socket, pipe or device: nothing of a folder of manifests is left out)
+        "##);
     }
 
     #[test]
