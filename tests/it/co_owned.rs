@@ -10,7 +10,8 @@ use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::refused::refused;
 use deputy_tests::world::World;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -276,20 +277,17 @@ async fn a_refusal_does_not_tell_what_others_wrote_into_an_object() {
     }
 }
 
-/// Makes a rule that no Secret with a note may be deleted, and says what the note is. Waits until it is in force.
-async fn keeps_notes(client: &Client, namespace: &str, secret: &str) {
-    let name = format!("keeps-{namespace}");
+/// Makes a rule for one verb on one resource of a namespace, which says `words` (of CEL) when `allows` does not hold.
+async fn rule(client: &Client, namespace: &str, (verb, resource): (&str, &str), (allows, words): (&str, &str)) {
+    let name = format!("rule-{namespace}");
     let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
         "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
             "matchConstraints": {"resourceRules": [{
-                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["secrets"],
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": [verb], "resources": [resource],
             }]},
-            "validations": [{
-                "expression": "!has(oldObject.metadata.annotations) || !('note' in oldObject.metadata.annotations)",
-                "messageExpression": "'it has the note ' + oldObject.metadata.annotations['note']",
-            }],
+            "validations": [{ "expression": allows, "messageExpression": words }],
         },
     }))
     .expect("a policy");
@@ -304,9 +302,12 @@ async fn keeps_notes(client: &Client, namespace: &str, secret: &str) {
     let made = PostParams::default();
     Api::all(client.clone()).create(&made, &policy).await.expect("a rule");
     Api::all(client.clone()).create(&made, &binding).await.expect("in use");
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+}
+
+/// Until a rule is in force: what it forbids is done for a trial.
+async fn in_force<T, F: Future<Output = kube::Result<T>>>(trial: impl Fn() -> F) {
     let until = tokio::time::Instant::now() + SOON;
-    while secrets.delete(secret, &DeleteParams::default().dry_run()).await.is_ok() {
+    while trial().await.is_ok() {
         assert!(tokio::time::Instant::now() < until, "the rule is not in force");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -350,7 +351,11 @@ async fn a_refused_deletion_does_not_tell_what_others_wrote_into_what_is_deleted
     let noted = json!({"metadata": {"annotations": {"note": value}}});
     let by = PatchParams::default();
     secrets.patch(&kept, &by, &Patch::Merge(noted)).await.expect("noted");
-    keeps_notes(&client, &namespace, &kept).await;
+    let allows = "!has(oldObject.metadata.annotations) || !('note' in oldObject.metadata.annotations)";
+    let words = "'it has the note ' + oldObject.metadata.annotations['note']";
+    rule(&client, &namespace, ("DELETE", "secrets"), (allows, words)).await;
+    let trial = DeleteParams::default().dry_run();
+    in_force(|| secrets.delete(&kept, &trial)).await;
     let task = world.submit(&apply("second", "two")).await.expect("queued");
     let ended = world.ended(&task, SOON).await.expect("ended");
     assert_eq!(ended.state(), v1::TaskState::Succeeded, "{ended:#?}");
@@ -358,4 +363,67 @@ async fn a_refused_deletion_does_not_tell_what_others_wrote_into_what_is_deleted
     assert!(logs.contains("could not be removed and is left"), "{logs}");
     assert!(logs.contains("it has the note ***"), "{logs}");
     assert!(!format!("{ended:?}{logs}").contains("live-"), "{logs}");
+}
+
+/// A rule that quotes a pod's environment says it to the controller that makes the pod, which passes it on.
+#[tokio::test]
+async fn what_a_rule_says_of_pods_is_told_without_what_others_wrote_into_their_template() {
+    let world = world().await;
+    let namespace = world.namespace("plain").await.expect("a namespace");
+    let client = world
+        .kubernetes()
+        .await
+        .expect("a cluster")
+        .admin()
+        .await
+        .expect("a client");
+    let value = format!("live-{:032x}", rand::random::<u128>());
+    note("the environment of a Deployment whose pods are refused", &value);
+    let web = |replicas: i32, image: &str, more: Value| {
+        let mut container = json!({"name": "app", "image": image});
+        container
+            .as_object_mut()
+            .expect("a container")
+            .extend(more.as_object().expect("fields").clone());
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container]}}}})
+    };
+    let allows = "!has(object.spec.containers[0].env)";
+    let words = "'env PASSWORD=' + object.spec.containers[0].env[0].value + ' of ' + object.spec.containers[0].image + ' is plain text'";
+    rule(&client, &namespace, ("CREATE", "pods"), (allows, words)).await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "trial"}, "spec": {"containers": [
+        {"name": "app", "image": "app:1", "env": [{"name": "A", "value": "b"}]}]}}))
+    .expect("a pod");
+    let trial = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    in_force(|| pods.create(&trial, &pod)).await;
+    let deployments: Api<Deployment> = Api::namespaced(client, &namespace);
+    let env = json!({"env": [{"name": "PASSWORD", "value": value}]});
+    let by_helm = Patch::Apply(web(0, "app:1", env));
+    deployments
+        .patch("web", &PatchParams::apply("helm"), &by_helm)
+        .await
+        .expect("applied");
+    let steps = format!(
+        "    - name: deploy\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        forceConflicts: true\n        manifests: [ {} ]\n",
+        web(1, "app:2", json!({}))
+    );
+    let task = world
+        .submit(&recipe::task(&namespace, recipe::AWS, &steps))
+        .await
+        .expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let failure = ended
+        .result
+        .clone()
+        .and_then(|result| result.failure)
+        .expect("a failure");
+    assert_eq!(failure.class, "kubernetes.admission", "{failure:#?}");
+    assert!(failure.summary.contains("=*** of app:2 is plain text"), "{failure:#?}");
+    let told = format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"));
+    assert!(!told.contains("live-"), "{told}");
 }

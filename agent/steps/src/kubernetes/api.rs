@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::permit::Permit;
 
 use super::bearer::{Bearer, BearerError};
-use super::echo::{Echo, said};
+use super::echo::{Echo, Redacting, said};
 use super::guard::{Pass, Refused};
 use super::refusal::Refusal;
 
@@ -310,7 +310,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
-pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: &dyn Fn(&str) -> String) -> ApiError {
+pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: Redacting<'_>) -> ApiError {
     let read = serde_json::from_slice::<Status>(body);
     let is_foreign = read.is_err();
     let status = read.unwrap_or_else(|_| Status {

@@ -188,6 +188,7 @@ impl Deployment {
                 object: object.clone(),
                 uid,
                 generation,
+                own: json!([manifest.object, object.names()]),
                 token: Some(work.token.to_owned()),
             };
             if is_early(object) {

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
 use serde_json::Value;
 
 use super::quoted::without_values;
-use super::refusal::{Complete, is_of_pod_security, outline};
+use super::refusal::{Complete, Refusal, is_of_pod_security, outline};
 use super::vocabulary;
 
 /// Of one message; what is longer names every field that there is.
@@ -66,6 +66,9 @@ const DEFAULTS: [&str; 24] = [
     "TerminatingOrFailed",
 ];
 
+/// Takes the secrets of a task out of a text.
+pub(crate) type Redacting<'a> = &'a (dyn Fn(&str) -> String + Sync);
+
 /// What a request brought, and what was there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Echo {
@@ -77,7 +80,7 @@ pub(crate) struct Echo {
 
 impl Echo {
     /// A refusal without what it quotes. `redact` takes out the secrets of the task.
-    pub(crate) fn status(&self, mut status: Status, redact: &dyn Fn(&str) -> String) -> Status {
+    pub(crate) fn status(&self, mut status: Status, redact: Redacting<'_>) -> Status {
         let words = self.words(redact);
         let causes = status.details.as_mut().and_then(|details| details.causes.as_mut());
         let mut of_fields = Vec::new();
@@ -96,7 +99,8 @@ impl Echo {
         status
     }
 
-    fn words<'a>(&self, redact: &'a dyn Fn(&str) -> String) -> Words<'a> {
+    /// What may be told and what not, at hand for several messages.
+    pub(crate) fn words<'a>(&self, redact: Redacting<'a>) -> Words<'a> {
         let mut own = BTreeSet::new();
         of_task(&self.own, &mut own);
         let mut values = BTreeSet::new();
@@ -122,11 +126,11 @@ pub(crate) fn said(message: &str) -> String {
 }
 
 /// What is told and what is not, at hand.
-struct Words<'a> {
+pub(crate) struct Words<'a> {
     own: BTreeSet<String>,
     /// None if there is too much of it.
     hidden: Option<Redactor>,
-    redact: &'a dyn Fn(&str) -> String,
+    redact: Redacting<'a>,
 }
 
 impl Words<'_> {
@@ -135,12 +139,25 @@ impl Words<'_> {
             return self.told_in_outline(message);
         };
         // First what is known: of half a value nobody knows that it is one.
-        let of_pods = is_of_pod_security(message);
-        let is_known = |part: &str| self.own.contains(part) || (of_pods && vocabulary::is_of_pod_security(part));
-        let message = (self.redact)(&hidden.redact_unless(message, is_known));
+        let message = (self.redact)(&hidden.redact_unless(message, |part| self.is_known(part, message)));
         // A quotation that is cut here has no end, and is left out.
         let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
         without_values(told.unwrap_or(&message), &self.own)
+    }
+
+    /// What controllers and others pass on, for [`said`] to go on with. Where values cannot be looked for, an outline of
+    /// what an admission rule says; what Kubernetes itself says quotes at known places.
+    pub(crate) fn heard(&self, message: &str) -> String {
+        match &self.hidden {
+            Some(hidden) => hidden.redact_unless(message, |part| self.is_known(part, message)),
+            None if Refusal::of(message) == Refusal::Admission => self.told_in_outline(message),
+            None => message.to_owned(),
+        }
+    }
+
+    /// Is it the task's own, or a word of the Pod Security Standards in what they say?
+    fn is_known(&self, part: &str, message: &str) -> bool {
+        self.own.contains(part) || (vocabulary::is_of_pod_security(part) && is_of_pod_security(message))
     }
 
     /// Where values cannot be looked for: what stands at fixed places.

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use deputy_task::outcome::Failure;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, ReplicaSetSpec, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::context::StepContext;
 use crate::failure::StepError;
@@ -19,6 +19,7 @@ use super::api::{Api, ApiError};
 use super::before::FIELD_MANAGER;
 use super::echo::said;
 use super::explain::Doing;
+use super::hearing::Hearing;
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 use super::path;
 use super::reading::{Patience, patiently, read_object};
@@ -36,6 +37,8 @@ pub(crate) struct Watched {
     pub(crate) uid: String,
     /// The generation that must have been seen by the controller.
     pub(crate) generation: i64,
+    /// What the task wrote of it: its values may be told when the cluster speaks of it.
+    pub(crate) own: Value,
     /// The value of the annotation while nobody else has deployed the object; none if that is not asked.
     pub(crate) token: Option<String>,
 }
@@ -65,7 +68,7 @@ impl Looked {
 /// Looks once.
 pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<Looked, StepError> {
     let object = &one.object;
-    let Some(live) = read_object(ctx, api, object, Patience::Endless).await? else {
+    let Some(mut live) = read_object(ctx, api, object, Patience::Endless).await? else {
         return Ok(gone(object, "was deleted while it was awaited"));
     };
     if metadata(&live, "uid") != Some(one.uid.as_str()) {
@@ -80,11 +83,17 @@ pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<
     if object.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         return Ok(Looked::just(definition::assess_definition(&live)));
     }
+    let heard = Hearing::new(&one.own, &live, Vec::new());
+    heard.object(&mut live);
     let quick = assess(&live, one, &Around::default())?;
     if !matches!(quick.progress, Progress::Waiting(_)) {
         return Ok(Looked::just(quick));
     }
-    let around = Around::read(ctx, api, object, &live).await?;
+    let mut around = Around::read(ctx, api, object, &live).await?;
+    let heard = Hearing::new(&one.own, &live, around.templates());
+    heard.object(&mut live);
+    heard.pods(&mut around.pods);
+    heard.events(&mut around.events);
     let assessment = assess(&live, one, &around)?;
     let uids = around.uids(&one.uid);
     Ok(Looked {
@@ -178,6 +187,20 @@ impl Around {
         })
     }
 
+    /// What pods were and are made of: of another revision too, since what it says can be told with this one.
+    fn templates(&self) -> Vec<Value> {
+        let specs = self.replica_sets.iter().map(|set| &set.spec);
+        let template = |spec: &ReplicaSetSpec| {
+            let mut template = json!({"spec": spec.template});
+            // The controller's own, in the names of pods too.
+            if let Some(Value::Object(labels)) = template.pointer_mut("/spec/metadata/labels") {
+                labels.remove("pod-template-hash");
+            }
+            template
+        };
+        specs.map(template).collect()
+    }
+
     fn uids(&self, own: &str) -> BTreeSet<String> {
         let mut uids = BTreeSet::from([own.to_owned()]);
         uids.extend(self.pods.iter().filter_map(|pod| pod.metadata.uid.clone()));
@@ -266,8 +289,6 @@ fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -15,6 +15,7 @@ mod occupants;
 mod deploy;
 mod wait;
 mod looking;
+mod hearing;
 mod rollout;
 mod apply;
 mod image;

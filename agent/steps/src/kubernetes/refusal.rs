@@ -40,6 +40,9 @@ const SCHEMA: &str = "failed to create typed patch object";
 const AFTER_SUBJECT: [&str; 2] = ["\" is forbidden: ", "\" is invalid: "];
 const INTERNAL: &str = "Internal error occurred: ";
 
+/// What controllers say before they pass on why they could not make a pod.
+const PASSED_ON: [&str; 2] = ["Error creating: ", " failed error: "];
+
 impl Refusal {
     /// Of a message as it came. What begins as only the API server's own words do comes first: a webhook may say
     /// anything, of quotas and rights too.
@@ -56,6 +59,7 @@ impl Refusal {
             (ESCALATION, Self::Escalation),
             (WEBHOOK, Self::Admission),
             (POLICY, Self::Admission),
+            (VIOLATES, Self::Admission),
             (RIGHTS, Self::Rights),
         ];
         let found = by_words.into_iter().find(|(words, _)| has(words));
@@ -94,6 +98,10 @@ struct Subject<'a> {
 
 /// `deployments.apps "web" is forbidden: WHY`, or only why.
 fn subject(message: &str) -> (Option<Subject<'_>>, &str) {
+    let [creating, failed] = PASSED_ON;
+    let of_set = || message.starts_with("create Pod ").then(|| message.split_once(failed))?;
+    let passed_on = message.strip_prefix(creating).or_else(|| Some(of_set()?.1));
+    let message = passed_on.unwrap_or(message);
     let message = message.strip_prefix(INTERNAL).unwrap_or(message);
     let of_object = || {
         let (kind, rest) = message.split_once(" \"")?;

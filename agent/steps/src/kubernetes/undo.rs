@@ -54,7 +54,7 @@ pub(crate) async fn undo(deployment: &Deployment, ctx: &StepContext) -> Result<U
             Ok(Did::Removed) => undone.restored = true,
             Ok(Did::Restored(watched)) => {
                 undone.restored = true;
-                restored.extend(watched);
+                restored.extend(watched.map(|watched| *watched));
                 useless.push(place);
             }
             Ok(Did::Left) => {}
@@ -122,7 +122,7 @@ enum Did {
     /// It was new, and is gone.
     Removed,
     /// It is as it was; workloads are followed.
-    Restored(Option<Watched>),
+    Restored(Option<Box<Watched>>),
     /// It was left alone; why is said.
     Left,
 }
@@ -188,9 +188,10 @@ impl One<'_> {
                     object: object.clone(),
                     uid,
                     generation,
+                    own: object.names(),
                     token: None,
                 };
-                Ok(Did::Restored(is_workload(object).then_some(watched)))
+                Ok(Did::Restored(is_workload(object).then(|| Box::new(watched))))
             }
         }
     }

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Pod};
 
 use super::super::echo::said;
+use super::super::refusal::Refusal;
 use super::assessment::{Assessment, Problem};
 use super::pods;
 
@@ -118,24 +119,22 @@ fn is(condition: &DeploymentCondition, kind: &str, status: &str) -> bool {
 
 /// Pods that the API server does not let the controller create.
 pub(crate) fn refused_pods(kind: &str, name: &str, message: &str, grace: Duration) -> Problem {
-    let (class, hint, grace) = if message.contains("exceeded quota") {
-        (
+    let (class, hint, grace) = match Refusal::of(message) {
+        Refusal::Quota => (
             "kubernetes.quota",
             "raise the ResourceQuota of the namespace, or ask for less",
             grace,
-        )
-    } else if message.contains("PodSecurity") || message.contains("admission webhook") {
-        (
+        ),
+        Refusal::Admission => (
             "kubernetes.admission",
             "the cluster's admission rules forbid these pods; change the manifest, or the rule",
             Duration::ZERO,
-        )
-    } else {
-        (
+        ),
+        _ => (
             "kubernetes.podsRefused",
             "the API server refuses the pods; see the message",
             grace,
-        )
+        ),
     };
     let failure = Failure::new(class, format!("its pods are refused: {}", said(message))).hint(hint);
     Problem {
