@@ -329,7 +329,6 @@ async fn outputs_that_cannot_be_used_fail_the_step() {
     }
 }
 
-/// A name is recorded and shown as it is: base64 that ends in `=` is soon one.
 /// Guards that a script which writes new values for as long as it runs neither fills the memory nor shows one of them.
 #[tokio::test]
 async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
@@ -337,14 +336,14 @@ async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
     let program = ShellProgram::new(Shell {
         secret_outputs: vec!["token".into()],
         ..shell(
-            "for n in $(seq 40); do token=$(head -c 30000 /dev/urandom | base64 -w0); echo token=$token > \"$DEPUTY_OUTPUT\"; \
+            "for n in $(seq 60); do token=$(head -c 45000 /dev/urandom | base64 -w0); echo token=$token > \"$DEPUTY_OUTPUT\"; \
              echo \"round $n $token\"; sleep 0.03; done; echo token=short > \"$DEPUTY_OUTPUT\"",
         )
     });
     program.run(&world.ctx).await.expect("succeeded");
     let shown = world.lines.of(LogStream::Stdout);
     assert!(shown.contains("round 1 ***\n"), "{}", &shown[..200]);
-    assert!(!shown.contains("round 40"), "all of 40 values could be hidden");
+    assert!(!shown.contains("round 60"), "all of 60 values could be hidden");
     let told = world.lines.of(LogStream::System);
     assert!(
         told.contains("secret output token: all secrets of a task together are too long to be hidden in logs"),
@@ -356,6 +355,7 @@ async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
     );
 }
 
+/// A name is recorded and shown as it is: base64 that ends in `=` is soon one.
 #[tokio::test]
 async fn an_output_whose_name_holds_a_secret_fails_the_step_without_showing_it() {
     let token = "aHVudGVyMi1odW50ZXI";
