@@ -6,6 +6,7 @@
 //! source   the file as it is now, or --allow-all
 //!   policy   rules, validated; decide(asking, question) → permitted or denied, and by which rule
 //!     request    a question in Cedar's words
+//!     asserted   how a rule reads the manager's word
 //!     named_roles   which roles it permits by name
 //! questions   what a step or a change asks
 //! ```
@@ -16,6 +17,7 @@ mod guarded;
 pub mod policy;
 pub mod rule;
 mod named_roles;
+mod asserted;
 mod request;
 pub mod questions;
 pub mod question;

@@ -9,8 +9,8 @@ use cedar_policy::{Authorizer, Decision, Effect, PolicyId, PolicySet, Validation
 use deputy_task::outcome::Failure;
 use miette::Diagnostic;
 use serde::Serialize;
-use serde_json::Value;
 
+use crate::asserted;
 use crate::named_roles::named_roles;
 use crate::question::{Asking, Question};
 use crate::request::{ManagersWord, request, schema};
@@ -38,7 +38,6 @@ pub enum Policy {
 #[derive(Debug)]
 pub struct Rules {
     all: PolicySet,
-    permits: PolicySet,
     known: BTreeMap<PolicyId, Rule>,
     notes: Vec<String>,
 }
@@ -86,7 +85,8 @@ pub enum DenialReason {
     Forbidden,
     /// No permit applies.
     NothingPermits,
-    /// The permits that apply hold only if the manager's word is true.
+    /// It is permitted only if the manager's word is true: so say the permits that apply, or the forbids that would
+    /// apply without it.
     OnlyAsserted,
     /// The rules cannot be evaluated.
     Broken(String),
@@ -200,26 +200,11 @@ impl Rules {
             return Err(BadPolicy { mistakes });
         }
         let mut notes = one_a_line(validated.validation_warnings().map(|warning| placed(text, warning)));
-        let mut permits = PolicySet::new();
-        for policy in all.policies().filter(|policy| policy.effect() == Effect::Permit) {
-            if mentions_asserted(&policy.to_json().unwrap_or_default())
-                && let Some(rule) = known.get(policy.id())
-            {
-                notes.push(format!(
-                    "line {}: {} reads context.asserted: it permits only what it would permit without the manager's word",
-                    rule.line, rule.id
-                ));
-            }
-            permits.add(policy.clone()).map_err(|error| BadPolicy {
-                mistakes: vec![error.to_string()],
-            })?;
-        }
-        Ok(Self {
-            all,
-            permits,
-            known,
-            notes,
-        })
+        notes.extend(
+            all.policies()
+                .filter_map(|policy| note(policy, known.get(policy.id())?)),
+        );
+        Ok(Self { all, known, notes })
     }
 
     fn decide(&self, asking: &Asking, question: &Question) -> Verdict {
@@ -238,9 +223,12 @@ impl Rules {
         match decision {
             Decision::Deny if by.is_empty() => denied(DenialReason::NothingPermits, Vec::new()),
             Decision::Deny => denied(DenialReason::Forbidden, self.rules(&by)),
-            // The same permit must hold when the manager says nothing.
-            Decision::Allow => match evaluate(&self.permits, asking, question, ManagersWord::Without) {
+            // It must be permitted, and by the same permit, when the manager says nothing.
+            Decision::Allow => match evaluate(&self.all, asking, question, ManagersWord::Without) {
                 Err(broken) => denied(DenialReason::Broken(broken), Vec::new()),
+                Ok((Decision::Deny, forbids)) if !forbids.is_empty() => {
+                    denied(DenialReason::OnlyAsserted, self.rules(&forbids))
+                }
                 Ok((_, without)) => {
                     let counting: BTreeSet<PolicyId> = by.intersection(&without).cloned().collect();
                     if counting.is_empty() {
@@ -300,7 +288,7 @@ impl Denial {
             DenialReason::Broken(why) => format!("the policy of agent {agent} cannot be evaluated for {what}: {why}"),
         };
         let hint = match &self.reason {
-            DenialReason::OnlyAsserted => "sign the task, or write the permit without context.asserted",
+            DenialReason::OnlyAsserted => "sign the task, or write the rule without context.asserted",
             DenialReason::Forbidden | DenialReason::NothingPermits | DenialReason::Broken(_) => {
                 "change the task, or ask who keeps the agent's policy; `deputy-agent policy explain POLICY TASK` shows every question"
             }
@@ -366,6 +354,24 @@ fn known(text: &str, all: &PolicySet, mistakes: &mut Vec<String>) -> BTreeMap<Po
     known
 }
 
+/// What its author should know of a rule that reads the manager's word.
+fn note(policy: &cedar_policy::Policy, rule: &Rule) -> Option<String> {
+    let json = policy.to_json().unwrap_or_default();
+    let what = match policy.effect() {
+        Effect::Permit if asserted::mentions(&json) => {
+            "it permits only what it would permit without the manager's word"
+        }
+        Effect::Forbid if asserted::applies_without(&json) => {
+            "what it forbids without the manager's word stays forbidden, whatever the manager says"
+        }
+        Effect::Permit | Effect::Forbid => return None,
+    };
+    Some(format!(
+        "line {}: {} reads context.asserted: {what}",
+        rule.line, rule.id
+    ))
+}
+
 /// The same mistake is found once for every action that a rule is about.
 fn one_a_line(mistakes: impl Iterator<Item = String>) -> Vec<String> {
     let mut sorted: Vec<String> = mistakes.collect();
@@ -389,18 +395,6 @@ fn placed(text: &str, error: &dyn Diagnostic) -> String {
     match offset {
         Some(offset) => format!("line {}: {what}{help}", line(text, offset)),
         None => format!("{what}{help}"),
-    }
-}
-
-/// Does a rule, in Cedar's JSON form, read `context.asserted`?
-fn mentions_asserted(rule: &Value) -> bool {
-    match rule {
-        Value::Array(items) => items.iter().any(mentions_asserted),
-        Value::Object(entries) => {
-            let is_it = entries.get("attr").and_then(Value::as_str) == Some("asserted");
-            is_it || entries.values().any(mentions_asserted)
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

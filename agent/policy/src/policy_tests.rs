@@ -215,12 +215,81 @@ fn a_permit_that_needs_the_managers_word_does_not_count() {
     )
     .expect("valid");
     assert_eq!(answer(&narrowed, &asking(), step("shell")), "all-but");
-    // A forbid that no word lifts when nothing is said still lets a permit count that needs none.
-    let lifted = Policy::parse(
-        "@id(\"all\") permit (principal, action, resource);\n@id(\"only-alice\") forbid (principal, action, resource) unless { context has asserted && context.asserted.submitter == \"alice\" };",
-    )
-    .expect("valid");
-    assert_eq!(answer(&lifted, &asking(), step("shell")), "all");
+}
+
+/// Guards that the manager cannot lift a forbid by what it says, however the forbid is written.
+#[test]
+fn no_word_of_the_manager_lifts_a_forbid() {
+    for condition in [
+        "unless { context has asserted && context.asserted.submitter == \"alice\" }",
+        "unless { context has asserted.submitter && context.asserted.submitter == \"alice\" }",
+        "unless { !!(context has asserted && context.asserted.submitter == \"alice\") }",
+        "when { !(context has asserted && context.asserted.submitter == \"alice\") }",
+        "when { if context has asserted then context.asserted.submitter != \"alice\" else true }",
+        "when { (context has asserted && context.asserted.submitter == \"alice\") == false }",
+    ] {
+        let text = format!(
+            "@id(\"all\") permit (principal, action, resource);\n@id(\"only-alice\") forbid (principal, action, resource) {condition};"
+        );
+        let policy = Policy::parse(&text).expect("valid");
+        assert_eq!(
+            answer(&policy, &asking(), step("shell")),
+            "OnlyAsserted only-alice",
+            "{condition}"
+        );
+        let mut other = asking();
+        other.said.submitter = "bob".into();
+        assert_eq!(
+            answer(&policy, &other, step("shell")),
+            "Forbidden only-alice",
+            "{condition}"
+        );
+        let signed = Asking {
+            signer: Some("pipeline".into()),
+            ..asking()
+        };
+        assert_eq!(
+            answer(&policy, &signed, step("shell")),
+            "OnlyAsserted only-alice",
+            "{condition}"
+        );
+        assert_eq!(
+            policy.notes(),
+            [
+                "line 2: only-alice reads context.asserted: what it forbids without the manager's word stays forbidden, whatever the manager says"
+            ],
+            "{condition}"
+        );
+        let failure = policy.admit(&asking(), &[question(step("shell"))]).expect_err("denied");
+        assert_eq!(
+            format!("{failure}\n{}", failure.hint),
+            "the policy of agent agent-1 permits running a shell step (step deploy) only on the manager's word, which does not suffice: only-alice (line 2)\n\
+            sign the task, or write the rule without context.asserted"
+        );
+    }
+}
+
+/// Guards that a forbid by the manager's word still takes away, without a note.
+#[test]
+fn a_forbid_that_the_managers_word_brings_about_takes_away() {
+    for condition in [
+        "when { context has asserted && context.asserted.submitter != \"alice\" }",
+        "when { context has asserted && !(context.asserted.submitter == \"alice\") }",
+    ] {
+        let text = format!(
+            "@id(\"all\") permit (principal, action, resource);\n@id(\"others\") forbid (principal, action, resource) {condition};"
+        );
+        let policy = Policy::parse(&text).expect("valid");
+        assert_eq!(answer(&policy, &asking(), step("shell")), "all", "{condition}");
+        let mut other = asking();
+        other.said.submitter = "bob".into();
+        assert_eq!(
+            answer(&policy, &other, step("shell")),
+            "Forbidden others",
+            "{condition}"
+        );
+        assert!(policy.notes().is_empty(), "{condition}: {:?}", policy.notes());
+    }
 }
 
 #[test]
