@@ -545,6 +545,13 @@ mod tests {
                 "running pods as admin in namespace kube-system of the EKS cluster prod (step a)",
             ]
         );
+        let nobody = json!({"cluster": "prod", "namespace": "shop", "manifests": [
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"template": {"spec": {"containers": []}}}}]});
+        let nobody = StepKind::KubernetesRollingDeploy(serde_json::from_value(nobody).expect("a step"));
+        assert_eq!(
+            told(&nobody)[3..],
+            ["running pods as default in namespace shop of the EKS cluster prod (step a)"]
+        );
         let touches = [Touch::ServiceAccount {
             cluster: "prod".into(),
             namespace: "shop".into(),

@@ -99,7 +99,11 @@ pub fn roles_of(document: &Value) -> Vec<String> {
     roles
 }
 
-/// Every service account that a manifest runs pods as.
+/// The service account of a pod that names none.
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// Every service account that a manifest runs pods as: each that it names, wherever it is, and `default` for a pod that
+/// names none.
 #[must_use]
 pub fn service_accounts_of(manifest: &Value) -> Vec<String> {
     if runs_nothing(manifest) {
@@ -109,7 +113,58 @@ pub fn service_accounts_of(manifest: &Value) -> Vec<String> {
     let is_account = |key: &str| names.iter().any(|name| name.eq_ignore_ascii_case(key));
     let mut accounts = texts_under(manifest, &is_account);
     accounts.retain(|account| !account.is_empty());
+    if has_nameless_pod(manifest) {
+        accounts.push(DEFAULT_ACCOUNT.to_owned());
+        accounts.sort();
+        accounts.dedup();
+    }
     accounts
+}
+
+/// Is there a pod that names no service account? A pod is where Kubernetes' own kinds have one, even if nothing is
+/// there, for what is applied over an object may take the account away; and, of any kind, whatever has `containers`.
+fn has_nameless_pod(manifest: &Value) -> bool {
+    if let Some(place) = place_of_pod(manifest)
+        && manifest.pointer(place).is_none_or(names_no_account)
+    {
+        return true;
+    }
+    let mut left = vec![manifest];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(items) => left.extend(items),
+            Value::Object(entries) => {
+                if entries.get("containers").is_some_and(Value::is_array) && names_no_account(value) {
+                    return true;
+                }
+                left.extend(entries.values());
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    false
+}
+
+/// As Kubernetes reads it, letter by letter; the older key counts where the newer one says nothing.
+fn names_no_account(pod: &Value) -> bool {
+    let names = ["serviceAccountName", "serviceAccount"];
+    let mut named = names.iter().filter_map(|key| pod.get(key).and_then(Value::as_str));
+    named.all(str::is_empty)
+}
+
+/// Where an object of a kind of Kubernetes itself has its pod.
+fn place_of_pod(manifest: &Value) -> Option<&'static str> {
+    let text = |key| manifest.get(key).and_then(Value::as_str).unwrap_or_default();
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    match (group, text("kind")) {
+        ("", "Pod") => Some("/spec"),
+        ("", "PodTemplate") => Some("/template/spec"),
+        ("batch", "CronJob") => Some("/spec/jobTemplate/spec/template/spec"),
+        ("", "ReplicationController")
+        | ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+        | ("batch", "Job") => Some("/spec/template/spec"),
+        _ => None,
+    }
 }
 
 fn texts_under(document: &Value, is_wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
@@ -182,5 +237,67 @@ mod tests {
             service_accounts_of(&json!({"apiVersion": "v1", "kind": "Secret", "data": {"serviceAccountName": "x"}}))
                 .is_empty()
         );
+    }
+
+    /// Guards that no pod runs as `default` of its namespace without that being asked.
+    #[test]
+    fn pods_that_name_no_service_account_run_as_default() {
+        let object = |version: &str, kind: &str, spec: Value| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": spec});
+        let pod = |account: Value| {
+            let mut pod = json!({"containers": [{"name": "c", "image": "app:1"}]});
+            pod.as_object_mut()
+                .expect("an object")
+                .extend(account.as_object().cloned().unwrap_or_default());
+            pod
+        };
+        for (account, runs_as) in [
+            (json!({}), "default"),
+            (json!({"serviceAccountName": ""}), "default"),
+            (json!({"serviceAccountName": null}), "default"),
+            (json!({"serviceAccountName": "web"}), "web"),
+            (json!({"serviceAccount": "web"}), "web"),
+        ] {
+            let template = json!({"template": {"spec": pod(account.clone())}});
+            let mut all = vec![
+                object("v1", "Pod", pod(account.clone())),
+                object("batch/v1", "CronJob", json!({"jobTemplate": {"spec": template}})),
+                object("v1", "ReplicationController", template.clone()),
+                object("batch/v1", "Job", template.clone()),
+                object("argoproj.io/v1alpha1", "Rollout", template.clone()),
+                object("example.com/v1", "Queue", json!({"tasks": [template]})),
+                json!({"apiVersion": "v1", "kind": "PodTemplate", "template": {"spec": pod(account.clone())}}),
+            ];
+            for kind in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"] {
+                all.push(object("apps/v1", kind, template.clone()));
+            }
+            for manifest in all {
+                assert_eq!(service_accounts_of(&manifest), [runs_as], "{manifest}");
+            }
+        }
+        // A key that Kubernetes does not read names nothing, and one pod of two may name none.
+        let misspelt = object("v1", "Pod", pod(json!({"ServiceAccountName": "web"})));
+        assert_eq!(service_accounts_of(&misspelt), ["default", "web"]);
+        let two = json!({"tasks": [pod(json!({})), pod(json!({"serviceAccountName": "web"}))]});
+        assert_eq!(
+            service_accounts_of(&object("example.com/v1", "Queue", two)),
+            ["default", "web"]
+        );
+        // What is applied over an object that is there takes away an account that it does not name.
+        assert_eq!(
+            service_accounts_of(&object("apps/v1", "Deployment", json!({"replicas": 2}))),
+            ["default"]
+        );
+        for none in [
+            object("v1", "Service", json!({"ports": []})),
+            object("example.com/v1", "Deployment", json!({"replicas": 2})),
+            object(
+                "apiextensions.k8s.io/v1",
+                "CustomResourceDefinition",
+                json!({"properties": {"containers": {"type": "array"}}}),
+            ),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"containers": []}}),
+        ] {
+            assert!(service_accounts_of(&none).is_empty(), "{none}");
+        }
     }
 }
