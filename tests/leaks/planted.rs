@@ -54,7 +54,7 @@ pub(crate) async fn all(cloud: &Arc<Cloud>) -> Result<Planted> {
 type Encode = fn(&str) -> Result<Vec<u8>>;
 
 /// The forms in which a value could leave.
-const FORMS: [(&str, Encode); 13] = [
+const FORMS: [(&str, Encode); 20] = [
     ("raw", |value| Ok(value.into())),
     ("base64", |value| Ok(STANDARD.encode(value).into())),
     ("base64, shifted by one", |value| {
@@ -78,7 +78,31 @@ const FORMS: [(&str, Encode); 13] = [
         Ok(STANDARD.encode(STANDARD.encode(gzip(value)?)).into())
     }),
     ("zstd", |value| Ok(zstd::encode_all(value.as_bytes(), 1)?)),
+    ("base64 in lines", |value| Ok(lines(&STANDARD.encode(value), 76, "\n"))),
+    ("base64 in short lines, shifted by one", |value| {
+        Ok(lines(&STANDARD.encode(format!("x{value}.")), 20, "\n"))
+    }),
+    ("base64 in lines of Windows, shifted by two", |value| {
+        Ok(lines(&STANDARD.encode(format!("xy{value}.")), 64, "\r\n"))
+    }),
+    ("url-safe base64 in lines", |value| {
+        Ok(lines(&URL_SAFE.encode(format!("x{value}")), 13, "\n"))
+    }),
+    ("hex as of xxd -p", |value| {
+        Ok(lines(&hex::encode(format!("x{value}")), 60, "\n"))
+    }),
+    ("upper-case hex in lines", |value| {
+        Ok(lines(&hex::encode_upper(value), 31, "\r\n"))
+    }),
+    ("gzip in base64 in lines", |value| {
+        Ok(lines(&STANDARD.encode(gzip(value)?), 76, "\n"))
+    }),
 ];
+
+fn lines(text: &str, columns: usize, end: &str) -> Vec<u8> {
+    let lines: Vec<&[u8]> = text.as_bytes().chunks(columns).collect();
+    lines.join(end.as_bytes())
+}
 
 fn gzip(value: &str) -> Result<Vec<u8>> {
     let mut packed = Vec::new();

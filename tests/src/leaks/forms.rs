@@ -11,14 +11,36 @@ pub(crate) type Form = (&'static str, Vec<u8>);
 /// Of a longer value, pieces of this length stand for the whole.
 const PIECE: usize = 48;
 
-/// What of a value is looked for: the whole, or of a long one pieces at its middle and its end. A piece is enough for a
-/// finding, and its beginning may be common to all values of its kind.
+/// Most pieces of one value.
+const MOST_PIECES: usize = 128;
+
+/// What of a value is looked for: the whole, or of a long one every piece but the first, so that whatever is twice as long
+/// has one in it. The first may be common to all values of its kind. So may most of a signed token be, header and claims:
+/// of one its middle and its end, which is the signature.
 pub(crate) fn pieces(value: &[u8]) -> Vec<&[u8]> {
     if value.len() <= 2 * PIECE {
         return vec![value];
     }
-    let middle = value.len() / 2;
-    vec![&value[middle..middle + PIECE], &value[value.len() - PIECE..]]
+    let step = if value.starts_with(b"eyJ") {
+        value.len() / 2
+    } else {
+        PIECE.max(value.len() / MOST_PIECES)
+    };
+    let begins = (step..=value.len() - PIECE).step_by(step);
+    let mut pieces: Vec<&[u8]> = begins.map(|begin| &value[begin..begin + PIECE]).collect();
+    pieces.push(&value[value.len() - PIECE..]);
+    pieces
+}
+
+/// What a form is called where it is broken into lines: programs break base64 and hexadecimal at a column of their own.
+pub(crate) fn in_lines(form: &str) -> Option<&'static str> {
+    Some(match form {
+        "base64" => "base64 in lines",
+        "url-safe base64" => "url-safe base64 in lines",
+        "hex" => "hex in lines",
+        "upper-case hex" => "upper-case hex in lines",
+        _ => return None,
+    })
 }
 
 /// Every form of a value, each once.

@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
+use deputy_task::log_record::HEADER_BYTES;
 
 use super::canary::Canary;
-use super::forms::{forms, pieces};
+use super::forms::{forms, in_lines, pieces};
 
 /// As much of one compressed stream is unpacked.
 const UNPACKED: u64 = 64 << 20;
@@ -42,6 +43,9 @@ pub struct Scanner {
     search: AhoCorasick,
     /// Canary and form of each pattern.
     patterns: Vec<(usize, &'static str)>,
+    /// For what programs break into lines.
+    search_in_lines: AhoCorasick,
+    patterns_in_lines: Vec<(usize, &'static str)>,
     packed: AhoCorasick,
 }
 
@@ -76,8 +80,14 @@ impl Scanner {
     pub fn new(canaries: Vec<Canary>) -> Result<Self> {
         let mut bytes = Vec::new();
         let mut patterns = Vec::new();
+        let mut bytes_in_lines = Vec::new();
+        let mut patterns_in_lines = Vec::new();
         for (index, canary) in canaries.iter().enumerate() {
             for (form, pattern) in pieces(&canary.value).into_iter().flat_map(forms) {
+                if let Some(in_lines) = in_lines(form) {
+                    bytes_in_lines.push(pattern.clone());
+                    patterns_in_lines.push((index, in_lines));
+                }
                 bytes.push(pattern);
                 patterns.push((index, form));
             }
@@ -86,6 +96,10 @@ impl Scanner {
             canaries,
             search: AhoCorasick::builder().match_kind(MatchKind::Standard).build(&bytes)?,
             patterns,
+            search_in_lines: AhoCorasick::builder()
+                .match_kind(MatchKind::Standard)
+                .build(&bytes_in_lines)?,
+            patterns_in_lines,
             packed: AhoCorasick::new([&[GZIP, ZSTD][..], &IN_BASE64].concat())?,
         })
     }
@@ -129,13 +143,20 @@ impl Scanner {
     }
 
     fn look(&self, place: &str, bytes: &[u8], depth: u32, hits: &mut BTreeSet<Hit>) {
-        for found in self.search.find_overlapping_iter(bytes) {
-            let (canary, form) = self.patterns[found.pattern().as_usize()];
+        let mut hit = |(canary, form): (usize, &str)| {
             hits.insert(Hit {
                 canary: self.canaries[canary].name.clone(),
                 form: form.to_owned(),
                 place: place.to_owned(),
             });
+        };
+        for found in self.search.find_overlapping_iter(bytes) {
+            hit(self.patterns[found.pattern().as_usize()]);
+        }
+        if bytes.contains(&b'\n') {
+            for found in self.search_in_lines.find_overlapping_iter(&without_line_ends(bytes)) {
+                hit(self.patterns_in_lines[found.pattern().as_usize()]);
+            }
         }
         if depth == DEEPEST {
             return;
@@ -164,9 +185,38 @@ fn unpack(packed: impl Read) -> Vec<u8> {
     unpacked
 }
 
-/// What the base64 at the beginning of `text` says.
+/// The bytes as if nobody had broken them into lines, nor written each line as a record of a log by itself.
+fn without_line_ends(bytes: &[u8]) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((byte, after)) = rest.split_first() {
+        match byte {
+            b'\r' | b'\n' => rest = after,
+            _ => match record_head(rest) {
+                Some(length) => rest = &rest[length..],
+                None => {
+                    joined.push(*byte);
+                    rest = after;
+                }
+            },
+        }
+    }
+    joined
+}
+
+/// How long what a record of a log has before its payload is, if one begins here: kind, length of the step's name, length
+/// of the payload, milliseconds of this age, the name.
+fn record_head(bytes: &[u8]) -> Option<usize> {
+    let (head, rest) = bytes.split_at_checked(HEADER_BYTES)?;
+    let is_head = matches!(head[0], 1..=3) && head[4] <= 1 && head[5] == 0 && head[11..] == [1, 0, 0];
+    let name = usize::from(head[1]);
+    (is_head && rest.len() >= name).then_some(HEADER_BYTES + name)
+}
+
+/// What the base64 at the beginning of `text` says, also broken into lines.
 fn decoded(text: &[u8]) -> Vec<u8> {
-    let digits = text.iter().map(|digit| match digit {
+    let digits = text.iter().filter(|byte| !matches!(byte, b'\r' | b'\n'));
+    let digits = digits.map(|digit| match digit {
         b'-' => b'+',
         b'_' => b'/',
         other => *other,
@@ -186,6 +236,8 @@ mod tests {
 
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
+    use deputy_task::log_record::{LogStream, encode_output};
+
     use super::*;
     use crate::leaks::canary::Canaries;
 
@@ -193,6 +245,48 @@ mod tests {
         let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         writer.write_all(bytes).expect("packed");
         writer.finish().expect("packed")
+    }
+
+    fn lines(text: &str, columns: usize, end: &str) -> Vec<u8> {
+        let lines: Vec<&[u8]> = text.as_bytes().chunks(columns).collect();
+        lines.join(end.as_bytes())
+    }
+
+    /// Each line written by itself.
+    fn in_records(lines: &[u8]) -> Vec<u8> {
+        let mut log = Vec::new();
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            encode_output(&mut log, LogStream::Stdout, "careless", 1_790_000_000_123, line);
+        }
+        log
+    }
+
+    /// What is left of base64 where the redactor hid its lines but for the last, which is short.
+    #[test]
+    fn the_rest_of_a_line_is_no_finding() {
+        let canaries = Canaries::default();
+        let value = canaries.make("password");
+        let encoded = STANDARD.encode(format!("x{value}"));
+        let rest = &encoded[encoded.len() - 12..];
+        let scanner = Scanner::new(canaries.all()).expect("a scanner");
+        let left = format!("***\n***\n***\n{rest}\n");
+        assert_eq!(scanner.scan("a log", left.as_bytes()), BTreeSet::new());
+    }
+
+    /// Guards that no part of a long canary goes unseen; what begins many of a kind alike is no part of it.
+    #[test]
+    fn a_long_canary_is_found_by_any_of_its_parts() {
+        let canaries = Canaries::default();
+        let value: String = (0..12).map(|_| format!("{:032x}", rand::random::<u128>())).collect();
+        canaries.learn("session token", &value);
+        let scanner = Scanner::new(canaries.all()).expect("a scanner");
+        for from in 0..=value.len() - 96 {
+            let part = &value[from..from + 96];
+            for planted in [part.to_owned(), STANDARD.encode(format!("x{part}"))] {
+                assert!(!scanner.scan("a log", planted.as_bytes()).is_empty(), "{from}");
+            }
+        }
+        assert_eq!(scanner.scan("a log", &value.as_bytes()[..48]), BTreeSet::new());
     }
 
     #[test]
@@ -227,6 +321,23 @@ mod tests {
                 serde_json::json!({ "data": { "release": STANDARD.encode(STANDARD.encode(gzip(json.as_bytes()))) } })
                     .to_string()
                     .into_bytes(),
+            ),
+            ("base64 in lines", lines(&shifted("x"), 20, "\n")),
+            ("base64 in lines of Windows", lines(&shifted(""), 76, "\r\n")),
+            ("base64, a digit a line", lines(&shifted("xy"), 1, "\n")),
+            (
+                "url-safe base64 in lines",
+                lines(&URL_SAFE.encode(format!("x{value}")), 7, "\n"),
+            ),
+            ("hex as of xxd -p", lines(&hex::encode(format!("ab{value}")), 60, "\n")),
+            ("upper hex in lines", lines(&hex::encode_upper(&value), 31, "\r\n")),
+            (
+                "base64 in records of a log",
+                in_records(&lines(&shifted("x"), 20, "\n")),
+            ),
+            (
+                "gzip in base64 in lines",
+                lines(&STANDARD.encode(gzip(json.as_bytes())), 76, "\n"),
             ),
             (
                 "gzip in zstd",
