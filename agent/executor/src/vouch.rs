@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deputy_policy::signers::{Signature, TrustedSigners};
 use deputy_seal::Subject;
-use deputy_task::document::{Document, Inputs, duration, read};
+use deputy_task::document::{CANONICAL_BOUND, Document, Inputs, duration, read};
 use deputy_task::expression::evaluate_selector;
 use deputy_task::message::Assignment;
 use deputy_task::outcome::Failure;
@@ -180,8 +180,9 @@ fn original(signed: &Signed, assignment: &Assignment) -> Result<(Document, Input
     if !sent(assignment).eq(signed.bundles.iter()) {
         return Err("the bundles are others".into());
     }
-    let given: Inputs =
-        serde_json::from_str(&signed.inputs).map_err(|error| format!("its inputs cannot be read: {error}"))?;
+    let given: Inputs = CANONICAL_BOUND
+        .read(signed.inputs.as_bytes())
+        .map_err(|error| format!("its inputs cannot be read: {error}"))?;
     let read = read("the signed task", signed.document.as_bytes(), &given)
         .map_err(|wrong| format!("it cannot be read: {wrong}"))?;
     Ok((read.checked.document, read.checked.inputs))

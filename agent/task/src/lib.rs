@@ -20,3 +20,4 @@ pub mod signed;
 pub mod attempt;
 pub mod boot_time;
 pub mod id;
+pub mod json;

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use deputy_proto::v1;
 use deputy_task::document::step::ShellProgram;
 use deputy_task::document::{
-    Inputs, MAX_CANONICAL_BYTES, OnAgentLoss, Paint, StepKind, decode_canonical, duration, read, to_canonical,
+    CANONICAL_BOUND, Inputs, OnAgentLoss, Paint, StepKind, decode_canonical, duration, fits, read, to_canonical,
 };
 use deputy_task::id::TaskId;
+use deputy_task::json::Unread;
 use deputy_task::signed::Signed;
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -85,7 +86,8 @@ impl CheckedDocuments {
             None => document.canonical.clone(),
             Some(signed) => with_signature(&document.canonical, signed)?,
         };
-        fits(&canonical)?;
+        // A task that no agent takes would be handed out again and again.
+        fits(&canonical).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let requirement = Requirement::new(project.clone(), document.needs.clone(), &[]);
         let submitter = caller::current().name(&request.submitter);
         let mut entry = Entry::new(requirement, &submitter, &document.exclusive_key);
@@ -149,17 +151,6 @@ impl CheckedDocuments {
     }
 }
 
-/// A task that no agent takes would be handed out again and again.
-fn fits(canonical: &[u8]) -> Result<(), Status> {
-    if canonical.len() <= MAX_CANONICAL_BYTES {
-        return Ok(());
-    }
-    Err(Status::invalid_argument(format!(
-        "the task with its inputs has {} bytes; at most {MAX_CANONICAL_BYTES} are taken: give what is large as a source",
-        canonical.len()
-    )))
-}
-
 /// The task as its signer signed it. Whether the signature is good, only agents can say.
 fn signed(project: &deputy_task::id::Project, request: &v1::SubmitRequest) -> Result<Option<Signed>, Status> {
     let Some(signature) = &request.signature else {
@@ -214,8 +205,12 @@ fn check(document: &[u8], inputs: &[u8]) -> Result<CheckedDocument, Status> {
     let inputs: Inputs = if inputs.is_empty() {
         Inputs::default()
     } else {
-        serde_json::from_slice(inputs)
-            .map_err(|error| Status::invalid_argument(format!("the inputs are not a JSON object: {error}")))?
+        CANONICAL_BOUND.read(inputs).map_err(|error| match error {
+            Unread::Json(error) => Status::invalid_argument(format!("the inputs are not a JSON object: {error}")),
+            error => Status::invalid_argument(format!(
+                "the inputs cannot be taken: {error}; give what is large as a source"
+            )),
+        })?
     };
     let known =
         read("task", document, &inputs).map_err(|wrong| Status::invalid_argument(wrong.rendered(Paint::Plain)))?;

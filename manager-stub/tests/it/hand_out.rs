@@ -211,4 +211,19 @@ async fn a_task_that_is_too_large_for_an_agent_is_not_queued() {
     let refused = tasks.submit(sized(9 << 20)).await.expect_err("too large");
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("at most 8388608 are taken"), "{refused}");
+    // Nor is what an agent would not build in its memory: in the inputs, or with the rest of the document.
+    let valued = |values: usize| v1::SubmitRequest {
+        inputs: format!("{{\"many\": [{}]}}", vec!["{}"; values].join(",")).into(),
+        ..submit_request(&format!("v-{values}"), "  inputs: { many: { type: object } }\n")
+    };
+    tasks.submit(valued(90_000)).await.expect("many, and taken");
+    for values in [99_997, 1_500_000] {
+        let refused = tasks.submit(valued(values)).await.expect_err("too many values");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        let told = refused.message();
+        assert!(
+            told.contains("more than 100000 values") && told.contains("as a source"),
+            "{refused}"
+        );
+    }
 }

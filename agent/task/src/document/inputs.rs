@@ -5,9 +5,11 @@ use serde_json::Value;
 
 use super::diagnostic::meant;
 use super::model::{InputSpec, InputType, Inputs};
+use super::parse::CANONICAL_BOUND;
 use super::source::Finding;
 use super::static_key;
 use super::tree::{Entry, Node};
+use crate::json::{Bound, Unread};
 
 /// Checks what is declared, each input by itself.
 pub(crate) fn check_declarations(declared: &Node, findings: &mut Vec<Finding>) {
@@ -101,13 +103,14 @@ pub(crate) fn resolve(declared: Option<&Node>, given: &Inputs, findings: &mut Ve
         static_key::places(&alone, &mut keys);
         findings.extend(keys.first().map(|key| static_key::finding_in_input(name, key.what)));
     }
+    let mut room = CANONICAL_BOUND.values;
     for entry in entries {
         let Some(spec) = spec_of(entry) else { continue };
         match given.get(&entry.key) {
             Some(value) => {
-                let value = coerced(value, spec.kind);
-                match check(&value, &spec) {
-                    Ok(()) => drop(values.insert(entry.key.clone(), value)),
+                let value = coerced(value, spec.kind, &mut room);
+                match value.and_then(|value| check(&value, &spec).map(|()| value)) {
+                    Ok(value) => drop(values.insert(entry.key.clone(), value)),
                     Err(problem) => findings.push(Finding::error(
                         entry.key_span,
                         format!("the value given for the input `{}` {problem}", entry.key),
@@ -134,17 +137,28 @@ fn spec_of(entry: &Entry) -> Option<InputSpec> {
     serde_json::from_value(entry.value.to_json()).ok()
 }
 
-/// A text where another type is declared, as it comes from a command line.
-fn coerced(value: &Value, kind: InputType) -> Value {
-    match (value, kind) {
-        (Value::String(text), InputType::Number | InputType::Boolean | InputType::Object) => {
-            serde_json::from_str(text.trim())
-                .ok()
-                .filter(|parsed| fits(parsed, kind))
-                .unwrap_or_else(|| value.clone())
+/// A text where another type is declared, as it comes from a command line. There is `room` for so many values in all
+/// of them.
+fn coerced(value: &Value, kind: InputType, room: &mut usize) -> Result<Value, String> {
+    let (Value::String(text), InputType::Number | InputType::Boolean | InputType::Object) = (value, kind) else {
+        return Ok(value.clone());
+    };
+    let bound = Bound {
+        values: *room,
+        ..CANONICAL_BOUND
+    };
+    match bound.check(text.trim().as_bytes()) {
+        Ok(values) => *room = room.saturating_sub(values),
+        Err(Unread::Values(_)) => {
+            return Err(format!("has more than {room} values: give what is large as a source"));
         }
-        _ => value.clone(),
+        // A text that is no JSON of that type is told as what it is.
+        Err(Unread::Depth(_) | Unread::Json(_)) => return Ok(value.clone()),
     }
+    let parsed = serde_json::from_str(text.trim()).ok();
+    Ok(parsed
+        .filter(|parsed| fits(parsed, kind))
+        .unwrap_or_else(|| value.clone()))
 }
 
 fn check(value: &Value, spec: &InputSpec) -> Result<(), String> {

@@ -33,8 +33,9 @@ pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
 pub use doubt::{Doubts, Unsealed, Unsure};
 pub use model::{AwsSpec, Document, Inputs, Metadata, OidcRole, OnAgentLoss, OnFailure, RoleHop, Source, Spec};
 pub use origin::SourceKind;
+pub use parse::CANONICAL_BOUND;
 pub use read::{ReadDocument, read, read_values, validate};
-pub use recheck::{BadCanonical, from_canonical};
+pub use recheck::{BadCanonical, TooLarge, fits, from_canonical};
 pub use shape::{schema, schema_text};
 pub use step::{Step, StepKind};
 

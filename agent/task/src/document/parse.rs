@@ -10,12 +10,19 @@ use serde_json::Number;
 
 use super::source::{Finding, SourceText, Span};
 use super::tree::{Data, Entry, Node};
+use crate::json::Bound;
 
 /// Deepest nesting.
 pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Most values, with the copies that aliases make.
 pub(crate) const MAX_VALUES: usize = 50_000;
+
+/// What a canonical document and the values of its inputs may have: twice what a reader lets through, for the keys that the canonical form writes out, and what is around a document.
+pub const CANONICAL_BOUND: Bound = Bound {
+    values: 2 * MAX_VALUES,
+    depth: MAX_DEPTH + 4,
+};
 
 /// A tree with what was wrong on the way (duplicate keys …), or only what was wrong.
 pub(crate) fn parse(source: &SourceText<'_>) -> (Option<Node>, Vec<Finding>) {

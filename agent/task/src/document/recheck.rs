@@ -2,17 +2,43 @@
 //! for everything that a manager hands it, and by [`super::read`] for what it has resolved.
 
 use super::check::Check;
-use super::checked::{Checked, NotCanonical, decode_canonical};
+use super::checked::{Checked, MAX_CANONICAL_BYTES, NotCanonical, decode_canonical};
 use super::diagnostic::Severity;
 use super::inputs;
-use super::parse::{MAX_DEPTH, MAX_VALUES};
+use super::parse::{CANONICAL_BOUND, MAX_DEPTH};
 use super::source::{Finding, SourceText};
 use super::tree::{Data, Node};
+use crate::json::Unread;
 
 /// Most problems that are told of a document from a manager.
 const MAX_TOLD: usize = 3;
 /// Most problems whose place is looked for.
 const MAX_FOUND: usize = 50;
+
+/// A canonical document that no agent takes.
+#[derive(Debug, thiserror::Error)]
+pub enum TooLarge {
+    /// More than a frame is for.
+    #[error(
+        "the task with its inputs has {0} bytes; at most {MAX_CANONICAL_BYTES} are taken: give what is large as a source"
+    )]
+    Bytes(usize),
+    /// More than memory is for.
+    #[error("the task with its inputs is too large: {0}; give what is large as a source, or make two tasks of it")]
+    Values(#[source] Unread),
+}
+
+/// Does an agent take a canonical document of this size? Nothing is built of it to find out.
+///
+/// # Errors
+/// It has too many bytes or values, or is nested too deep.
+pub fn fits(canonical: &[u8]) -> Result<(), TooLarge> {
+    if canonical.len() > MAX_CANONICAL_BYTES {
+        return Err(TooLarge::Bytes(canonical.len()));
+    }
+    CANONICAL_BOUND.check(canonical).map_err(TooLarge::Values)?;
+    Ok(())
+}
 
 /// A canonical document that is not used.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +46,20 @@ pub enum BadCanonical {
     /// It is none.
     #[error(transparent)]
     Unreadable(#[from] NotCanonical),
+    /// It is too large, whatever it says.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// No reader of documents would have let it pass.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Reads canonical JSON and checks it by the rules for documents. The documents of AWS inside the steps are left to AWS.
+/// Reads canonical JSON and checks it by the rules for documents: first its size, before anything is built of it. The documents of AWS inside the steps are left to AWS.
 ///
 /// # Errors
-/// The bytes are no canonical document, or one that [`super::read`] would not have made.
+/// The bytes are too many, no canonical document, or one that [`super::read`] would not have made.
 pub fn from_canonical(bytes: &[u8]) -> Result<Checked, BadCanonical> {
+    fits(bytes)?;
     let checked = decode_canonical(bytes)?;
     let findings = problems(&checked);
     if findings.is_empty() {
@@ -51,10 +81,11 @@ pub(crate) fn problems(checked: &Checked) -> Vec<Finding> {
     let root = Node::of_json(json, &mut 0);
     // The checks look at every pair of some things: they get no more than a reader would have let through, and the
     // keys that the canonical form writes out.
-    if !is_within(&root, MAX_DEPTH + 2, &mut (2 * MAX_VALUES)) {
+    let mut left = CANONICAL_BOUND.values;
+    if !is_within(&root, MAX_DEPTH + 2, &mut left) {
         let message = format!(
             "the document has more than {} values, or is nested too deep",
-            2 * MAX_VALUES
+            CANONICAL_BOUND.values
         );
         return vec![Finding::nowhere(message)];
     }
@@ -233,6 +264,19 @@ spec:
             let bad: serde_json::Map<_, _> = (0..90_000).map(|number| (number.to_string(), "".into())).collect();
             document["document"]["spec"]["steps"][0]["shell"]["env"] = bad.into();
         });
+        for item in ["0", "[]", "{\"\":0}"] {
+            let text = canonical().to_string();
+            let many = format!("[{}]", vec![item; 110_000].join(","));
+            let text = text.replacen("\"v1\"", &many, 1);
+            let refused = from_canonical(text.as_bytes()).expect_err("too many values");
+            assert!(matches!(refused, BadCanonical::TooLarge(_)), "{refused}");
+            assert!(refused.to_string().contains("more than 100000 values"), "{refused}");
+        }
+        let told = refused(|document| {
+            document["document"]["spec"]["inputs"]["tag"] = json!({"type": "object"});
+            document["inputs"]["tag"] = format!("[{}]", vec!["{}"; 110_000].join(",")).into();
+        });
+        assert!(told.contains("`tag` has more than"), "{told}");
         refused(|document| {
             let inputs = (0..20_000).map(|number| (format!("i{number}"), json!({"type": "string"})));
             document["document"]["spec"]["inputs"] = inputs.collect::<serde_json::Map<_, _>>().into();
