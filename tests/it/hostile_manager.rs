@@ -541,6 +541,87 @@ async fn frames_are_bounded_before_memory_is_given_to_them() {
     does_an_honest_task(&mut agent, &mut session).await;
 }
 
+/// A list of the same item, of so many bytes.
+fn list_of(item: &str, bytes: usize) -> String {
+    format!("[{}]", vec![item; bytes / (item.len() + 1)].join(","))
+}
+
+/// Guards that the values in a frame cost no more than the frame: a document with more of them than an agent builds is
+/// refused unread, wherever they stand in it, and what a journal says is kept as it is written, by every attempt that
+/// holds one.
+#[tokio::test]
+async fn values_are_counted_before_memory_is_given_to_them() {
+    let (_manager, mut agent, mut session) = beset(None, &[]).await;
+    does_an_honest_task(&mut agent, &mut session).await;
+    let before = agent.peak_memory_kib().expect("a number");
+    let script = marks(&agent, "valued");
+    let text = recipe::task(
+        "valued",
+        "  inputs: { many: { type: object, default: [] } }\n  aws: { region: eu-west-1 }\n",
+        "    - name: main\n      kubernetesApply: { cluster: prod, namespace: shop, manifests: [ { apiVersion: v1, kind: ConfigMap, metadata: { name: a }, data: { x: MARK } } ] }\n",
+    );
+    let honest = String::from_utf8(canonical(&text).to_vec()).expect("text");
+    let inputs = "\"inputs\":{\"many\":[]}";
+    assert!(honest.contains("\"MARK\"") && honest.contains(inputs), "{honest}");
+    let mut documents: Vec<String> = ["0", "{}", "[[]]", "{\"\":0}"]
+        .iter()
+        .map(|item| honest.replacen("\"MARK\"", &list_of(item, 8_300_000), 1))
+        .collect();
+    let hidden = list_of("{}", 8_300_000);
+    documents.push(honest.replacen(inputs, &format!("\"inputs\":{{\"many\":\"{hidden}\"}}"), 1));
+    for (place, document) in documents.into_iter().enumerate() {
+        let of = attempt(&format!("valued-{place}"), 1);
+        let document = document.into();
+        run(
+            &mut session,
+            v1::Assignment {
+                document,
+                ..assignment(&of, &script)
+            },
+        )
+        .await;
+        let heard = session.heard();
+        let refusal = heard.refusal_of(&of).unwrap_or_else(|| panic!("{place}: {heard:#?}"));
+        assert!(
+            refusal.permanent && refusal.reason.contains("more than 100000 values"),
+            "{refusal:?}"
+        );
+    }
+    let grown = agent.peak_memory_kib().expect("a number") - before;
+    println!("{grown} KiB for documents");
+    assert!(grown < GROWTH_KIB, "{grown} KiB for documents");
+
+    // A frame of journal, for each of the two attempts that the agent runs beside each other.
+    let item = list_of("{\"\":0}", 262_000);
+    let journal: Vec<v1::Record> = (0..62)
+        .map(|number| record(&format!("main/{number}"), v1::RecordKind::Fact, &item))
+        .map(|record| v1::Record {
+            step_kind: "shell".into(),
+            ..record
+        })
+        .collect();
+    let waits = recipe::script("waits", "", "", "sleep 5");
+    let both = [attempt("journal-a", 2), attempt("journal-b", 2)];
+    for of in &both {
+        let offer = v1::Assignment {
+            journal: journal.clone(),
+            ..assignment(of, &waits)
+        };
+        session.say(Answer::Assignment(offer)).await;
+    }
+    let ended = session.behave_until(|heard| both.iter().all(|of| heard.has_ended(of)));
+    ended.await.expect("both end");
+    for of in &both {
+        let result = session.heard().result_of(of).map(v1::Result::state);
+        assert_eq!(result, Some(v1::TaskState::Succeeded), "{:#?}", session.heard());
+    }
+    let grown = agent.peak_memory_kib().expect("a number") - before;
+    println!("{grown} KiB for journals");
+    assert!(grown < GROWTH_KIB, "{grown} KiB for journals");
+    assert_eq!(times(&agent, "valued"), 0);
+    does_an_honest_task(&mut agent, &mut session).await;
+}
+
 /// Guards that a document is checked by who runs it: what its reader would have refused is refused when a manager sends
 /// it all the same, and nothing of it is written, fetched or run.
 #[tokio::test]

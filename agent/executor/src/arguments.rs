@@ -183,14 +183,17 @@ impl Arguments {
             return Ok(());
         }
         let key = task_key("agent");
-        let recorded = attempt.replay().fact(&key).cloned();
+        let recorded = attempt.replay().fact(&key);
         let value = match recorded {
             Some(value) => value,
             None => {
                 let agent = &attempt.shared.environment.agent;
                 let value = serde_json::json!({ "id": agent.id, "labels": agent.labels });
                 attempt
-                    .post_fact(task_record(key, RecordBody::Fact(value.clone())), Readers::Everybody)
+                    .post_fact(
+                        task_record(key, RecordBody::Fact(value.clone().into())),
+                        Readers::Everybody,
+                    )
                     .await?;
                 value
             }

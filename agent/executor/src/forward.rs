@@ -190,7 +190,7 @@ async fn finish_step(attempt: &Attempt, step: &Step, outputs: &Outputs, place: P
             key: EffectKey::new(&step.name, name),
             program_version: version,
             step_kind: step.kind.name().to_owned(),
-            body: RecordBody::Fact(value),
+            body: RecordBody::Fact(value.into()),
             epoch: 0,
             sealing: Sealing::default(),
         })
@@ -230,15 +230,12 @@ fn replay_outputs(attempt: &Attempt, arguments: &mut Arguments, step: &Step) -> 
 
 /// Makes the recorded outputs of a step known to expressions, if it has ended.
 pub(crate) fn load_outputs(attempt: &Attempt, arguments: &mut Arguments, step: &Step) -> bool {
-    let recorded = attempt.replay().fact(&EffectKey::new(&step.name, OUTPUTS)).cloned();
+    let recorded = attempt.replay().fact(&EffectKey::new(&step.name, OUTPUTS));
     let Some(recorded) = recorded.and_then(|value| serde_json::from_value::<RecordedOutputs>(value).ok()) else {
         return false;
     };
     attempt.board.outputs(&step.name, recorded.values.clone());
-    let secrets = attempt
-        .replay()
-        .fact(&EffectKey::new(&step.name, SECRET_OUTPUTS))
-        .cloned();
+    let secrets = attempt.replay().fact(&EffectKey::new(&step.name, SECRET_OUTPUTS));
     let secrets: BTreeMap<String, String> = secrets
         .and_then(|value| serde_json::from_value(value).ok())
         .unwrap_or_default();

@@ -19,7 +19,8 @@ use deputy_steps::permit::Permit;
 use deputy_task::boot_time::BootTime;
 use deputy_task::outcome::Failure;
 use deputy_task::record::{
-    Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, Record, RecordBody, Sealing,
+    Direction, EffectKey, Intent, MAX_BOUNDED_BUDGET, MAX_RECORD_BYTES, MAX_RECORD_DEPTH, Payload, Record, RecordBody,
+    Sealing,
 };
 use deputy_task::touch::Touch;
 use serde_json::Value;
@@ -122,7 +123,7 @@ impl StepHost {
             return Err(halt);
         }
         Ok(match &entry.result {
-            Some(value) => Known::Done(value.clone()),
+            Some(value) => Known::Done(value.value()),
             None => Known::Open {
                 redo: replay.is_to_be_redone(key),
             },
@@ -205,12 +206,13 @@ impl StepHost {
 
     fn check_size(&self, key: &EffectKey, value: &Value) -> Result<(), Halt> {
         let size = plan::size(value);
-        if size <= MAX_RECORD_BYTES {
+        let halt = Halt::Refused(if size > MAX_RECORD_BYTES {
+            format!("{key} has about {size} bytes, and a record holds {MAX_RECORD_BYTES}")
+        } else if plan::depth(value) > MAX_RECORD_DEPTH {
+            format!("lists and mappings of {key} are nested deeper than {MAX_RECORD_DEPTH}, which no record holds")
+        } else {
             return Ok(());
-        }
-        let halt = Halt::Refused(format!(
-            "{key} has about {size} bytes, and a record holds {MAX_RECORD_BYTES}"
-        ));
+        });
         self.attempt.switch.fault(halt.clone());
         Err(halt)
     }
@@ -224,6 +226,7 @@ impl StepHost {
             return self.withhold(&key, value).await;
         };
         self.check_size(&key, &value)?;
+        let value = Payload::from(value);
         self.attempt.replay().done(&key, value.clone());
         let record = self.record(key.clone(), RecordBody::Done(value));
         if failpoint::armed(Point::AfterDone, key.as_str()) {
@@ -256,7 +259,7 @@ impl StepHost {
         let told = withheld(key);
         let is_told = {
             let mut replay = self.attempt.replay();
-            replay.done(key, value);
+            replay.done(key, value.into());
             replay.fact(&told).is_some()
         };
         if is_told {
@@ -265,7 +268,7 @@ impl StepHost {
         self.log().narrate(&format!(
             "the result of {key} holds a secret and is not recorded: an attempt that goes on looks for it again; a pool key would seal it"
         ));
-        let record = self.record(told, RecordBody::Fact(Value::Bool(true)));
+        let record = self.record(told, RecordBody::Fact(true.into()));
         self.attempt.post_fact(record, Readers::Everybody).await
     }
 
@@ -350,10 +353,7 @@ impl Host for StepHost {
     }
 
     fn recorded_fact(&self, direction: Direction, name: &str) -> Option<Value> {
-        self.attempt
-            .replay()
-            .fact(&EffectKey::of(&self.step, direction, name))
-            .cloned()
+        self.attempt.replay().fact(&EffectKey::of(&self.step, direction, name))
     }
 
     async fn record_fact(&self, name: &str, value: Value, readers: Readers) -> Result<(), Halt> {
@@ -362,6 +362,7 @@ impl Host for StepHost {
         let recordable = self.recordable(&value, readers);
         let (value, readers) = recordable.ok_or_else(|| Self::cannot_keep(name))?;
         self.check_size(&key, &value)?;
+        let value = Payload::from(value);
         self.attempt.replay().seen(key.clone(), value.clone());
         self.attempt
             .post(self.record(key, RecordBody::Fact(value)), readers)
@@ -378,10 +379,10 @@ impl Host for StepHost {
             return Recorded::Never;
         };
         match (&entry.result, entry.reached) {
-            (Some(value), _) => match refused(value) {
-                Some(failure) => Recorded::Refused(failure),
-                None => Recorded::Done(value.clone()),
-            },
+            (Some(value), _) => {
+                let value = value.value();
+                refused(&value).map_or(Recorded::Done(value), Recorded::Refused)
+            }
             // Written by this attempt and never acted on: it did not happen.
             (None, Reached::Written) => Recorded::Never,
             (None, Reached::Inherited | Reached::Permitted) => Recorded::Open,

@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 
 use deputy_steps::context::refused;
 use deputy_steps::effect::EffectClass;
-use deputy_task::record::{Decision, Direction, EffectKey, Intent, Record, RecordBody};
+use deputy_task::record::{Decision, Direction, EffectKey, Intent, Payload, Record, RecordBody};
 use serde_json::Value;
 
 /// A run's journal, indexed.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     effects: HashMap<EffectKey, Entry>,
-    facts: HashMap<EffectKey, Value>,
+    facts: HashMap<EffectKey, Payload>,
     redo: HashSet<EffectKey>,
     undo: Option<String>,
     versions: HashMap<String, u32>,
@@ -24,7 +24,7 @@ pub(crate) struct Entry {
     /// What was intended.
     pub(crate) intent: Intent,
     /// The value of its Done, if there is one.
-    pub(crate) result: Option<Value>,
+    pub(crate) result: Option<Payload>,
     /// How far this attempt took it.
     pub(crate) reached: Reached,
 }
@@ -118,19 +118,19 @@ impl Replay {
     }
 
     /// The effect has a result.
-    pub(crate) fn done(&mut self, key: &EffectKey, value: Value) {
+    pub(crate) fn done(&mut self, key: &EffectKey, value: Payload) {
         if let Some(entry) = self.effects.get_mut(key) {
             entry.result = Some(value);
         }
     }
 
     /// The fact of that key.
-    pub(crate) fn fact(&self, key: &EffectKey) -> Option<&Value> {
-        self.facts.get(key)
+    pub(crate) fn fact(&self, key: &EffectKey) -> Option<Value> {
+        self.facts.get(key).map(Payload::value)
     }
 
     /// A fact was recorded.
-    pub(crate) fn seen(&mut self, key: EffectKey, value: Value) {
+    pub(crate) fn seen(&mut self, key: EffectKey, value: Payload) {
         self.facts.entry(key).or_insert(value);
     }
 
@@ -186,7 +186,7 @@ impl Entry {
     fn trace(&self) -> Trace {
         let held = matches!(self.intent.class, EffectClass::Held { .. });
         match (&self.result, self.reached) {
-            (Some(value), _) if !held && refused(value).is_some() => Trace::Nothing,
+            (Some(value), _) if !held && refused(&value.value()).is_some() => Trace::Nothing,
             (Some(_), _) => Trace::Changed,
             (None, Reached::Written) => Trace::Nothing,
             // Its child was ours, and it has ended: what it did until then is done.

@@ -91,7 +91,7 @@ struct RecordedUndone {
 pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, Halt> {
     attempt.switch.turn_to_undo();
     let key = task_key(ENDING);
-    let recorded = attempt.replay().fact(&key).cloned();
+    let recorded = attempt.replay().fact(&key);
     let ending = match recorded {
         Some(value) => serde_json::from_value::<RecordedEnding>(value).map_or(ending, Ending::from),
         None => {
@@ -101,7 +101,7 @@ pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, 
             };
             let value = serde_json::to_value(&recorded).unwrap_or_default();
             attempt
-                .post_fact(task_record(key, RecordBody::Fact(value)), Readers::Everybody)
+                .post_fact(task_record(key, RecordBody::Fact(value.into())), Readers::Everybody)
                 .await?;
             ending
         }
@@ -123,7 +123,7 @@ pub(crate) async fn decide(attempt: &Attempt, ending: Ending) -> Result<Ending, 
 
 /// Why a run ends whose undo was decided before this attempt.
 pub(crate) fn recorded_ending(attempt: &Attempt, reason: &str) -> Ending {
-    let recorded = attempt.replay().fact(&task_key(ENDING)).cloned();
+    let recorded = attempt.replay().fact(&task_key(ENDING));
     let recorded = recorded.and_then(|value| serde_json::from_value::<RecordedEnding>(value).ok());
     let recorded = recorded.unwrap_or_else(|| RecordedEnding {
         outcome: Outcome::Failed,
@@ -228,7 +228,7 @@ async fn undo_step(
     limits: Limits,
 ) -> Result<RecordedUndone, StepError> {
     let key = EffectKey::of(&step.name, Direction::Undo, UNDONE);
-    let recorded = attempt.replay().fact(&key).cloned();
+    let recorded = attempt.replay().fact(&key);
     if let Some(undone) = recorded.and_then(|value| serde_json::from_value(value).ok()) {
         attempt.board.status(&step.name, StepStatus::Undone);
         return Ok(undone);
@@ -253,7 +253,7 @@ async fn undo_step(
         key,
         program_version: ctx.program_version,
         step_kind: step.kind.name().to_owned(),
-        body: RecordBody::Fact(serde_json::to_value(&undone).unwrap_or_default()),
+        body: RecordBody::Fact(serde_json::to_value(&undone).unwrap_or_default().into()),
         epoch: 0,
         sealing: Sealing::default(),
     };

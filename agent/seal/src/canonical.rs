@@ -51,8 +51,8 @@ pub(crate) fn record(record: &Record) -> Vec<u8> {
                 .number(u64::from(intent.direction == Direction::Undo))
                 .text(&intent.summary)
         }
-        RecordBody::Done(value) => bytes.text("done").field(&json(value)),
-        RecordBody::Fact(value) => bytes.text("fact").field(&json(value)),
+        RecordBody::Done(value) => bytes.text("done").field(&json(&value.value())),
+        RecordBody::Fact(value) => bytes.text("fact").field(&json(&value.value())),
         RecordBody::Decision(Decision::Undo { reason }) => bytes.text("undo").text(reason),
         RecordBody::Decision(Decision::Redo { reason }) => bytes.text("redo").text(reason),
     }

@@ -9,14 +9,13 @@
 //! at another place, or whose forerunner is missing does not verify. What is not seen: that the last records are missing.
 //! An intent that is written again is the same record at the same place.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use deputy_task::attempt::AttemptRef;
-use deputy_task::record::{EffectKey, MAC_BYTES, Mac, PoolKeyId, Record, RecordBody, Sealing};
+use deputy_task::record::{EffectKey, MAC_BYTES, Mac, Payload, PoolKeyId, Record, RecordBody, Sealing};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -181,7 +180,7 @@ impl RunSeal {
         if let (RecordBody::Intent(_), Some(first)) = (&record.body, self.intents.get(&record.key)) {
             return Ok(first.clone());
         }
-        let tag = hmac::sign(&self.mac, &self.proven(self.next, &as_read(&record)));
+        let tag = hmac::sign(&self.mac, &self.proven(self.next, &record));
         let tag = tag
             .as_ref()
             .try_into()
@@ -217,13 +216,13 @@ impl RunSeal {
         let (RecordBody::Done(value) | RecordBody::Fact(value)) = &mut record.body else {
             return Ok(record);
         };
-        let mut bytes = Zeroizing::new(value.to_string().into_bytes());
+        let mut bytes = Zeroizing::new(value.text().as_bytes().to_vec());
         let nonce = self.aead.seal_in_place_append_tag(aad, &mut *bytes);
         let nonce = nonce.map_err(|_| NotSealed::Refused(record.key.clone()))?;
         let mut sealed = vec![SEALED_VERSION];
         sealed.extend_from_slice(nonce.as_ref());
         sealed.extend_from_slice(&bytes);
-        *value = Value::Null;
+        *value = Value::Null.into();
         record.sealing = Sealing { sealed, mac: None };
         Ok(record)
     }
@@ -311,7 +310,7 @@ impl RunSeal {
         let mut bytes = Zeroizing::new(sealed.to_vec());
         let opened = self.aead.open_in_place(nonce, Aad::from(about(&record)), &mut bytes);
         let opened = opened.map_err(|_| altered())?;
-        let opened: Value = serde_json::from_slice(opened).map_err(|_| altered())?;
+        let opened = Payload::read(opened).map_err(|_| altered())?;
         match &mut record.body {
             RecordBody::Done(value) | RecordBody::Fact(value) => *value = opened,
             RecordBody::Intent(_) | RecordBody::Decision(_) => return Err(altered()),
@@ -351,28 +350,6 @@ fn sealing_key(journal: &[Record]) -> Result<Option<PoolKeyId>, Forged> {
         }
     }
     Ok(found.cloned())
-}
-
-/// The record as whoever verifies it will have it: a reader of JSON may be off by the last bit of a fraction.
-fn as_read(record: &Record) -> Cow<'_, Record> {
-    let read = |value: &Value| serde_json::from_str(&value.to_string()).unwrap_or_default();
-    let body = match &record.body {
-        RecordBody::Done(value) if has_fractions(value) => RecordBody::Done(read(value)),
-        RecordBody::Fact(value) if has_fractions(value) => RecordBody::Fact(read(value)),
-        RecordBody::Done(_) | RecordBody::Fact(_) | RecordBody::Intent(_) | RecordBody::Decision(_) => {
-            return Cow::Borrowed(record);
-        }
-    };
-    Cow::Owned(Record { body, ..record.clone() })
-}
-
-fn has_fractions(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => number.is_f64(),
-        Value::Array(items) => items.iter().any(has_fractions),
-        Value::Object(entries) => entries.values().any(has_fractions),
-        Value::Null | Value::Bool(_) | Value::String(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use deputy_task::document::{Checked, MAX_CANONICAL_BYTES, from_canonical};
 use deputy_task::id::BadId;
 use deputy_task::message::{Assignment, BlobRef, WriteVerdict};
 use deputy_task::record::{
-    Direction, EffectClass, EffectKey, Intent, MAC_BYTES, MAX_RECORD_BYTES, Mac, PoolKeyId, Record, RecordBody, Sealing,
+    Direction, EffectClass, EffectKey, Intent, MAC_BYTES, MAX_RECORD_BYTES, Mac, Payload, PoolKeyId, Record,
+    RecordBody, Sealing,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -200,11 +201,11 @@ fn at_most(what: &'static str, len: usize, most: usize) -> Result<(), WireError>
 }
 
 /// Null for a sealed one: only the pool's key opens it.
-fn value(wire: &v1::Record) -> Result<Value, WireError> {
+fn value(wire: &v1::Record) -> Result<Payload, WireError> {
     if wire.seal.is_empty() {
-        payload(&wire.key, &wire.payload)
+        Payload::read(&wire.payload).map_err(|error| unreadable(&wire.key, &error))
     } else {
-        Ok(Value::Null)
+        Ok(Value::Null.into())
     }
 }
 
@@ -240,10 +241,14 @@ fn effect_class(wire: &v1::Record) -> Result<EffectClass, WireError> {
 }
 
 fn payload<T: DeserializeOwned>(key: &str, bytes: &Bytes) -> Result<T, WireError> {
-    serde_json::from_slice(bytes).map_err(|error| WireError::Unreadable {
+    serde_json::from_slice(bytes).map_err(|error| unreadable(key, &error))
+}
+
+fn unreadable(key: &str, error: &serde_json::Error) -> WireError {
+    WireError::Unreadable {
         what: format!("record {key}"),
         reason: error.to_string(),
-    })
+    }
 }
 
 fn blob(wire: v1::Bundle) -> Result<(String, BlobRef), WireError> {

@@ -45,8 +45,8 @@ fn body() -> impl Strategy<Value = RecordBody> {
         });
     prop_oneof![
         intent,
-        json().prop_map(RecordBody::Done),
-        json().prop_map(RecordBody::Fact),
+        json().prop_map(|value| RecordBody::Done(value.into())),
+        json().prop_map(|value| RecordBody::Fact(value.into())),
         ".*".prop_map(|reason| RecordBody::Decision(Decision::Undo { reason })),
         ".*".prop_map(|reason| RecordBody::Decision(Decision::Redo { reason })),
     ]
@@ -62,7 +62,7 @@ fn sealed_body() -> impl Strategy<Value = (RecordBody, Sealing)> {
     let sealed = proptest::collection::vec(any::<u8>(), 0..40);
     (body(), proptest::option::of(mac), sealed).prop_map(|(mut body, mac, mut sealed)| {
         match &mut body {
-            RecordBody::Done(value) | RecordBody::Fact(value) if !sealed.is_empty() => *value = Value::Null,
+            RecordBody::Done(value) | RecordBody::Fact(value) if !sealed.is_empty() => *value = Value::Null.into(),
             RecordBody::Done(_) | RecordBody::Fact(_) => {}
             RecordBody::Intent(_) | RecordBody::Decision(_) => sealed.clear(),
         }

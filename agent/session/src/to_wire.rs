@@ -74,7 +74,7 @@ pub(crate) fn record(record: Record) -> v1::Record {
         RecordBody::Done(value) => {
             wire.set_kind(v1::RecordKind::Done);
             wire.payload = if wire.seal.is_empty() {
-                json(&value)
+                Bytes::copy_from_slice(value.text().as_bytes())
             } else {
                 Bytes::new()
             };
@@ -82,7 +82,7 @@ pub(crate) fn record(record: Record) -> v1::Record {
         RecordBody::Fact(value) => {
             wire.set_kind(v1::RecordKind::Fact);
             wire.payload = if wire.seal.is_empty() {
-                json(&value)
+                Bytes::copy_from_slice(value.text().as_bytes())
             } else {
                 Bytes::new()
             };

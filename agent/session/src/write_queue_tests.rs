@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use deputy_task::record::{Direction, EffectClass, EffectKey, Intent, Record, Sealing};
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
 
@@ -42,7 +41,7 @@ fn intent() -> WriteOp {
 }
 
 fn done(value: &str) -> WriteOp {
-    record("effect", RecordBody::Done(Value::from(value)))
+    record("effect", RecordBody::Done(value.into()))
 }
 
 fn ok(write: &v1::Write) -> v1::WriteAck {

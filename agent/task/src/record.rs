@@ -4,8 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::attempt::Epoch;
 
@@ -121,6 +122,74 @@ pub enum Decision {
     },
 }
 
+/// Deepest nesting of a value that a record holds: what reads it again goes no deeper than 127.
+pub const MAX_RECORD_DEPTH: usize = 120;
+
+/// The value of a Done or a Fact, as it is written. A journal is held for as long as its attempt runs, and a value in
+/// memory takes up to a hundred times its text: it is made when somebody asks for it.
+#[derive(Clone)]
+pub struct Payload(Box<str>);
+
+impl Payload {
+    /// From the text of a journal. It is read once, so that it can be read again.
+    ///
+    /// # Errors
+    /// It is no JSON.
+    pub fn read(text: &[u8]) -> Result<Self, serde_json::Error> {
+        drop(serde_json::from_slice::<Value>(text)?);
+        let text = std::str::from_utf8(text).map_err(<serde_json::Error as serde::de::Error>::custom)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The value. Null for one that a program nested deeper than [`MAX_RECORD_DEPTH`], which no record may hold.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Value>> From<T> for Payload {
+    fn from(value: T) -> Self {
+        Self(value.into().to_string().into())
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// In whatever order the keys stand.
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0 || self.value() == other.value()
+    }
+}
+
+impl Eq for Payload {}
+
+/// The same text: who proves a record proves what is read of it.
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let text: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        text.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(from)?;
+        Self::read(text.get().as_bytes()).map_err(serde::de::Error::custom)
+    }
+}
+
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,9 +197,9 @@ pub enum RecordBody {
     /// Before a change.
     Intent(Intent),
     /// After it, with its result.
-    Done(Value),
+    Done(Payload),
     /// An observation that steers the program.
-    Fact(Value),
+    Fact(Payload),
     /// A decision.
     Decision(Decision),
 }
@@ -231,5 +300,46 @@ mod as_hex {
     pub(super) fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<Vec<u8>>>(from: D) -> Result<T, D::Error> {
         let bytes = hex::decode(String::deserialize(from)?).map_err(D::Error::custom)?;
         T::try_from(bytes).map_err(|_| D::Error::custom("it has another length"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_stays_the_text_that_it_was_wherever_it_is_kept() {
+        let text = r#" {"b":0.1000000000000000055511151231257827,"a":[1.0,{"":null}]}"#;
+        let body = RecordBody::Fact(Payload::read(text.as_bytes()).expect("JSON"));
+        let kept = serde_json::to_string(&body).expect("JSON");
+        assert_eq!(kept, format!(r#"{{"fact":{}}}"#, text.trim()));
+        let RecordBody::Fact(again) = serde_json::from_str(&kept).expect("a body") else {
+            panic!("{kept}");
+        };
+        assert_eq!(again.text(), text.trim());
+        assert_eq!(again.value(), json!({"a": [1.0, {"": null}], "b": 0.1}));
+    }
+
+    #[test]
+    fn payloads_are_the_same_in_whatever_order_their_keys_stand() {
+        let one = Payload::from(json!({"a": 1, "b": [2]}));
+        assert_eq!(one, Payload::read(br#"{ "b": [2], "a": 1 }"#).expect("JSON"));
+        assert_ne!(one, Payload::from(json!({"a": 1, "b": [3]})));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_no_payload() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        for bad in ["", "{", "1 2", "1e999", "\"\\ud800\"", &nested(200)] {
+            assert!(Payload::read(bad.as_bytes()).is_err(), "{bad}");
+            let kept = format!(r#"{{"done":{bad}}}"#);
+            assert!(serde_json::from_str::<RecordBody>(&kept).is_err(), "{bad}");
+        }
+        assert!(Payload::read(b"\"\xff\"").is_err());
+        let deepest = nested(MAX_RECORD_DEPTH);
+        let payload = Payload::read(deepest.as_bytes()).expect("as deep as is written");
+        assert_eq!(payload.value().to_string(), deepest);
     }
 }

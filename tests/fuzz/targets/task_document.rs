@@ -3,9 +3,12 @@
 
 use deputy_task::document::origin::GitSource;
 use deputy_task::document::{Inputs, Paint, SourceKind, from_canonical, read, to_canonical, validate};
+use deputy_task::json::Bound;
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
+    is_counted(bytes);
     if let Err(diagnostics) = validate("task.yaml", bytes) {
         assert!(diagnostics.errors() > 0, "refused without a reason");
         drop(diagnostics.rendered(Paint::Plain));
@@ -28,6 +31,22 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 });
+
+/// No more is built of a text than was counted in it: of keys that stand there twice, a reader keeps one.
+fn is_counted(bytes: &[u8]) {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return };
+    let bound = Bound { values: usize::MAX, depth: 128 };
+    let counted = bound.check(bytes).expect("a reader goes no deeper");
+    assert!(counted >= values(&value), "{counted}");
+}
+
+fn values(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(values).sum::<usize>(),
+        Value::Object(entries) => 1 + entries.values().map(values).sum::<usize>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+    }
+}
 
 /// git unescapes an address and then takes it apart: it must come to the host that the policy is asked about.
 fn is_read_alike(source: &GitSource) {

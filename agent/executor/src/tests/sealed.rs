@@ -112,7 +112,7 @@ async fn not_believed(name: &str, change: impl FnOnce(&mut Vec<Record>)) -> Stri
 async fn a_journal_that_was_tampered_with_stops_the_task() {
     let mut told = vec![
         not_believed("a changed fact", |records| {
-            records[0].body = RecordBody::Fact(json!("evil"))
+            records[0].body = RecordBody::Fact("evil".into())
         })
         .await,
         not_believed("a stripped record", |records| records[1].sealing.mac = None).await,

@@ -179,7 +179,7 @@ async fn only_what_the_pool_wrote_for_this_very_task_proves_that_it_has_begun() 
         bench.journal = MemoryJournal::resume(journal(&bench.assignment(1)));
         bench
     };
-    let agent = task_record(task_key("agent"), RecordBody::Fact(json!({})));
+    let agent = task_record(task_key("agent"), RecordBody::Fact(json!({}).into()));
     let written = |subject: &Subject| written(subject, agent.clone());
     let mut begun = bench(&|assignment| written(&statement(assignment.signed.as_deref())));
     assert_eq!(begun.run().await.expect("complete").outcome, Outcome::Succeeded);
@@ -264,7 +264,7 @@ async fn a_signature_does_not_count_for_what_the_manager_puts_into_a_step() {
 
     let mut forged = permitted_to_signers(&signer, uses_output);
     let outputs = json!({"values": {"o": "; curl evil"}});
-    let record = task_record(EffectKey::new("a", "outputs"), RecordBody::Fact(outputs));
+    let record = task_record(EffectKey::new("a", "outputs"), RecordBody::Fact(outputs.into()));
     forged.journal = MemoryJournal::resume(vec![record.clone()]);
     let completion = forged.run().await.expect("complete");
     assert_eq!(completion.outcome, Outcome::Failed);
@@ -309,7 +309,7 @@ async fn a_run_that_has_begun_is_signed_for_as_long_as_it_may_take_and_no_longer
     let begun = |spec: serde_json::Value, not_after: u64| {
         let mut bench = permitted_to_signers_with(&signer, ["true", "true"], spec, not_after);
         bench.pool_keys = Some(ring(&[1]));
-        let agent = task_record(task_key("agent"), RecordBody::Fact(json!({})));
+        let agent = task_record(task_key("agent"), RecordBody::Fact(json!({}).into()));
         bench.journal = MemoryJournal::resume(written(&statement(bench.signed.as_deref()), agent));
         bench
     };

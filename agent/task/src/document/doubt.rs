@@ -195,7 +195,7 @@ mod tests {
             key: EffectKey::from_journal((*key).to_owned()),
             program_version: 1,
             step_kind: "shell".into(),
-            body: RecordBody::Fact(json!({})),
+            body: RecordBody::Fact(json!({}).into()),
             epoch: 0,
             sealing: Sealing::default(),
         };
