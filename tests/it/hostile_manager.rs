@@ -683,8 +683,27 @@ async fn documents_that_no_reader_lets_pass_are_refused() {
     does_an_honest_task(&mut agent, &mut session).await;
 }
 
-/// One entry of an archive: its kind, name and link target or content.
+/// Packed as everybody does.
 fn archive(entries: &[(u8, &str, &[u8])]) -> Bytes {
+    zstd::encode_all(archived(entries).as_slice(), 3)
+        .expect("packed")
+        .into()
+}
+
+/// Packed so that whoever unpacks it needs much memory for it, and as large as it must be for what it holds.
+fn costly(entries: &[(u8, &str, &[u8])], window_log: u32) -> Bytes {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("an encoder");
+    encoder.window_log(window_log).expect("a window");
+    std::io::Write::write_all(&mut encoder, &archived(entries)).expect("packed");
+    let mut packed = encoder.finish().expect("packed");
+    // A frame that is passed over.
+    packed.extend([0x50, 0x2a, 0x4d, 0x18, 0, 0, 0x10, 0]);
+    packed.resize(packed.len() + (1 << 20), 0);
+    packed.into()
+}
+
+/// One entry of an archive: its kind, name and link target or content.
+fn archived(entries: &[(u8, &str, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (kind, name, content) in entries {
         let mut header = [0_u8; 512];
@@ -706,7 +725,7 @@ fn archive(entries: &[(u8, &str, &[u8])]) -> Bytes {
         archive.resize(archive.len().next_multiple_of(512), 0);
     }
     archive.resize(archive.len() + 1024, 0);
-    zstd::encode_all(archive.as_slice(), 3).expect("packed").into()
+    archive
 }
 
 /// Guards that nothing of a bundle is written outside its folder, that none costs more than it may, and that one that
@@ -714,7 +733,7 @@ fn archive(entries: &[(u8, &str, &[u8])]) -> Bytes {
 #[tokio::test]
 async fn bundles_that_escape_or_burst_are_refused() {
     let escaped = format!("/tmp/{ESCAPED}-{:016x}", rand::random::<u64>());
-    let (out, zeros) = (format!("../../{ESCAPED}"), vec![0; 40 << 20]);
+    let (out, zeros, name) = (format!("../../{ESCAPED}"), vec![0; 150 << 20], vec![b'a'; 150 << 20]);
     let bundles = [
         archive(&[(b'0', &out, b"x")]),
         archive(&[(b'0', &format!("a/../../../{ESCAPED}"), b"x")]),
@@ -725,6 +744,11 @@ async fn bundles_that_escape_or_burst_are_refused() {
         archive(&[(b'3', "null", b"")]),
         archive(&[(b'6', "pipe", b"")]),
         archive(&[(b'0', "zeros", &zeros)]),
+        // What the reader of an archive keeps in memory: a long name, a long link, an extended header.
+        costly(&[(b'L', "././@LongLink", &name), (b'0', "a", b"x")], 23),
+        costly(&[(b'x', "PaxHeader", &name), (b'0', "a", b"x")], 23),
+        // What the decoder keeps in memory.
+        costly(&[(b'0', "zeros", &zeros)], 27),
         Bytes::from_static(b"no archive"),
     ];
     let (manager, mut agent, mut session) = beset(None, &[]).await;

@@ -1,5 +1,6 @@
 //! Unpacks one bundle into a folder that does not exist yet. Called by the executor when a step first asks for a source.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -9,11 +10,19 @@ use deputy_task::document::origin::Packing;
 use deputy_task::message::BlobRef;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
 use crate::limits::BundleLimits;
 
-/// Windows of more than 128 MiB are refused: they cost that much memory.
-const WINDOW_LOG_MAX: u32 = 27;
+/// Windows of more than 8 MiB are refused: a decoder takes that much memory, and each slot may have one. It is what
+/// the format asks every decoder to have, and all that packing needs up to level 19, without `--long`.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// Of one entry, with what makes its name longer or says more about it: the archive's reader keeps all of it in memory.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+
+/// No path is longer on Linux.
+const MAX_NAME_BYTES: usize = 4096;
 
 /// Why a bundle is not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +61,9 @@ pub enum BundleError {
         /// Of what.
         what: &'static str,
     },
+    /// It was packed for decoders with more memory.
+    #[error("it was packed with a window of more than {} MiB; pack it without `--long` and `--ultra`", 1 << (WINDOW_LOG_MAX - 20))]
+    Window,
     /// It cannot be read, or the disk not written.
     #[error("it cannot be unpacked: {0}")]
     Io(#[from] io::Error),
@@ -96,19 +108,31 @@ fn bounded(decoder: impl Read, size: u64, folder: &Folder, limits: BundleLimits)
         .unpacked_bytes
         .min(size.saturating_mul(limits.ratio).saturating_add(1 << 20));
     // The archive's own headers count too; the reader ends a byte after the limit.
-    let mut budget = Budget {
-        left: allowed,
-        limit: allowed,
+    let left = Left {
+        all: Cell::new(allowed),
+        of_headers: Cell::new(MAX_HEADER_BYTES),
+    };
+    let source = Budget {
+        left: &left,
         source: decoder,
     };
-    let outcome = entries(&mut budget, folder, limits);
-    if budget.left == 0 {
-        return Err(BundleError::TooMuch {
+    match entries(source, &left, folder, limits) {
+        Err(_) if left.all.get() == 0 => Err(BundleError::TooMuch {
             limit: allowed,
             what: "bytes unpacked",
-        });
+        }),
+        Err(_) if left.of_headers.get() == 0 => Err(BundleError::TooMuch {
+            limit: MAX_HEADER_BYTES,
+            what: "bytes of headers for one entry",
+        }),
+        Err(BundleError::Io(error)) if needs_a_larger_window(&error) => Err(BundleError::Window),
+        outcome => outcome,
     }
-    outcome
+}
+
+fn needs_a_larger_window(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<zstd::Error>());
+    cause.is_some_and(|cause| cause.is(ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge))
 }
 
 fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
@@ -132,11 +156,15 @@ fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
     }
 }
 
-fn entries(source: &mut impl Read, folder: &Folder, limits: BundleLimits) -> Result<(), BundleError> {
+fn entries(source: impl Read, left: &Left, folder: &Folder, limits: BundleLimits) -> Result<(), BundleError> {
     let mut archive = tar::Archive::new(source);
+    let mut entries = archive.entries()?;
     let mut count = 0_u64;
-    for entry in archive.entries()? {
+    loop {
+        left.of_headers.set(MAX_HEADER_BYTES);
+        let Some(entry) = entries.next() else { return Ok(()) };
         let mut entry = entry?;
+        left.of_headers.set(u64::MAX);
         count += 1;
         if count > limits.entries {
             return Err(BundleError::TooMuch {
@@ -144,7 +172,14 @@ fn entries(source: &mut impl Read, folder: &Folder, limits: BundleLimits) -> Res
                 what: "entries",
             });
         }
-        let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = entry.path_bytes();
+        if name.len() > MAX_NAME_BYTES {
+            return Err(BundleError::TooMuch {
+                limit: MAX_NAME_BYTES as u64,
+                what: "bytes in one name",
+            });
+        }
+        let shown = String::from_utf8_lossy(&name).into_owned();
         let kind = entry.header().entry_type();
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::Directory => {}
@@ -170,24 +205,34 @@ fn entries(source: &mut impl Read, folder: &Folder, limits: BundleLimits) -> Res
             (_, None) => return Err(BundleError::Escapes { path: shown }),
         }
     }
-    Ok(())
+}
+
+/// How many bytes may still be read.
+struct Left {
+    all: Cell<u64>,
+    /// Before the next entry is known; what is passed over on the way counts.
+    of_headers: Cell<u64>,
 }
 
 /// Reads at most so much of a decoder.
-struct Budget<R> {
-    left: u64,
-    limit: u64,
+struct Budget<'a, R> {
+    left: &'a Left,
     source: R,
 }
 
-impl<R: Read> Read for Budget<R> {
+impl<R: Read> Read for Budget<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let Left { all, of_headers } = self.left;
+        let most = usize::try_from(all.get().min(of_headers.get()))
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         if most == 0 && !buffer.is_empty() {
-            return Err(io::Error::other(format!("more than {} bytes unpacked", self.limit)));
+            return Err(io::Error::other("more bytes than it may have"));
         }
         let read = self.source.read(&mut buffer[..most])?;
-        self.left -= u64::try_from(read).unwrap_or(0);
+        for left in [all, of_headers] {
+            left.set(left.get().saturating_sub(u64::try_from(read).unwrap_or(u64::MAX)));
+        }
         Ok(read)
     }
 }
@@ -324,6 +369,100 @@ mod tests {
                 matches!(outcome, Err(BundleError::TooMuch { what, .. }) if what == expected),
                 "{outcome:?}"
             );
+        }
+    }
+
+    /// Guards that what the archive's reader keeps in memory for one entry is bounded: long names, long links and
+    /// extended headers, alone and together, and what is passed over between two entries.
+    #[test]
+    fn headers_are_bounded_before_memory_is_given_to_them() {
+        let noise: Vec<u8> = (0_u32..1 << 16)
+            .flat_map(|block| Sha256::digest(block.to_le_bytes()))
+            .collect();
+        let (long, half) = (&noise[..], &noise[..700 << 10]);
+        let kinds = [
+            EntryType::GNULongName,
+            EntryType::GNULongLink,
+            EntryType::XHeader,
+            EntryType::XGlobalHeader,
+            EntryType::Directory,
+        ];
+        let file = (EntryType::Regular, "a", 0o644, &b"x"[..]);
+        let mut cases: Vec<_> = kinds
+            .into_iter()
+            .map(|kind| vec![(kind, "long", 0o644, long), file])
+            .collect();
+        cases.push(vec![
+            (EntryType::GNULongName, "long", 0o644, half),
+            (EntryType::GNULongLink, "long", 0o644, half),
+            file,
+        ]);
+        for entries in cases {
+            let (root, outcome) = unpacked(&pack(&entries));
+            let kind = entries[0].0;
+            assert!(
+                matches!(outcome, Err(BundleError::TooMuch { limit, what: "bytes of headers for one entry" }) if limit == 1 << 20),
+                "{kind:?}: {outcome:?}"
+            );
+            assert!(!root.path().join("a.out/a").exists(), "{kind:?}");
+        }
+        // What `git archive` and `tar --format=pax` write, and names of more than 100 bytes.
+        let name = format!("{}/name", "folder".repeat(20));
+        let (root, outcome) = unpacked(&pack(&[
+            (
+                EntryType::XGlobalHeader,
+                "pax_global_header",
+                0o644,
+                b"20 comment=a commit\n",
+            ),
+            (EntryType::GNULongName, "././@LongLink", 0o644, name.as_bytes()),
+            file,
+            (EntryType::XHeader, "PaxHeader", 0o644, b"12 path=b/c\n"),
+            file,
+            (EntryType::Regular, "large", 0o644, long),
+            (EntryType::Regular, "last", 0o644, b"x"),
+        ]));
+        outcome.expect("good");
+        for path in [&name, "b/c", "large", "last"] {
+            assert!(root.path().join("a.out").join(path).is_file(), "{path}");
+        }
+    }
+
+    /// Guards what an error quotes, and how deep one entry can lead.
+    #[test]
+    fn a_name_is_no_longer_than_a_path_can_be() {
+        let name = "d/".repeat(3_000);
+        let (root, outcome) = unpacked(&pack(&[
+            (EntryType::GNULongName, "long", 0o644, name.as_bytes()),
+            (EntryType::Regular, "a", 0o644, b"x"),
+        ]));
+        assert!(
+            matches!(
+                outcome,
+                Err(BundleError::TooMuch {
+                    limit: 4096,
+                    what: "bytes in one name"
+                })
+            ),
+            "{outcome:?}"
+        );
+        assert!(!root.path().join("a.out/d").exists());
+    }
+
+    /// Guards that an agent with several decoders has room for them: what needs more than it must is told how to pack.
+    #[test]
+    fn a_window_of_more_than_8_mib_is_refused_with_what_to_do() {
+        let packed = |window| {
+            let archive = zstd::stream::decode_all(&pack(&[(EntryType::Regular, "a", 0o644, b"x")])[..]).expect("tar");
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("an encoder");
+            encoder.window_log(window).expect("a window");
+            io::Write::write_all(&mut encoder, &archive).expect("packs");
+            encoder.finish().expect("packs")
+        };
+        unpacked(&packed(23)).1.expect("what every level up to 19 needs");
+        for window in [24, 27] {
+            let outcome = unpacked(&packed(window)).1;
+            assert!(matches!(outcome, Err(BundleError::Window)), "{outcome:?}");
         }
     }
 
