@@ -189,6 +189,76 @@ async fn what_cannot_be_fetched_is_told_with_the_reason_and_what_to_do() {
     );
 }
 
+/// Guards that no link leads the agent, which nothing confines, out of the repository: neither is what is outside told,
+/// nor does a step work there.
+#[tokio::test]
+async fn a_subfolder_behind_links_is_a_folder_of_the_repository_or_refused() {
+    let (world, server) = world(None).await;
+    let files = |copy: &std::path::Path| {
+        for folder in ["real/bin", "deep"] {
+            std::fs::create_dir_all(copy.join(folder))?;
+        }
+        std::fs::write(copy.join("real/bin/run.sh"), "echo ran\n")?;
+        for (link, target) in [
+            ("in", "real"),
+            ("deep/in", "../deep/../in/./bin"),
+            ("out", "/etc"),
+            ("fds", "/proc/self/fd"),
+            ("deep/up", "../../../.."),
+            ("deep/out", "../out"),
+            ("loop", "loop"),
+            ("file", "real/bin/run.sh"),
+            ("nowhere", "none"),
+        ] {
+            symlink(target, copy.join(link))?;
+        }
+        Ok(())
+    };
+    server.commit("open/ways.git", files).expect("a commit");
+    let url = server.url("open/ways.git");
+    let of = |subfolder: &str| {
+        let more = format!("        ref: {{ branch: main }}\n        subfolder: {subfolder}\n");
+        let run = "case \"$(pwd -P)\" in */source-app) ;; *) exit 3 ;; esac; test -f run.sh || test -f bin/run.sh";
+        recipe::script("git", &source(&url, &more), "", run)
+    };
+    for within in ["real", "./real//bin/", "in", "in/bin", "deep/in"] {
+        let task = world.submit(&of(within)).await.expect("queued");
+        let done = world.succeeded(&task, SOON).await;
+        done.unwrap_or_else(|error| panic!("{within}: {error:#}"));
+    }
+    for (outside, words) in [
+        (
+            "out",
+            "its subfolder \"out\" leads out of it: \"out\" is a link to \"/etc\"",
+        ),
+        (
+            "out/ssh",
+            "its subfolder \"out/ssh\" leads out of it: \"out\" is a link to \"/etc\"",
+        ),
+        (
+            "fds",
+            "its subfolder \"fds\" leads out of it: \"fds\" is a link to \"/proc/self/fd\"",
+        ),
+        (
+            "deep/up",
+            "its subfolder \"deep/up\" leads out of it: \"deep/up\" is a link to \"../../../..\"",
+        ),
+        (
+            "deep/out",
+            "its subfolder \"deep/out\" leads out of it: \"out\" is a link to \"/etc\"",
+        ),
+        ("loop", "its subfolder \"loop\" is behind too many links"),
+        ("file", "its subfolder \"file\" is no folder"),
+        ("nowhere", "there is nothing in \"nowhere\""),
+        ("in/none", "there is nothing in \"in/none\""),
+    ] {
+        let task = world.submit(&of(outside)).await.expect("queued");
+        let (_, failure) = recipe::failure(&world, &task, SOON).await;
+        assert_eq!(failure.class, "source.refused", "{outside}: {failure:#?}");
+        assert_eq!(failure.summary, format!("source app: {words}"), "{outside}");
+    }
+}
+
 /// Guards that an attempt which goes on has the files of the first, whatever was pushed meanwhile.
 #[tokio::test]
 async fn an_attempt_that_goes_on_has_the_commit_of_the_first() {

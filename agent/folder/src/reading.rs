@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 use crate::folder::Folder;
@@ -162,6 +162,45 @@ impl Folder {
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Tells each link below this folder, where it is and where it leads. None is followed, and no handle is held for
+    /// each level.
+    ///
+    /// # Errors
+    /// If a folder cannot be listed or is another by now, or what `tell` says.
+    pub fn each_link<E: From<io::Error>>(&self, mut tell: impl FnMut(&Path, &Path) -> Result<(), E>) -> Result<(), E> {
+        let mut ahead = vec![PathBuf::new()];
+        while let Some(folder) = ahead.pop() {
+            let held = self.below(&folder)?;
+            for entry in Dir::read_from(&held).map_err(io::Error::from)? {
+                let entry = entry.map_err(io::Error::from)?;
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                if name == "." || name == ".." {
+                    continue;
+                }
+                let found = statat(&held, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
+                match FileType::from_raw_mode(found.st_mode) {
+                    FileType::Directory => ahead.push(folder.join(name)),
+                    FileType::Symlink => {
+                        let target = readlinkat(&held, name, Vec::new()).map_err(io::Error::from)?;
+                        tell(&folder.join(name), Path::new(OsStr::from_bytes(target.as_bytes())))?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder at a relative path, following no link.
+    fn below(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut held = openat(self.handle(), ".", flags, Mode::empty())?;
+        for name in path {
+            held = openat(&held, name, flags, Mode::empty())?;
+        }
+        Ok(held)
     }
 
     /// Where it is now.
@@ -371,6 +410,33 @@ mod tests {
             panic!("it leaves");
         };
         assert_eq!((link, target), ("a/l2".into(), "../../outside/file".into()));
+    }
+
+    /// Guards that a walk neither leaves the folder nor ends at how deep it is.
+    #[test]
+    fn each_link_is_told_and_none_is_followed() {
+        let (root, folder) = tree();
+        let own = root.path().join("folder");
+        let deep: PathBuf = std::iter::repeat_n("d", 1_500).collect();
+        std::fs::create_dir_all(own.join(&deep)).expect("made");
+        symlink("inner", root.path().join("outside/link")).expect("linked");
+        for (target, link) in [("../../outside", Path::new("a/out")), ("/etc", &deep.join("l"))] {
+            symlink(target, own.join(link)).expect("linked");
+        }
+        let mut told = Vec::new();
+        let all = folder.each_link(|link, target| {
+            told.push((link.to_owned(), target.to_owned()));
+            io::Result::Ok(())
+        });
+        all.expect("listed");
+        told.sort();
+        let wanted = [
+            (PathBuf::from("a/out"), "../../outside".into()),
+            (deep.join("l"), "/etc".into()),
+        ];
+        assert_eq!(told, wanted);
+        let stopped = folder.each_link(|_, _| Err(io::Error::other("enough")));
+        assert_eq!(stopped.expect_err("stopped").to_string(), "enough");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! `.git`. The commit is a fact; the files are those of that commit and of nothing else.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use deputy_task::document::origin::{GitRef, GitSource, url_problem};
 use deputy_task::outcome::Failure;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::Access;
 use super::git_program::Git;
+use super::git_subfolder;
 use super::git_tree::{self, TreeProblem};
 use super::git_words::{self, no_room, shown};
 use super::limits::SourceLimits;
@@ -109,9 +110,10 @@ async fn check_out(
     commit: &str,
     (folder, limits): (&Path, SourceLimits),
 ) -> Result<(), StepError> {
-    let within = source.subfolder.as_deref().map_or(".", |path| path.trim_matches('/'));
-    let listed = git.said(&["ls-tree", "-r", "-l", "-z", commit, "--", within]).await?;
-    let tree = git_tree::read(&listed).map_err(|problem| refused(name, &problem))?;
+    let within = source.subfolder.as_deref().unwrap_or(".");
+    let object = git_subfolder::tree_of(git, name, commit, within).await?;
+    let listed = git.said(&["ls-tree", "-r", "-l", "-z", &object]).await?;
+    let tree = git_tree::read(&listed).map_err(|problem| problem.told(name))?;
     let problem = if tree.files == 0 {
         Some(TreeProblem::Empty {
             within: within.to_owned(),
@@ -130,7 +132,7 @@ async fn check_out(
         None
     };
     if let Some(problem) = problem {
-        return Err(refused(name, &problem).into());
+        return Err(problem.told(name).into());
     }
     let out = git.folder().join("files");
     fs::create_dir(&out).map_err(|error| no_room(name, &error))?;
@@ -139,13 +141,12 @@ async fn check_out(
         "checkout",
         "--quiet",
         "--force",
-        commit,
+        &object,
         "--",
-        within,
+        ".",
     ])
     .await?;
-    let root: PathBuf = if within == "." { out } else { out.join(within) };
-    let checked = root.clone();
+    let checked = out.clone();
     tokio::task::spawn_blocking(move || git_tree::check_links(&checked))
         .await
         .map_err(|_| {
@@ -154,8 +155,8 @@ async fn check_out(
                 format!("looking through source {name} failed inside the agent"),
             )
         })?
-        .map_err(|problem| refused(name, &problem))?;
-    fs::rename(&root, folder).map_err(|error| no_room(name, &error))?;
+        .map_err(|problem| problem.told(name))?;
+    fs::rename(&out, folder).map_err(|error| no_room(name, &error))?;
     git.narrate(&tree.summary(commit));
     Ok(())
 }
@@ -176,11 +177,6 @@ fn check(name: &str, source: &GitSource) -> Result<(), Failure> {
         Some(path) if leaves(path) || path.is_empty() => Err(bad("its subfolder", "is no folder within it")),
         Some(_) | None => Ok(()),
     }
-}
-
-fn refused(name: &str, problem: &TreeProblem) -> Failure {
-    Failure::new("source.refused", format!("source {name}: {problem}"))
-        .hint("name a `subfolder` that has what the steps need, and keep links within it")
 }
 
 #[cfg(test)]

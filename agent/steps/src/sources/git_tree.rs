@@ -1,8 +1,10 @@
 //! What is in a commit: counted before anything is written, and its links looked at before anybody follows one.
 
-use std::fs;
 use std::io;
 use std::path::{Component, Path};
+
+use deputy_folder::Folder;
+use deputy_task::outcome::Failure;
 
 const SUBMODULE: &str = "160000";
 
@@ -11,6 +13,16 @@ const SUBMODULE: &str = "160000";
 pub(super) enum TreeProblem {
     #[error("there is nothing in {within:?}")]
     Empty { within: String },
+    #[error("its subfolder {within:?} leads out of it: {link:?} is a link to {target:?}")]
+    SubfolderLeaves {
+        within: String,
+        link: String,
+        target: String,
+    },
+    #[error("its subfolder {within:?} is no folder")]
+    NoFolder { within: String },
+    #[error("its subfolder {within:?} is behind too many links")]
+    Loops { within: String },
     #[error("it has {files} files; at most {limit}")]
     TooMany { files: u64, limit: u64 },
     #[error("its files have {bytes} bytes; at most {limit}")]
@@ -21,6 +33,13 @@ pub(super) enum TreeProblem {
     Unreadable(String),
     #[error("its files cannot be looked through: {0}")]
     Io(#[from] io::Error),
+}
+
+impl TreeProblem {
+    pub(super) fn told(&self, name: &str) -> Failure {
+        Failure::new("source.refused", format!("source {name}: {self}"))
+            .hint("name a `subfolder` that has what the steps need, and keep links within it")
+    }
 }
 
 /// What a tree has.
@@ -67,34 +86,18 @@ pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
     Ok(tree)
 }
 
-/// Every link below `root` leads to something below `root`, or to nothing below it. One folder after the other: what a
-/// tree's depth costs is neither handles nor stack.
+/// Every link below `root`, which is none itself, leads to something below `root`, or to nothing below it.
 pub(super) fn check_links(root: &Path) -> Result<(), TreeProblem> {
-    // Each with how far it is below the root.
-    let mut folders = vec![(root.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                folders.push((entry.path(), depth + 1));
-            } else if kind.is_symlink() {
-                check_link(&entry, depth)?;
-            }
+    Folder::open(root)?.each_link(|link, target| {
+        let depth = link.components().count().saturating_sub(1);
+        if leaves(target, depth) {
+            return Err(TreeProblem::Leaves {
+                path: link.to_string_lossy().into_owned(),
+                target: target.to_string_lossy().into_owned(),
+            });
         }
-    }
-    Ok(())
-}
-
-fn check_link(link: &fs::DirEntry, depth: usize) -> Result<(), TreeProblem> {
-    let target = fs::read_link(link.path())?;
-    if leaves(&target, depth) {
-        return Err(TreeProblem::Leaves {
-            path: link.file_name().to_string_lossy().into_owned(),
-            target: target.to_string_lossy().into_owned(),
-        });
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// By its words alone. A way through another link cannot lead out either: `..` after a name is refused, since that name
@@ -116,6 +119,7 @@ fn leaves(target: &Path, depth: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -144,6 +148,12 @@ mod tests {
             fs::create_dir(root.path().join("a")).expect("made");
             symlink(target, root.path().join("a/link")).expect("a link");
             assert_eq!(check_links(root.path()).is_ok(), good, "{target}");
+            let other = tempfile::tempdir().expect("a folder");
+            symlink(root.path(), other.path().join("root")).expect("a link");
+            assert!(
+                check_links(&other.path().join("root")).is_err(),
+                "a link is not looked through"
+            );
         }
     }
 

@@ -6,6 +6,7 @@ pub mod s3;
 
 mod git_program;
 mod access;
+mod git_subfolder;
 mod git_tree;
 mod git_words;
 pub mod limits;
