@@ -259,6 +259,53 @@ async fn a_subfolder_behind_links_is_a_folder_of_the_repository_or_refused() {
     }
 }
 
+/// Guards that a repository cannot keep an agent busy: with endless files, and with endless folders that have none.
+#[tokio::test]
+async fn a_small_repository_with_endless_files_is_refused_soon_and_for_what_it_is() {
+    let (world, server) = world(None).await;
+    let file = format!("100644 blob {}\tf\n", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+    for (repository, leaf, words) in [
+        ("open/bomb.git", file.as_str(), "it has more than 50000 files"),
+        ("open/hollow.git", "", "to list its files took git longer than"),
+    ] {
+        tree_bomb(&server, repository, leaf.as_bytes());
+        let spec = source(&server.url(repository), "        ref: { branch: main }\n");
+        let task = world
+            .submit(&recipe::script("git", &spec, "", "echo ran"))
+            .await
+            .expect("queued");
+        let (_, failure) = recipe::failure(&world, &task, SOON).await;
+        let told = format!("{repository}: {failure:#?}");
+        assert_eq!(failure.class, "source.refused", "{told}");
+        assert!(
+            failure.summary.contains(words) && failure.hint.contains("subfolder"),
+            "{told}"
+        );
+    }
+}
+
+/// A commit of a few KiB with ten milliard paths: ten levels of ten equal folders over what is at the end of each.
+fn tree_bomb(server: &GitServer, repository: &str, leaf: &[u8]) {
+    server.commit(repository, |_| Ok(())).expect("a commit");
+    let tree = |entries: &[u8]| server.git_with(repository, &["mktree"], entries).expect("a tree");
+    server
+        .git_with(repository, &["hash-object", "-w", "--stdin"], b"")
+        .expect("an empty file");
+    let mut inner = tree(leaf).trim().to_owned();
+    for _ in 0..10 {
+        let entries: String = (0..10).map(|name| format!("040000 tree {inner}\t{name}\n")).collect();
+        inner = tree(entries.as_bytes()).trim().to_owned();
+    }
+    let commit = server
+        .git(repository, &["commit-tree", &inner, "-m", "a bomb"])
+        .expect("a commit");
+    let bare = server.bare(repository);
+    let to_main = format!("{}:refs/heads/main", commit.trim());
+    server
+        .git(repository, &["push", "--quiet", "--force", &bare, &to_main])
+        .expect("pushed");
+}
+
 /// Guards that an attempt which goes on has the files of the first, whatever was pushed meanwhile.
 #[tokio::test]
 async fn an_attempt_that_goes_on_has_the_commit_of_the_first() {

@@ -1,6 +1,6 @@
 //! A git server over https: `testbed/git_server.py` as a child, and repositories for it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -81,11 +81,29 @@ impl GitServer {
     pub fn git(&self, repository: &str, arguments: &[&str]) -> Result<String> {
         git(&self.folder.join("copies").join(repository), arguments)
     }
+
+    /// The same with something to read.
+    pub fn git_with(&self, repository: &str, arguments: &[&str], input: &[u8]) -> Result<String> {
+        git_with(&self.folder.join("copies").join(repository), arguments, input)
+    }
+
+    /// Where the repository itself is, to push to.
+    #[must_use]
+    pub fn bare(&self, repository: &str) -> String {
+        self.folder.join(repository).display().to_string()
+    }
 }
 
 fn git(folder: &Path, arguments: &[&str]) -> Result<String> {
+    git_with(folder, arguments, b"")
+}
+
+fn git_with(folder: &Path, arguments: &[&str], input: &[u8]) -> Result<String> {
+    let mut read = tempfile::tempfile()?;
+    read.write_all(input)?;
+    read.rewind()?;
     let mut command = Command::new("git");
-    command.args(arguments).current_dir(folder);
+    command.args(arguments).current_dir(folder).stdin(read);
     for (name, value) in [
         ("GIT_CONFIG_GLOBAL", "/dev/null"),
         ("GIT_AUTHOR_NAME", "Somebody"),

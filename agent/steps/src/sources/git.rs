@@ -47,7 +47,7 @@ pub async fn fetch(
         .map_err(|error| no_room(name, &error))?;
     let access = Access::open(ctx, name, source, place.path()).await?;
     let domain = ctx.host().domain().await?.map(|domain| domain.instead(place.path()));
-    let git = Git::new((ctx, name), place.path(), access, domain)?;
+    let git = Git::new((ctx, name), place.path(), access, (domain, limits))?;
     git.said(&["init", "--quiet", "--template=", "repository"]).await?;
 
     let wanted = match (&recorded, &source.reference) {

@@ -4,18 +4,25 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_process::{ChildCommand, Domain, Exit, OutputSink, Stop, StreamKind};
 use deputy_task::outcome::Failure;
+use tokio::sync::Notify;
 
 use super::access::Access;
 use super::git_words;
+use super::limits::SourceLimits;
 use crate::context::StepContext;
 use crate::failure::{Halt, StepError};
 
 /// One command of git, fetching included. The step's own time may end it earlier.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// The command that lists a commit's files. Of a few KiB it can make endless work.
+const LISTING: &str = "ls-tree";
+/// For it: it reads what has been fetched and writes nothing.
+const LONGEST_LISTING: Duration = Duration::from_secs(20);
 /// Between SIGTERM and SIGKILL: git removes its temporary files.
 const GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at what has been received.
@@ -24,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const MAX_STDOUT_BYTES: usize = 32 * 1024 * 1024;
 /// Of standard error, its end.
 const MAX_STDERR_BYTES: usize = 8 * 1024;
+
+/// What to do about a commit that has too much.
+const NARROWER: &str = "name a `subfolder` that has what the steps need";
 
 /// Handed on to git: how it gets out, and whom it trusts.
 const INHERITED: [&str; 12] = [
@@ -75,12 +85,15 @@ pub(super) struct Git<'a> {
     folder: PathBuf,
     environment: Vec<(OsString, OsString)>,
     domain: Option<Domain>,
+    limits: SourceLimits,
 }
 
 enum Stopped {
     Halted(Halt),
     TooLarge(u64),
-    TooLong,
+    /// What it says is more than is taken; the sink knows of what.
+    Full,
+    TooLong(Duration),
 }
 
 impl<'a> Git<'a> {
@@ -88,7 +101,7 @@ impl<'a> Git<'a> {
         (ctx, name): (&'a StepContext, &'a str),
         folder: &Path,
         access: Access,
-        domain: Option<Domain>,
+        (domain, limits): (Option<Domain>, SourceLimits),
     ) -> Result<Self, Failure> {
         let path = std::env::var_os("PATH");
         let program = which::which_in("git", path, "/").map_err(|_| {
@@ -105,6 +118,7 @@ impl<'a> Git<'a> {
             folder: folder.to_owned(),
             environment: environment(folder, access),
             domain,
+            limits,
         })
     }
 
@@ -145,44 +159,54 @@ impl<'a> Git<'a> {
             )
             .caused_by(&error)
         })?;
-        let mut sink = Sink::default();
-        let ended = child.run(&mut sink, self.stop(most_bytes)).await;
-        match ended.stopped {
-            None if sink.dropped => Err(Failure::new(
-                "source.refused",
-                format!("source {}: it has too many files to be listed", self.name),
-            )
-            .hint("name a `subfolder` that has what the steps need")
-            .into()),
-            None => Ok(Said {
+        let mut sink = Sink::new(self.limits.entries);
+        let longest = if arguments.first() == Some(&LISTING) {
+            LONGEST_LISTING
+        } else {
+            LONGEST
+        };
+        let stop = self.stop(most_bytes, longest, Arc::clone(&sink.is_full));
+        let ended = child.run(&mut sink, stop).await;
+        match (ended.stopped, &sink.full) {
+            (Some(Stopped::Halted(halt)), _) => Err(halt.into()),
+            (_, Some(full)) => Err(self.refused(full, NARROWER).into()),
+            (None, None) => Ok(Said {
                 exit: ended.exit,
                 stderr: String::from_utf8_lossy(sink.whole_lines()).into_owned(),
                 stdout: sink.stdout,
             }),
-            Some(Stopped::Halted(halt)) => Err(halt.into()),
-            Some(Stopped::TooLarge(limit)) => Err(Failure::new(
-                "source.refused",
-                format!(
-                    "source {}: the server sent more than {limit} bytes for one commit",
-                    self.name
-                ),
-            )
-            .hint("sources are for scripts and manifests; put large files where the step can fetch them")
-            .into()),
-            Some(Stopped::TooLong) => Err(Failure::new(
+            (Some(stopped), None) => Err(self.too_much(&stopped, arguments).into()),
+        }
+    }
+
+    fn too_much(&self, stopped: &Stopped, arguments: &[&str]) -> Failure {
+        match stopped {
+            Stopped::TooLarge(limit) => self.refused(
+                &format!("the server sent more than {limit} bytes for one commit"),
+                "sources are for scripts and manifests; put large files where the step can fetch them",
+            ),
+            Stopped::TooLong(longest) if arguments.first() == Some(&LISTING) => self.refused(
+                &format!("to list its files took git longer than {} seconds", longest.as_secs()),
+                NARROWER,
+            ),
+            Stopped::TooLong(longest) => Failure::new(
                 "source.unreachable",
                 format!(
                     "source {}: git took longer than {} minutes",
                     self.name,
-                    LONGEST.as_secs() / 60
+                    longest.as_secs() / 60
                 ),
             )
-            .hint("check the way from the agent to the server")
-            .into()),
+            .hint("check the way from the agent to the server"),
+            Stopped::Full | Stopped::Halted(_) => self.refused("git was stopped", NARROWER),
         }
     }
 
-    async fn stop(&self, most_bytes: Option<u64>) -> Stop<Stopped> {
+    fn refused(&self, why: &str, hint: &str) -> Failure {
+        Failure::new("source.refused", format!("source {}: {why}", self.name)).hint(hint)
+    }
+
+    async fn stop(&self, most_bytes: Option<u64>, longest: Duration, is_full: Arc<Notify>) -> Stop<Stopped> {
         let watch = async {
             let Some(limit) = most_bytes else {
                 return std::future::pending().await;
@@ -199,7 +223,8 @@ impl<'a> Git<'a> {
         let reason = tokio::select! {
             halt = self.ctx.halted() => Stopped::Halted(halt),
             limit = watch => Stopped::TooLarge(limit),
-            () = tokio::time::sleep(LONGEST) => Stopped::TooLong,
+            () = is_full.notified() => Stopped::Full,
+            () = tokio::time::sleep(longest) => Stopped::TooLong(longest),
         };
         Stop { reason, grace: GRACE }
     }
@@ -257,19 +282,22 @@ fn bytes_below(folder: &Path) -> u64 {
     bytes
 }
 
-#[derive(Default)]
 struct Sink {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     cut: bool,
-    dropped: bool,
+    /// Entries that have been listed, each with a NUL at its end, and most of them.
+    entries: u64,
+    most_entries: u64,
+    /// Why no more of standard output is taken.
+    full: Option<String>,
+    is_full: Arc<Notify>,
 }
 
 impl OutputSink for Sink {
     fn write(&mut self, stream: StreamKind, bytes: &[u8]) {
         match stream {
-            StreamKind::Stdout if self.stdout.len() + bytes.len() > MAX_STDOUT_BYTES => self.dropped = true,
-            StreamKind::Stdout => self.stdout.extend_from_slice(bytes),
+            StreamKind::Stdout => self.take(bytes),
             StreamKind::Stderr => {
                 self.stderr.extend_from_slice(bytes);
                 let excess = self.stderr.len().saturating_sub(MAX_STDERR_BYTES);
@@ -281,6 +309,36 @@ impl OutputSink for Sink {
 }
 
 impl Sink {
+    fn new(most_entries: u64) -> Self {
+        Self {
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            cut: false,
+            entries: 0,
+            most_entries,
+            full: None,
+            is_full: Arc::default(),
+        }
+    }
+
+    /// Takes of standard output what may be had; what is too much decides what is told, so nobody waits for the rest.
+    fn take(&mut self, bytes: &[u8]) {
+        if self.full.is_some() {
+            return;
+        }
+        let ends = bytes.iter().filter(|byte| **byte == 0).count();
+        self.entries = self.entries.saturating_add(u64::try_from(ends).unwrap_or(u64::MAX));
+        let why = if self.entries > self.most_entries {
+            format!("it has more than {} files", self.most_entries)
+        } else if self.stdout.len() + bytes.len() > MAX_STDOUT_BYTES {
+            format!("the list of its files has more than {MAX_STDOUT_BYTES} bytes")
+        } else {
+            return self.stdout.extend_from_slice(bytes);
+        };
+        self.full = Some(why);
+        self.is_full.notify_one();
+    }
+
     /// What is kept of standard error, without a line of which the front is gone: nobody would find half a secret.
     fn whole_lines(&self) -> &[u8] {
         if !self.cut {
@@ -295,10 +353,25 @@ impl Sink {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_list_is_taken_up_to_its_limits() {
+        let mut sink = Sink::new(2);
+        sink.write(StreamKind::Stdout, b"a\0b\0");
+        assert!(sink.full.is_none());
+        sink.write(StreamKind::Stdout, b"c\0");
+        assert_eq!(sink.full.as_deref(), Some("it has more than 2 files"));
+        assert_eq!(sink.stdout, b"a\0b\0");
+        let mut sink = Sink::new(2);
+        sink.write(StreamKind::Stdout, &vec![b'a'; MAX_STDOUT_BYTES]);
+        assert!(sink.full.is_none());
+        sink.write(StreamKind::Stdout, b"a");
+        assert!(sink.full.is_some_and(|why| why.contains("33554432 bytes")));
+    }
+
     /// Guards that no half of a secret is left where standard error was cut: the redactor would not know it.
     #[test]
     fn of_a_long_complaint_no_half_line_is_kept() {
-        let mut sink = Sink::default();
+        let mut sink = Sink::new(1);
         sink.write(StreamKind::Stderr, b"fatal: no\n");
         assert_eq!(sink.whole_lines(), b"fatal: no\n");
         let secret = "s".repeat(MAX_STDERR_BYTES - 4);
