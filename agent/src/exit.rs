@@ -88,6 +88,8 @@ pub(crate) enum StartupError {
         path: PathBuf,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("cannot use {} as this agent's id: {why}", path.display())]
+    AgentId { path: PathBuf, why: String },
     #[error("cannot listen on {address} for health checks")]
     Listen {
         address: std::net::SocketAddr,
@@ -140,6 +142,7 @@ impl StartupError {
             | Self::NothingToRedo { .. } => Exit::BadInput,
             Self::Undecided { .. } => Exit::WorldUnknown,
             Self::Folder { .. }
+            | Self::AgentId { .. }
             | Self::Listen { .. }
             | Self::Threads(_)
             | Self::Unprotected(_)
@@ -165,6 +168,9 @@ impl StartupError {
                      one inside it, for example {}",
                     own.display()
                 )
+            }
+            Self::AgentId { .. } => {
+                "it holds the id that the agent generated, on one line: put that back (the fleet list has it), or give the id with --agent-id; without the file the agent generates a new id at its next start, and joins under it as another agent".into()
             }
             Self::Listen { .. } => "choose another address with --health-listen, or leave it away".into(),
             Self::Threads(_) => "the process limit of this user or container is probably reached".into(),

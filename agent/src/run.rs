@@ -18,7 +18,7 @@ use crate::own_identity::own_identity;
 use crate::pool_ring;
 use crate::supervisor::{Parts, supervise};
 use crate::telemetry;
-use crate::work_root::{WORKSPACES, work_root};
+use crate::work_root::{SPOOL, WORKSPACES, look_through, work_root};
 
 /// Work needs little of the agent itself; what is heavy runs in children.
 const WORKERS: usize = 2;
@@ -42,6 +42,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
         .map(IdentityFile::in_folder)
         .transpose()?;
     let agent_id = agent_id(&config)?;
+    look_through(config.work_folder.as_deref())?;
     let root = work_root(config.work_folder.as_deref())?;
     let mut hidden = own_places(&config, &root);
     hidden.extend(profile_places(config.aws_profile.as_deref(), &env)?);
@@ -62,7 +63,7 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     let spool = Spool::open(SpoolConfig {
         attempt_cap_bytes: config.spool_task_limit_bytes,
         total_cap_bytes: config.spool_limit_bytes,
-        ..SpoolConfig::in_folder(root.join("spool"))
+        ..SpoolConfig::in_folder(root.join(SPOOL))
     });
     let spool = spool.map_err(|source| StartupError::Folder {
         what: "the log spool",

@@ -14,6 +14,9 @@ use crate::folder::{can_be_made, takes_files};
 /// Below it, where attempts have their folders.
 pub(crate) const WORKSPACES: &str = "work";
 
+/// Below it, where logs wait for the manager.
+pub(crate) const SPOOL: &str = "spool";
+
 /// The chosen folder or the user's own one, as it stands.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -23,7 +26,7 @@ pub(crate) struct Found {
     pub(crate) is_there: bool,
 }
 
-/// Where the agent's folder is, if it can be used: asked by the agent at its start and by the doctor. Nothing is changed.
+/// Where the folder is, if it can be used. Nothing is changed.
 ///
 /// # Errors
 /// It is not this user's alone, takes no files, or is missing and cannot be made.
@@ -35,18 +38,37 @@ pub(crate) fn look(chosen: Option<&Path>) -> Result<Found, StartupError> {
             own(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), &temporary(), user)
         }
     };
+    let is_there = usable(&root, is_private).map_err(unusable(&root))?;
+    Ok(Found { root, is_there })
+}
+
+/// The same with what an agent has in it: asked by the agent at its start and by the doctor.
+///
+/// # Errors
+/// As for [`look`], of the folder, of its workspaces, or of the spool.
+pub(crate) fn look_through(chosen: Option<&Path>) -> Result<Found, StartupError> {
+    let found = look(chosen)?;
+    if found.is_there {
+        let root = &found.root;
+        usable(&root.join(WORKSPACES), is_private).map_err(unusable(root))?;
+        // The folder above it keeps others away.
+        usable(&root.join(SPOOL), |_| Ok(())).map_err(unusable(root))?;
+    }
+    Ok(found)
+}
+
+/// Can this folder be used, and is it there?
+fn usable(folder: &Path, is_fit: impl FnOnce(&Path) -> Result<(), WorkFolderError>) -> Result<bool, WorkFolderError> {
     let bad = |source| WorkFolderError::Io {
-        path: root.clone(),
+        path: folder.to_owned(),
         source,
     };
-    let is_there = match root.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => can_be_made(&root).map(|()| false).map_err(bad),
+    match folder.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_be_made(folder).map(|()| false).map_err(bad),
         Err(error) => Err(bad(error)),
         Ok(found) if !found.is_dir() => Err(bad(io::ErrorKind::NotADirectory.into())),
-        Ok(_) => is_private(&root).and_then(|()| takes_files(&root).map(|()| true).map_err(bad)),
-    };
-    let is_there = is_there.map_err(unusable(&root))?;
-    Ok(Found { root, is_there })
+        Ok(_) => is_fit(folder).and_then(|()| takes_files(folder).map(|()| true).map_err(bad)),
+    }
 }
 
 /// The chosen folder or the user's own one; made if it is missing, and this user's alone.
@@ -118,6 +140,44 @@ mod tests {
             own(Some(OsStr::new("")), temporary, 7),
             Path::new("/tmp/deputy-agent-7")
         );
+    }
+
+    /// Guards that the doctor, which only looks, sees what the agent would stumble over.
+    #[test]
+    fn what_is_in_the_way_inside_is_seen_before_the_start() {
+        use std::os::unix::fs::PermissionsExt;
+        let parent = tempfile::tempdir().expect("a folder");
+        let refused = |name: &str, spoil: &dyn Fn(&Path)| {
+            let root = parent.path().join(name);
+            work_root(Some(&root)).expect("made");
+            assert!(look_through(Some(&root)).expect("nothing is in it").is_there);
+            spoil(&root);
+            look_through(Some(&root)).expect_err(name).explained()
+        };
+        let file = |path: PathBuf| std::fs::write(path, "").expect("written");
+        let told = refused("a", &|root| file(root.join(SPOOL)));
+        assert!(
+            told.contains("a/spool cannot be used") && told.contains("not a directory"),
+            "{told}"
+        );
+        let told = refused("b", &|root| file(root.join(WORKSPACES)));
+        assert!(
+            told.contains("b/work cannot be used") && told.contains("not a directory"),
+            "{told}"
+        );
+        let told = refused("c", &|root| {
+            let work = root.join(WORKSPACES);
+            std::fs::create_dir(&work).expect("made");
+            std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0o777)).expect("mode");
+        });
+        assert!(
+            told.contains("others can write to") && told.contains("c/work"),
+            "{told}"
+        );
+        let told = refused("d", &|root| {
+            std::os::unix::fs::symlink("nowhere", root.join(SPOOL)).expect("linked")
+        });
+        assert!(told.contains("d/spool cannot be used"), "{told}");
     }
 
     #[test]

@@ -8,10 +8,11 @@ use rustix::process::{Resource, getrlimit};
 
 use super::control_group::{self, MEMORY, PROCESSES};
 use super::report::{Finding, Verdict};
+use crate::agent_id::found_id;
 use crate::config::checked::{Config, Mode};
 use crate::exit::StartupError;
 use crate::identity_file::Openness;
-use crate::work_root::{Found, look};
+use crate::work_root::{Found, look_through};
 
 const AREA: &str = "machine";
 
@@ -39,6 +40,7 @@ pub(crate) fn findings(config: &Config) -> Vec<Finding> {
     let work = work_folder(config.work_folder.as_deref(), config.spool_limit_bytes);
     let mut findings = vec![user(), work];
     findings.extend(config.state_folder.as_deref().map(state_folder));
+    findings.extend(agent_id(config));
     findings.extend(config.health_listen.and_then(health_address));
     findings.extend(config.secrets_folder.as_deref().and_then(secrets_folder));
     findings.push(children(config.confinement, Confinement::support()));
@@ -59,7 +61,7 @@ fn user() -> Finding {
 
 fn work_folder(chosen: Option<&Path>, spool_limit: u64) -> Finding {
     let check = "work folder";
-    let Found { root, is_there } = match look(chosen) {
+    let Found { root, is_there } = match look_through(chosen) {
         Ok(found) => found,
         Err(error) => return unusable(check, &error),
     };
@@ -121,6 +123,15 @@ fn state_folder(folder: &Path) -> Finding {
         )),
         Err(error) => unusable(check, &error),
     }
+}
+
+/// A kept id that cannot be used, where it is needed: the agent would not start.
+fn agent_id(config: &Config) -> Option<Finding> {
+    kept_id(config.state_folder.as_deref().filter(|_| config.agent_id.is_none())?)
+}
+
+fn kept_id(folder: &Path) -> Option<Finding> {
+    found_id(folder).err().map(|error| unusable("agent id", &error))
 }
 
 /// An address that is not this machine's: the agent would not start. That the port is taken says nothing: the agent that
@@ -298,6 +309,23 @@ mod tests {
         assert!(finding.hint.starts_with("choose a folder"), "{finding:?}");
         let found = work_folder(Some(&file), 1);
         assert_eq!((found.summary, found.detail), (finding.summary, finding.detail));
+    }
+
+    /// Guards that the exit code says it, as the agent's own would.
+    #[test]
+    fn what_is_in_the_way_inside_the_folders_is_bad() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let work = folder.path().join("work-folder");
+        crate::work_root::work_root(Some(&work)).expect("made");
+        assert_eq!(work_folder(Some(&work), 1).verdict, Verdict::Good);
+        std::fs::write(work.join("spool"), "").expect("a file");
+        assert_eq!(work_folder(Some(&work), 1).verdict, Verdict::Bad);
+        let state = folder.path();
+        assert!(kept_id(state).is_none(), "none is kept yet");
+        std::fs::write(state.join("agent-id"), "").expect("a file");
+        let found = kept_id(state).expect("told");
+        assert_eq!(found.verdict, Verdict::Bad, "{found:?}");
+        assert!(found.hint.contains("generates a new id"), "{found:?}");
     }
 
     #[test]
