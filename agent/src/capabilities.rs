@@ -9,6 +9,7 @@ use deputy_credentials::ambient::AmbientKind;
 use deputy_logs::Spool;
 use deputy_policy::source::PolicySource;
 use deputy_seal::KeyRing;
+use deputy_session::membership::Membership;
 use deputy_steps::registry;
 use deputy_task::capability::Capabilities;
 use tokio::sync::watch;
@@ -75,7 +76,7 @@ fn platform() -> String {
 pub(crate) async fn keep_current(
     capabilities: watch::Sender<Capabilities>,
     path: OsString,
-    (spool, policy): (Spool, PolicySource),
+    (spool, policy, membership): (Spool, PolicySource, Membership),
 ) {
     let found = capabilities.borrow().tools.clone();
     let tools = tools::ask_versions(found, &path).await;
@@ -99,6 +100,7 @@ pub(crate) async fn keep_current(
             .cloned()
             .chain(of_policy)
             .chain(spool.warning())
+            .chain(membership.warning())
             .collect();
         capabilities.send_if_modified(|now| {
             let mut changed = std::mem::replace(&mut now.warnings, warnings.clone()) != warnings;

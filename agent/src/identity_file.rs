@@ -1,19 +1,21 @@
 //! The agent's certificate and key in the state folder, if there is one: for this user alone, written whole or not at
 //! all, and there until the next one takes its place: what was revoked opens nothing, and its key is shown again where
-//! the agent joins again. Without a state folder they are in memory only.
+//! the agent joins again. The key of a join is there before the manager is asked, until the certificate is. Without a
+//! state folder they are in memory only.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, TryLockError};
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use deputy_session::held::{Keeper, Keeping};
 use deputy_session::identity::Identity;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::warn;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::exit::StartupError;
@@ -23,6 +25,10 @@ use crate::folder::{can_be_made, takes_files};
 const FILE: &str = "identity.json";
 /// What it is written as before it has its name.
 const PARTIAL: &str = "identity.partial";
+/// The key of a join that is not answered, or whose certificate is not kept yet: PKCS #8, base64.
+const JOINING: &str = "joining-key";
+/// What that is written as before it has its name.
+const JOINING_PARTIAL: &str = "joining-key.partial";
 /// Largest file that is read.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -52,6 +58,8 @@ impl Drop for Kept {
 #[derive(Debug, Clone)]
 pub(crate) struct IdentityFile {
     path: PathBuf,
+    /// Held by a write: one that hangs lets no other begin.
+    writing: Arc<Mutex<()>>,
 }
 
 /// Who can look into a state folder that the agent can use. Asked by the agent at its start, before a join token has been
@@ -93,10 +101,10 @@ impl Openness {
             ))));
         }
         takes_files(folder).map_err(unusable(folder))?;
-        for name in [FILE, PARTIAL] {
+        for name in [FILE, PARTIAL, JOINING, JOINING_PARTIAL] {
             if folder.join(name).symlink_metadata().is_ok_and(|found| found.is_dir()) {
                 return Err(unusable(folder)(io::Error::other(format!(
-                    "{name} in it is a folder, and the certificate is kept in a file of that name"
+                    "{name} in it is a folder, and what the agent joins with is kept in a file of that name"
                 ))));
             }
         }
@@ -135,9 +143,14 @@ impl IdentityFile {
                 );
             }
         }
-        Ok(Self {
+        Ok(Self::at(folder))
+    }
+
+    fn at(folder: &Path) -> Self {
+        Self {
             path: folder.join(FILE),
-        })
+            writing: Arc::default(),
+        }
     }
 
     /// What is kept in this folder, of whichever agent; the folder stays as it is.
@@ -145,8 +158,21 @@ impl IdentityFile {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub(crate) fn kept_in(folder: &Path) -> io::Result<Option<Identity>> {
-        let path = folder.join(FILE);
-        Self { path }.read()
+        Self::at(folder).read()
+    }
+
+    /// The key of a join in this folder whose certificate is not kept; the folder stays as it is.
+    pub(crate) fn joining_key_in(folder: &Path) -> Option<Zeroizing<Vec<u8>>> {
+        Self::at(folder).joining_key()
+    }
+
+    /// What is kept of this agent, and where the next is kept.
+    pub(crate) fn keeping(self, agent_id: &str) -> Keeping {
+        Keeping {
+            identity: self.load(agent_id),
+            joining_key: self.joining_key(),
+            keeper: Some(Arc::new(self)),
+        }
     }
 
     /// What is kept of this agent. A file that cannot be used is told of and left: joining writes it anew.
@@ -169,14 +195,8 @@ impl IdentityFile {
     }
 
     fn read(&self) -> io::Result<Option<Identity>> {
-        let text = match fs::File::open(&self.path) {
-            Ok(file) => {
-                let mut text = Zeroizing::new(String::new());
-                io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text)?;
-                text
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(text) = read_text(&self.path)? else {
+            return Ok(None);
         };
         let mut kept: Kept = serde_json::from_str(&text).map_err(io::Error::other)?;
         if kept.version != 1 {
@@ -194,6 +214,36 @@ impl IdentityFile {
         }))
     }
 
+    /// One that is the kept certificate's was left behind by a kill.
+    fn joining_key(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let path = self.path.with_file_name(JOINING);
+        let text = match read_text(&path) {
+            Ok(text) => text?,
+            Err(error) => {
+                warn!(file = %path.display(), %error, "the key of a join that was begun cannot be read; another is made");
+                return None;
+            }
+        };
+        let key = match BASE64.decode(text.trim()) {
+            Ok(key) => Zeroizing::new(key),
+            Err(error) => {
+                warn!(file = %path.display(), %error, "the key of a join that was begun is damaged; another is made");
+                return None;
+            }
+        };
+        let is_answered = self.read().is_ok_and(|kept| kept.is_some_and(|kept| kept.key == key));
+        (!is_answered).then_some(key)
+    }
+
+    fn write_key(&self, key: &Zeroizing<Vec<u8>>) -> io::Result<()> {
+        let kept = self.read().ok().flatten();
+        if kept.is_some_and(|kept| kept.key == *key) {
+            return Ok(());
+        }
+        self.write_whole(JOINING, JOINING_PARTIAL, &Zeroizing::new(BASE64.encode(&**key)))?;
+        self.folder_to_disk()
+    }
+
     fn write(&self, identity: &Identity) -> io::Result<()> {
         let kept = Kept {
             version: 1,
@@ -206,7 +256,17 @@ impl IdentityFile {
             key: BASE64.encode(&*identity.key),
         };
         let text = Zeroizing::new(serde_json::to_string_pretty(&kept).map_err(io::Error::other)?);
-        let partial = self.path.with_file_name(PARTIAL);
+        self.write_whole(FILE, PARTIAL, &text)?;
+        self.folder_to_disk()?;
+        // Whatever joined, its key is in there or of no use any more.
+        match fs::remove_file(self.path.with_file_name(JOINING)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn write_whole(&self, name: &str, partial: &str, text: &str) -> io::Result<()> {
+        let partial = self.path.with_file_name(partial);
         // One that was left behind by another start may have another mode, or be somebody else's.
         match fs::remove_file(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -216,28 +276,53 @@ impl IdentityFile {
         let mut file = options.write(true).create_new(true).mode(0o600).open(&partial)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&partial, &self.path)?;
-        // The name is on disk when its folder is.
+        fs::rename(&partial, self.path.with_file_name(name))
+    }
+
+    /// A name is on disk when its folder is.
+    fn folder_to_disk(&self) -> io::Result<()> {
         fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 
-    /// Keeps what the session has, for as long as it has one. Runs as a part of the supervisor's.
-    pub(crate) async fn keep(self, mut identity: watch::Receiver<Option<Arc<Identity>>>) {
-        while identity.changed().await.is_ok() {
-            let Some(now) = identity.borrow_and_update().clone() else {
-                continue;
-            };
-            let file = self.clone();
-            let written = tokio::task::spawn_blocking(move || file.write(&now)).await;
-            match written {
-                Ok(Ok(())) => info!(file = %self.path.display(), "the certificate is kept"),
-                Ok(Err(error)) => {
-                    error!(file = %self.path.display(), %error, "the certificate cannot be kept; after a restart the agent has to join again");
+    /// Writes on a thread that may wait for the disk.
+    async fn written(&self, write: impl FnOnce(&Self) -> io::Result<()> + Send + 'static) -> Result<(), String> {
+        let file = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = match file.writing.try_lock() {
+                Ok(writing) => writing,
+                Err(TryLockError::Poisoned(broken)) => broken.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::other("the write before it has not come to an end"));
                 }
-                Err(error) => error!(%error, "keeping the certificate broke"),
-            }
-        }
+            };
+            write(&file)
+        });
+        let written = written.await.map_err(|error| format!("the write broke: {error}"))?;
+        written.map_err(|error| format!("{}: {error}", self.path.display()))
     }
+}
+
+#[async_trait]
+impl Keeper for IdentityFile {
+    async fn keep(&self, identity: Arc<Identity>) -> Result<(), String> {
+        self.written(move |file| file.write(&identity)).await
+    }
+
+    async fn keep_key(&self, key: Zeroizing<Vec<u8>>) -> Result<(), String> {
+        self.written(move |file| file.write_key(&key)).await
+    }
+}
+
+/// None: there is no such file.
+fn read_text(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = Zeroizing::new(String::new());
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text)?;
+    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -270,6 +355,30 @@ mod tests {
         assert_eq!(file.load("a2"), None, "it is another agent's");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&file.path)), (0o700, 0o600));
+    }
+
+    /// Guards a kill between: the key is found until its certificate is, and then no more.
+    #[test]
+    fn the_key_of_a_join_is_there_until_its_certificate_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = IdentityFile::in_folder(folder.path()).expect("made");
+        let found = || IdentityFile::joining_key_in(folder.path());
+        let path = folder.path().join(JOINING);
+        assert_eq!(found(), None);
+        let key = identity().key;
+        file.write_key(&key).expect("written");
+        assert_eq!(found(), Some(key.clone()));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let left_behind = fs::read(&path).expect("read");
+        file.write(&identity()).expect("written");
+        assert!(!path.exists());
+        fs::write(&path, left_behind).expect("as after a kill between the two");
+        assert_eq!(found(), None, "it is answered");
+        file.write_key(&key).expect("it is in the certificate's file");
+        for damaged in ["%", "\u{0}"] {
+            fs::write(&path, damaged).expect("written");
+            assert_eq!(found(), None);
+        }
     }
 
     #[test]

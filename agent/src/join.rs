@@ -9,7 +9,7 @@ use deputy_credentials::Identities;
 use deputy_credentials::join_proof::{self, ProofBinding};
 use deputy_dial::authority::Authority;
 use deputy_dial::url::Transport;
-use deputy_session::identity::Identity;
+use deputy_session::held::Keeping;
 use deputy_session::join_proof::{Challenge, JoinProof, ProofSource};
 use deputy_session::membership::{AuthoritySource, Joining, Membership};
 use deputy_task::id::AgentId;
@@ -30,7 +30,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 pub(crate) fn membership(
     config: &Config,
     agent_id: &AgentId,
-    identity: Option<Identity>,
+    keeping: Keeping,
     identities: &Identities,
 ) -> Result<Membership, StartupError> {
     let joining = match (config.manager.transport(), &config.believed) {
@@ -47,7 +47,7 @@ pub(crate) fn membership(
                 authority,
                 trust_domain: config.trust_domain.clone(),
                 proof: proof(&config.join, identities),
-                identity,
+                keeping,
             })
         }
     };

@@ -75,13 +75,12 @@ pub(crate) fn run(config: Config) -> Result<Exit, StartupError> {
     if !ambient.warning.is_empty() {
         tracing::warn!("{}", ambient.warning);
     }
-    let identity = kept.as_ref().and_then(|kept| kept.load(agent_id.as_str()));
+    let keeping = kept.map(|kept| kept.keeping(agent_id.as_str())).unwrap_or_default();
     // Joining happens on the session's thread, so it has an HTTP client of its own.
-    let membership = membership(&config, &agent_id, identity, &own_identity(&config, env))?;
+    let membership = membership(&config, &agent_id, keeping, &own_identity(&config, env))?;
     let parts = Parts {
         agent_id,
         membership,
-        kept,
         instance_id: InstanceId::generate(),
         work,
         spool,

@@ -33,7 +33,6 @@ use crate::config::checked::Config;
 use crate::drain::{Schedule, Staged, at_most, stage};
 use crate::exit::{Exit, StartupError};
 use crate::health::{self, Health, Readiness};
-use crate::identity_file::IdentityFile;
 
 /// Events and commands between executor and session. Enough that neither waits for the other's
 /// scheduling under load; what does not fit waits at its sender.
@@ -54,8 +53,6 @@ const STOP_REVOKED: Duration = Duration::from_secs(15);
 pub(crate) struct Parts {
     pub(crate) agent_id: AgentId,
     pub(crate) membership: Membership,
-    /// Where its certificate is kept; none: in memory only.
-    pub(crate) kept: Option<IdentityFile>,
     pub(crate) instance_id: InstanceId,
     pub(crate) work: WorkFolder,
     pub(crate) spool: Spool,
@@ -80,6 +77,7 @@ struct Supervisor {
     readiness: watch::Sender<Readiness>,
     finish: watch::Sender<Finish>,
     spool: Spool,
+    membership: Membership,
 }
 
 /// Why a running agent stops.
@@ -232,9 +230,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         finish_in,
     ));
     let mut background = Background::default();
-    if let Some(kept) = parts.kept {
-        background.spawn("keeper of the certificate", kept.keep(parts.membership.identity()));
-    }
+    background.spawn("keeper of the certificate", parts.membership.clone().keep_up());
     background.spawn(
         "bundle fetcher",
         bulk::fetch_blobs(session_config.clone(), blobs_in, commands.clone()),
@@ -245,7 +241,11 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
     );
     background.spawn(
         "capability report",
-        capabilities::keep_current(offers, parts.path, (parts.spool.clone(), config.policy)),
+        capabilities::keep_current(
+            offers,
+            parts.path,
+            (parts.spool.clone(), config.policy, parts.membership.clone()),
+        ),
     );
     if deputy_process::orphans::inherits() {
         background.spawn("orphan reaper", deputy_process::orphans::reap());
@@ -262,6 +262,7 @@ fn start(config: Config, parts: Parts) -> Result<Started, StartupError> {
         readiness,
         finish,
         spool: parts.spool,
+        membership: parts.membership,
     };
     Ok(Started {
         supervisor,
@@ -383,6 +384,8 @@ impl Supervisor {
             Some(ended) => session_end(ended)?,
             None => warn!("the manager did not hear everything in time; it will when the lease is over"),
         }
+        // Why it is still not there has been told.
+        let _ = at_most(begun + self.schedule.all, self.membership.keep_at_last()).await;
         info!(elapsed_ms = begun.elapsed().as_millis(), "left");
         Ok(())
     }
@@ -429,7 +432,9 @@ mod tests {
         reason = "the supervisor joins what these tests spawn for it"
     )]
 
+    use deputy_dial::proxy::ProxyRule;
     use deputy_logs::SpoolConfig;
+    use deputy_session::way::Transport;
 
     use super::*;
 
@@ -464,6 +469,12 @@ mod tests {
             readiness,
             finish,
             spool: Spool::open(SpoolConfig::in_folder(folder.to_owned())).expect("spool"),
+            membership: Membership::new(
+                "http://127.0.0.1:1".parse().expect("an address"),
+                "a1".parse().expect("an id"),
+                (ProxyRule::default(), Duration::from_secs(1), Transport::Stream),
+                None,
+            ),
         }
     }
 

@@ -36,6 +36,7 @@ mod image;
 mod hostile_networks;
 mod link;
 mod membership;
+mod kept_identity;
 mod proxy;
 mod testbed;
 

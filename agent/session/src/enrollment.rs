@@ -1,6 +1,7 @@
 //! The calls that make and exchange certificates. The key of a request is made here and never leaves; one that was
-//! not answered is used again, so that a join whose answer was lost takes no second use of its token. Whoever joins
-//! again shows the key that it had: to the manager it is the same process then, with everything that it holds.
+//! not answered is used again, after a restart too where it is kept, so that a join whose answer was lost takes no second
+//! use of its token. Whoever joins again shows the key that it had: to the manager it is the same process then, with
+//! everything that it holds.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,9 +15,11 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::channel::{ManagerChannel, OpenError, Route};
+use crate::held::{Keeper, WRITTEN_WITHIN};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::{Challenge, JoinProof, ProofSource};
 
@@ -70,6 +73,8 @@ pub(crate) enum JoinError {
     Certificate(String),
     #[error("{0}")]
     Proof(String),
+    #[error("what a join token is used for has to be on disk before, and is not: {0}; make room in the state folder")]
+    NotKept(String),
     #[error(
         "this machine's clock is {} {way} the manager's; with more than {} minutes nothing that is signed is believed: \
          set the clock (NTP)", minutes(*.by), MAX_SKEW.as_secs() / 60
@@ -143,7 +148,6 @@ struct Request {
 }
 
 /// The request that was not answered yet.
-#[derive(Default)]
 pub(crate) struct Enrollment {
     open: Option<Request>,
 }
@@ -183,18 +187,33 @@ impl Request {
 }
 
 impl Enrollment {
-    /// Joins by a proof, with the key of before if there was one.
+    /// With the key of a join whose answer was not kept, if there is one.
+    pub(crate) fn going_on(key: Option<Zeroizing<Vec<u8>>>) -> Self {
+        let open = key.and_then(|key| match key_pair(&key).and_then(Request::of) {
+            Ok(request) => Some(request),
+            Err(error) => {
+                warn!(%error, "the key of a join that was begun before is not used");
+                None
+            }
+        });
+        Self { open }
+    }
+
+    /// Joins by a proof, with the key of before if there was one. The key is kept before the manager is asked.
     pub(crate) async fn join(
         &mut self,
         route: &Route,
         who: &Who<'_>,
-        (source, before): (&dyn ProofSource, Option<&Identity>),
+        ((source, before), keeper): ((&dyn ProofSource, Option<&Identity>), Option<&dyn Keeper>),
     ) -> Result<Identity, JoinError> {
         let (mut client, challenge, _) = challenged(route, who).await?;
         let request = match self.open.take() {
             Some(open) => self.open.insert(open),
             None => self.open.insert(Request::with_key_of(before)?),
         };
+        if let Some(keeper) = keeper {
+            keep_key(keeper, request, source).await?;
+        }
         let join = proved(request, challenge, who, source).await?;
         let answer = within(who.within, client.join(join)).await?;
         let answered = self.open.take().map(|request| request.answered(answer.certificate));
@@ -214,6 +233,43 @@ impl Enrollment {
         let answer = within(who.within, client.renew_expired(renew)).await?;
         request.answered(answer.certificate)
     }
+
+    /// Asks whether a join would be let in; takes nothing. Answers the pool and the rule.
+    pub(crate) async fn check_join(
+        &self,
+        route: &Route,
+        who: &Who<'_>,
+        (source, before): (&dyn ProofSource, Option<&Identity>),
+    ) -> Result<(String, String), JoinError> {
+        let (client, challenge, _) = challenged(route, who).await?;
+        let made;
+        let request = match &self.open {
+            Some(open) => open,
+            None => {
+                made = Request::with_key_of(before)?;
+                &made
+            }
+        };
+        let asked = v1::CheckJoinRequest {
+            join: Some(proved(request, challenge, who, source).await?),
+            renew_expired: None,
+        };
+        checked(client, who, asked).await
+    }
+}
+
+/// Without its key on disk, an agent that is killed before it has its certificate there would need its token once more.
+async fn keep_key(keeper: &dyn Keeper, request: &Request, source: &dyn ProofSource) -> Result<(), JoinError> {
+    let key = Zeroizing::new(request.key.serialize_der());
+    let kept = tokio::time::timeout(WRITTEN_WITHIN, keeper.keep_key(key)).await;
+    let kept = kept.unwrap_or_else(|_| Err(format!("the disk has not answered within {WRITTEN_WITHIN:?}")));
+    match kept {
+        Err(why) if source.lasts() => {
+            warn!(%why, "the key to join with is not on disk; the proof can be given again");
+            Ok(())
+        }
+        kept => kept.map_err(JoinError::NotKept),
+    }
 }
 
 /// What the manager says of itself, after it was checked.
@@ -223,21 +279,6 @@ pub(crate) async fn greet(route: &Route, who: &Who<'_>) -> Result<Greeting, Join
         trust_domain: challenge.trust_domain,
         clock,
     })
-}
-
-/// Asks whether a join would be let in; takes nothing. Answers the pool and the rule.
-pub(crate) async fn check_join(
-    route: &Route,
-    who: &Who<'_>,
-    (source, before): (&dyn ProofSource, Option<&Identity>),
-) -> Result<(String, String), JoinError> {
-    let (client, challenge, _) = challenged(route, who).await?;
-    let request = Request::with_key_of(before)?;
-    let asked = v1::CheckJoinRequest {
-        join: Some(proved(&request, challenge, who, source).await?),
-        renew_expired: None,
-    };
-    checked(client, who, asked).await
 }
 
 /// Asks whether an expired certificate would be exchanged; takes nothing. Answers the pool and the rule.
@@ -360,7 +401,11 @@ fn unusable(error: rcgen::Error) -> JoinError {
 }
 
 fn kept_key(identity: &Identity) -> Result<KeyPair, JoinError> {
-    let key = rustls_key(&identity.key);
+    key_pair(&identity.key)
+}
+
+fn key_pair(pkcs8: &[u8]) -> Result<KeyPair, JoinError> {
+    let key = rustls_key(pkcs8);
     KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(unusable)
 }
 

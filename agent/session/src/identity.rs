@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 const RENEWED_AFTER: f64 = 2.0 / 3.0;
 const JITTER: f64 = 0.05;
 
+/// Its last part.
+const LAST: f64 = 0.1;
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -60,12 +63,21 @@ impl Identity {
 
     /// When to renew, from now on; `chance` is from 0 to 1.
     pub(crate) fn renew_in(&self, now: Duration, chance: f64) -> Duration {
-        let life = self.not_after_ms.saturating_sub(self.obtained_at_ms).max(0);
         let part = RENEWED_AFTER + JITTER * (2.0 * chance - 1.0);
+        self.after(part).saturating_sub(now)
+    }
+
+    /// When the last tenth of its life begins, since 1970.
+    pub(crate) fn last_tenth(&self) -> Duration {
+        self.after(1.0 - LAST)
+    }
+
+    /// When this part of its life is over, since 1970.
+    fn after(&self, part: f64) -> Duration {
+        let life = self.not_after_ms.saturating_sub(self.obtained_at_ms).max(0);
         // A life in milliseconds is far below what a float holds exactly.
         let life = Duration::from_millis(u64::try_from(life).unwrap_or(0));
-        let due = Duration::from_millis(u64::try_from(self.obtained_at_ms).unwrap_or(0)) + life.mul_f64(part);
-        due.saturating_sub(now)
+        Duration::from_millis(u64::try_from(self.obtained_at_ms).unwrap_or(0)) + life.mul_f64(part)
     }
 }
 

@@ -25,6 +25,7 @@ mod frame_codec;
 pub mod config;
 pub mod membership;
 mod enrollment;
+pub mod held;
 pub mod join_proof;
 pub mod identity;
 mod channel;

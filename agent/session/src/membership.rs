@@ -2,7 +2,7 @@
 //! ended or was taken away. Shared by all connections of the agent; the session joins and renews, the others only use.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deputy_dial::authority::{Authority, ClientIdentity};
@@ -12,13 +12,13 @@ use deputy_dial::url::{ManagerUrl, Transport as Security};
 use deputy_proto::v1::agent_client::AgentClient;
 use deputy_task::id::AgentId;
 use rand::Rng;
-use tokio::sync::watch;
 use tonic::Status;
 use tracing::{info, warn};
 
 use crate::channel::{Dialers, ManagerChannel, Route};
 use crate::enrollment::{self, CERTIFICATE_REFUSED, Enrollment, JoinError, Who};
 pub use crate::enrollment::{ClockDifference, Greeting};
+use crate::held::{By, Held, Keeping};
 use crate::identity::{Identity, unix_now};
 use crate::join_proof::ProofSource;
 use crate::way::{Carrier, Transport, Way};
@@ -39,8 +39,8 @@ pub struct Joining {
     pub trust_domain: Option<String>,
     /// Where the proof comes from; none: there has to be an identity already.
     pub proof: Option<Arc<dyn ProofSource>>,
-    /// What was kept from before.
-    pub identity: Option<Identity>,
+    /// What was kept from before, and where what comes is kept.
+    pub keeping: Keeping,
 }
 
 /// A manager's answer to who asks only whether he would be taken.
@@ -77,9 +77,7 @@ struct Shared {
     within: Duration,
     agent_id: AgentId,
     joining: Option<Joining>,
-    identity: watch::Sender<Option<Arc<Identity>>>,
-    /// The manager has refused it: it has to be exchanged before it is used again.
-    doubted: Mutex<bool>,
+    held: Held,
     way: Way,
     enrollment: tokio::sync::Mutex<Enrollment>,
 }
@@ -88,7 +86,7 @@ impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Membership")
             .field("manager", &self.shared.url)
-            .field("identity", &*self.shared.identity.borrow())
+            .field("identity", &self.shared.held.in_use())
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +101,12 @@ impl Membership {
         joining: Option<Joining>,
     ) -> Self {
         let mut joining = joining.filter(|_| url.transport() == Security::Tls);
-        let identity = joining.as_mut().and_then(|joining| joining.identity.take());
+        let keeping = joining.as_mut().map(|joining| std::mem::take(&mut joining.keeping));
+        let Keeping {
+            identity,
+            joining_key,
+            keeper,
+        } = keeping.unwrap_or_default();
         Self {
             shared: Arc::new(Shared {
                 url,
@@ -111,18 +114,30 @@ impl Membership {
                 within,
                 agent_id,
                 joining,
-                identity: watch::Sender::new(identity.map(Arc::new)),
-                doubted: Mutex::new(false),
+                held: Held::new(identity, keeper),
                 way: Way::new(transport),
-                enrollment: tokio::sync::Mutex::default(),
+                enrollment: tokio::sync::Mutex::new(Enrollment::going_on(joining_key)),
             }),
         }
     }
 
-    /// Follows the identity, for whoever keeps it.
+    /// Tries again to write what could not be kept, for as long as the agent lives. Runs as a part of the supervisor's.
+    pub async fn keep_up(self) {
+        self.shared.held.keep_up().await;
+    }
+
+    /// Tries for the last time to write what could not be kept.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub async fn keep_at_last(&self) -> Result<(), String> {
+        self.shared.held.write().await
+    }
+
+    /// What people should see: a certificate could not be kept.
     #[must_use]
-    pub fn identity(&self) -> watch::Receiver<Option<Arc<Identity>>> {
-        self.shared.identity.subscribe()
+    pub fn warning(&self) -> Option<String> {
+        self.shared.held.warning()
     }
 
     /// Asks the manager who it is, and nothing else: the way to it, its certificate, its clock and its trust domain
@@ -140,7 +155,7 @@ impl Membership {
     /// # Errors
     /// That it is not taken and why, or what is in the way.
     pub async fn show(&self, carrier: Carrier) -> Result<(), NotTaken> {
-        let identity = self.shared.identity.borrow().clone();
+        let identity = self.shared.held.in_use();
         let shown = enrollment::show(&self.route_as(identity, carrier), self.shared.within).await;
         shown.map_err(|error| match error {
             JoinError::Certificate(why) => NotTaken::Refused(why),
@@ -156,9 +171,11 @@ impl Membership {
     pub async fn check_join(&self, carrier: Carrier) -> Result<(String, String), NotTaken> {
         let proof = self.shared.joining.as_ref().and_then(|joining| joining.proof.as_ref());
         let proof = proof.ok_or_else(|| NotTaken::of(&JoinError::NoProof))?;
-        let before = self.shared.identity.borrow().clone();
+        let before = self.shared.held.in_use();
         let route = self.route_as(None, carrier);
-        let checked = enrollment::check_join(&route, &self.who(), (proof.as_ref(), before.as_deref())).await;
+        let enrollment = self.shared.enrollment.lock().await;
+        let key = (proof.as_ref(), before.as_deref());
+        let checked = enrollment.check_join(&route, &self.who(), key).await;
         checked.map_err(|error| NotTaken::of(&error))
     }
 
@@ -168,7 +185,7 @@ impl Membership {
     /// # Errors
     /// That it would not and why, or what is in the way.
     pub async fn check_renewal(&self, carrier: Carrier) -> Result<(String, String), NotTaken> {
-        let kept = self.shared.identity.borrow().clone();
+        let kept = self.shared.held.in_use();
         let kept = kept.ok_or_else(|| NotTaken::Unasked(JoinError::NotYet.to_string()))?;
         let checked = enrollment::check_renewal(&self.route_as(None, carrier), &self.who(), &kept).await;
         checked.map_err(|error| NotTaken::of(&error))
@@ -192,8 +209,7 @@ impl Membership {
 
     /// Makes connections as the member that the agent is now.
     pub(crate) fn dialer(&self, carrier: Carrier) -> Result<Dialer, JoinError> {
-        let identity = self.shared.identity.borrow().clone();
-        match (&self.shared.joining, identity) {
+        match (&self.shared.joining, self.shared.held.in_use()) {
             (Some(_), None) => Err(JoinError::NotYet),
             (_, identity) => self.dialer_as(identity.as_deref(), carrier),
         }
@@ -246,19 +262,16 @@ impl Membership {
     }
 
     /// Sees that there is an identity that can be used: joins, or exchanges what has ended. Called before the session
-    /// dials; bounded by the timeouts of its calls.
+    /// dials; bounded by the timeouts of its calls and of the disk.
     pub(crate) async fn ensure(&self) -> Result<(), JoinError> {
         let Some(joining) = &self.shared.joining else {
             return Ok(());
         };
-        let before = self.shared.identity.borrow().clone();
-        let is_doubted = *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(identity) = &before
-            && !is_doubted
-            && !identity.is_over(unix_now())
-        {
+        let held = &self.shared.held;
+        if held.is_good() || held.make_do().map_err(JoinError::NotKept)? {
             return Ok(());
         }
+        let before = held.in_use();
         let mut enrollment = self.shared.enrollment.lock().await;
         let route = self.route_as(None, self.shared.way.next());
         let who = self.who();
@@ -270,18 +283,20 @@ impl Membership {
             }
             _ => None,
         };
-        let identity = match (renewed, proof) {
-            (Some(Ok(identity)), _) => identity,
+        let (identity, by) = match (renewed, proof) {
+            (Some(Ok(identity)), _) => (identity, By::WhatLasts),
             // The way to the manager is what failed.
             (Some(Err(error)), _) if !error.is_refusal() => return Err(error),
             (Some(Err(error)), Some(proof)) => {
                 warn!(%error, "the certificate cannot be renewed; joining again");
                 let key = (proof.as_ref(), before.as_deref());
-                enrollment.join(&route, &who, key).await?
+                let joined = enrollment.join(&route, &who, (key, held.keeper())).await?;
+                (joined, By::of(proof.as_ref()))
             }
             (None, Some(proof)) => {
                 let key = (proof.as_ref(), before.as_deref());
-                enrollment.join(&route, &who, key).await?
+                let joined = enrollment.join(&route, &who, (key, held.keeper())).await?;
+                (joined, By::of(proof.as_ref()))
             }
             (Some(Err(error)), None) => return Err(error),
             (None, None) => return Err(JoinError::NoProof),
@@ -292,13 +307,7 @@ impl Membership {
             join.rule = identity.join_rule,
             "joined the manager"
         );
-        self.take(identity);
-        Ok(())
-    }
-
-    fn take(&self, identity: Identity) {
-        *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.shared.identity.send_replace(Some(Arc::new(identity)));
+        held.put(identity, by).await.map_err(JoinError::NotKept)
     }
 
     /// The manager answered that our certificate is the reason: it is exchanged before the next connection. True if it is the reason.
@@ -317,7 +326,7 @@ impl Membership {
 
     /// The certificate is not taken any more.
     pub(crate) fn doubt(&self) {
-        *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.held.doubt();
     }
 
     /// Renews the certificate over a live connection whenever it is due. Ends only if the connection's own certificate
@@ -325,7 +334,10 @@ impl Membership {
     pub(crate) async fn keep_renewed(self, mut client: AgentClient<ManagerChannel>) {
         let mut failed = false;
         loop {
-            let Some(identity) = self.shared.identity.borrow().clone() else {
+            let held = &self.shared.held;
+            // What could not be written yet is the next one: no other is asked for.
+            held.settled().await;
+            let Some(identity) = held.in_use() else {
                 return std::future::pending().await;
             };
             let now = unix_now();
@@ -342,7 +354,9 @@ impl Membership {
                 Ok(identity) => {
                     info!(not_after_ms = identity.not_after_ms, "the certificate was renewed");
                     failed = false;
-                    self.take(identity);
+                    if let Err(why) = held.put(identity, By::WhatLasts).await {
+                        warn!(%why, "the old certificate is used until the new one is on disk");
+                    }
                 }
                 // This connection is as old as its certificate; a new one is made with the newest.
                 Err(error @ JoinError::Certificate(_)) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use deputy_credentials::Identities;
 use deputy_credentials::join_proof::unfit_token;
 use deputy_dial::url::Transport;
+use deputy_session::held::Keeping;
 use deputy_session::identity::Identity;
 use deputy_session::join_proof::{Challenge, JoinProof};
 use deputy_session::membership::{ClockDifference, Greeting, Membership, NotTaken};
@@ -98,7 +99,7 @@ async fn answer(config: &Config, identities: &Identities) -> (Vec<Finding>, Opti
     let Some(agent_id) = config.agent_id.clone().or_else(|| "doctor".parse::<AgentId>().ok()) else {
         return (vec![Finding::skipped(AREA, "answer", "not asked")], None);
     };
-    let member = match membership(config, &agent_id, None, identities) {
+    let member = match membership(config, &agent_id, Keeping::default(), identities) {
         Ok(member) => member,
         Err(error) => {
             let why = error.causes().into_iter().next().unwrap_or_else(|| error.to_string());
@@ -276,7 +277,16 @@ impl Asking<'_> {
 
     fn member_as(&self, agent_id: &AgentId, identity: Option<&Identity>) -> Option<(Membership, Carrier)> {
         let (_, carrier) = self.manager.as_ref()?;
-        let member = membership(self.config, agent_id, identity.cloned(), self.identities);
+        let keeping = Keeping {
+            identity: identity.cloned(),
+            joining_key: self
+                .config
+                .state_folder
+                .as_deref()
+                .and_then(IdentityFile::joining_key_in),
+            keeper: None,
+        };
+        let member = membership(self.config, agent_id, keeping, self.identities);
         Some((member.ok()?, *carrier))
     }
 

@@ -639,6 +639,10 @@ async fn an_expired_certificate_is_exchanged_by_its_key_and_by_nothing_else() {
         .await
         .expect_err("another key");
     assert!(refused.message().contains("not by the key"), "{refused:?}");
+    // An answer that was lost, or never came to the agent's disk, ends nothing.
+    renew_expired(&secured, &member, &member.key)
+        .await
+        .expect("renewed, and not used");
     let renewed = renew_expired(&secured, &member, &member.key).await.expect("renewed");
     call(&mut secured.agent(&renewed).await).await.expect("good");
     let refused = renew_expired(&secured, &member, &member.key)
