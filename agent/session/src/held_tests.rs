@@ -1,3 +1,5 @@
+//! What is used when, by whether the disk takes it. Run with the unit tests.
+
 use super::*;
 use crate::identity::millis;
 
