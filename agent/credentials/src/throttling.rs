@@ -1,6 +1,7 @@
 //! Does an answer of AWS say that calls come too fast? In each of its protocols the code stands elsewhere.
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use deputy_task::json::Bound;
 
 /// The codes that the AWS SDKs take for throttling
 /// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html>).
@@ -39,10 +40,16 @@ pub(crate) fn is_throttling_code(code: &str) -> bool {
     CODES.contains(&code)
 }
 
+/// Errors of AWS say a few words; what has more values was written by somebody else.
+const ERROR_BOUND: Bound = Bound {
+    values: 1000,
+    depth: 32,
+};
+
 /// The code in a body: `__type` or `code` in JSON, `<Code>` in XML.
 fn code_in(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
-    if let Ok(value) = serde_json::from_str::<serde_json::Value>(text) {
+    if let Ok(value) = ERROR_BOUND.read::<serde_json::Value>(body) {
         let code = ["__type", "code", "Code"].iter().find_map(|key| value[*key].as_str());
         return code.map(|code| bare(code).to_owned());
     }

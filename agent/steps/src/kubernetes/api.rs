@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use deputy_task::json::{Bound, Unread};
 use futures::future::poll_fn;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -37,6 +38,12 @@ const MAX_FOREIGN_CHARS: usize = 300;
 
 /// Takes the secrets of a task out of a text. Asked before anything is cut: of half a secret nobody knows that it is one.
 pub(crate) type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Most values in one: thousands of pods with everything that a cluster notes about them.
+const ANSWER_BOUND: Bound = Bound {
+    values: 1_000_000,
+    depth: 127,
+};
 
 /// An API server, as one identity.
 #[derive(Clone)]
@@ -155,7 +162,7 @@ impl Api {
         let only = HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
         request.headers_mut().insert(ACCEPT, only);
         let answer = self.send(request).await?;
-        let mut list: Value = serde_json::from_slice(&answer).map_err(|error| unreadable(&error))?;
+        let mut list: Value = ANSWER_BOUND.read(&answer).map_err(|error| unreadable(&error))?;
         match list.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => Ok(items),
             _ => Ok(Vec::new()),
@@ -188,7 +195,7 @@ impl Api {
             }
             other => other?,
         };
-        serde_json::from_slice(&answer).map_err(|error| unreadable(&error))
+        ANSWER_BOUND.read(&answer).map_err(|error| unreadable(&error))
     }
 
     /// The user name that the cluster gives this identity.
@@ -223,7 +230,7 @@ impl Api {
             self.bearer.forget().await;
         }
         match result {
-            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| unreadable(&error)),
+            Ok(answer) => ANSWER_BOUND.read(&answer).map_err(|error| unreadable(&error)),
             Err(ApiError::NoAnswer { detail, .. }) if !pass.transmitted() => {
                 let expired = permit.check().is_err();
                 Err(if expired {
@@ -311,7 +318,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
 pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: Redacting<'_>) -> ApiError {
-    let read = serde_json::from_slice::<Status>(body);
+    let read = ANSWER_BOUND.read::<Status>(body);
     let is_foreign = read.is_err();
     let status = read.unwrap_or_else(|_| Status {
         message: Some(String::from_utf8_lossy(body).trim().to_owned()),
@@ -331,7 +338,7 @@ pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: Redacti
 }
 
 /// Where an answer is not as it should be, without what stands there.
-fn unreadable(error: &serde_json::Error) -> ApiError {
+fn unreadable(error: &Unread) -> ApiError {
     ApiError::Unreadable(said(&error.to_string()))
 }
 

@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use deputy_task::json::Bound;
 use deputy_task::outcome::Failure;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -24,6 +25,12 @@ const MAX_IMAGE_BYTES: usize = 1024 * 1024 - 16 * 1024;
 
 /// Largest object that is read back. etcd holds 1.5 MiB.
 const MAX_OBJECT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Most values in one, so that no Secret of somebody else takes the agent's memory.
+const OBJECT_BOUND: Bound = Bound {
+    values: 200_000,
+    depth: 127,
+};
 
 /// Compression: fast; the object is small.
 const LEVEL: i32 = 3;
@@ -100,6 +107,7 @@ fn pack(live: &Value) -> Result<Vec<u8>, String> {
         }
     }
     let text = object.to_string();
+    OBJECT_BOUND.check(text.as_bytes()).map_err(|error| error.to_string())?;
     let packed = zstd::stream::encode_all(text.as_bytes(), LEVEL).map_err(|error| error.to_string())?;
     // What is stored is base64 of it.
     if packed.len() / 3 * 4 > MAX_IMAGE_BYTES {
@@ -119,7 +127,7 @@ fn unpack(packed: &[u8]) -> Result<Value, String> {
         .take(MAX_OBJECT_BYTES)
         .read_to_end(&mut text)
         .map_err(|error| error.to_string())?;
-    serde_json::from_slice(&text).map_err(|error| error.to_string())
+    OBJECT_BOUND.read(&text).map_err(|error| error.to_string())
 }
 
 fn short_hash(text: &str) -> String {
@@ -165,6 +173,18 @@ mod tests {
         assert_eq!(object_of(&secret).expect("reads"), expected);
         assert_eq!(secret["metadata"]["labels"]["deputy.dev/task"], "0192");
         assert_eq!(secret["metadata"]["namespace"], "shop");
+    }
+
+    #[test]
+    fn an_image_of_more_values_than_an_object_has_is_neither_made_nor_read() {
+        let values = |count: usize| vec![Value::Null; count].into();
+        let most = values(199_999);
+        assert_eq!(unpack(&pack(&most).expect("packed")), Ok(most));
+        let more: Value = values(200_000);
+        let told = pack(&more).expect_err("too many");
+        assert!(told.contains("more than 200000 values"), "{told}");
+        let foreign = zstd::stream::encode_all(more.to_string().as_bytes(), LEVEL).expect("packed");
+        assert_eq!(unpack(&foreign), Err(told));
     }
 
     #[test]
