@@ -18,22 +18,41 @@ pub(crate) fn mentions(rule: &Value) -> bool {
 pub(crate) fn applies_without(rule: &Value) -> bool {
     let conditions = rule.get("conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {
-        let denied = condition.get("kind").and_then(Value::as_str) == Some("unless");
-        condition.get("body").is_some_and(|body| helped_by_false(body, denied))
+        let wanted = match condition.get("kind").and_then(Value::as_str) {
+            Some("unless") => Wanted::False,
+            _ => Wanted::True,
+        };
+        condition.get("body").is_some_and(|body| helped_by_false(body, wanted))
     })
 }
 
-/// Is there a test for the manager's word whose being false can make `expression` true, or false if it is `denied`?
-fn helped_by_false(expression: &Value, denied: bool) -> bool {
+/// What an expression must be for the rule to apply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    True,
+    False,
+}
+
+impl Wanted {
+    const fn other(self) -> Self {
+        match self {
+            Self::True => Self::False,
+            Self::False => Self::True,
+        }
+    }
+}
+
+/// Is there a test for the manager's word whose being false can make `expression` what is wanted?
+fn helped_by_false(expression: &Value, wanted: Wanted) -> bool {
     match expression {
-        Value::Array(items) => items.iter().any(|item| helped_by_false(item, denied)),
+        Value::Array(items) => items.iter().any(|item| helped_by_false(item, wanted)),
         Value::Object(entries) => entries.iter().any(|(operator, inner)| match operator.as_str() {
-            "has" if names_it(inner) => denied,
-            "!" => helped_by_false(inner, !denied),
-            "&&" | "||" | "left" | "right" | "arg" | "then" | "else" => helped_by_false(inner, denied),
+            "has" if names_it(inner) => wanted == Wanted::False,
+            "!" => helped_by_false(inner, wanted.other()),
+            "&&" | "||" | "left" | "right" | "arg" | "then" | "else" => helped_by_false(inner, wanted),
             "if-then-else" => {
                 let test = inner.get("if").is_some_and(mentions);
-                test || helped_by_false(inner, denied)
+                test || helped_by_false(inner, wanted)
             }
             // A comparison: which way its sides go cannot be said.
             _ => tests_for_it(inner),
