@@ -105,3 +105,29 @@ impl JoinToken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_token_ends_at_its_time_whatever_uses_are_left() {
+        let made = secret::make(JOIN_PREFIX);
+        let token = JoinToken {
+            id: made.id,
+            rule: "r".into(),
+            hashed: made.hashed,
+            max_uses: 2,
+            uses: 1,
+            created_at_ms: 0,
+            expires_at_ms: 100,
+            revoked: false,
+            created_by: "admin".into(),
+        };
+        for attempt in [JoinAttempt::First, JoinAttempt::Repeated] {
+            assert_eq!(token.refusal(99, attempt), None);
+            let refused = token.refusal(100, attempt).expect("over");
+            assert!(refused.contains("has expired; make a new one"), "{refused}");
+        }
+    }
+}

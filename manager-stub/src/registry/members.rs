@@ -49,29 +49,7 @@ impl Registry {
                 .agents
                 .get(agent_id)
                 .ok_or_else(|| format!("there is no agent {agent_id}"))?;
-            if let Some(why) = standing_refusal(agent) {
-                return Err(why);
-            }
-            if !agent.subject.starts_with("token:") {
-                return Err(format!(
-                    "the agent {agent_id} joined as {}: it joins again by the same proof",
-                    agent.subject
-                ));
-            }
-            let found = agent.certificates.iter().find(|one| one.serial == serial);
-            let Some(found) = found.filter(|one| !one.revoked && one.superseded_at_ms.is_none()) else {
-                return Err(format!(
-                    "the certificate {serial} of the agent {agent_id} was revoked, or a newer one was used"
-                ));
-            };
-            if now_ms.saturating_sub(found.not_after_ms) > EXPIRED_FOR_MS {
-                return Err(format!(
-                    "the certificate {serial} of the agent {agent_id} expired more than 30 days ago: join again with a \
-                     new join token"
-                ));
-            }
-            let admission = found.admission.clone().unwrap_or_else(|| agent.admission());
-            Ok((found.line.clone(), admission))
+            exchanged(agent, serial, now_ms)
         })
     }
 
@@ -258,5 +236,86 @@ fn standing_refusal(agent: &AgentRecord) -> Option<String> {
         Standing::Active => None,
         Standing::Revoked { reason } => Some(format!("the agent {id} was revoked: {reason}")),
         Standing::Banned { reason } => Some(format!("the agent {id} is banned: {reason}")),
+    }
+}
+
+/// The line of an expired certificate that may be exchanged now, and what its join gave; or why not.
+fn exchanged(agent: &AgentRecord, serial: &str, now_ms: i64) -> Result<(String, Admission), String> {
+    let agent_id = &agent.agent_id;
+    if let Some(why) = standing_refusal(agent) {
+        return Err(why);
+    }
+    if !agent.subject.starts_with("token:") {
+        return Err(format!(
+            "the agent {agent_id} joined as {}: it joins again by the same proof",
+            agent.subject
+        ));
+    }
+    let found = agent.certificates.iter().find(|one| one.serial == serial);
+    let Some(found) = found.filter(|one| !one.revoked && one.superseded_at_ms.is_none()) else {
+        return Err(format!(
+            "the certificate {serial} of the agent {agent_id} was revoked, or a newer one was used"
+        ));
+    };
+    if now_ms.saturating_sub(found.not_after_ms) > EXPIRED_FOR_MS {
+        return Err(format!(
+            "the certificate {serial} of the agent {agent_id} expired more than 30 days ago: join again with a new join \
+             token"
+        ));
+    }
+    let admission = found.admission.clone().unwrap_or_else(|| agent.admission());
+    Ok((found.line.clone(), admission))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+
+    fn agent(subject: &str) -> AgentRecord {
+        let expired = CertificateRecord {
+            serial: "1".into(),
+            key: "k".into(),
+            line: "l".into(),
+            not_before_ms: 0,
+            not_after_ms: DAY_MS,
+            used: true,
+            superseded_at_ms: None,
+            revoked: false,
+            token: None,
+            repeats: 0,
+            admission: None,
+        };
+        AgentRecord {
+            agent_id: "a1".into(),
+            subject: subject.into(),
+            rule: "r".into(),
+            pool: "p".into(),
+            projects: Vec::new(),
+            standing: Standing::Active,
+            joined_at_ms: 0,
+            certificates: vec![expired],
+        }
+    }
+
+    /// Guards that the old key of an agent that joined by a role or an account does not bring it back without its proof.
+    #[test]
+    fn an_expired_certificate_is_exchanged_for_who_joined_by_a_token_and_for_thirty_days() {
+        let agent_of =
+            |subject: &str, days| exchanged(&agent(subject), "1", DAY_MS + days * DAY_MS).map(|(line, _)| line);
+        for days in [1, 30] {
+            assert_eq!(agent_of("token:r", days).as_deref(), Ok("l"), "{days}");
+        }
+        let late = exchanged(&agent("token:r"), "1", 31 * DAY_MS + 1).expect_err("too late");
+        assert!(late.contains("expired more than 30 days ago"), "{late}");
+        for subject in [
+            "aws:arn:aws:iam::123456789012:role/agent",
+            "kubernetes:r:https://issuer:n/account",
+        ] {
+            let refused = agent_of(subject, 1).expect_err("another proof");
+            let said = format!("the agent a1 joined as {subject}: it joins again by the same proof");
+            assert_eq!(refused, said);
+        }
     }
 }

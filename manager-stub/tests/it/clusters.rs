@@ -11,6 +11,7 @@ use deputy_proto::v1;
 use serde_json::json;
 use tonic::{Code, Status};
 
+use crate::joining::renew_expired;
 use crate::secured::{Member, Secured, key};
 
 /// What kubeadm gives to every cluster.
@@ -177,4 +178,22 @@ async fn an_agent_that_joined_before_subjects_had_rules_goes_on_by_its_rule() {
     joins(&secured, &prod, "a1").await.expect("by its rule");
     secured.restart().await;
     joins(&secured, &dev, "a1").await.expect_err("another cluster still");
+}
+
+#[tokio::test]
+async fn an_account_proves_itself_anew_when_its_certificate_has_expired() {
+    let life = Duration::from_secs(1);
+    let secured = Secured::with(|settings| settings.security.certificate_life = life).await;
+    let prod = Cluster::new("p");
+    secured.make_rule("prod", "prod", &[], prod.rule()).await;
+    let member = joins(&secured, &prod, "a1").await.expect("joined");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let refused = renew_expired(&secured, &member, &member.key).await.err();
+    let refused = refused.expect("its key is no proof");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert!(
+        refused.message().contains("it joins again by the same proof"),
+        "{refused:?}"
+    );
+    joins(&secured, &prod, "a1").await.expect("by its proof");
 }

@@ -109,6 +109,25 @@ async fn a_join_token_is_good_for_the_joins_it_was_made_for() {
 }
 
 #[tokio::test]
+async fn a_join_token_ends_with_its_time() {
+    let secured = Secured::start().await;
+    let good = secured.join_token("rule", 2).await;
+    let request = v1::CreateJoinTokenRequest {
+        rule: "rule".into(),
+        uses: 2,
+        life_ms: 1500,
+    };
+    let made = secured.fleet().await.create_join_token(secured.admin(request)).await;
+    let token = made.expect("made").into_inner().token;
+    secured.join("a1", &token).await.expect("in time");
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    let refused = secured.join("a2", &token).await.expect_err("too late");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("has expired; make a new one"), "{refused:?}");
+    secured.join("a2", &good).await.expect("another token is good");
+}
+
+#[tokio::test]
 async fn a_join_is_asked_for_again_by_its_own_token_a_few_times_and_not_once_it_was_answered() {
     let secured = Secured::start().await;
     let (token, another) = (secured.join_token("rule", 1).await, secured.join_token("rule", 1).await);
@@ -656,7 +675,12 @@ async fn an_expired_certificate_is_exchanged_by_its_key_and_by_nothing_else() {
     assert!(refused.message().contains("was revoked: gone"), "{refused:?}");
 }
 
-async fn renew_expired(secured: &Secured, member: &Member, signer: &rcgen::KeyPair) -> Result<Member, Status> {
+/// Exchanges an expired certificate, signed with this key.
+pub(crate) async fn renew_expired(
+    secured: &Secured,
+    member: &Member,
+    signer: &rcgen::KeyPair,
+) -> Result<Member, Status> {
     let (mut enrollment, challenge) = secured.challenge().await?;
     let key = key();
     let csr = csr(&key);
