@@ -18,6 +18,8 @@ use tonic::{Code, Status, Streaming};
 use crate::secured::{Member, Secured, csr, key};
 
 const SOON: Duration = Duration::from_secs(10);
+/// Nothing is waited for but one last word.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Says hello as this agent; the answers.
 async fn hello(
@@ -466,13 +468,21 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
     let mut live = secured.agent(&member).await;
     let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
     assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+    let (_pieces, pushing) = tokio::sync::mpsc::channel::<v1::PushLogsRequest>(1);
+    let pushed = live.push_logs(ReceiverStream::new(pushing)).await;
+    let mut pushed = pushed.expect("a log stream").into_inner();
     let revoked = secured.revoke("a1", "laptop lost").await;
     assert_eq!(revoked.certificates, 1);
     match next(&mut answers).await {
         Some(Frame::Disconnect(told)) => assert_eq!((&*told.code, &*told.reason), ("revoked", "laptop lost")),
         other => panic!("{other:?}"),
     }
-    call(&mut live).await.err();
+    let cut = tokio::time::timeout(AT_ONCE, pushed.message()).await;
+    cut.expect("an open stream ends at once")
+        .expect_err("with its connection");
+    // It dials anew, with the same certificate.
+    let refused = call(&mut live).await.expect_err("revoked");
+    assert!(refused.message().contains("was revoked: laptop lost"), "{refused:?}");
     let refused = call(&mut secured.agent(&member).await).await.expect_err("revoked");
     assert!(refused.message().contains("was revoked: laptop lost"), "{refused:?}");
     let again = secured.join("a1", &token).await.expect("joins again");
