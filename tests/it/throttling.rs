@@ -97,7 +97,7 @@ fn chosen(log: &str) -> Vec<(usize, u64)> {
 }
 
 /// Guards that a deployment under throttling is one deployment, whichever strategy its document chooses, that the
-/// waits are within the strategy's bounds, and that the throttling is told.
+/// waits are within the strategy's bounds and are kept on the wire, and that the throttling is told.
 #[tokio::test]
 async fn a_deployment_under_throttling_succeeds_with_each_strategy() {
     let cloud = Cloud::shared().await.expect("a cloud");
@@ -135,19 +135,9 @@ async fn a_deployment_under_throttling_succeeds_with_each_strategy() {
                 "{log}\n{}",
                 world.report()
             );
-            // On the wire a turn and a busy machine come on top, so there is only a least.
             let of_retries = waits(&of_this);
             added.push(of_retries.iter().map(|(_, wait)| *wait).sum());
-            for (retry, wait) in of_retries {
-                let (least, _) = strategy.waits[retry.min(3) - 1];
-                assert!(
-                    wait >= Duration::from_millis(least),
-                    "{}: retry {retry} after {wait:?}\n{}",
-                    strategy.name,
-                    world.report()
-                );
-                all_waits.push(wait);
-            }
+            all_waits.extend(of_retries);
             throttled += here;
             calls.extend(of_this);
             if throttled >= 4 && round + 1 >= rounds() {
@@ -161,11 +151,19 @@ async fn a_deployment_under_throttling_succeeds_with_each_strategy() {
             "every throttled call has its wait\n{}",
             world.report()
         );
-        for (retry, wait) in chosen {
+        assert_eq!(chosen.len(), all_waits.len(), "and its retry\n{}", world.report());
+        for ((retry, wait), (of_retry, on_the_wire)) in chosen.into_iter().zip(&all_waits) {
             let (least, most) = strategy.waits[retry.min(3) - 1];
             assert!(
                 (least..=most).contains(&wait),
                 "{}: {wait} ms were chosen before retry {retry}\n{}",
+                strategy.name,
+                world.report()
+            );
+            // A turn and a busy machine come on top.
+            assert!(
+                retry == *of_retry && *on_the_wire >= Duration::from_millis(wait),
+                "{}: {wait} ms were chosen before retry {retry}, and retry {of_retry} came after {on_the_wire:?}\n{}",
                 strategy.name,
                 world.report()
             );
@@ -200,7 +198,7 @@ async fn a_deployment_under_throttling_succeeds_with_each_strategy() {
             "| `{}` | {} | {throttled} | {} | {} |\n",
             strategy.backoff,
             calls.len(),
-            spread(all_waits),
+            spread(all_waits.into_iter().map(|(_, wait)| wait).collect()),
             spread(added)
         ));
     }
