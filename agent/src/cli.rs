@@ -395,12 +395,7 @@ fn config(matches: &ArgMatches) -> Result<Config, StartupError> {
 
 /// What container platforms and people set for every program.
 fn proxy(env: &dyn Fn(&str) -> Option<String>) -> Result<ProxyRule, StartupError> {
-    let either = |upper: &str| {
-        let lower = upper.to_ascii_lowercase();
-        let set = |name: &str| env(name).filter(|text| !text.is_empty());
-        set(upper).or_else(|| set(&lower)).unwrap_or_default()
-    };
-    ProxyRule::new(&either("HTTPS_PROXY"), &either("NO_PROXY")).map_err(|bad| {
+    ProxyRule::of(env).map_err(|bad| {
         StartupError::Config(vec![Mistake {
             place: "HTTPS_PROXY".into(),
             problem: bad.to_string(),

@@ -103,17 +103,13 @@ pub(crate) struct Access {
     pub(crate) token: Option<String>,
     /// A certificate and its key.
     pub(crate) client_certificate: Option<PathBuf>,
-    /// HTTPS_PROXY.
-    pub(crate) https_proxy: String,
-    /// NO_PROXY.
-    pub(crate) no_proxy: String,
+    /// Of HTTPS_PROXY and NO_PROXY.
+    pub(crate) proxy: ProxyRule,
 }
 
 impl Access {
     fn dialer(&self) -> Result<Dialer, CliError> {
         let url = checked(&self.url)?;
-        let proxy = ProxyRule::new(&self.https_proxy, &self.no_proxy)
-            .map_err(|error| CliError::bad_input("HTTPS_PROXY cannot be used").caused_by(&error))?;
         let tls = match url.transport() {
             Transport::Clear => None,
             Transport::Tls => {
@@ -123,7 +119,7 @@ impl Access {
                 Some(Arc::new(config))
             }
         };
-        Ok(Dialer::new(url, Arc::new(proxy), tls, CONNECT))
+        Ok(Dialer::new(url, Arc::new(self.proxy.clone()), tls, CONNECT))
     }
 
     fn authority(&self) -> Result<Authority, CliError> {

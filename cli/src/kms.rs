@@ -14,10 +14,14 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use deputy_dial::authority::Authority;
+use deputy_dial::proxy::BadProxy;
 use deputy_task::document::region_of_arn;
 
 use crate::error::{Class, CliError, Exit};
-use crate::values::read_file;
+use crate::values::{proxy_of_environment, read_file};
+
+/// Where KMS is.
+const KMS_PORT: u16 = 443;
 
 /// Is this a key of KMS, and no file? Files of such a name are written `./alias/…`.
 pub(crate) fn is_kms_key(text: &str) -> bool {
@@ -69,16 +73,28 @@ fn http_client(bundle: Option<&Path>) -> Result<SharedHttpClient, CliError> {
     let context = context.map_err(|error| {
         CliError::bad_input(format!("AWS_CA_BUNDLE names certificates that cannot be used: {error}"))
     })?;
+    let proxy = proxy()?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
         connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
         connector
-            .proxy_config(ProxyConfig::from_env())
+            .proxy_config(proxy.clone())
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
             .tls_context(context.clone())
             .build()
     }))
+}
+
+/// The proxy of everything else, told to the SDK, whose own reader of the environment takes some of it for something else.
+fn proxy() -> Result<ProxyConfig, CliError> {
+    let Some(told) = proxy_of_environment()?.told(KMS_PORT) else {
+        return Ok(ProxyConfig::disabled());
+    };
+    let config = ProxyConfig::https(told.proxy.as_str());
+    let config =
+        config.map_err(|_| CliError::bad_input("HTTPS_PROXY cannot be used").caused_by(&BadProxy::Malformed))?;
+    Ok(config.no_proxy(told.around))
 }
 
 /// The SDK looks at certificates when it connects first, and panics at one that it cannot use.

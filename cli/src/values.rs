@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use deputy_dial::proxy::ProxyRule;
 use deputy_task::document::source::MAX_DOCUMENT_BYTES;
 use deputy_task::document::{Inputs, read_values};
 use serde_json::Value;
@@ -55,4 +56,9 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     }
     .map_err(failed)?;
     Ok(bytes)
+}
+/// HTTPS_PROXY and NO_PROXY.
+pub(crate) fn proxy_of_environment() -> Result<ProxyRule, CliError> {
+    ProxyRule::of(&|name| std::env::var(name).ok())
+        .map_err(|error| CliError::bad_input("HTTPS_PROXY cannot be used").caused_by(&error))
 }

@@ -1,4 +1,5 @@
-//! HTTPS_PROXY and NO_PROXY: which connections go through which proxy.
+//! HTTPS_PROXY and NO_PROXY: which connections go through which proxy. Read here and nowhere else, so that they mean one
+//! thing for the manager, AWS and clusters.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,6 +24,16 @@ pub struct Proxy {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) authorization: Option<String>,
+    user: String,
+}
+
+/// The same rule for a client that has a reader of its own, which knows neither patterns nor ports.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The proxy's address, with user and password.
+    pub proxy: String,
+    /// What is reached directly, with commas.
+    pub around: String,
 }
 
 /// The proxy's password is not shown.
@@ -62,6 +73,21 @@ pub enum BadProxy {
 }
 
 impl ProxyRule {
+    /// From the environment: a variable in capitals, or else in small letters; one that is empty is not set. Nothing else
+    /// counts, HTTP_PROXY and ALL_PROXY neither.
+    ///
+    /// # Errors
+    /// If the proxy cannot be used.
+    pub fn of(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadProxy> {
+        let set = |name: &str| env(name).filter(|text| !text.trim().is_empty());
+        let either = |name: &str| {
+            set(name)
+                .or_else(|| set(&name.to_ascii_lowercase()))
+                .unwrap_or_default()
+        };
+        Self::new(&either("HTTPS_PROXY"), &either("NO_PROXY"))
+    }
+
     /// From the values of HTTPS_PROXY and NO_PROXY; an empty value is none.
     ///
     /// # Errors
@@ -73,7 +99,10 @@ impl ProxyRule {
         }
         Ok(Self {
             proxy: Some(proxy(https_proxy)?),
-            around: no_proxy.split([',', ' ']).filter_map(around).collect(),
+            around: no_proxy
+                .split(|of: char| of == ',' || of.is_whitespace())
+                .filter_map(around)
+                .collect(),
         })
     }
 
@@ -95,9 +124,51 @@ impl ProxyRule {
         let here = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
         (!passes && (!here || proxy.is_here())).then_some(proxy)
     }
+
+    /// The same rule in words for another reader, for connections to this port; none if all are direct.
+    #[must_use]
+    pub fn told(&self, port: u16) -> Option<Told> {
+        let proxy = self.proxy.as_ref()?;
+        let mut around: Vec<String> = self.around.iter().filter_map(|around| around.told(port)).collect();
+        if !proxy.is_here() {
+            around.extend(["localhost", "127.0.0.0/8", "::1"].map(Into::into));
+        }
+        Some(Told {
+            proxy: format!("http://{}{}", proxy.user, proxy.authority()),
+            around: around.join(","),
+        })
+    }
+}
+
+impl Around {
+    fn told(&self, port: u16) -> Option<String> {
+        match self {
+            // To others the star stands for names only.
+            Self::Everything => Some("*,0.0.0.0/0,::/0".into()),
+            Self::Name(name, of_port) => of_port.is_none_or(|of_port| of_port == port).then(|| name.clone()),
+            Self::Network(network, bits) => Some(format!("{network}/{bits}")),
+        }
+    }
 }
 
 impl Proxy {
+    /// `HOST:PORT`, as addresses have it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let (host, port) = (&self.host, self.port);
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+
+    /// What it is told of user and password.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
     /// A proxy on this machine may be asked for what is on this machine.
     fn is_here(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -118,20 +189,25 @@ fn proxy(text: &str) -> Result<Proxy, BadProxy> {
         None => (None, rest),
     };
     let (host, port) = split_authority(authority).ok_or(BadProxy::Malformed)?;
-    let authorization = match user {
-        None => None,
+    let (authorization, user) = match user {
+        None => (None, String::new()),
         Some(user) => {
-            let decoded = percent_decoded(user).ok_or(BadProxy::Malformed)?;
-            Some(format!(
-                "Basic {}",
-                base64::engine::general_purpose::STANDARD.encode(decoded)
-            ))
+            let mut decoded = percent_decoded(user).ok_or(BadProxy::Malformed)?;
+            if !user.contains(':') {
+                decoded.push(b':');
+            }
+            let encoded = base64::engine::general_purpose::STANDARD.encode(&decoded);
+            (
+                Some(format!("Basic {encoded}")),
+                format!("{}@", percent_encoded(&decoded)),
+            )
         }
     };
     Ok(Proxy {
         host: host.into(),
         port: port.unwrap_or(DEFAULT_PORT),
         authorization,
+        user,
     })
 }
 
@@ -149,6 +225,16 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     }
     // What would end the header early is no user name and no password.
     decoded.iter().all(|byte| !byte.is_ascii_control()).then_some(decoded)
+}
+
+/// User and password as every URL may have them; the colon is between them.
+fn percent_encoded(bytes: &[u8]) -> String {
+    let encoded = bytes.iter().map(|byte| match byte {
+        b':' | b'-' | b'.' | b'_' | b'~' => char::from(*byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    encoded.collect()
 }
 
 fn around(entry: &str) -> Option<Around> {
@@ -233,6 +319,54 @@ mod tests {
         let refused = ProxyRule::new("http://me:p@ss@proxy:8080", "").expect_err("two ways to read it");
         assert_eq!(refused, BadProxy::TwoAts);
         assert!(!refused.to_string().contains("p@ss"), "{refused}");
+    }
+
+    #[test]
+    fn a_variable_counts_in_capitals_or_else_in_small_letters_and_no_other_does() {
+        let by = |set: &[(&str, &str)]| {
+            let env = |name: &str| {
+                set.iter()
+                    .find(|(of, _)| *of == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            let rule = ProxyRule::of(&env).expect("good");
+            rule.for_host("manager", 443).map(ToString::to_string)
+        };
+        let (one, two) = ("http://one:1", "http://two:2");
+        for (set, through) in [
+            (&[("HTTPS_PROXY", one), ("https_proxy", two)][..], Some("one:1")),
+            (&[("HTTPS_PROXY", ""), ("https_proxy", two)], Some("two:2")),
+            (&[("HTTPS_PROXY", " "), ("https_proxy", two)], Some("two:2")),
+            (&[("https_proxy", two), ("NO_PROXY", ""), ("no_proxy", "manager")], None),
+            (&[("ALL_PROXY", one), ("HTTP_PROXY", one), ("http_proxy", one)], None),
+        ] {
+            assert_eq!(by(set).as_deref(), through, "{set:?}");
+        }
+    }
+
+    #[test]
+    fn entries_are_separated_by_commas_or_blanks_and_patterns_are_names() {
+        let rule = ProxyRule::new(
+            "http://me:p$ %40@proxy:8080",
+            "*.a.example\tb.example:443  c.example:1,10.0.0.0/8",
+        )
+        .expect("good");
+        for (host, port, direct) in [
+            ("x.a.example", 1, true),
+            ("b.example", 443, true),
+            ("b.example", 1, false),
+            ("c.example", 443, false),
+        ] {
+            assert_eq!(rule.for_host(host, port).is_none(), direct, "{host}:{port}");
+        }
+        let told = rule.told(443).expect("a proxy");
+        assert_eq!(told.proxy, "http://me:p%24%20%40@proxy:8080");
+        assert_eq!(told.around, "a.example,b.example,10.0.0.0/8,localhost,127.0.0.0/8,::1");
+        let here = ProxyRule::new("[::1]:8080", "").expect("good").told(443);
+        assert_eq!(
+            here.map(|told| (told.proxy, told.around)),
+            Some(("http://[::1]:8080".into(), String::new()))
+        );
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn main_with(witness: Option<Arc<dyn Witness>>) -> ExitCode {
         }
     };
     config.settings.witness = witness;
-    match ProxyRule::new(&either("HTTPS_PROXY"), &either("NO_PROXY")) {
+    match ProxyRule::of(&|name| std::env::var(name).ok()) {
         Ok(rule) => config.settings.security.fetcher = Fetcher::through(rule),
         Err(error) => {
             complain(
@@ -107,14 +107,6 @@ fn open_files() -> u64 {
             limit.current.unwrap_or(u64::MAX)
         }
     }
-}
-
-/// The variable in capitals, or else in small letters: both are in use.
-fn either(name: &str) -> String {
-    let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    env(name)
-        .or_else(|| env(&name.to_ascii_lowercase()))
-        .unwrap_or_default()
 }
 
 fn init_tracing(format: LogFormat) {

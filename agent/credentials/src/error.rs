@@ -72,6 +72,9 @@ pub enum CredentialsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is a proxy on the way to AWS that is none.
+    #[error("HTTPS_PROXY cannot be used: {0}")]
+    Proxy(String),
     /// GetCallerIdentity did not answer.
     #[error("AWS did not tell who the caller is: {cause}")]
     CallerUnknown {
@@ -132,6 +135,7 @@ impl CredentialsError {
             Self::AssumeRoleDenied(_) => "aws.assumeRoleDenied",
             Self::AssumeRoleFailed(_) => "aws.assumeRoleFailed",
             Self::CaBundle { .. } => "aws.caBundle",
+            Self::Proxy(_) => "aws.proxy",
             Self::CallerUnknown { .. } => "aws.callerUnknown",
         }
     }
@@ -166,10 +170,11 @@ impl CredentialsError {
                  and renews it: look whether it is there and whether the agent's user may read it, or make the pod anew",
             ),
             Self::CaBundle { .. } => failure.hint("set AWS_CA_BUNDLE to a readable file of PEM certificates, or unset it"),
+            Self::Proxy(_) => failure.hint("HTTPS_PROXY names the proxy, NO_PROXY what is reached without it"),
             Self::BadHop { .. } => failure.hint("correct spec.aws.assumeRole"),
             Self::CallerUnknown { .. } => failure.hint(
                 "look whether STS of the region can be reached from here: its name (DNS), HTTPS_PROXY and NO_PROXY as the agent has them, \
-                 the security group and the policy of a VPC endpoint for sts; `deputy-agent doctor` asks each of them",
+                 the security group and the policy of a VPC endpoint for sts",
             ),
         }
     }

@@ -8,6 +8,7 @@ use crate::error::{CliError, Exit};
 use crate::follow::{Show, follow};
 use crate::render::json;
 use crate::screen::{JsonForm, Screen};
+use crate::values::proxy_of_environment;
 
 /// Global options, standard output.
 #[derive(Debug)]
@@ -19,11 +20,6 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) async fn manager(&self) -> Result<Manager, CliError> {
         let env = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let either = |upper: &str| {
-            env(upper)
-                .or_else(|| env(&upper.to_ascii_lowercase()))
-                .unwrap_or_default()
-        };
         let global = &self.global;
         let access = Access {
             url: global.manager.clone(),
@@ -32,8 +28,7 @@ impl Context {
             token_file: global.token_file.clone(),
             token: env("DEPUTY_TOKEN"),
             client_certificate: global.client_certificate.clone(),
-            https_proxy: either("HTTPS_PROXY"),
-            no_proxy: either("NO_PROXY"),
+            proxy: proxy_of_environment()?,
         };
         Manager::connect(&access, &global.project).await
     }

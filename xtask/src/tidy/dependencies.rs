@@ -21,11 +21,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("deputy-bundle", &["deputy-task", "deputy-folder"]),
     ("deputy-policy", &["deputy-task"]),
     ("deputy-seal", &["deputy-task"]),
-    ("deputy-credentials", &["deputy-task"]),
+    ("deputy-credentials", &["deputy-task", "deputy-dial"]),
     (
         "deputy-steps",
         &[
             "deputy-task",
+            "deputy-dial",
             "deputy-credentials",
             "deputy-process",
             "deputy-folder",

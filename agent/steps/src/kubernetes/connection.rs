@@ -12,12 +12,12 @@ use deputy_credentials::cluster::{EksCluster, describe_cluster};
 use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::{ExecPlugin, PluginTokens};
 use deputy_credentials::kubeconfig::Kubeconfig;
+use deputy_dial::proxy::ProxyRule;
 use deputy_task::outcome::Failure;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{self, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use tower::{Service, ServiceExt};
@@ -173,17 +173,36 @@ async fn client(kubeconfig: &Kubeconfig) -> Result<kube::Client, String> {
     connector.set_nodelay(true);
     connector.set_keepalive(Some(Duration::from_secs(30)));
     install_crypto();
-    // As everything else of the agent: HTTPS_PROXY and NO_PROXY decide.
-    match Matcher::from_env().intercept(&config.cluster_url) {
+    let rule = ProxyRule::of(&|name| std::env::var(name).ok());
+    let rule = rule.map_err(|bad| format!("HTTPS_PROXY cannot be used: {bad}"))?;
+    match proxy(&rule, &config.cluster_url)? {
         None => over(connector, config),
-        Some(proxy) => {
-            let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
-            if let Some(login) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(login.clone());
+        Some((proxy, login)) => {
+            let mut tunnel = Tunnel::new(proxy, connector);
+            if let Some(login) = login {
+                tunnel = tunnel.with_auth(login);
             }
             over(tunnel, config)
         }
     }
+}
+
+/// The proxy on the way to a cluster, and what it is told of user and password. As everything else of the agent:
+/// HTTPS_PROXY and NO_PROXY decide.
+fn proxy(rule: &ProxyRule, cluster: &Uri) -> Result<Option<(Uri, Option<HeaderValue>)>, String> {
+    let host = cluster.host().unwrap_or_default();
+    let port = cluster.port_u16().unwrap_or(443);
+    let Some(proxy) = rule.for_host(host.trim_matches(['[', ']']), port) else {
+        return Ok(None);
+    };
+    let bad = |error: &dyn std::fmt::Display| format!("HTTPS_PROXY cannot be used: {error}");
+    let address = format!("http://{}", proxy.authority()).parse::<Uri>();
+    let login = proxy.authorization().map(HeaderValue::from_str).transpose();
+    let mut login = login.map_err(|error| bad(&error))?;
+    if let Some(login) = &mut login {
+        login.set_sensitive(true);
+    }
+    Ok(Some((address.map_err(|error| bad(&error))?, login)))
 }
 
 /// A client whose connections are opened by `connector`.
@@ -222,6 +241,27 @@ mod tests {
 
     /// A certificate that has signed nothing, PEM in base64.
     const CA: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJnVENDQVNlZ0F3SUJBZ0lVWlhZMGdpeVlueWtJQnpuM1RSdENiVTRGUkJJd0NnWUlLb1pJemowRUF3SXcKRlRFVE1CRUdBMVVFQXd3S1lTQnpkSEpoYm1kbGNqQWdGdzB5TmpFeE1qWXhOakkxTXpsYUdBOHlNVEkyTVRFdwpNakUyTWpVek9Wb3dGVEVUTUJFR0ExVUVBd3dLWVNCemRISmhibWRsY2pCWk1CTUdCeXFHU000OUFnRUdDQ3FHClNNNDlBd0VIQTBJQUJQbVhjOWJWTml3QWJYbFJDOFZId2ZjTlA1bXF6Zldld1NTT0ZZOEZHYW5kNkNqNXpscXMKd2RWbWZzL2pCU1UzQ3dYaGFLZDB3cGsyNTRtaFJTSXNZNDJqVXpCUk1CMEdBMVVkRGdRV0JCU0ExaXZPYVZOKwpHZ09XSHZSVUxNdk9xdU4xZ3pBZkJnTlZIU01FR0RBV2dCU0ExaXZPYVZOK0dnT1dIdlJVTE12T3F1TjFnekFQCkJnTlZIUk1CQWY4RUJUQURBUUgvTUFvR0NDcUdTTTQ5QkFNQ0EwZ0FNRVVDSUF3c3BxQnpCRWNoSjloL3A2Z2QKMzNGV3RDSFRTOFhWRFZFOTlQeHRlcHAvQWlFQWg0TDNwT1MvNWNWem1ydUtEaUt5Y3ZpRHJVK3NaT0V0VGV3SApMSmNuNDg4PQotLS0tLUVORCBDRVJUSUZJQ0FURS0tLS0tCg==";
+
+    /// Guards that one environment means one way, for the manager and for clusters; entries with ports count for theirs.
+    #[test]
+    fn a_cluster_is_reached_through_the_proxy_through_which_the_manager_is() {
+        let no_proxy = "*.eks.amazonaws.com  b.example:6443,[fd00::1]";
+        let rule = ProxyRule::new("http://me:p%40ss@[fd00::2]:8080", no_proxy).expect("good");
+        for (url, through) in [
+            ("https://A.gr7.eu-west-1.eks.amazonaws.com", false),
+            ("https://b.example:6443", false),
+            ("https://b.example", true),
+            ("https://[fd00::1]", false),
+            ("https://localhost:6443", false),
+            ("https://c.example", true),
+        ] {
+            let uri: Uri = url.parse().expect("an address");
+            let found = proxy(&rule, &uri).expect("good");
+            let told = found.map(|(proxy, login)| (proxy.to_string(), login.expect("a password")));
+            let login = HeaderValue::from_static("Basic bWU6cEBzcw==");
+            assert_eq!(told, through.then(|| ("http://[fd00::2]:8080/".into(), login)), "{url}");
+        }
+    }
 
     /// Guards what a plugin is run with: the library that reads the kubeconfig would give it this process's environment.
     #[tokio::test]
