@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub(super) dispatcher: DispatcherHandle,
     pub(super) known: RwLock<Known>,
     /// One change at a time: each is made of what the one before left.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
     pub(super) connections: Mutex<HashMap<String, Vec<Peer>>>,
     /// Told after every change of a grant.
     pub(super) grants_changed: tokio::sync::watch::Sender<()>,
@@ -114,7 +114,7 @@ impl Registry {
             shared: Arc::new(Shared {
                 dispatcher,
                 known: RwLock::new(known),
-                changing: tokio::sync::Mutex::default(),
+                changing: Arc::default(),
                 connections: Mutex::default(),
                 grants_changed: tokio::sync::watch::Sender::new(()),
             }),
@@ -125,13 +125,25 @@ impl Registry {
         look(&self.shared.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes one change: decided on what is known, stored, then seen.
+    /// Makes one change: decided on what is known, stored, then seen. What was stored is seen, although whoever asked for
+    /// it has gone.
     pub(super) async fn change<T>(
         &self,
         decide: impl FnOnce(&Known) -> Result<(Edit, T), BookError> + Send,
     ) -> Result<T, BookError> {
-        let _one = self.shared.changing.lock().await;
+        let one = Arc::clone(&self.shared.changing).lock_owned().await;
         let (edit, answer) = self.look(decide)?;
+        let registry = self.clone();
+        whole(async move {
+            let made = registry.make(edit).await;
+            drop(one);
+            made
+        })
+        .await?;
+        Ok(answer)
+    }
+
+    async fn make(&self, edit: Edit) -> Result<(), BookError> {
         let changes = edit.changes();
         if !changes.is_empty() {
             let stored = self.shared.dispatcher.commit(vec![Op::Trust(changes)]).await;
@@ -149,7 +161,19 @@ impl Registry {
         if is_of_grants {
             self.shared.grants_changed.send_replace(());
         }
-        Ok(answer)
+        Ok(())
+    }
+}
+
+/// Goes on to its end, although whoever waits for it is broken off.
+pub(super) async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nobody aborts it: the runtime itself ends.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

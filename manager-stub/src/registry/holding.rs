@@ -6,7 +6,7 @@ use std::time::Duration;
 use deputy_task::id::AgentId;
 
 use super::agents::{AgentRecord, Standing};
-use super::book::{BookError, Registry};
+use super::book::{BookError, Registry, whole};
 use super::joining::Joining;
 use crate::dispatcher::inbound::{Inbound, Presence, Refused};
 use crate::trust::authority::{millis, unix_now};
@@ -60,12 +60,16 @@ impl Registry {
         if takes_over {
             self.presence(agent_id).await?.refusal(agent_id, &line)?;
         }
-        self.used(agent_id.as_str(), serial).await?;
-        if takes_over {
-            let reason = "another process has joined with this agent id, because this one was silent".to_owned();
-            self.expel(agent_id, "superseded", reason, Some(&line)).await;
-        }
-        Ok(())
+        let (registry, agent_id, serial) = (self.clone(), agent_id.clone(), serial.to_owned());
+        whole(async move {
+            registry.used(agent_id.as_str(), &serial).await?;
+            if takes_over {
+                let reason = "another process has joined with this agent id, because this one was silent".to_owned();
+                registry.expel(&agent_id, "superseded", reason, Some(&line)).await;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn presence(&self, agent_id: &AgentId) -> Result<Presence, BookError> {

@@ -3,7 +3,7 @@
 use deputy_task::id::AgentId;
 
 use super::agents::{Admission, AgentRecord, CertificateRecord, Standing, Use};
-use super::book::{BookError, Edit, Registry, missing, recorded};
+use super::book::{BookError, Edit, Registry, missing, recorded, whole};
 use crate::trust::authority::{Issued, millis, unix_now};
 use crate::trust::peer::PeerCertificate;
 
@@ -149,18 +149,21 @@ impl Registry {
             Standing::Revoked { reason } => ("revoked", reason.clone()),
             Standing::Active => return Err(BookError::Invalid("an agent is ended by revoking or banning it".into())),
         };
-        let id = agent_id.as_str();
-        let ended = self
-            .change(move |known| {
+        let (registry, agent_id) = (self.clone(), agent_id.clone());
+        whole(async move {
+            let id = agent_id.as_str();
+            let ended = registry.change(|known| {
                 let mut agent = known.agents.get(id).ok_or_else(|| missing("agent", id))?.clone();
-                let ended = agent.end(standing.clone(), millis(unix_now()));
+                let ended = agent.end(standing, millis(unix_now()));
                 let mut edit = Edit::default();
                 edit.agents.push(known.agents.pending(id, Some(agent)));
                 Ok((edit, ended))
-            })
-            .await?;
-        self.expel(agent_id, code, reason, None).await;
-        Ok(ended)
+            });
+            let ended = ended.await?;
+            registry.expel(&agent_id, code, reason, None).await;
+            Ok(ended)
+        })
+        .await
     }
 
     /// Forgets an agent; anybody whom a rule lets in may have its id then.

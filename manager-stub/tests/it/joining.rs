@@ -518,6 +518,26 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
     secured.join("a1", &token).await.expect("joins again");
 }
 
+/// Guards that what an administrator began does not depend on whether he waits for its end.
+#[tokio::test]
+async fn a_revoke_that_is_broken_off_is_whole() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 1).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let mut live = secured.agent(&member).await;
+    let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
+    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+    let (_pieces, pushing) = tokio::sync::mpsc::channel::<v1::PushLogsRequest>(1);
+    let pushed = live.push_logs(ReceiverStream::new(pushing)).await;
+    let mut pushed = pushed.expect("a log stream").into_inner();
+    tokio::select! {
+        told = next(&mut answers) => assert!(matches!(told, Some(Frame::Disconnect(_))), "{told:?}"),
+        revoked = secured.revoke("a1", "laptop lost") => panic!("the last word comes first: {revoked:?}"),
+    }
+    let cut = tokio::time::timeout(AT_ONCE, pushed.message()).await;
+    cut.expect("it ends all the same").expect_err("with its connection");
+}
+
 #[tokio::test]
 async fn an_agent_that_is_gone_is_forgotten_and_a_banned_one_is_not() {
     let secured = Secured::start().await;
