@@ -302,7 +302,7 @@ impl Manager {
         let (dispatcher_thread, dispatcher) = Dispatcher::start(store, boot, timing, vitals.pulse("dispatcher"))?;
         let (logs, log_handle) = LogStore::start(&segments, reads.clone(), dispatcher.clone(), &vitals)?;
         let (tracker, ending) = (TaskTracker::new(), CancellationToken::new());
-        let registry = Registry::load(reads.as_ref(), dispatcher.clone())?;
+        let registry = Registry::load(reads.as_ref(), dispatcher.clone(), tracker.clone())?;
         if asking == Asking::Everyone {
             first_administrator(&registry, &data).await?;
         }
@@ -661,7 +661,7 @@ mod tests {
         let empty = SqliteStore::open(&manager_db(&folder.path().join("empty")))
             .expect("open")
             .reads();
-        let registry = Registry::load(empty.as_ref(), manager.dispatcher.clone()).expect("loaded");
+        let registry = Registry::load(empty.as_ref(), manager.dispatcher.clone(), TaskTracker::new()).expect("loaded");
         let now_ms = millis(unix_now());
         for id in ["a1", "a2"] {
             let rule = crate::join::JoinRule {

@@ -508,9 +508,16 @@ mod tests {
         aws_sdk_sts::Client::from_conf(config.build())
     }
 
+    /// Of calls.
+    #[derive(Clone, Copy)]
+    enum Kind {
+        Signed,
+        Unsigned,
+    }
+
     /// Sixteen tasks make eight calls each, one after the other, with these limits; how many were throttled, and how
     /// many failed for good.
-    async fn sixteen_tasks(is_signed: bool, rates: impl Fn() -> Arc<Rates>) -> (u32, usize) {
+    async fn sixteen_tasks(kind: Kind, rates: impl Fn() -> Arc<Rates>) -> (u32, usize) {
         let counts = Arc::new(Mutex::new((0, 0)));
         let api = TenPerSecond(Arc::new(Mutex::new((10.0, Instant::now()))), Arc::clone(&counts));
         let mut tasks = tokio::task::JoinSet::new();
@@ -521,12 +528,13 @@ mod tests {
             tasks.spawn(async move {
                 let mut failed = 0;
                 for _ in 0..8 {
-                    let is_refused = if is_signed {
-                        client.get_caller_identity().send().await.is_err()
-                    } else {
-                        let call = client.assume_role_with_web_identity();
-                        let call = call.role_arn("arn:aws:iam::1:role/r").role_session_name("s");
-                        call.web_identity_token("t").send().await.is_err()
+                    let is_refused = match kind {
+                        Kind::Signed => client.get_caller_identity().send().await.is_err(),
+                        Kind::Unsigned => {
+                            let call = client.assume_role_with_web_identity();
+                            let call = call.role_arn("arn:aws:iam::1:role/r").role_session_name("s");
+                            call.web_identity_token("t").send().await.is_err()
+                        }
                     };
                     failed += usize::from(is_refused);
                 }
@@ -540,10 +548,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tasks_that_share_a_limit_throttle_each_other_far_less_than_tasks_that_do_not() {
-        for is_signed in [true, false] {
+        for kind in [Kind::Signed, Kind::Unsigned] {
             let shared = Arc::new(Rates::default());
-            let (together, failed) = sixteen_tasks(is_signed, || Arc::clone(&shared)).await;
-            let (apart, _) = sixteen_tasks(is_signed, Arc::default).await;
+            let (together, failed) = sixteen_tasks(kind, || Arc::clone(&shared)).await;
+            let (apart, _) = sixteen_tasks(kind, Arc::default).await;
             assert_eq!(failed, 0);
             // Seen: 47 to 49, nearly all of them in the first second, and 98 to 146.
             assert!(together <= 64, "{together} of 128 calls were throttled");

@@ -26,8 +26,12 @@ impl Keeper for Disk {
 }
 
 impl Disk {
-    fn fill(&self, is_full: bool) {
-        *self.is_full.lock().expect("whole") = is_full;
+    fn fill(&self) {
+        *self.is_full.lock().expect("whole") = true;
+    }
+
+    fn empty(&self) {
+        *self.is_full.lock().expect("whole") = false;
     }
 
     fn has(&self) -> Vec<String> {
@@ -67,7 +71,7 @@ fn in_use(held: &Held) -> Option<String> {
 #[tokio::test]
 async fn what_cannot_be_written_is_not_used_while_the_old_one_lasts_and_is_tried_again() {
     let (held, disk) = held(Some(obtained("old", 70)));
-    disk.fill(true);
+    disk.fill();
     let put = held.put(obtained("new", 0), By::WhatLasts).await;
     assert_eq!(put, Err("full".into()));
     assert_eq!(in_use(&held), Some("old".into()));
@@ -78,7 +82,7 @@ async fn what_cannot_be_written_is_not_used_while_the_old_one_lasts_and_is_tried
         () = held.settled() => panic!("it is used unwritten"),
         () = tokio::time::sleep(Duration::from_millis(2500)) => {}
     }
-    disk.fill(false);
+    disk.empty();
     tokio::select! {
         () = held.keep_up() => unreachable!("it goes on for ever"),
         () = held.settled() => {}
@@ -92,12 +96,12 @@ async fn what_cannot_be_written_is_not_used_while_the_old_one_lasts_and_is_tried
 async fn near_the_end_of_the_old_one_the_new_one_is_used_and_told_of_until_it_is_written() {
     for before in [Some(obtained("old", 91)), Some(obtained("old", 101)), None] {
         let (held, disk) = held(before);
-        disk.fill(true);
+        disk.fill();
         assert_eq!(held.put(obtained("new", 0), By::WhatLasts).await, Ok(()));
         assert_eq!(in_use(&held), Some("new".into()));
         assert!(held.warning().is_some_and(|told| told.contains("it is in use")));
         held.settled().await;
-        disk.fill(false);
+        disk.empty();
         held.write().await.expect("written");
         assert_eq!((disk.has(), held.warning()), (vec!["new".into()], None));
     }
@@ -107,11 +111,11 @@ async fn near_the_end_of_the_old_one_the_new_one_is_used_and_told_of_until_it_is
 #[tokio::test]
 async fn what_a_token_was_used_for_waits_for_the_disk() {
     let (held, disk) = held(None);
-    disk.fill(true);
+    disk.fill();
     assert_eq!(held.put(obtained("new", 0), By::Token).await, Err("full".into()));
     assert_eq!(held.make_do(), Err("full".into()));
     assert_eq!(in_use(&held), None);
-    disk.fill(false);
+    disk.empty();
     held.write().await.expect("written");
     assert_eq!((in_use(&held), held.make_do()), (Some("new".into()), Ok(false)));
 }
@@ -120,7 +124,7 @@ async fn what_a_token_was_used_for_waits_for_the_disk() {
 #[tokio::test]
 async fn without_a_good_one_the_unwritten_one_has_to_do() {
     let (held, disk) = held(Some(obtained("old", 70)));
-    disk.fill(true);
+    disk.fill();
     held.put(obtained("new", 0), By::WhatLasts).await.expect_err("full");
     held.doubt();
     assert_eq!((held.make_do(), in_use(&held)), (Ok(true), Some("new".into())));
@@ -133,9 +137,9 @@ async fn without_a_good_one_the_unwritten_one_has_to_do() {
 #[tokio::test]
 async fn only_the_newest_is_written() {
     let (held, disk) = held(Some(obtained("old", 95)));
-    disk.fill(true);
+    disk.fill();
     held.put(obtained("one", 0), By::WhatLasts).await.expect("used");
-    disk.fill(false);
+    disk.empty();
     held.put(obtained("two", 0), By::WhatLasts).await.expect("used");
     held.write().await.expect("nothing is left");
     assert_eq!((disk.has(), in_use(&held)), (vec!["two".into()], Some("two".into())));

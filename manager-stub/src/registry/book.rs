@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio_util::task::TaskTracker;
+
 use super::agents::{AgentRecord, CertificateRecord};
 use super::grants::Grant;
 use super::join_tokens::JoinToken;
@@ -31,6 +33,8 @@ pub struct Registry {
 
 pub(super) struct Shared {
     pub(super) dispatcher: DispatcherHandle,
+    /// What goes on although whoever asked for it has gone; the manager waits for it when it ends.
+    pub(super) tasks: TaskTracker,
     pub(super) known: RwLock<Known>,
     /// One change at a time: each is made of what the one before left.
     pub(super) changing: Arc<tokio::sync::Mutex<()>>,
@@ -102,7 +106,7 @@ impl Registry {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn load(reads: &dyn Reads, dispatcher: DispatcherHandle) -> Result<Self, StoreError> {
+    pub fn load(reads: &dyn Reads, dispatcher: DispatcherHandle, tasks: TaskTracker) -> Result<Self, StoreError> {
         let rows = reads.trust()?;
         let known = Known {
             grants: Table::load(&rows)?,
@@ -113,6 +117,7 @@ impl Registry {
         Ok(Self {
             shared: Arc::new(Shared {
                 dispatcher,
+                tasks,
                 known: RwLock::new(known),
                 changing: Arc::default(),
                 connections: Mutex::default(),
@@ -134,7 +139,7 @@ impl Registry {
         let one = Arc::clone(&self.shared.changing).lock_owned().await;
         let (edit, answer) = self.look(decide)?;
         let registry = self.clone();
-        whole(async move {
+        self.whole(async move {
             let made = registry.make(edit).await;
             drop(one);
             made
@@ -163,17 +168,17 @@ impl Registry {
         }
         Ok(())
     }
-}
 
-/// Goes on to its end, although whoever waits for it is broken off.
-pub(super) async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Nobody aborts it: the runtime itself ends.
-            Err(_) => std::future::pending().await,
-        },
+    /// Goes on to its end, although whoever waits for it is broken off.
+    pub(super) async fn whole<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        match self.shared.tasks.spawn(work).await {
+            Ok(done) => done,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Nobody aborts it: the runtime itself ends.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use deputy_task::id::AgentId;
 
 use super::agents::{AgentRecord, Standing};
-use super::book::{BookError, Registry, whole};
+use super::book::{BookError, Registry};
 use super::joining::Joining;
 use crate::dispatcher::inbound::{Inbound, Presence, Refused};
 use crate::trust::authority::{millis, unix_now};
@@ -61,7 +61,7 @@ impl Registry {
             self.presence(agent_id).await?.refusal(agent_id, &line)?;
         }
         let (registry, agent_id, serial) = (self.clone(), agent_id.clone(), serial.to_owned());
-        whole(async move {
+        self.whole(async move {
             registry.used(agent_id.as_str(), &serial).await?;
             if takes_over {
                 let reason = "another process has joined with this agent id, because this one was silent".to_owned();

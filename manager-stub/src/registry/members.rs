@@ -3,7 +3,7 @@
 use deputy_task::id::AgentId;
 
 use super::agents::{Admission, AgentRecord, CertificateRecord, Standing, Use};
-use super::book::{BookError, Edit, Registry, missing, recorded, whole};
+use super::book::{BookError, Edit, Registry, missing, recorded};
 use crate::trust::authority::{Issued, millis, unix_now};
 use crate::trust::peer::PeerCertificate;
 
@@ -150,7 +150,7 @@ impl Registry {
             Standing::Active => return Err(BookError::Invalid("an agent is ended by revoking or banning it".into())),
         };
         let (registry, agent_id) = (self.clone(), agent_id.clone());
-        whole(async move {
+        self.whole(async move {
             let id = agent_id.as_str();
             let ended = registry.change(|known| {
                 let mut agent = known.agents.get(id).ok_or_else(|| missing("agent", id))?.clone();
