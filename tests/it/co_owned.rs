@@ -156,13 +156,7 @@ async fn a_deployment_that_was_scaled_meanwhile_is_rolled_back_with_its_new_size
     );
     let task = world.submit(&document("web:2", &check)).await.expect("queued");
     checking(&world, &task).await;
-    let admin = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("a client");
+    let admin = world.cluster_admin().await.expect("a client");
     let deployments: Api<Deployment> = Api::namespaced(admin, &namespace);
     let four = Patch::Merge(json!({"spec": {"replicas": 4}}));
     deployments
@@ -329,13 +323,7 @@ async fn a_refused_deletion_does_not_tell_what_others_wrote_into_what_is_deleted
     };
     let task = world.submit(&apply("first", "one")).await.expect("queued");
     world.ended(&task, SOON).await.expect("ended");
-    let client = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("a client");
+    let client = world.cluster_admin().await.expect("a client");
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let kept = secrets
         .list(&ListParams::default().labels("deputy.dev/object"))
@@ -370,13 +358,7 @@ async fn a_refused_deletion_does_not_tell_what_others_wrote_into_what_is_deleted
 async fn what_a_rule_says_of_pods_is_told_without_what_others_wrote_into_their_template() {
     let world = world().await;
     let namespace = world.namespace("plain").await.expect("a namespace");
-    let client = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("a client");
+    let client = world.cluster_admin().await.expect("a client");
     let value = format!("live-{:032x}", rand::random::<u128>());
     note("the environment of a Deployment whose pods are refused", &value);
     let web = |replicas: i32, image: &str, more: Value| {

@@ -191,13 +191,7 @@ async fn secrets_of_every_place_reach_the_script_byte_for_byte_and_nothing_else(
 async fn a_secret_of_a_cluster_is_read_with_the_identity_of_the_task() {
     let world = world().await;
     let namespace = world.namespace("vault").await.expect("a namespace");
-    let admin = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("an admin");
+    let admin = world.cluster_admin().await.expect("a client");
     note("a value of a live Secret", "in-the-Cluster-88");
     note("a value of a live Secret", "another-Value-99");
     let secret: Secret = serde_json::from_value(serde_json::json!({

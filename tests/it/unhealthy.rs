@@ -82,13 +82,7 @@ fn deployment(namespace: &str, image: &str, labels: &str, cpu: &str) -> String {
 
 /// Two pods and no more: a rolling update needs a third.
 async fn only_two_pods(world: &World, namespace: &str) {
-    let admin = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("a client");
+    let admin = world.cluster_admin().await.expect("a client");
     let quotas: Api<ResourceQuota> = Api::namespaced(admin, namespace);
     let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "small" }, "spec": { "hard": { "pods": "2" } } });
     let quota = serde_json::from_value(quota).expect("a quota");
@@ -105,13 +99,7 @@ async fn only_two_pods(world: &World, namespace: &str) {
 
 /// What runs: the spec of the Deployment and the data of its settings.
 async fn world_of(world: &World, namespace: &str) -> (Value, Value) {
-    let admin = world
-        .kubernetes()
-        .await
-        .expect("a cluster")
-        .admin()
-        .await
-        .expect("a client");
+    let admin = world.cluster_admin().await.expect("a client");
     let deployments: Api<Deployment> = Api::namespaced(admin.clone(), namespace);
     let settings: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(admin, namespace);
     let web = deployments.get("web").await.expect("the deployment");

@@ -104,13 +104,7 @@ async fn objects_whose_names_hold_a_secret_are_put_back() {
     for failpoint in [None, Some("after-act@deploy/apply/*:kill")] {
         let mut world = world(failpoint).await;
         let namespace = world.namespace(WORD).await.expect("a namespace");
-        let client = world
-            .kubernetes()
-            .await
-            .expect("a cluster")
-            .admin()
-            .await
-            .expect("a client");
+        let client = world.cluster_admin().await.expect("a client");
         let maps = Api::<ConfigMap>::namespaced(client, &namespace);
         let map =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-settings"}, "data": {"x": "1"}});

@@ -455,6 +455,14 @@ impl World {
         self.aws()?.cloud.kubernetes().await
     }
 
+    /// A client of the cluster, as its administrator.
+    ///
+    /// # Errors
+    /// If the cluster cannot be started.
+    pub async fn cluster_admin(&self) -> Result<kube::Client> {
+        self.kubernetes().await?.admin().await
+    }
+
     /// A namespace of this world's own in `prod`, which `deployer` may edit.
     pub async fn namespace(&self, stem: &str) -> Result<String> {
         let name = self.unique(stem);

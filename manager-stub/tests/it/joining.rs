@@ -52,6 +52,39 @@ async fn next(answers: &mut Streaming<v1::SessionResponse>) -> Option<Frame> {
     frame.ok().flatten().and_then(|response| response.frame)
 }
 
+/// The agent a1 at work: welcomed, with an open stream of logs.
+struct Open {
+    client: AgentClient<Channel>,
+    answers: Streaming<v1::SessionResponse>,
+    pushed: Streaming<v1::PushLogsResponse>,
+    _frames: tokio::sync::mpsc::Sender<v1::SessionRequest>,
+    _pieces: tokio::sync::mpsc::Sender<v1::PushLogsRequest>,
+}
+
+impl Open {
+    async fn by(secured: &Secured, member: &Member) -> Self {
+        let mut client = secured.agent(member).await;
+        let (frames, mut answers) = hello(client.clone(), "a1", "i1").await.expect("answered");
+        assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
+        let (pieces, pushing) = tokio::sync::mpsc::channel(1);
+        let pushed = client.push_logs(ReceiverStream::new(pushing)).await;
+        Self {
+            client,
+            answers,
+            pushed: pushed.expect("a log stream").into_inner(),
+            _frames: frames,
+            _pieces: pieces,
+        }
+    }
+
+    /// The stream of logs ends at once, and with its connection.
+    async fn is_cut(&mut self) {
+        let cut = tokio::time::timeout(AT_ONCE, self.pushed.message()).await;
+        cut.expect("an open stream ends at once")
+            .expect_err("with its connection");
+    }
+}
+
 async fn renew(client: &mut AgentClient<Channel>) -> Result<Member, Status> {
     let key = key();
     let request = v1::RenewCertificateRequest { csr: csr(&key).into() };
@@ -465,23 +498,16 @@ async fn a_revoked_agent_loses_its_session_at_once_and_may_join_again_and_a_bann
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 5).await;
     let member = secured.join("a1", &token).await.expect("joined");
-    let mut live = secured.agent(&member).await;
-    let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
-    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
-    let (_pieces, pushing) = tokio::sync::mpsc::channel::<v1::PushLogsRequest>(1);
-    let pushed = live.push_logs(ReceiverStream::new(pushing)).await;
-    let mut pushed = pushed.expect("a log stream").into_inner();
+    let mut open = Open::by(&secured, &member).await;
     let revoked = secured.revoke("a1", "laptop lost").await;
     assert_eq!(revoked.certificates, 1);
-    match next(&mut answers).await {
+    match next(&mut open.answers).await {
         Some(Frame::Disconnect(told)) => assert_eq!((&*told.code, &*told.reason), ("revoked", "laptop lost")),
         other => panic!("{other:?}"),
     }
-    let cut = tokio::time::timeout(AT_ONCE, pushed.message()).await;
-    cut.expect("an open stream ends at once")
-        .expect_err("with its connection");
+    open.is_cut().await;
     // It dials anew, with the same certificate.
-    let refused = call(&mut live).await.expect_err("revoked");
+    let refused = call(&mut open.client).await.expect_err("revoked");
     assert!(refused.message().contains("was revoked: laptop lost"), "{refused:?}");
     let refused = call(&mut secured.agent(&member).await).await.expect_err("revoked");
     assert!(refused.message().contains("was revoked: laptop lost"), "{refused:?}");
@@ -524,18 +550,12 @@ async fn a_revoke_that_is_broken_off_is_whole() {
     let secured = Secured::start().await;
     let token = secured.join_token("rule", 1).await;
     let member = secured.join("a1", &token).await.expect("joined");
-    let mut live = secured.agent(&member).await;
-    let (_frames, mut answers) = hello(live.clone(), "a1", "i1").await.expect("answered");
-    assert!(matches!(next(&mut answers).await, Some(Frame::Welcome(_))));
-    let (_pieces, pushing) = tokio::sync::mpsc::channel::<v1::PushLogsRequest>(1);
-    let pushed = live.push_logs(ReceiverStream::new(pushing)).await;
-    let mut pushed = pushed.expect("a log stream").into_inner();
+    let mut open = Open::by(&secured, &member).await;
     tokio::select! {
-        told = next(&mut answers) => assert!(matches!(told, Some(Frame::Disconnect(_))), "{told:?}"),
+        told = next(&mut open.answers) => assert!(matches!(told, Some(Frame::Disconnect(_))), "{told:?}"),
         revoked = secured.revoke("a1", "laptop lost") => panic!("the last word comes first: {revoked:?}"),
     }
-    let cut = tokio::time::timeout(AT_ONCE, pushed.message()).await;
-    cut.expect("it ends all the same").expect_err("with its connection");
+    open.is_cut().await;
 }
 
 #[tokio::test]
