@@ -6,6 +6,7 @@ use std::time::Duration;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::connect_proxy::{ConnectProxy, Rules};
+use deputy_tests::tasks::Tasks;
 use deputy_tests::wall_clock::WallClock;
 use deputy_tests::world::World;
 
@@ -279,7 +280,8 @@ async fn the_command_says_what_is_missing() {
     assert!(said.contains("not from the authority that was configured"), "{said}");
 }
 
-/// A certificate of the operator's own, replaced while the manager runs: new connections see the new one.
+/// A certificate of the operator's own, replaced while the manager runs: new connections see the new one, and an agent
+/// whose file of authorities is replaced too believes it without a restart.
 #[tokio::test]
 async fn a_replaced_certificate_is_shown_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -327,6 +329,17 @@ async fn a_replaced_certificate_is_shown_without_a_restart() {
         info.is_some_and(|info| info.status() == v1::AgentStatus::Online),
         "the session stays"
     );
+    // What the agent believes is read anew for its next connection.
+    std::fs::copy(second.path(), first.path()).expect("replaced");
+    world.manager.kill_and_start_again().await.expect("started again");
+    world.tasks = Tasks::of(&world.manager.access().expect("up")).expect("a client");
+    world
+        .eventually("the agent is back", SOON, async || {
+            let info = agent_info(&world, "agent-1").await;
+            info.is_some_and(|info| info.status() == v1::AgentStatus::Online)
+        })
+        .await
+        .expect("it believes the new authority");
 }
 
 /// What is signed with a wrong clock is refused by everybody in other words: the join stops before, and names the clock.
