@@ -117,7 +117,7 @@ fn chosen_otherwise() -> Value {
         "poolKey": { "existingSecret": "deputy-pool", "key": "ring" },
         "agent": { "confinement": "required", "writableFolders": ["/cache", "/more"], "logFormat": "text", "healthAddress": "::" },
         "replicas": 2,
-        "image": { "repository": "registry.example.com/deputy-agent", "tag": "7" },
+        "image": { "repository": "registry.example.com/deputy-agent", "tag": "7", "digest": format!("sha256:{}", "0a".repeat(32)) },
         "imagePullSecrets": [{ "name": "registry" }],
         "serviceAccount": { "create": false, "name": "existing" },
         "rbac": { "rules": [{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["app"], "verbs": ["get"] }] },
@@ -216,6 +216,10 @@ fn the_chart_renders_a_restricted_pod_that_has_time_to_leave() {
     assert!(!agent.contains_key("policy_file"), "{agent}");
     let ring = agent["pool_key_file"].as_str().expect("a file");
     let pod = &of_kind(&all, "Deployment").expect("a Deployment")["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["image"],
+        format!("registry.example.com/deputy-agent:7@sha256:{}", "0a".repeat(32))
+    );
     let mounts = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
     let mount = mounts.iter().find(|one| one["name"] == "pool-key").expect("a mount");
     assert!(ring.starts_with(mount["mountPath"].as_str().expect("a path")), "{ring}");
@@ -371,6 +375,10 @@ fn values_that_cannot_work_are_refused_with_their_names() {
         (
             with(good(), "image", json!({ "repository": "agent", "tag": "a b" })),
             "tag",
+        ),
+        (
+            with(good(), "image", json!({ "repository": "agent", "digest": "sha256:7" })),
+            "digest",
         ),
         (with(good(), "agent.slot", json!(3)), "slot"),
         (with(good(), "work", json!({ "sizeLimit": "a lot" })), "sizeLimit"),
