@@ -1,7 +1,6 @@
 //! The HTTP client of every AWS call: made once per agent, on first use, because certificates and
 //! pools cost an idle agent memory.
 
-use std::fs;
 use std::time::Duration;
 
 use aws_smithy_async::rt::sleep::TokioSleep;
@@ -11,9 +10,8 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient};
 use deputy_dial::proxy::{BadProxy, ProxyRule};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
+use crate::ca_bundle::{self, Following};
 use crate::env::Env;
 use crate::error::CredentialsError;
 
@@ -21,9 +19,18 @@ use crate::error::CredentialsError;
 const AWS_PORT: u16 = 443;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The client for AWS: system certificates, or `AWS_CA_BUNDLE` instead of them; proxies as the
-/// environment says.
+/// The client for AWS: system certificates, or `AWS_CA_BUNDLE` instead of them, also when that file is replaced later;
+/// proxies as the environment says.
 pub(crate) fn for_aws(env: &Env) -> Result<SharedHttpClient, CredentialsError> {
+    let Some(path) = env.get("AWS_CA_BUNDLE") else {
+        return with_present_certificates(env);
+    };
+    let (path, env) = (path.to_owned(), env.clone());
+    let following = Following::new(&path, move || with_present_certificates(&env))?;
+    Ok(SharedHttpClient::new(following))
+}
+
+fn with_present_certificates(env: &Env) -> Result<SharedHttpClient, CredentialsError> {
     let (context, proxy) = (context(env)?, proxy(env)?);
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
@@ -67,7 +74,7 @@ fn context(env: &Env) -> Result<TlsContext, CredentialsError> {
     // rustls wants one process-wide provider where none is named; a second install is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let trust = match env.get("AWS_CA_BUNDLE") {
-        Some(path) => TrustStore::empty().with_pem_certificate(read_bundle(path)?),
+        Some(path) => TrustStore::empty().with_pem_certificate(ca_bundle::read(path)?),
         None => TrustStore::empty().with_native_roots(true),
     };
     let bad = |error: &dyn std::fmt::Display| CredentialsError::CaBundle {
@@ -85,26 +92,10 @@ pub(crate) fn for_metadata() -> SharedHttpClient {
     Builder::new().build_http()
 }
 
-fn read_bundle(path: &str) -> Result<Vec<u8>, CredentialsError> {
-    let bad = |problem: String| CredentialsError::CaBundle {
-        path: path.to_owned(),
-        problem,
-    };
-    let pem = fs::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| bad(format!("is not PEM: {error}")))?;
-    let mut roots = rustls::RootCertStore::empty();
-    let (good, refused) = roots.add_parsable_certificates(certificates);
-    if good == 0 || refused > 0 {
-        return Err(bad(format!(
-            "has {good} usable certificates and {refused} unusable ones"
-        )));
-    }
-    Ok(pem)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -36,6 +36,7 @@ pub mod backoff;
 mod machine;
 pub mod instance_metadata;
 mod http_client;
+mod ca_bundle;
 pub mod env;
 pub mod error;
 
