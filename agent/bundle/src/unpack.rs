@@ -159,19 +159,16 @@ fn verify(file: &mut File, blob: &BlobRef) -> Result<(), BundleError> {
 fn entries(source: impl Read, left: &Left, folder: &Folder, limits: BundleLimits) -> Result<(), BundleError> {
     let mut archive = tar::Archive::new(source);
     let mut entries = archive.entries()?;
-    let mut count = 0_u64;
+    let mut count = Entries {
+        seen: 0,
+        limit: limits.entries,
+    };
     loop {
         left.of_headers.set(MAX_HEADER_BYTES);
         let Some(entry) = entries.next() else { return Ok(()) };
         let mut entry = entry?;
         left.of_headers.set(u64::MAX);
-        count += 1;
-        if count > limits.entries {
-            return Err(BundleError::TooMuch {
-                limit: limits.entries,
-                what: "entries",
-            });
-        }
+        count.add(1)?;
         let name = entry.path_bytes();
         if name.len() > MAX_NAME_BYTES {
             return Err(BundleError::TooMuch {
@@ -189,10 +186,15 @@ fn entries(source: impl Read, left: &Left, folder: &Folder, limits: BundleLimits
         let path = entry.path()?.into_owned();
         let names = Folder::names(&path).ok_or(BundleError::Escapes { path: shown.clone() })?;
         match (kind, names.split_last()) {
-            (EntryType::Directory, _) => drop(folder.folder(&names)?),
+            (EntryType::Directory, _) => {
+                let (_, made) = folder.counted_folder(&names)?;
+                count.add(made.saturating_sub(1))?;
+            }
             (_, Some((name, parents))) => {
                 let mode = entry.header().mode()?;
-                let mut file = match folder.new_file(parents, name, mode) {
+                let (parent, made) = folder.counted_folder(parents)?;
+                count.add(made)?;
+                let mut file = match parent.new_file(&[], name, mode) {
                     Ok(file) => file,
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         return Err(BundleError::Twice { path: shown });
@@ -204,6 +206,23 @@ fn entries(source: impl Read, left: &Left, folder: &Folder, limits: BundleLimits
             // The folder itself is no file.
             (_, None) => return Err(BundleError::Escapes { path: shown }),
         }
+    }
+}
+
+/// Counts files and folders, also folders that only paths name: as many as a path is long.
+struct Entries {
+    seen: u64,
+    limit: u64,
+}
+
+impl Entries {
+    fn add(&mut self, more: u64) -> Result<(), BundleError> {
+        self.seen += more;
+        let (limit, what) = (self.limit, "entries");
+        if self.seen > limit {
+            return Err(BundleError::TooMuch { limit, what });
+        }
+        Ok(())
     }
 }
 
@@ -363,6 +382,14 @@ mod tests {
         for (entries, expected) in [
             (vec![(EntryType::Regular, "zeros", 0o644, &zeros[..])], "bytes unpacked"),
             (vec![(EntryType::Directory, "d", 0o755, &b""[..]); 11], "entries"),
+            (
+                vec![(EntryType::Regular, "1/2/3/4/5/6/7/8/9/10/file", 0o644, &b""[..])],
+                "entries",
+            ),
+            (
+                vec![(EntryType::Directory, "1/2/3/4/5/6/7/8/9/10/11", 0o755, &b""[..])],
+                "entries",
+            ),
         ] {
             let (_root, outcome) = unpacked(&pack(&entries));
             assert!(

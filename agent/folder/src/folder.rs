@@ -59,15 +59,25 @@ impl Folder {
     /// # Errors
     /// If something else is in its place, or it cannot be made.
     pub fn folder(&self, names: &[&OsStr]) -> io::Result<Self> {
+        Ok(self.counted_folder(names)?.0)
+    }
+
+    /// The folder of that name, as [`Self::folder`], and how many folders were made for it.
+    ///
+    /// # Errors
+    /// If something else is in its place, or it cannot be made.
+    pub fn counted_folder(&self, names: &[&OsStr]) -> io::Result<(Self, u64)> {
         let mut folder = self.0.as_fd().try_clone_to_owned()?;
+        let mut made = 0;
         for name in names {
             match mkdirat(&folder, *name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => made += 1,
+                Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
             folder = openat(&folder, *name, FOLDER, Mode::empty())?;
         }
-        Ok(Self(folder))
+        Ok((Self(folder), made))
     }
 
     /// A file that was not there, the owner's only; of `mode` counts whether he may execute it.
