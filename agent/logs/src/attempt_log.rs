@@ -216,6 +216,12 @@ impl LogWriter {
         self.inner.redactor.redact(text)
     }
 
+    /// What hides the secrets, for who looks for other values beside them.
+    #[must_use]
+    pub fn redactor(&self) -> Redactor {
+        self.inner.redactor.clone()
+    }
+
     /// A stream that hides the same secrets, for who keeps a part of the output aside.
     #[must_use]
     pub fn redacted_stream(&self) -> RedactedStream {

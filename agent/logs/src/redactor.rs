@@ -185,33 +185,52 @@ impl Redactor {
     /// A whole text, in which what is known anyway stays: a part that would be replaced and that `is_known`.
     #[must_use]
     pub fn redact_unless(&self, text: &str, is_known: impl Fn(&str) -> bool) -> String {
-        let matcher = {
-            let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-            if secrets.forms.is_empty() {
-                return text.to_owned();
-            }
-            secrets.matcher()
+        self.redact_unless_beside(&Self::new(), text, is_known)
+    }
+
+    /// The same, and without what `always` hides, whether it is known or not. Looked for at once: where a part of each
+    /// overlaps, both are replaced whole, and nothing of the one hides that the other was there.
+    #[must_use]
+    pub fn redact_unless_beside(&self, always: &Self, text: &str, is_known: impl Fn(&str) -> bool) -> String {
+        let (Some(mut found), Some(more)) = (self.found_in(text), always.found_in(text)) else {
+            return String::from_utf8_lossy(MASK).into_owned();
         };
-        if matches!(*matcher, Matcher::Everything) {
-            return self.redact(text);
-        }
+        // What begins or ends within a character cannot be looked for.
+        found.retain(|span| !text.get(span.start..span.end).is_some_and(&is_known));
+        found.extend(more);
+        found.sort_by_key(|span| span.end);
         let mut hidden = Vec::new();
-        matcher.scan(NodeId::default(), text.as_bytes(), |end, len| {
-            hide(&mut hidden, end.saturating_sub(len), end);
-        });
+        for span in found {
+            hide(&mut hidden, span.start, span.end);
+        }
         let mut whole = Vec::with_capacity(text.len());
         let mut from = 0;
         for Span { start, end } in hidden {
-            // What begins or ends within a character cannot be looked for.
-            if text.get(start..end).is_some_and(&is_known) {
-                continue;
-            }
             whole.extend_from_slice(text.as_bytes().get(from..start).unwrap_or_default());
             whole.extend_from_slice(MASK);
             from = end;
         }
         whole.extend_from_slice(text.as_bytes().get(from..).unwrap_or_default());
         String::from_utf8_lossy(&whole).into_owned()
+    }
+
+    /// Where a text has something to hide; none if all of it is.
+    fn found_in(&self, text: &str) -> Option<Vec<Span>> {
+        let matcher = {
+            let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+            if secrets.forms.is_empty() {
+                return Some(Vec::new());
+            }
+            secrets.matcher()
+        };
+        if matches!(*matcher, Matcher::Everything) {
+            return None;
+        }
+        let mut found = Vec::new();
+        matcher.scan(NodeId::default(), text.as_bytes(), |end, len| {
+            hide(&mut found, end.saturating_sub(len), end);
+        });
+        Some(found)
     }
 }
 

@@ -269,3 +269,22 @@ fn what_is_known_anyway_stays_where_it_does_not_show_more() {
     assert_eq!(redactor.redact_unless("shop", |_| false), redactor.redact("shop"));
     assert_eq!(Redactor::new().redact_unless("shop", |_| false), "shop");
 }
+
+#[test]
+fn two_redactors_look_at_once_and_what_only_one_knows_does_not_show_the_other() {
+    let (first, always) = (Redactor::new(), Redactor::new());
+    first.add_secret(b"middle").expect("a secret");
+    first.add_secret(b"omega-and-more").expect("a secret");
+    always.add_secret(b"alpha-middle-omega").expect("a secret");
+    let left = |text: &str| first.redact_unless_beside(&always, text, |part| part == "middle");
+    assert_eq!(left("the alpha-middle-omega, a middle"), "the ***, a middle");
+    assert_eq!(left("alpha-middle-omega-and-more; omega-and-more"), "***; ***");
+    assert_eq!(
+        first.redact_unless_beside(&Redactor::new(), "a middle", |_| false),
+        "a ***"
+    );
+    assert_eq!(
+        Redactor::new().redact_unless_beside(&always, "a middle", |_| false),
+        "a middle"
+    );
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use deputy_logs::Redactor;
 use deputy_task::json::{Bound, Unread};
 use futures::future::poll_fn;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use crate::permit::Permit;
 
 use super::bearer::{Bearer, BearerError};
-use super::echo::{Echo, Redacting, said};
+use super::echo::{Echo, said};
 use super::guard::{Pass, Refused};
 use super::refusal::Refusal;
 
@@ -37,7 +38,6 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 const MAX_FOREIGN_CHARS: usize = 300;
 
 /// Takes the secrets of a task out of a text. Asked before anything is cut: of half a secret nobody knows that it is one.
-pub(crate) type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// Most values in one: thousands of pods with everything that a cluster notes about them.
 const ANSWER_BOUND: Bound = Bound {
@@ -51,7 +51,7 @@ pub(crate) struct Api {
     client: kube::Client,
     bearer: Bearer,
     place: Arc<Place>,
-    redact: Redact,
+    secrets: Redactor,
 }
 
 /// Where an API server is, for people.
@@ -137,12 +137,12 @@ impl ApiError {
 
 impl Api {
     /// From a client without authentication of its own, and a source of tokens.
-    pub(crate) fn new(client: kube::Client, bearer: Bearer, place: Place, redact: Redact) -> Self {
+    pub(crate) fn new(client: kube::Client, bearer: Bearer, place: Place, secrets: Redactor) -> Self {
         Self {
             client,
             bearer,
             place: Arc::new(place),
-            redact,
+            secrets,
         }
     }
 
@@ -271,7 +271,7 @@ impl Api {
             if code.is_success() {
                 Ok(body)
             } else {
-                Err(status(code, &body, echo, &*self.redact))
+                Err(status(code, &body, echo, &self.secrets))
             }
         };
         tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
@@ -317,7 +317,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The body of an error is a `Status`, unless a proxy or load balancer wrote it.
-pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: Redacting<'_>) -> ApiError {
+pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, secrets: &Redactor) -> ApiError {
     let read = ANSWER_BOUND.read::<Status>(body);
     let is_foreign = read.is_err();
     let status = read.unwrap_or_else(|_| Status {
@@ -325,7 +325,7 @@ pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, redact: Redacti
         ..Status::default()
     });
     let refusal = Refusal::of(status.message.as_deref().unwrap_or_default());
-    let mut status = echo.status(status, redact);
+    let mut status = echo.status(status, secrets);
     if is_foreign {
         let cut = |message: String| message.chars().take(MAX_FOREIGN_CHARS).collect();
         status.message = status.message.map(cut);
@@ -380,8 +380,9 @@ mod tests {
         for before in MAX_FOREIGN_CHARS - 30..MAX_FOREIGN_CHARS + 30 {
             for secret in [SECRET, "hunter3-of-the-cluster"] {
                 let body = format!("{} {secret} and more", "x".repeat(before));
-                let redact = |text: &str| text.replace(SECRET, "***");
-                let error = status(StatusCode::BAD_GATEWAY, body.as_bytes(), &echo, &redact);
+                let secrets = Redactor::new();
+                secrets.add_secret(SECRET.as_bytes()).expect("a secret");
+                let error = status(StatusCode::BAD_GATEWAY, body.as_bytes(), &echo, &secrets);
                 let ApiError::Status { status, .. } = error else {
                     panic!("a status");
                 };

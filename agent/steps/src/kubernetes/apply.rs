@@ -397,7 +397,11 @@ mod tests {
         let status = serde_json::from_value(json!({"message": message})).expect("a status");
         let change = creation(&place, image.clone(), live).expect("a request");
         assert_eq!(
-            change.echo.status(status, &str::to_owned).message.as_deref(),
+            change
+                .echo
+                .status(status, &deputy_logs::Redactor::new())
+                .message
+                .as_deref(),
             Some("admission webhook \"w\" denied the request: *** of kept has ***")
         );
     }

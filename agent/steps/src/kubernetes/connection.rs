@@ -13,6 +13,7 @@ use deputy_credentials::endpoint::EndpointHandle;
 use deputy_credentials::exec_plugin::{ExecPlugin, PluginTokens};
 use deputy_credentials::kubeconfig::Kubeconfig;
 use deputy_dial::proxy::ProxyRule;
+use deputy_logs::Redactor;
 use deputy_task::outcome::Failure;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, Write};
@@ -25,7 +26,7 @@ use tower::{Service, ServiceExt};
 use crate::context::StepContext;
 use crate::failure::StepError;
 
-use super::api::{Api, Place, Redact};
+use super::api::{Api, Place};
 use super::bearer::{Bearer, Hide};
 use super::explain::{Doing, explain};
 use super::guard;
@@ -56,8 +57,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) namespace: Option<&'a str>,
     /// Told every secret before it is used.
     pub(crate) hide: Hide,
-    /// Takes them out again of what the cluster answers.
-    pub(crate) redact: Redact,
+    /// What is taken out of the cluster's answers.
+    pub(crate) secrets: Redactor,
 }
 
 impl Connection {
@@ -68,7 +69,6 @@ impl Connection {
         let program = ToolLookup::from_process().token_program().await;
         ctx.narrate(program.narration());
         let host = Arc::clone(ctx.host());
-        let log = host.log();
         let connection = Self::dial(Dial {
             identity,
             cluster: &found,
@@ -76,7 +76,7 @@ impl Connection {
             folder: &ctx.aside().await?,
             namespace,
             hide: Arc::new(move |secret, end| host.add_secret(secret, end).map_err(|refused| refused.to_string())),
-            redact: Arc::new(move |text| log.redact(text)),
+            secrets: ctx.host().log().redactor(),
         })
         .await?;
         connection.introduce(ctx, &found).await?;
@@ -119,7 +119,7 @@ impl Connection {
             server: cluster.endpoint.clone(),
         };
         Ok(Self {
-            api: Api::new(client, bearer, place, dial.redact),
+            api: Api::new(client, bearer, place, dial.secrets),
             _kubeconfig: kubeconfig,
             _endpoint: endpoint,
         })

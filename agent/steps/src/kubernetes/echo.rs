@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use deputy_logs::redactor::MAX_SECRET_BYTES;
 use deputy_logs::{Redactor, SecretRefused};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
@@ -66,9 +68,6 @@ const DEFAULTS: [&str; 24] = [
     "TerminatingOrFailed",
 ];
 
-/// Takes the secrets of a task out of a text.
-pub(crate) type Redacting<'a> = &'a (dyn Fn(&str) -> String + Sync);
-
 /// What a request brought, and what was there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Echo {
@@ -79,9 +78,9 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// A refusal without what it quotes. `redact` takes out the secrets of the task.
-    pub(crate) fn status(&self, mut status: Status, redact: Redacting<'_>) -> Status {
-        let words = self.words(redact);
+    /// A refusal without what it quotes, and without the secrets of the task.
+    pub(crate) fn status(&self, mut status: Status, secrets: &Redactor) -> Status {
+        let words = self.words(secrets);
         let causes = status.details.as_mut().and_then(|details| details.causes.as_mut());
         let mut of_fields = Vec::new();
         if let Some(causes) = causes {
@@ -100,11 +99,13 @@ impl Echo {
     }
 
     /// What may be told and what not, at hand for several messages.
-    pub(crate) fn words<'a>(&self, redact: Redacting<'a>) -> Words<'a> {
+    pub(crate) fn words(&self, secrets: &Redactor) -> Words {
         let mut own = BTreeSet::new();
         of_task(&self.own, &mut own);
         let mut values = BTreeSet::new();
+        of_secrets(&self.own, &mut values);
         for live in &self.live {
+            of_secrets(live, &mut values);
             of_cluster(live, &mut values);
         }
         let hidden = Redactor::new();
@@ -115,7 +116,7 @@ impl Echo {
         Words {
             own,
             hidden: complete.then_some(hidden),
-            redact,
+            secrets: secrets.clone(),
         }
     }
 }
@@ -126,20 +127,22 @@ pub(crate) fn said(message: &str) -> String {
 }
 
 /// What is told and what is not, at hand.
-pub(crate) struct Words<'a> {
+pub(crate) struct Words {
     own: BTreeSet<String>,
     /// None if there is too much of it.
     hidden: Option<Redactor>,
-    redact: Redacting<'a>,
+    /// Of the task.
+    secrets: Redactor,
 }
 
-impl Words<'_> {
+impl Words {
     fn told(&self, message: &str) -> String {
         let Some(hidden) = &self.hidden else {
             return self.told_in_outline(message);
         };
         // First what is known: of half a value nobody knows that it is one.
-        let message = (self.redact)(&hidden.redact_unless(message, |part| self.is_known(part, message)));
+        let is_known = |part: &str| self.is_known(part, message);
+        let message = hidden.redact_unless_beside(&self.secrets, message, is_known);
         // A quotation that is cut here has no end, and is left out.
         let told = (0..=MAX_TOLD_BYTES).rev().find_map(|bytes| message.get(..bytes));
         without_values(told.unwrap_or(&message), &self.own)
@@ -149,9 +152,12 @@ impl Words<'_> {
     /// what an admission rule says; what Kubernetes itself says quotes at known places.
     pub(crate) fn heard(&self, message: &str) -> String {
         match &self.hidden {
-            Some(hidden) => hidden.redact_unless(message, |part| self.is_known(part, message)),
+            Some(hidden) => {
+                let is_known = |part: &str| self.is_known(part, message);
+                hidden.redact_unless_beside(&self.secrets, message, is_known)
+            }
             None if Refusal::of(message) == Refusal::Admission => self.told_in_outline(message),
-            None => message.to_owned(),
+            None => self.secrets.redact(message),
         }
     }
 
@@ -162,6 +168,10 @@ impl Words<'_> {
 
     /// Where values cannot be looked for: what stands at fixed places.
     fn told_in_outline(&self, message: &str) -> String {
+        self.secrets.redact(&self.outline(message))
+    }
+
+    fn outline(&self, message: &str) -> String {
         let immutable = if message.contains("immutable") {
             "immutable "
         } else {
@@ -186,15 +196,20 @@ impl Words<'_> {
         if told.is_empty() {
             "it is invalid".into()
         } else {
-            told.into()
+            self.secrets.redact(told)
         }
     }
 
     /// A path of names; keys of lists that others wrote can be in it.
     fn field(&self, field: &str) -> String {
-        if let Some(hidden) = &self.hidden {
-            return (self.redact)(&hidden.redact_unless(field, |part| self.own.contains(part)));
-        }
+        let Some(hidden) = &self.hidden else {
+            return self.secrets.redact(&self.field_in_outline(field));
+        };
+        hidden.redact_unless_beside(&self.secrets, field, |part| self.own.contains(part))
+    }
+
+    /// With indices and the task's own keys only.
+    fn field_in_outline(&self, field: &str) -> String {
         let mut parts = field.split('[');
         let mut told = parts.next().unwrap_or_default().to_owned();
         for part in parts {
@@ -272,6 +287,29 @@ fn of_task(manifest: &Value, own: &mut BTreeSet<String>) {
     }
 }
 
+/// What Secrets hold, as it is written in them and as it is read out of them.
+fn of_secrets(object: &Value, values: &mut BTreeSet<String>) {
+    match object {
+        Value::Object(map) if map.get("kind").and_then(Value::as_str) == Some("Secret") => {
+            let held = |part: &str| {
+                map.get(part)
+                    .and_then(Value::as_object)
+                    .into_iter()
+                    .flat_map(|held| held.values())
+            };
+            held("stringData").for_each(|value| texts(value, values));
+            for text in held("data").filter_map(Value::as_str) {
+                values.insert(text.to_owned());
+                let read = BASE64.decode(text).ok().and_then(|read| String::from_utf8(read).ok());
+                values.extend(read);
+            }
+        }
+        Value::Object(map) => map.values().for_each(|value| of_secrets(value, values)),
+        Value::Array(items) => items.iter().for_each(|item| of_secrets(item, values)),
+        _ => {}
+    }
+}
+
 /// The texts of an object of the cluster, but for what says which one it is and who owns what.
 fn of_cluster(object: &Value, values: &mut BTreeSet<String>) {
     let Some(map) = object.as_object() else {
@@ -330,7 +368,7 @@ mod tests {
             own: job("app:2"),
             live: vec![],
         };
-        let told = echo.status(refused(causes, &message), &str::to_owned);
+        let told = echo.status(refused(causes, &message), &Redactor::new());
         assert_eq!(
             told.message.as_deref(),
             Some(
@@ -349,7 +387,7 @@ mod tests {
             own: job("app:2"),
             live: vec![live.clone()],
         };
-        let told = echo.status(refused(json!([]), message), &str::to_owned).message;
+        let told = echo.status(refused(json!([]), message), &Redactor::new()).message;
         assert_eq!(
             told.as_deref(),
             Some(
@@ -362,7 +400,7 @@ mod tests {
             live: vec![live, large],
         };
         assert_eq!(
-            echo.status(refused(json!([]), message), &str::to_owned)
+            echo.status(refused(json!([]), message), &Redactor::new())
                 .message
                 .as_deref(),
             Some(&*format!(
@@ -373,7 +411,7 @@ mod tests {
         let told = echo
             .status(
                 refused(causes, "ConfigMap \"migrate\" is invalid: data: Forbidden: …"),
-                &str::to_owned,
+                &Redactor::new(),
             )
             .message;
         assert_eq!(
@@ -397,7 +435,7 @@ mod tests {
             r#"pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "istio-proxy" must not include "NET_ADMIN", "CANARY" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")"#,
             r#"admission webhook "rules.example" denied the request: "Unconfined" NET_ADMIN of "app.example/team" in ["app", "side-car"]"#,
         ]
-        .map(|message| echo.status(refused(json!([]), message), &str::to_owned).message.expect("words"));
+        .map(|message| echo.status(refused(json!([]), message), &Redactor::new()).message.expect("words"));
         insta::assert_snapshot!(told.join("\n"), @r##"
         pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "***" must not include "NET_ADMIN", "***" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")
         admission webhook "rules.example" denied the request: "***" *** of "app.example/team" in ["app", "side-car"]
@@ -418,7 +456,7 @@ mod tests {
                 own: job("app:2"),
                 live,
             };
-            let told = echo.status(refused(causes(), message), &str::to_owned);
+            let told = echo.status(refused(causes(), message), &Redactor::new());
             let field = told.details.and_then(|details| details.causes?.first()?.field.clone());
             format!("{}\n{}", told.message.unwrap_or_default(), field.unwrap_or_default())
         });
@@ -432,18 +470,46 @@ mod tests {
 
     #[test]
     fn a_refusal_without_end_is_told_to_a_bound_and_nothing_is_cut_in_the_middle_of_a_value() {
-        let words = Echo::default().words(&str::to_owned);
+        let words = Echo::default().words(&Redactor::new());
         for before in MAX_TOLD_BYTES - 20..MAX_TOLD_BYTES {
             let told = words.told(&format!("{}\"canary canary\" ü and more", "ü".repeat(before / 2)));
             assert!(told.len() <= MAX_TOLD_BYTES + 8 && !told.contains("can"), "{before}");
         }
     }
 
+    /// Guards that a Secret's content is looked for in prose too, as `echo $PASSWORD` would print it.
+    #[test]
+    fn what_a_secret_holds_is_not_told_wherever_it_stands() {
+        let own =
+            json!({"kind": "Secret", "stringData": {"password": "own-in-clear"}, "data": {"n": "b3duLWVuY29kZWQ="}});
+        let live = json!({"kind": "Secret", "data": {"password": "bGl2ZS1vbmU=", "binary": "/////w=="}});
+        let message = r#"admission webhook "w" denied the request: own-in-clear, own-encoded, b3duLWVuY29kZWQ=, live-one, bGl2ZS1vbmU= and /////w== are weak"#;
+        let words = Echo { own, live: vec![live] }.words(&Redactor::new());
+        let expected = r#"admission webhook "w" denied the request: ***, ***, ***, ***, *** and *** are weak"#;
+        assert_eq!(words.told(message), expected);
+        assert_eq!(words.heard(message), expected);
+    }
+
+    /// Guards that nothing of a secret of the task is left when a part of it also stands in the cluster, or the other way.
+    #[test]
+    fn what_is_in_the_cluster_and_what_is_the_tasks_secret_go_out_together() {
+        let secrets = Redactor::new();
+        secrets.add_secret(b"alpha-hunter2-omega").expect("a secret");
+        let live = json!({"spec": ["hunter2", "omega and beyond"]});
+        let words = Echo {
+            own: json!(["hunter2"]),
+            live: vec![live],
+        }
+        .words(&secrets);
+        let told = words.told("alpha-hunter2-omega and beyond, alpha-hunter2-omega, hunter2 is our own");
+        assert_eq!(told, "***, ***, hunter2 is our own");
+    }
+
     #[test]
     fn a_secrets_content_is_not_the_tasks_own_to_tell() {
         let own =
             json!({"kind": "Secret", "type": "Opaque", "stringData": {"password": "hunter2"}, "data": {"n": "eA=="}});
-        let words = Echo { own, live: vec![] }.words(&str::to_owned);
+        let words = Echo { own, live: vec![] }.words(&Redactor::new());
         assert_eq!(
             words.told("type: Invalid value: \"Opaque\": no; data: Invalid value: \"hunter2\": no"),
             "type: Invalid value: \"Opaque\": no; data: Invalid value: \"***\": no"

@@ -275,7 +275,7 @@ mod tests {
             StatusCode::from_u16(code).expect("code"),
             body.as_bytes(),
             &echo,
-            &str::to_owned,
+            &deputy_logs::Redactor::new(),
         ))
     }
 

@@ -3,6 +3,7 @@
 //! controller passes it on. Called by `looking` before anybody reads a word; what controllers and kubelets quote by
 //! themselves `rollout` takes out by where it stands.
 
+use deputy_logs::Redactor;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use serde_json::Value;
 
@@ -10,12 +11,14 @@ use super::echo::{Echo, Words};
 
 /// What is heard about one object.
 pub(crate) struct Hearing {
-    words: Words<'static>,
+    words: Words,
 }
 
 impl Hearing {
-    /// `own` is the task's: its values may be told. `templates` are where the values of pods come from.
-    pub(crate) fn new(own: &Value, live: &Value, templates: Vec<Value>) -> Self {
+    /// `own` is the task's: its values may be told. `templates` are where the values of pods come from. The task's
+    /// secrets go out at once with what is in the cluster: whoever reads on cuts sentences at quotes and brackets, and
+    /// of half a secret nobody knows that it is one.
+    pub(crate) fn new(own: &Value, live: &Value, templates: Vec<Value>, secrets: &Redactor) -> Self {
         let mut there = templates;
         there.push(live.clone());
         let echo = Echo {
@@ -23,7 +26,7 @@ impl Hearing {
             live: there,
         };
         Self {
-            words: echo.words(&str::to_owned),
+            words: echo.words(secrets),
         }
     }
 
@@ -108,7 +111,12 @@ mod tests {
         .expect("pods");
         let own = json!({"kind": "Deployment", "metadata": {"name": "payments"}, "spec": {"template": {
             "spec": {"containers": [{"name": "payments", "image": "payments:2"}]}}}});
-        let hearing = Hearing::new(&own, &live.clone(), vec![template("hunter1-of-the-cluster")]);
+        let hearing = Hearing::new(
+            &own,
+            &live.clone(),
+            vec![template("hunter1-of-the-cluster")],
+            &Redactor::new(),
+        );
         hearing.object(&mut live);
         hearing.events(&mut events);
         hearing.pods(&mut pods);
@@ -118,6 +126,21 @@ mod tests {
         lines.extend(event::news(&events, &[], &uids, &mut BTreeSet::new()));
         lines.push(json!(pods[0].status).to_string());
         lines.join("\n")
+    }
+
+    /// Guards that a sentence is not cut within a secret before anybody looks for it.
+    #[test]
+    fn the_tasks_secrets_are_out_before_a_sentence_is_cut() {
+        let secrets = Redactor::new();
+        secrets.add_secret(br#"pass"word{1}of-the-task"#).expect("a secret");
+        let event = |message: &str| json!({"metadata": {}, "message": message, "involvedObject": {"uid": "rs"}});
+        let said = r#"Readiness probe failed: pass"word{1}of-the-task is no answer"#;
+        let mut events: Vec<Event> = serde_json::from_value(json!([event(said)])).expect("events");
+        Hearing::new(&json!({}), &json!({}), Vec::new(), &secrets).events(&mut events);
+        assert_eq!(
+            events[0].message.as_deref(),
+            Some("Readiness probe failed: *** is no answer")
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use deputy_credentials::TaskIdentity;
 use deputy_credentials::authenticator::TokenProgram;
 use deputy_credentials::cluster::EksCluster;
+use deputy_logs::Redactor;
 use deputy_task::outcome::Failure;
 
 use super::connection::{Connection, Dial};
@@ -29,7 +30,7 @@ pub async fn who_am_i(
         namespace: None,
         // Nothing that is secret is in an error, and nobody's output is shown.
         hide: Arc::new(|_, _| Ok(())),
-        redact: Arc::new(str::to_owned),
+        secrets: Redactor::new(),
     })
     .await?;
     match connection.api.who_am_i().await {

@@ -83,14 +83,15 @@ pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<
     if object.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         return Ok(Looked::just(definition::assess_definition(&live)));
     }
-    let heard = Hearing::new(&one.own, &live, Vec::new());
+    let secrets = ctx.host().log().redactor();
+    let heard = Hearing::new(&one.own, &live, Vec::new(), &secrets);
     heard.object(&mut live);
     let quick = assess(&live, one, &Around::default())?;
     if !matches!(quick.progress, Progress::Waiting(_)) {
         return Ok(Looked::just(quick));
     }
     let mut around = Around::read(ctx, api, object, &live).await?;
-    let heard = Hearing::new(&one.own, &live, around.templates());
+    let heard = Hearing::new(&one.own, &live, around.templates(), &secrets);
     heard.object(&mut live);
     heard.pods(&mut around.pods);
     heard.events(&mut around.events);
