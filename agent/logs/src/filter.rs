@@ -14,7 +14,7 @@ use aho_corasick::packed::{Config, MatchKind, Searcher};
 use crate::secret_forms::MIN_FORM_BYTES;
 
 /// What is looked at where a window of [`MIN_FORM_BYTES`] was met.
-const LONG_BYTES: usize = 2 * MIN_FORM_BYTES;
+pub(crate) const LONG_BYTES: usize = 2 * MIN_FORM_BYTES;
 
 /// A longer stride would need a fuller filter and skip little more.
 const MAX_STRIDE: usize = 6;
@@ -22,9 +22,10 @@ const MAX_STRIDE: usize = 6;
 /// Forms up to this length are brief: with the next longer one the stride is the longest.
 const MOST_BRIEF: usize = MIN_FORM_BYTES + MAX_STRIDE - 2;
 
-/// At least 2 KiB, and 128 KiB of a core's own cache at most.
+/// At least 2 KiB, and at most 1 MiB, which is a core's own cache: the parts of a few keys are a hundred thousand forms,
+/// and of a filter that is nearly full every window sends the automaton on its slow way.
 const MIN_BITS: u32 = 14;
-const MAX_BITS: u32 = 20;
+const MAX_BITS: u32 = 23;
 /// Bits for each window that is known.
 const ROOM: usize = 64;
 

@@ -1,5 +1,8 @@
 //! The texts within a secret that is a JSON object: programs take them out with `jq` and print them alone.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use serde_json::Value;
 
 /// What AWS writes beside the password into the secret of a database, and what no secret is: "JSON structure of AWS
@@ -24,53 +27,202 @@ const MIN_NAMED_BYTES: usize = 4;
 /// Elsewhere a shorter one is a word: `prod`, `eu-west`.
 const MIN_TEXT_BYTES: usize = 8;
 
-/// Objects within each other are looked into so deep.
+/// Under a name of [`SECRETS`] a number is one too: not a port, nor a count of seconds.
+const MIN_DIGITS: usize = 8;
+
+/// Objects within each other, and in texts, are looked into so deep.
 const MAX_DEPTH: usize = 16;
 
-/// Of what is no JSON object there are none.
-pub(crate) fn texts_of(value: &[u8]) -> Vec<String> {
-    let mut texts = Vec::new();
-    if value.first() == Some(&b'{')
-        && let Ok(value) = serde_json::from_slice(value)
-    {
-        collect(value, "", MAX_DEPTH, &mut texts);
+/// The texts that are secrets.
+pub(crate) struct Texts(BTreeSet<String>);
+
+impl Texts {
+    /// Of what is no JSON object there are none.
+    pub(crate) fn of(value: &[u8]) -> Self {
+        let mut texts = BTreeSet::new();
+        if let Ok(value) = std::str::from_utf8(value) {
+            collect_object(value, MAX_DEPTH, &mut texts);
+        }
+        Self(texts)
     }
-    texts
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Where in the object they stand as values, within their quotes.
+    pub(crate) fn places_in(&self, value: &[u8]) -> Vec<Range<usize>> {
+        let is_secret = |range: &Range<usize>| {
+            let text = value.get(range.start - 1..=range.end);
+            let text = text.and_then(|text| serde_json::from_slice::<String>(text).ok());
+            text.is_some_and(|text| self.0.contains(text.trim()) || self.0.iter().any(|inner| text.contains(inner)))
+        };
+        let is_name = |range: &Range<usize>| {
+            let mut after = value.get(range.end + 1..).unwrap_or_default().iter();
+            after.find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
+        };
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        quoted(value)
+            .filter(|range| !is_name(range) && is_secret(range))
+            .collect()
+    }
 }
 
-fn collect(value: Value, name: &str, depth: usize, texts: &mut Vec<String>) {
+/// What stands between quotes in good JSON.
+fn quoted(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + value.get(at..)?.iter().position(|byte| *byte == b'"')? + 1;
+        let mut is_escaped = false;
+        let length = value.get(start..)?.iter().position(|byte| {
+            let ends = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            ends
+        })?;
+        at = start + length + 1;
+        Some(start..start + length)
+    })
+}
+
+fn collect_object(text: &str, depth: usize, texts: &mut BTreeSet<String>) {
+    if text.trim_start().starts_with('{')
+        && let Ok(value) = serde_json::from_str(text)
+    {
+        collect(value, "", depth, texts);
+    }
+}
+
+fn collect(value: Value, name: &str, depth: usize, texts: &mut BTreeSet<String>) {
     let Some(depth) = depth.checked_sub(1) else { return };
     match value {
-        Value::String(text) if is_secret(name, text.trim()) => texts.push(text.trim().to_owned()),
+        Value::String(text) => {
+            collect_object(&text, depth, texts);
+            if is_secret(name, text.trim()) {
+                texts.insert(text.trim().to_owned());
+            }
+        }
+        Value::Number(number) => {
+            let digits = number.to_string();
+            if digits.len() >= MIN_DIGITS && is_named(name) {
+                texts.insert(digits);
+            }
+        }
         Value::Array(values) => values.into_iter().for_each(|value| collect(value, name, depth, texts)),
         Value::Object(fields) => fields
             .into_iter()
             .for_each(|(name, value)| collect(value, &name, depth, texts)),
-        Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {}
+        Value::Bool(_) | Value::Null => {}
     }
 }
 
+fn is_named(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRETS.iter().any(|word| name.contains(word))
+}
+
 fn is_secret(name: &str, text: &str) -> bool {
-    if NO_SECRETS.contains(&name) {
+    if NO_SECRETS.contains(&name) || text.starts_with("arn:aws") {
         return false;
     }
-    let name = name.to_ascii_lowercase();
-    let is_named = SECRETS.iter().any(|word| name.contains(word));
-    text.len() >= if is_named { MIN_NAMED_BYTES } else { MIN_TEXT_BYTES }
+    if is_named(name) {
+        return text.len() >= MIN_NAMED_BYTES;
+    }
+    text.len() >= MIN_TEXT_BYTES && !is_ordinary(text)
+}
+
+/// What things are called, and where they are: a word, an account, a region, a host, an address without who is let in.
+/// They stand in every log, and hiding them would only say that they are there.
+fn is_ordinary(text: &str) -> bool {
+    let is_word = is_made_of(text, "");
+    let is_number = text.chars().all(|c| c.is_ascii_digit());
+    is_word || is_number || is_region(text) || is_host(text) || is_address(text)
+}
+
+fn is_made_of(text: &str, more: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_lowercase() || more.contains(c))
+}
+
+/// `eu-central-1`, `us-gov-west-1`.
+fn is_region(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [continent, places @ .., number] = &*parts else {
+        return false;
+    };
+    let is_digit = number.len() == 1 && number.chars().all(|c| c.is_ascii_digit());
+    continent.len() == 2
+        && !places.is_empty()
+        && is_digit
+        && is_made_of(continent, "")
+        && places.iter().all(|place| is_made_of(place, ""))
+}
+
+/// `db.example.com:5432`.
+fn is_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_name = is_made_of(host, "-.0123456789") && host.contains('.') && last.len() > 1 && is_made_of(last, "");
+    is_name && port.chars().all(|c| c.is_ascii_digit())
+}
+
+/// `https://login.example.com/oauth2`: nobody's name, no query, no letters of both cases as tokens have.
+fn is_address(text: &str) -> bool {
+    let after = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some((host, path)) = after.map(|after| after.split_once('/').unwrap_or((after, ""))) else {
+        return false;
+    };
+    is_host(host) && is_made_of(path, "-./_0123456789")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn texts_of(value: &str) -> Vec<String> {
+        Texts::of(value.as_bytes()).0.into_iter().collect()
+    }
+
     #[test]
     fn texts_are_found_at_any_depth_and_ordinary_words_are_not() {
-        let value = br#"{"username": "administrator", "stage": "prod", "url": "postgres://a:b@c/d", "count": 123456789,
+        let value = r#"{"username": "administrator", "stage": "prod", "url": "postgres://a:b@c/d", "count": 123456789,
             "password": "abcd", "nested": {"apiToken": "xyzw", "list": ["long enough", "short"]}, "pin": "ab"}"#;
-        let mut texts = texts_of(value);
-        texts.sort();
-        assert_eq!(texts, ["abcd", "long enough", "postgres://a:b@c/d", "xyzw"]);
-        assert!(texts_of(br#"["in no object at all"]"#).is_empty());
-        assert!(texts_of(b"{ no JSON at all }").is_empty());
+        assert_eq!(texts_of(value), ["abcd", "long enough", "postgres://a:b@c/d", "xyzw"]);
+        assert!(texts_of(r#"["in no object at all"]"#).is_empty());
+        assert!(texts_of("{ no JSON at all }").is_empty());
+    }
+
+    #[test]
+    fn what_things_are_called_is_no_secret_unless_its_name_says_so() {
+        let value = r#"{"region": "eu-central-1", "accountId": "123456789012", "clusterName": "checkout",
+            "endpoint": "db.example.com:5432", "issuer": "https://login.example.com/oauth2/v2", "masterSecretArn": "arn:aws:iam::1:role/x",
+            "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8"}"#;
+        assert_eq!(
+            texts_of(value),
+            [
+                "Checkout-1",
+                "checkout",
+                "https://example.com/T0/Bx8",
+                "https://u:p@example.com/"
+            ]
+        );
+    }
+
+    #[test]
+    fn objects_in_texts_and_numbers_that_are_passwords_are_looked_into() {
+        let value = r#"{"conn": "{\"password\":\"inner-1\"}", "password": 8765432109, "keyRotationDays": 90}"#;
+        assert_eq!(texts_of(value), ["8765432109", "inner-1", r#"{"password":"inner-1"}"#]);
+    }
+
+    #[test]
+    fn a_text_is_found_where_it_stands() {
+        let value = br#"{"hunter-2\"x": "a \\", "password" : "hunter-2\"x", "conn": "{\"password\":\"hunter-3\"}"}"#;
+        let places = Texts::of(value).places_in(value);
+        let shown: Vec<_> = places
+            .into_iter()
+            .map(|place| String::from_utf8_lossy(&value[place]))
+            .collect();
+        assert_eq!(shown, [r#"hunter-2\"x"#, r#"{\"password\":\"hunter-3\"}"#]);
+        assert!(Texts::of(b"no object").places_in(b"no object").is_empty());
     }
 }

@@ -21,6 +21,8 @@ mod matcher;
 mod filter;
 mod automaton;
 mod secret_forms;
+mod parts;
+mod form;
 mod json_texts;
 mod escapes;
 

@@ -4,8 +4,7 @@
 //! of a log are nowhere near a secret, so where no form has got far a small filter skips ahead.
 
 use crate::automaton::{Automaton, NodeId, TooLarge};
-use crate::filter::Filter;
-use crate::secret_forms::MIN_FORM_BYTES;
+use crate::filter::{Filter, LONG_BYTES};
 
 /// A part of a buffer, `start` inclusive, `end` exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +32,14 @@ pub(crate) struct FormAutomaton {
 }
 
 impl Matcher {
-    /// Every form must have at least [`MIN_FORM_BYTES`].
-    pub(crate) fn build(forms: &[&[u8]]) -> Self {
+    /// Every form must have at least [`crate::secret_forms::MIN_FORM_BYTES`].
+    pub(crate) fn build(mut forms: Vec<&[u8]>) -> Self {
         if forms.is_empty() {
             return Self::Nothing;
         }
-        match FormAutomaton::build(forms) {
+        forms.sort_unstable();
+        forms.dedup();
+        match FormAutomaton::build(&forms) {
             Ok(found) => Self::Forms(Box::new(found)),
             Err(error) => {
                 tracing::error!(%error, "secrets cannot be searched for; the log of this task is not written");
@@ -69,9 +70,10 @@ impl Matcher {
         let mut skips = filter.over(input);
         loop {
             // With many forms nearly every byte begins one, and the automaton would never come back to its start: so it
-            // is left already while no form has got further than what the filter can see.
+            // is left already while no form has got further than what the filter can see. Of hexadecimal every four
+            // characters begin one of a large secret's.
             let depth = automaton.depth(node);
-            if depth < MIN_FORM_BYTES && depth <= at {
+            if depth < LONG_BYTES && depth <= at {
                 let from = skips.skip(at - depth);
                 if from >= at {
                     (node, at) = (NodeId::default(), from);

@@ -5,14 +5,15 @@
 //! less than the longest form of one. Called by [`crate::attempt_log`]; must never hand on a byte
 //! of which it does not know whether it belongs to a secret.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::automaton::NodeId;
+use crate::form::Form;
 use crate::matcher::{Matcher, Span};
-use crate::secret_forms::forms_of;
+use crate::secret_forms::{forms_of, whole_forms_of};
 
 /// What is printed instead.
 pub const MASK: &[u8] = b"***";
@@ -28,6 +29,8 @@ pub const MAX_FORMS_BYTES: usize = 16 * 1024 * 1024;
 
 /// What ends is hidden for so much longer: clocks differ, and programs print what they have kept.
 pub const HIDDEN_LONGER: Duration = Duration::from_secs(60 * 60);
+
+type FormsOf = fn(&[u8]) -> HashSet<Form>;
 
 /// A value cannot be hidden.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +73,8 @@ struct Shared {
 #[derive(Default)]
 struct Secrets {
     /// Each with the end of what it belongs to; none if that is the attempt's.
-    forms: HashMap<Vec<u8>, Option<SystemTime>>,
+    forms: HashMap<Form, Option<SystemTime>>,
+    /// What they cost.
     forms_bytes: usize,
     /// Built when a stream first needs it, so that adding many costs one build.
     built: Option<Arc<Matcher>>,
@@ -79,8 +83,8 @@ struct Secrets {
 impl Secrets {
     fn matcher(&mut self) -> Arc<Matcher> {
         Arc::clone(self.built.get_or_insert_with(|| {
-            let forms: Vec<&[u8]> = self.forms.keys().map(Vec::as_slice).collect();
-            Arc::new(Matcher::build(&forms))
+            let forms: Vec<&[u8]> = self.forms.keys().flat_map(Form::searched).collect();
+            Arc::new(Matcher::build(forms))
         }))
     }
 
@@ -89,7 +93,7 @@ impl Secrets {
         let before = self.forms.len();
         let is_over = |end: &Option<SystemTime>| end.is_some_and(|end| end + HIDDEN_LONGER < now);
         self.forms.retain(|_, end| !is_over(end));
-        self.forms_bytes = self.forms.keys().map(Vec::len).sum();
+        self.forms_bytes = self.forms.keys().map(Form::cost).sum();
         let any = self.forms.len() < before;
         if any {
             self.built = None;
@@ -111,7 +115,16 @@ impl Redactor {
     /// # Errors
     /// If it is too short or too long to be hidden.
     pub fn add_secret(&self, value: &[u8]) -> Result<(), SecretRefused> {
-        self.add(value, None, SystemTime::now())
+        self.add(value, forms_of, None, SystemTime::now())
+    }
+
+    /// Hides a value that stands in sentences, such as one of another's in what a server says: in all these forms too, but
+    /// where their lines are broken. It costs a tenth of a secret.
+    ///
+    /// # Errors
+    /// As [`Self::add_secret`].
+    pub fn add_value(&self, value: &[u8]) -> Result<(), SecretRefused> {
+        self.add(value, whole_forms_of, None, SystemTime::now())
     }
 
     /// The same for what ends: some time after `end` it may be forgotten, and the memory is there for what follows it.
@@ -119,10 +132,16 @@ impl Redactor {
     /// # Errors
     /// As [`Self::add_secret`].
     pub fn add_session(&self, value: &[u8], end: SystemTime) -> Result<(), SecretRefused> {
-        self.add(value, Some(end), SystemTime::now())
+        self.add(value, forms_of, Some(end), SystemTime::now())
     }
 
-    fn add(&self, value: &[u8], end: Option<SystemTime>, now: SystemTime) -> Result<(), SecretRefused> {
+    fn add(
+        &self,
+        value: &[u8],
+        forms_of: FormsOf,
+        end: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<(), SecretRefused> {
         let text = value.trim_ascii();
         let chars = std::str::from_utf8(text).map_or(text.len(), |text| text.chars().count());
         if chars < MIN_SECRET_CHARS {
@@ -144,7 +163,7 @@ impl Redactor {
                 false
             }
         });
-        let bytes = secrets.forms_bytes + new.iter().map(Vec::len).sum::<usize>();
+        let bytes = secrets.forms_bytes + new.iter().map(Form::cost).sum::<usize>();
         if bytes > MAX_FORMS_BYTES {
             return Err(SecretRefused::TooMany { bytes });
         }
@@ -292,11 +311,23 @@ impl RedactedStream {
             self.held.keep_masked(0, reach);
             self.held.bytes.extend_from_slice(rest);
             self.held.after_mask &= decided.is_empty();
+            self.let_go();
             return decided;
         }
         self.held.bytes.extend_from_slice(input);
         self.held.keep_masked(undecided, reach);
-        self.hand_on(undecided)
+        self.hand_on(undecided);
+        self.let_go();
+        &self.out
+    }
+
+    /// Keeps the matcher only in the midst of what may be a secret: a quiet stream would else keep one for good that has
+    /// been made anew since, and a task has two streams for every step.
+    fn let_go(&mut self) {
+        if self.state == NodeId::default() && self.held.bytes.is_empty() && self.held.masked.is_empty() {
+            self.matcher = Arc::default();
+            self.version = 0;
+        }
     }
 
     /// The stream has ended: what was held back goes out. The stream may be used again.
@@ -307,6 +338,7 @@ impl RedactedStream {
         self.held.masked.clear();
         self.hand_on(all);
         self.held.after_mask = false;
+        self.let_go();
         &self.out
     }
 

@@ -5,12 +5,15 @@
 //! and one that is a JSON object text by text ([`crate::json_texts`]).
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use crate::escapes::add_escaped;
-use crate::json_texts::texts_of;
+use crate::form::Form;
+use crate::json_texts::Texts;
+use crate::parts::{MAX_PARTED_BYTES, Public, is_armour};
 
 /// No form is shorter: the matcher's window.
 pub(crate) const MIN_FORM_BYTES: usize = 4;
@@ -21,40 +24,47 @@ const WRAPPED_LINE_BYTES: [usize; 2] = [57, 48];
 /// The same of what `xxd -p` wraps (60 columns).
 const WRAPPED_HEX_BYTES: usize = 30;
 
-/// Of base64 and hexadecimal each part of so many characters is a form, so that every line of it is hidden, wherever
-/// lines are broken; but what is left of the value in a shorter one. Shorter parts would be met by chance.
-const PART_BYTES: usize = 13;
-
-/// Longer values have no such parts: each of their bytes would need a hundred.
-const MAX_PARTED_BYTES: usize = 8 * 1024;
+const DIGITS: [&[u8; 16]; 2] = [b"0123456789abcdef", b"0123456789ABCDEF"];
 
 /// All forms, each of at least [`MIN_FORM_BYTES`] bytes.
-pub(crate) fn forms_of(value: &[u8]) -> HashSet<Vec<u8>> {
+pub(crate) fn forms_of(value: &[u8]) -> HashSet<Form> {
+    let mut forms = whole_forms_of(value);
+    if value.len() <= MAX_PARTED_BYTES {
+        let places = Texts::of(value).places_in(value);
+        add_parts(&mut forms, value, &Public::of(value, &places));
+    }
+    forms
+}
+
+/// All but what stands in broken lines.
+pub(crate) fn whole_forms_of(value: &[u8]) -> HashSet<Form> {
     let mut forms = HashSet::from([value.to_vec()]);
     let trimmed = value.trim_ascii();
     add_forms(&mut forms, trimmed);
     if trimmed.len() < value.len() {
         add_encoded(&mut forms, value);
     }
-    if value.len() <= MAX_PARTED_BYTES {
-        add_parts(&mut forms, value);
-    }
-    // What is no text has no lines.
-    let lines = if std::str::from_utf8(value).is_ok() { value } else { &[] };
-    for line in lines
-        .split(|byte| matches!(byte, b'\n' | b'\r'))
-        .map(<[u8]>::trim_ascii)
-    {
-        // A short line of a longer secret, such as a brace, is no secret.
-        if line.len() < trimmed.len() && line.len() >= MIN_FORM_BYTES {
-            add_forms(&mut forms, line);
-        }
-    }
-    for text in texts_of(trimmed) {
+    add_lines(&mut forms, value);
+    for text in Texts::of(value).iter() {
         add_forms(&mut forms, text.as_bytes());
+        add_lines(&mut forms, text.as_bytes());
     }
     forms.retain(|form| form.len() >= MIN_FORM_BYTES);
-    forms
+    forms.into_iter().map(Form::whole).collect()
+}
+
+/// Those of a value of several lines.
+fn add_lines(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
+    // What is no text has no lines.
+    let text = if std::str::from_utf8(value).is_ok() { value } else { &[] };
+    let whole = text.trim_ascii().len();
+    let lines = text.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    for line in lines {
+        // A short line of a longer secret, such as a brace, is no secret; nor is what all of a kind begin with.
+        if line.len() < whole && line.len() >= MIN_FORM_BYTES && !is_armour(line) {
+            add_forms(forms, line);
+        }
+    }
 }
 
 fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8]) {
@@ -65,7 +75,7 @@ fn add_forms(forms: &mut HashSet<Vec<u8>>, text: &[u8]) {
 
 fn add_encoded(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
     add_base64_forms(forms, value);
-    for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
+    for digits in DIGITS {
         forms.insert(hex(value, digits));
         if value.len() > WRAPPED_HEX_BYTES {
             forms.extend(value.chunks(WRAPPED_HEX_BYTES).map(|line| hex(line, digits)));
@@ -77,33 +87,55 @@ fn add_encoded(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
     }
 }
 
-/// The base64 of the value wherever it begins in what is encoded: one of three shifts. The first
-/// and the last character may also depend on the neighbours; the form without them is always there.
+/// The base64 of the value wherever it begins in what is encoded. The last character may also depend on what follows;
+/// the form without it is always there.
 fn add_base64_forms(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
     for shift in 0..3 {
-        let mut shifted = vec![0; shift];
-        shifted.extend_from_slice(value);
-        // Characters that hold bits of the bytes before: 0, 2 (of 8 bits) or 3 (of 16 bits).
-        let foreign = (shift * 8).div_ceil(6);
-        for encoded in [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)] {
-            let own = encoded.as_bytes().get(foreign..).unwrap_or_default();
-            if !shifted.len().is_multiple_of(3)
+        for own in shifted_base64(value, shift) {
+            if !(shift + value.len()).is_multiple_of(3)
                 && let Some((_, certain)) = own.split_last()
             {
                 forms.insert(certain.to_vec());
             }
-            forms.insert(own.to_vec());
+            forms.insert(own);
         }
     }
 }
 
+/// The base64 of the value behind so many other bytes, standard and for URLs, without the characters that hold bits of
+/// those: 0, 2 (of 8 bits) or 3 (of 16 bits).
+fn shifted_base64(value: &[u8], shift: usize) -> [Vec<u8>; 2] {
+    let mut shifted = vec![0; shift];
+    shifted.extend_from_slice(value);
+    let all = [STANDARD_NO_PAD.encode(&shifted), URL_SAFE_NO_PAD.encode(&shifted)];
+    all.map(|encoded| {
+        let own = foreign_characters(shift).min(encoded.len());
+        encoded.into_bytes().split_off(own)
+    })
+}
+
+const fn foreign_characters(shift: usize) -> usize {
+    (shift * 8).div_ceil(6)
+}
+
 /// What may stand in one line, however it was broken.
-fn add_parts(forms: &mut HashSet<Vec<u8>>, value: &[u8]) {
-    let mut encoded = HashSet::new();
-    add_base64_forms(&mut encoded, value);
-    encoded.extend([b"0123456789abcdef", b"0123456789ABCDEF"].map(|digits| hex(value, digits)));
-    for form in encoded {
-        forms.extend(form.windows(PART_BYTES).map(<[u8]>::to_vec));
+fn add_parts(forms: &mut HashSet<Form>, value: &[u8], public: &Public) {
+    for shift in 0..3 {
+        let foreign = foreign_characters(shift);
+        // Of the shifted bytes six bits are in each character.
+        let bytes_of = |characters: Range<usize>| {
+            let from = ((foreign + characters.start) * 6 / 8).saturating_sub(shift);
+            let to = ((foreign + characters.end) * 6).div_ceil(8).saturating_sub(shift);
+            from..to
+        };
+        for encoded in shifted_base64(value, shift) {
+            forms.extend(public.parts_of(&encoded, bytes_of));
+        }
+    }
+    for digits in DIGITS {
+        forms.extend(public.parts_of(&hex(value, digits), |characters| {
+            characters.start / 2..characters.end.div_ceil(2)
+        }));
     }
 }
 
@@ -117,9 +149,18 @@ fn hex(value: &[u8], digits: &[u8; 16]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::PART_BYTES;
+
+    fn searched(secret: &[u8]) -> HashSet<Vec<u8>> {
+        let forms = forms_of(secret);
+        forms
+            .iter()
+            .flat_map(|form| form.searched().map(<[u8]>::to_vec))
+            .collect()
+    }
 
     fn has(secret: &str, form: &str) -> bool {
-        forms_of(secret.as_bytes()).contains(form.as_bytes())
+        searched(secret.as_bytes()).contains(form.as_bytes())
     }
 
     #[test]
@@ -149,7 +190,7 @@ mod tests {
         for before in ["", "x", "xy", "xyz", "user:"] {
             for after in ["", "!", "!!", "!!!"] {
                 let encoded = STANDARD_NO_PAD.encode(format!("{before}{secret}{after}"));
-                let longest = forms_of(secret.as_bytes())
+                let longest = searched(secret.as_bytes())
                     .into_iter()
                     .filter(|form| encoded.as_bytes().windows(form.len()).any(|window| window == form))
                     .map(|form| form.len())
@@ -174,7 +215,7 @@ mod tests {
     #[test]
     fn base64_and_hexadecimal_are_known_wherever_lines_are_broken() {
         let secret = b"correct horse battery staple, and a good deal more";
-        let forms = forms_of(secret);
+        let forms = searched(secret);
         for before in ["", "x", "user:", "a line of some length that ends: "] {
             let text = [before.as_bytes(), secret, b"!"].concat();
             for (encoded, from) in [
@@ -214,6 +255,38 @@ mod tests {
         assert!(!has(value, "db.example.com") && !has(value, "postgres"));
     }
 
+    /// Guards that a key within a JSON secret is hidden as one of its own is, indented and line by line too.
+    #[test]
+    fn each_line_of_a_text_of_a_json_object_is_known() {
+        let value = r#"{"user":"app","private_key":"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG\n9w0BAQEFAASCBKcw\n-----END PRIVATE KEY-----\n"}"#;
+        assert!(has(value, "MIIEvQIBADANBgkqhkiG") && has(value, "9w0BAQEFAASCBKcw"));
+        assert!(!has(value, "-----BEGIN PRIVATE KEY-----"));
+    }
+
+    /// Guards that what all keys and all documents begin with is not taken for a secret's.
+    #[test]
+    fn what_is_public_about_a_secret_is_not_hidden() {
+        let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n-----END PRIVATE KEY-----\n";
+        let set = r#"{"username": "administrator of it", "password": "hunter2-of-the-task"}"#;
+        let is_hidden = |secret: &str, text: &str| {
+            searched(secret.as_bytes())
+                .iter()
+                .any(|form| text.as_bytes().windows(form.len()).any(|window| window == form))
+        };
+        for before in ["", "x", "xy"] {
+            let encoded = |text: &str| STANDARD_NO_PAD.encode(format!("{before}{text}"));
+            assert!(!is_hidden(
+                key,
+                &encoded("-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIEAgAAuTANBgkqhki")
+            ));
+            assert!(!is_hidden(
+                set,
+                &encoded(r#"{"username": "administrator of it", "age": 7}"#)
+            ));
+            assert!(is_hidden(set, &encoded(r#"hunter2-of-the-task"#)));
+        }
+    }
+
     /// What `xxd -p` makes of what is longer than its line.
     #[test]
     fn hexadecimal_is_known_broken_into_lines() {
@@ -231,7 +304,7 @@ mod tests {
     fn a_large_value_has_every_form_and_so_has_each_of_its_lines() {
         let line = "key 3: \"it's $HOME & {more}/than+this\"";
         let value = format!("first line of them\n{line}\n").repeat(1024);
-        let forms = forms_of(value.as_bytes());
+        let forms = searched(value.as_bytes());
         let mut of_line = HashSet::new();
         add_forms(&mut of_line, line.as_bytes());
         for form in of_line {
@@ -263,10 +336,9 @@ mod tests {
             .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
             .collect();
         for value in [json, binary] {
-            let forms = forms_of(&value);
-            let bytes: usize = forms.iter().map(Vec::len).sum();
+            let bytes: usize = forms_of(&value).iter().map(Form::cost).sum();
             assert!(bytes <= crate::redactor::MAX_FORMS_BYTES / 2, "{bytes}");
-            assert!(forms.contains(STANDARD_NO_PAD.encode(&value).as_bytes()));
+            assert!(searched(&value).contains(STANDARD_NO_PAD.encode(&value).as_bytes()));
         }
     }
 }

@@ -3,7 +3,16 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret_forms::forms_of;
+use crate::secret_forms::forms_of as all_forms_of;
+
+/// Every text that is looked for.
+fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
+    let forms = all_forms_of(secret);
+    forms
+        .iter()
+        .flat_map(|form| form.searched().map(<[u8]>::to_vec))
+        .collect()
+}
 
 fn redactor(secrets: &[impl AsRef<[u8]>]) -> Redactor {
     let redactor = Redactor::new();
@@ -223,14 +232,16 @@ fn sessions_that_are_over_make_room_and_nothing_else_does() {
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let quarter = Duration::from_secs(15 * 60);
     let lasting = "a-password-that-lasts";
-    redactor.add(lasting.as_bytes(), None, begin).expect("a secret");
+    redactor
+        .add(lasting.as_bytes(), all_forms_of, None, begin)
+        .expect("a secret");
     let session = |number: u32| format!("session-{number}-{}", "0123456789abcdef".repeat(64));
     for number in 0..2_000 {
         let now = begin + quarter * number;
         // The password is also in what ends.
         let both = [session(number), lasting.to_owned()];
         for value in both {
-            let added = redactor.add(value.as_bytes(), Some(now + quarter), now);
+            let added = redactor.add(value.as_bytes(), all_forms_of, Some(now + quarter), now);
             added.unwrap_or_else(|refused| panic!("renewal {number}: {refused}"));
         }
     }
@@ -287,4 +298,33 @@ fn two_redactors_look_at_once_and_what_only_one_knows_does_not_show_the_other() 
         Redactor::new().redact_unless_beside(&always, "a middle", |_| false),
         "a middle"
     );
+}
+
+/// Guards that what a task's secrets cost is one matcher's memory, however many steps have printed something.
+#[test]
+fn streams_that_wait_keep_no_matcher_of_their_own() {
+    let redactor = Redactor::new();
+    let mut streams: Vec<_> = (0..50).map(|_| redactor.stream()).collect();
+    let mut made = Vec::new();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        redactor
+            .add_secret(format!("secret number {number}").as_bytes())
+            .expect("a secret");
+        assert_eq!(
+            stream.write(b"a line, of secret number 0, ends here\n"),
+            b"a line, of ***, ends here\n"
+        );
+        made.push(Arc::downgrade(
+            &redactor.shared.secrets.lock().expect("unlocked").matcher(),
+        ));
+    }
+    let kept = |made: &[std::sync::Weak<Matcher>]| made.iter().filter(|made| made.strong_count() > 0).count();
+    assert_eq!(kept(&made), 1);
+    // In the midst of one it is needed; at the end of the stream it is not.
+    streams[0].write(b"secret num");
+    redactor.add_secret(b"one more").expect("a secret");
+    streams[1].write(b"a line\n");
+    assert_eq!(kept(&made), 1);
+    assert_eq!(streams[0].finish(), b"secret num");
+    assert_eq!(kept(&made), 0);
 }

@@ -252,7 +252,7 @@ fn faults_of_fields(causes: &[StatusCause]) -> Vec<String> {
 
 /// Hides a value, by its lines if it is long. Answers whether it is hidden.
 fn hide(hidden: &Redactor, value: &str) -> bool {
-    let one = |value: &str| match hidden.add_secret(value.as_bytes()) {
+    let one = |value: &str| match hidden.add_value(value.as_bytes()) {
         // Too short to be told from prose.
         Ok(()) | Err(SecretRefused::TooShort { .. }) => true,
         Err(SecretRefused::TooLong { .. } | SecretRefused::TooMany { .. }) => false,
