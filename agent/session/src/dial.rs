@@ -93,8 +93,8 @@ pub(crate) enum DialError {
     Silent(Duration),
     #[error("the welcome makes no sense: {0}")]
     BadWelcome(#[from] WireError),
-    #[error("the manager answered something else than a welcome")]
-    NotAWelcome,
+    #[error("the manager answered something else than a welcome: {0}")]
+    NotAWelcome(&'static str),
     #[error("the manager chose protocol {0}, this agent speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}")]
     Protocol(u32),
     #[error("the manager refused the session ({}): {}", .0.code, .0.reason)]
@@ -118,7 +118,7 @@ impl DialError {
             | Self::Certificate(_)
             | Self::Inspected(_)
             | Self::BadWelcome(_)
-            | Self::NotAWelcome
+            | Self::NotAWelcome(_)
             | Self::Protocol(_)
             | Self::Refused(_) => Finding::Clear,
         }
@@ -246,7 +246,7 @@ async fn greet(
         Some(Some(v1::session_response::Frame::Disconnect(disconnect))) => {
             return Err(DialError::Refused(from_wire::disconnect(disconnect)));
         }
-        Some(_) => return Err(DialError::NotAWelcome),
+        Some(other) => return Err(DialError::NotAWelcome(other.as_ref().map_or("nothing", name_of))),
         None => return Err(DialError::Call("it ended before the welcome".into())),
     };
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {
@@ -272,6 +272,22 @@ fn beside(
             () = probe::until_stream_passes(&config), if carrier == Carrier::Exchange => Beside::StreamPasses,
         }
     })
+}
+
+/// A frame as the contract names it.
+fn name_of(frame: &v1::session_response::Frame) -> &'static str {
+    use v1::session_response::Frame;
+    match frame {
+        Frame::Welcome(_) => "Welcome",
+        Frame::HeartbeatAck(_) => "HeartbeatAck",
+        Frame::WriteAck(_) => "WriteAck",
+        Frame::Assignment(_) => "Assignment",
+        Frame::Cancel(_) => "CancelWish",
+        Frame::Drain(_) => "DrainWish",
+        Frame::Revoked(_) => "Revoked",
+        Frame::Disconnect(_) => "Disconnect",
+        Frame::Probed(_) => "Probed",
+    }
 }
 
 /// What a status says, with what caused it.

@@ -228,6 +228,12 @@ impl Core {
             mut commits,
             ..
         } = batch;
+        // What a hello changed is told to the agent too, but not before the session has begun.
+        let is_welcome = |(_, frame): &(SessionId, Frame)| matches!(frame, Frame::Welcome(_));
+        let (welcomes, frames): (Vec<_>, Vec<_>) = frames.into_iter().partition(is_welcome);
+        for (session, welcome) in welcomes {
+            self.send(session, welcome);
+        }
         let mut heads: Vec<(TaskKey, TaskHead)> = Vec::new();
         let mut picks = Vec::new();
         for (origin, result) in origins.into_iter().zip(applied.results) {

@@ -447,6 +447,23 @@ fn a_heartbeat_does_not_take_up_what_the_hello_disowned() {
     assert_eq!(bench.state(), (TaskState::Running, 2), "the new attempt is its own");
 }
 
+/// Guards that a session begins with its welcome, also when what its hello changes is told to the agent: one that hears
+/// something else first hangs up, and would find the same each time it comes back.
+#[test]
+fn the_welcome_is_the_first_word_of_a_session_whatever_its_hello_disowns() {
+    let mut bench = Bench::new();
+    bench.hello(Vec::new());
+    bench.submit("t1", "", None);
+    assert_eq!(bench.state(), (TaskState::Assigned, 1));
+    for epoch in 2..5 {
+        bench.hello(Vec::new());
+        let frames = bench.frames();
+        assert!(matches!(frames.first(), Some(Frame::Welcome(_))), "{frames:?}");
+        bench.pass(Duration::from_secs(5));
+        assert_eq!(bench.state(), (TaskState::Assigned, epoch));
+    }
+}
+
 #[test]
 fn an_agent_that_is_connected_is_told_that_its_lost_task_was_given_away() {
     let mut bench = Bench::running();

@@ -108,8 +108,8 @@ impl Core {
             stale,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        // The welcome comes first, and only when the lease is on disk.
-        self.batch.frames.insert(0, (session, Frame::Welcome(welcome)));
+        // Sent first of all, when the lease is on disk.
+        self.batch.frames.push((session, Frame::Welcome(welcome)));
         self.forget_instances();
     }
 

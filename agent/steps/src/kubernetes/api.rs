@@ -37,8 +37,6 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Characters that are told of what no API server wrote.
 const MAX_FOREIGN_CHARS: usize = 300;
 
-/// Takes the secrets of a task out of a text. Asked before anything is cut: of half a secret nobody knows that it is one.
-
 /// Most values in one: thousands of pods with everything that a cluster notes about them.
 const ANSWER_BOUND: Bound = Bound {
     values: 1_000_000,
