@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
@@ -132,12 +133,14 @@ impl Folder {
         }
     }
 
-    /// How long the file `name` directly in this folder is, and when it was last changed; `None` if there is no such file.
+    /// How long the file `name` directly in this folder is, and when it was last changed or moved, whatever time it was
+    /// given; `None` if there is no such file.
     #[must_use]
     pub fn version_of(&self, name: &OsStr) -> Option<(u64, SystemTime)> {
         let handle = openat(self.handle(), name, LOOK, Mode::empty()).ok()?;
         let metadata = File::from(handle).metadata().ok()?;
-        let changed = metadata.modified().ok()?;
+        let seconds = u64::try_from(metadata.ctime()).ok()?;
+        let changed = UNIX_EPOCH + Duration::new(seconds, u32::try_from(metadata.ctime_nsec()).ok()?);
         metadata.is_file().then_some((metadata.len(), changed))
     }
 

@@ -73,7 +73,7 @@ impl<'a> OutputFile<'a> {
         }
     }
 
-    /// Size and time of its last change, if it is a file.
+    /// Size and time of its last change or move, if it is a file.
     pub(super) fn version(self) -> Option<(u64, SystemTime)> {
         self.folder.version_of(self.name)
     }
@@ -84,25 +84,45 @@ pub(super) fn read(file: OutputFile<'_>, quoting: Quoting<'_>) -> Result<Written
     parse(&bytes_of(file)?, quoting)
 }
 
-/// What a script that still runs has written, in order; a name may come several times. What is not in the form yet is
-/// passed over, and of a value of several lines that has not ended each line counts alone.
-pub(super) fn so_far(file: OutputFile<'_>) -> Vec<(String, String)> {
-    let Ok(bytes) = bytes_of(file) else { return Vec::new() };
-    let text = String::from_utf8_lossy(&bytes);
+/// What a script that still runs has written, in order and as it is, text or not; a name may come several times. What is
+/// not in the form yet is passed over. Of a value of several lines each line counts alone, and all of it once it has
+/// ended.
+pub(super) fn so_far(file: OutputFile<'_>) -> Result<Vec<(String, Vec<u8>)>, OutputProblem> {
+    let bytes = bytes_of(file)?;
     let mut written = Vec::new();
-    let mut lines = text.lines();
+    let mut lines = lines_of(&bytes);
     while let Some(line) = lines.next() {
-        let Some(at) = line.find(['=', '<']) else { continue };
+        let Some(at) = line.iter().position(|byte| matches!(byte, b'=' | b'<')) else {
+            continue;
+        };
         let (name, rest) = line.split_at(at);
-        let name = name.trim().to_owned();
-        if let Some(value) = rest.strip_prefix('=') {
+        let name = String::from_utf8_lossy(name).trim().to_owned();
+        if let Some(value) = rest.strip_prefix(b"=") {
             written.push((name, value.to_owned()));
-        } else if let Some(end) = rest.strip_prefix("<<").map(str::trim) {
-            let value: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
+        } else if let Some(end) = rest.strip_prefix(b"<<") {
+            let end = String::from_utf8_lossy(end);
+            let mut value = Vec::new();
+            let mut has_ended = false;
+            for line in lines.by_ref() {
+                if line == end.trim().as_bytes() {
+                    has_ended = true;
+                    break;
+                }
+                value.push(line);
+            }
             written.extend(value.iter().map(|line| (name.clone(), (*line).to_owned())));
+            if has_ended && value.len() > 1 {
+                written.push((name, value.join(&b'\n')));
+            }
         }
     }
-    written
+    Ok(written)
+}
+
+fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 fn bytes_of(file: OutputFile<'_>) -> Result<Vec<u8>, OutputProblem> {
@@ -137,8 +157,7 @@ pub(super) fn check_names<'a>(
 
 fn parse(bytes: &[u8], quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
     let mut written = Written::new();
-    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().map(|(index, line)| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut lines = lines_of(bytes).enumerate().map(|(index, line)| {
         std::str::from_utf8(line)
             .map(|text| (index + 1, text))
             .map_err(|_| OutputProblem::NotText { line: index + 1 })
@@ -275,16 +294,25 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let held = Folder::open(folder.path()).expect("held");
         let file = folder.path().join("output");
-        std::fs::write(&file, "a=1\nnonsense\na=2\r\nkey<<END\none\ntwo\nEND\npem<<E\nhalf").expect("written");
-        let written = so_far(OutputFile::of(&held, "output"));
+        let text = b"a=1\nnonsense\na=2\r\nkey<<END\none\ntwo\nEND\nb=\xff\none<<E\nline\nE\npem<<E\nhalf\nand";
+        std::fs::write(&file, text).expect("written");
+        let written = so_far(OutputFile::of(&held, "output")).expect("read");
         let written: Vec<_> = written
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .map(|(name, value)| (name.as_str(), value.as_slice()))
             .collect();
-        assert_eq!(
-            written,
-            [("a", "1"), ("a", "2"), ("key", "one"), ("key", "two"), ("pem", "half")]
-        );
+        let told: [(&str, &[u8]); 9] = [
+            ("a", b"1"),
+            ("a", b"2"),
+            ("key", b"one"),
+            ("key", b"two"),
+            ("key", b"one\ntwo"),
+            ("b", b"\xff"),
+            ("one", b"line"),
+            ("pem", b"half"),
+            ("pem", b"and"),
+        ];
+        assert_eq!(written, told);
     }
 
     #[test]

@@ -146,9 +146,10 @@ impl ShellProgram {
         failpoint::hit(Point::Sent, ctx.key(RUN).as_str());
         let log = ctx.host().log();
         let begun = Instant::now();
+        let secret_watch = SecretWatch::new(prepared.output_file(), &self.shell.secret_outputs, &log);
         let sink = LogSink {
             log: &log,
-            secrets: SecretWatch::new(prepared.output_file(), &self.shell.secret_outputs, &log),
+            secrets: &secret_watch,
             tail: Tail {
                 stream: log.redacted_stream(),
                 bytes: Vec::new(),
@@ -162,6 +163,10 @@ impl ShellProgram {
         }
         if let Some(error) = verdict::failed(&ctx.step, &ended, stderr) {
             return Err(error);
+        }
+        if let Some(unhidden) = secret_watch.into_unhidden() {
+            let failure = useless_outputs(ctx, &unhidden.to_string()).hint(unhidden.hint());
+            return Err(failure.into());
         }
         let written = prepared
             .outputs(&self.shell, &|text| log.redact(text))
@@ -317,11 +322,18 @@ async fn supervise(
         (RetrySafe::Yes, Some(lease)) => keep_time(&child).map(|keeper| (keeper, lease)),
         (RetrySafe::Yes, None) | (RetrySafe::No, _) => None,
     };
+    let secrets = sink.secrets;
+    let run = async {
+        tokio::select! {
+            ended = child.run(&mut sink, stop) => ended,
+            never = secrets.keep_looking() => match never {},
+        }
+    };
     let ended = match keeper {
-        None => child.run(&mut sink, stop).await,
+        None => run.await,
         Some((mut keeper, lease)) => {
             let ended = tokio::select! {
-                ended = child.run(&mut sink, stop) => ended,
+                ended = run => ended,
                 never = tell(&mut keeper, lease) => match never {},
             };
             // Frozen and thawed: the script was killed for the end of the lease, and did not fail.
@@ -372,7 +384,7 @@ async fn tell(keeper: &mut Keeper, mut lease: watch::Receiver<BootTime>) -> Infa
 /// Into the log, and the end of standard error aside for a failure.
 struct LogSink<'a> {
     log: &'a LogWriter,
-    secrets: SecretWatch<'a>,
+    secrets: &'a SecretWatch<'a>,
     tail: Tail,
 }
 
@@ -421,7 +433,7 @@ impl Tail {
     }
 }
 
-fn outputs_failure(ctx: &StepContext, problem: &str) -> StepError {
+fn useless_outputs(ctx: &StepContext, problem: &str) -> Failure {
     Failure::new(
         "shell.outputs",
         format!(
@@ -429,7 +441,10 @@ fn outputs_failure(ctx: &StepContext, problem: &str) -> StepError {
             ctx.step
         ),
     )
-    .hint(
+}
+
+fn outputs_failure(ctx: &StepContext, problem: &str) -> StepError {
+    useless_outputs(ctx, problem).hint(
         "write lines `name=value`, or `name<<END`, the value's lines and `END`, to the file that $DEPUTY_OUTPUT names",
     )
     .into()

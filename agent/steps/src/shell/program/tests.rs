@@ -340,7 +340,14 @@ async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
              echo \"round $n $token\"; sleep 0.03; done; echo token=short > \"$DEPUTY_OUTPUT\"",
         )
     });
-    program.run(&world.ctx).await.expect("succeeded");
+    let failure = failure(program.run(&world.ctx).await);
+    assert_eq!(failure.class, "shell.outputs");
+    assert!(
+        failure.summary.contains("secret output token: all secrets of a task"),
+        "{}",
+        failure.summary
+    );
+    assert!(failure.hint.contains("fewer or shorter secrets"), "{}", failure.hint);
     let shown = world.lines.of(LogStream::Stdout);
     assert!(shown.contains("round 1 ***\n"), "{}", &shown[..200]);
     assert!(!shown.contains("round 60"), "all of 60 values could be hidden");
@@ -353,6 +360,102 @@ async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
         told.contains("; what the script prints from here on is not shown"),
         "{told}"
     );
+}
+
+/// Guards that nothing is shown of a value that could not be hidden, whatever the file says when the script ends.
+#[tokio::test]
+async fn what_follows_a_secret_output_that_cannot_be_hidden_is_not_shown_and_fails_the_step() {
+    let too_long = "is too long to be hidden in logs; it may have at most 65536";
+    let cases = [
+        (
+            "echo token=$(head -c 60000 /dev/zero | base64 -w0)word-of-the-tool > $DEPUTY_OUTPUT",
+            format!("secret output token: a secret of 80016 bytes {too_long}"),
+            "a secret of at most 65536 bytes",
+        ),
+        (
+            "for n in $(seq 2000); do lines+=\"$n: one of the lines of a long key\"$'\\n'; done; \
+             printf 'token<<END\\n%s\\nword-of-the-tool\\nEND\\n' \"$lines\" > $DEPUTY_OUTPUT",
+            format!("secret output token: a secret of 72910 bytes {too_long}"),
+            "a secret of at most 65536 bytes",
+        ),
+        (
+            "{ head -c 300000 /dev/zero | tr '\\0' x; printf '\\ntoken=word-of-the-tool\\n'; } > $DEPUTY_OUTPUT",
+            "the output file is larger than 262144 bytes, and nothing that is secret in it (key, token) can be hidden"
+                .to_owned(),
+            "a file of at most 262144 bytes",
+        ),
+        (
+            "echo token=word-of-the-tool > aside; ln -sf \"$PWD/aside\" $DEPUTY_OUTPUT",
+            "the output file is not a regular file any more, and nothing that is secret in it (key, token) can be hidden"
+                .to_owned(),
+            "a file of at most 262144 bytes",
+        ),
+    ];
+    for (writes, told, way_out) in cases {
+        let world = world();
+        let program = ShellProgram::new(Shell {
+            secret_outputs: vec!["key".into(), "token".into()],
+            ..shell(&format!(
+                "echo before; sleep 0.2; {writes}; echo bearer word-of-the-tool; echo word-of-the-tool >&2; sleep 0.2; \
+                 rm $DEPUTY_OUTPUT; echo token=short-one > $DEPUTY_OUTPUT; echo after; sleep 0.2; echo word-of-the-tool"
+            ))
+        });
+        let failure = failure(program.run(&world.ctx).await);
+        assert_eq!(
+            (failure.class.as_str(), failure.summary),
+            (
+                "shell.outputs",
+                format!("the script of step build ended well, but its outputs cannot be used: {told}")
+            ),
+            "{writes}"
+        );
+        assert!(failure.hint.contains(way_out), "{}", failure.hint);
+        assert_eq!(world.lines.of(LogStream::Stdout), "before\n", "{writes}");
+        assert_eq!(world.lines.of(LogStream::Stderr), "", "{writes}");
+        let log = world.lines.of(LogStream::System);
+        let line = format!("{told}; what the script prints from here on is not shown\n");
+        assert_eq!(log.matches(&line).count(), 1, "{writes}: {log}");
+    }
+}
+
+/// Guards that a secret output counts as a whole, as the bytes that it is, and whatever time its file has.
+#[tokio::test]
+async fn a_secret_output_is_hidden_however_it_was_written() {
+    let cases = [
+        // A text of a JSON object that is written over several lines.
+        (
+            "printf 'token<<END\\n{\\n  \"password\": \"word-of-the-tool\"\\n}\\nEND\\n' > $DEPUTY_OUTPUT",
+            "word-of-the-tool",
+        ),
+        // No text.
+        (
+            "printf 'token=\\xffword-of-the-tool\\n' > $DEPUTY_OUTPUT",
+            "\\xffword-of-the-tool",
+        ),
+        // Moved here, as long and as old as what was here.
+        (
+            "echo token=the-one-before-- > one; echo token=word-of-the-tool > two; touch -d 2020-01-01 one two; \
+             mv one $DEPUTY_OUTPUT; echo the-one-before--; sleep 0.2; mv two $DEPUTY_OUTPUT",
+            "word-of-the-tool",
+        ),
+        // Gone before anything is printed.
+        (
+            "echo token=word-of-the-tool > $DEPUTY_OUTPUT; sleep 0.5; echo token=another-one > $DEPUTY_OUTPUT",
+            "word-of-the-tool",
+        ),
+    ];
+    let mut shown = Vec::new();
+    for (writes, prints) in cases {
+        let world = world();
+        let program = ShellProgram::new(Shell {
+            secret_outputs: vec!["token".into()],
+            ..shell(&format!("{writes}; printf 'bearer {prints}.\\n'; sleep 0.2; exit 1"))
+        });
+        assert_eq!(failure(program.run(&world.ctx).await).class, "shell.exitCode");
+        shown.push(world.lines.of(LogStream::Stdout));
+    }
+    let hidden = "bearer ***.\n";
+    assert_eq!(shown, [hidden, hidden, "***\nbearer ***.\n", hidden]);
 }
 
 /// A name is recorded and shown as it is: base64 that ends in `=` is soon one.
