@@ -467,7 +467,8 @@ async fn first_administrator(registry: &Registry, data: &std::path::Path) -> Res
     Ok(())
 }
 
-/// Ends the sessions of agents whose certificates have all expired: a session does not outlive them.
+/// Ends the sessions of agents whose certificates have all expired, and connections whose own was ended: nothing outlives
+/// them.
 async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
     loop {
         tokio::select! {
@@ -483,6 +484,7 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
             () = ending.cancelled() => return,
             _ = futures::future::join_all(out) => {}
         }
+        registry.cut_refused();
     }
 }
 

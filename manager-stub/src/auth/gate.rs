@@ -186,7 +186,7 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
             match may_use {
                 Use::Good => {}
                 Use::First => {
-                    let taken = registry.first_use(&agent_id, &certificate.serial).await;
+                    let taken = registry.first_use(&agent_id, &certificate.serial, peer.since_ms).await;
                     taken.map_err(|error| match error {
                         BookError::Denied(why) | BookError::InUse { why, .. } => refused(why),
                         error => Status::unavailable(format!("the certificate is not taken: {error}")),
@@ -201,7 +201,7 @@ async fn identified(registry: &Registry, shown: &Shown) -> Result<Caller, Status
                     certificate.serial
                 ))
             })?;
-            registry.attach(agent, peer);
+            registry.attach(agent, peer).map_err(refused)?;
             Ok(Caller::Agent {
                 agent_id,
                 serial: certificate.serial.clone(),

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::table::Remembered;
 use crate::trust::peer::{PeerCertificate, PeerName};
 
-/// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, the
-/// agent is asked to make a new one.
+/// Certificates that are remembered of one agent. A connection outlives many of them; when its own is forgotten, it is
+/// cut, and the agent makes a new one.
 const MAX_CERTIFICATES: usize = 32;
 /// A join whose answer is lost is answered again so often.
 const MAX_REPEATS: u32 = 16;
@@ -148,28 +148,54 @@ pub enum Use {
 }
 
 impl AgentRecord {
+    /// Why the agent may not be here; none if it may.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let id = &self.agent_id;
+        match &self.standing {
+            Standing::Active => None,
+            Standing::Revoked { reason } => Some(format!("the agent {id} was revoked: {reason}")),
+            Standing::Banned { reason } => Some(format!("the agent {id} is banned: {reason}")),
+        }
+    }
+
+    /// The certificate with this serial number, if nobody has ended it.
+    ///
+    /// # Errors
+    /// Why it is good for nothing any more, whenever its connection was made.
+    pub fn unended(&self, serial: &str) -> Result<&CertificateRecord, String> {
+        let id = &self.agent_id;
+        if let Some(why) = self.refusal() {
+            return Err(why);
+        }
+        let Some(found) = self.certificates.iter().find(|one| one.serial == serial) else {
+            return Err(format!("the certificate {serial} is none of the agent {id}'s"));
+        };
+        if found.revoked {
+            return Err(format!("the certificate {serial} of the agent {id} was revoked"));
+        }
+        // A connection from before a renewal goes on; one from before the id went to another key does not.
+        if found.superseded_at_ms.is_some() && self.line_in_use().is_some_and(|line| line != found.line) {
+            return Err(self.replaced(serial));
+        }
+        Ok(found)
+    }
+
+    fn replaced(&self, serial: &str) -> String {
+        let id = &self.agent_id;
+        format!("the certificate {serial} of the agent {id} was replaced by a newer one that is in use")
+    }
+
     /// May this certificate be used, on a connection that was made then?
     #[must_use]
     pub fn may_use(&self, serial: &str, connected_at_ms: i64, now_ms: i64) -> Use {
         let id = &self.agent_id;
-        match &self.standing {
-            Standing::Active => {}
-            Standing::Revoked { reason } => return Use::Refused(format!("the agent {id} was revoked: {reason}")),
-            Standing::Banned { reason } => return Use::Refused(format!("the agent {id} is banned: {reason}")),
-        }
-        let Some(found) = self.certificates.iter().find(|one| one.serial == serial) else {
-            return Use::Refused(format!("the certificate {serial} is none of the agent {id}'s"));
+        let found = match self.unended(serial) {
+            Ok(found) => found,
+            Err(why) => return Use::Refused(why),
         };
-        if found.revoked {
-            return Use::Refused(format!("the certificate {serial} of the agent {id} was revoked"));
-        }
-        // A connection from before a renewal goes on; one from before the id went to another key does not.
-        if let Some(superseded) = found.superseded_at_ms
-            && (superseded <= connected_at_ms || self.line_in_use().is_some_and(|line| line != found.line))
-        {
-            return Use::Refused(format!(
-                "the certificate {serial} of the agent {id} was replaced by a newer one that is in use"
-            ));
+        if found.superseded_at_ms.is_some_and(|at_ms| at_ms <= connected_at_ms) {
+            return Use::Refused(self.replaced(serial));
         }
         // A connection outlives the certificate that it was made with, as long as the agent goes on renewing.
         if self

@@ -52,18 +52,16 @@ impl Registry {
     /// on every connection.
     ///
     /// # Errors
-    /// If the agent's id is another key's that is heard of, or the store does not take it.
-    pub async fn first_use(&self, agent_id: &AgentId, serial: &str) -> Result<(), BookError> {
+    /// If the certificate was ended meanwhile, the agent's id is another key's that is heard of, or the store does not take it.
+    pub async fn first_use(&self, agent_id: &AgentId, serial: &str, connected_at_ms: i64) -> Result<(), BookError> {
         let line = self.line_of(agent_id.as_str(), serial);
         let in_use = |agent: &AgentRecord| agent.line_in_use().is_some_and(|used| used != line);
-        let takes_over = self.look(|known| known.agents.get(agent_id.as_str()).is_some_and(in_use));
-        if takes_over {
+        if self.look(|known| known.agents.get(agent_id.as_str()).is_some_and(in_use)) {
             self.presence(agent_id).await?.refusal(agent_id, &line)?;
         }
         let (registry, agent_id, serial) = (self.clone(), agent_id.clone(), serial.to_owned());
         self.whole(async move {
-            registry.used(agent_id.as_str(), &serial).await?;
-            if takes_over {
+            if registry.used(agent_id.as_str(), &serial, connected_at_ms).await? {
                 let reason = "another process has joined with this agent id, because this one was silent".to_owned();
                 registry.expel(&agent_id, "superseded", reason, Some(&line)).await;
             }

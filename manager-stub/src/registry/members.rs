@@ -19,15 +19,33 @@ impl Registry {
     /// # Errors
     /// If it may have none, or the store does not take it.
     pub async fn renew(&self, agent_id: &str, serial: &str, issued: &Issued) -> Result<(), BookError> {
+        self.renew_if(|agent| agent.unended(serial).map(drop), (agent_id, serial), issued)
+            .await
+    }
+
+    /// The same, in the place of one that has expired.
+    ///
+    /// # Errors
+    /// As for [`Registry::expired`], or the store does not take it.
+    pub async fn renew_expired(&self, agent_id: &str, serial: &str, issued: &Issued) -> Result<(), BookError> {
+        let may = |agent: &AgentRecord| exchanged(agent, serial, millis(unix_now())).map(drop);
+        self.renew_if(may, (agent_id, serial), issued).await
+    }
+
+    /// Whoever asks was let in before: what has changed while he waited for his turn counts.
+    async fn renew_if(
+        &self,
+        may: impl Fn(&AgentRecord) -> Result<(), String> + Send,
+        (agent_id, serial): (&str, &str),
+        issued: &Issued,
+    ) -> Result<(), BookError> {
         self.change(move |known| {
             let mut agent = known
                 .agents
                 .get(agent_id)
                 .ok_or_else(|| missing("agent", agent_id))?
                 .clone();
-            if let Some(why) = standing_refusal(&agent) {
-                return Err(BookError::Denied(why));
-            }
+            may(&agent).map_err(BookError::Denied)?;
             let admission = agent.admission_of(serial);
             let admission = admission.ok_or_else(|| missing("certificate", serial))?;
             agent.add(recorded(issued), admission);
@@ -87,21 +105,31 @@ impl Registry {
         regained.await
     }
 
-    /// A certificate was used for the first time: the ones before it end for new connections, and what it was given counts.
+    /// A certificate is used for the first time: the ones before it end for new connections, and what it was given counts.
+    /// Answers whether the agent's id went to another line of keys by it.
     ///
     /// # Errors
-    /// If the store does not take it.
-    pub(super) async fn used(&self, agent_id: &str, serial: &str) -> Result<(), BookError> {
+    /// If it was ended while it waited for its turn, or the store does not take it.
+    pub(super) async fn used(&self, agent_id: &str, serial: &str, connected_at_ms: i64) -> Result<bool, BookError> {
         self.change(|known| {
             let mut agent = known
                 .agents
                 .get(agent_id)
                 .ok_or_else(|| missing("agent", agent_id))?
                 .clone();
-            agent.used(serial, millis(unix_now()));
+            let now_ms = millis(unix_now());
+            match agent.may_use(serial, connected_at_ms, now_ms) {
+                Use::First => {}
+                // Another call on it was first.
+                Use::Good => return Ok((Edit::default(), false)),
+                Use::Refused(why) => return Err(BookError::Denied(why)),
+            }
+            let before = agent.line_in_use().map(str::to_owned);
+            agent.used(serial, now_ms);
+            let takes_over = before.is_some_and(|before| agent.line_in_use() != Some(&before));
             let mut edit = Edit::default();
             edit.agents.push(known.agents.pending(agent_id, Some(agent)));
-            Ok((edit, ()))
+            Ok((edit, takes_over))
         })
         .await
     }
@@ -233,19 +261,10 @@ impl Registry {
     }
 }
 
-fn standing_refusal(agent: &AgentRecord) -> Option<String> {
-    let id = &agent.agent_id;
-    match &agent.standing {
-        Standing::Active => None,
-        Standing::Revoked { reason } => Some(format!("the agent {id} was revoked: {reason}")),
-        Standing::Banned { reason } => Some(format!("the agent {id} is banned: {reason}")),
-    }
-}
-
 /// The line of an expired certificate that may be exchanged now, and what its join gave; or why not.
 fn exchanged(agent: &AgentRecord, serial: &str, now_ms: i64) -> Result<(String, Admission), String> {
     let agent_id = &agent.agent_id;
-    if let Some(why) = standing_refusal(agent) {
+    if let Some(why) = agent.refusal() {
         return Err(why);
     }
     if !agent.subject.starts_with("token:") {

@@ -20,3 +20,6 @@ pub use grants::{Grant, Scope};
 pub use join_tokens::{JoinAttempt, JoinToken};
 pub use joining::Joining;
 pub use secret::Hashed;
+
+#[cfg(test)]
+mod revoke_tests;

@@ -283,7 +283,11 @@ impl Enrollment for EnrollmentService {
         } = self.exchangeable(request)?;
         self.take_nonce(&nonce)?;
         let issued = self.context.sign(&signing, (&pool, &agent_id), &line)?;
-        let renewed = self.context.registry.renew(agent_id.as_str(), &serial, &issued).await;
+        let renewed = self
+            .context
+            .registry
+            .renew_expired(agent_id.as_str(), &serial, &issued)
+            .await;
         renewed.map_err(not_done)?;
         tracing::info!(agent.id = %agent_id, before = serial, serial = issued.serial, "an expired certificate was renewed");
         Ok(Response::new(v1::RenewExpiredResponse {

@@ -50,7 +50,7 @@ impl Peer {
         self.wire.cut.cancel();
     }
 
-    /// True from the second call on.
+    /// True from the second call on; called by who keeps the list, while it is locked.
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.wire.attached.swap(true, Ordering::Relaxed)

@@ -558,6 +558,55 @@ async fn a_revoke_that_is_broken_off_is_whole() {
     open.is_cut().await;
 }
 
+/// Guards the other end of a revoke: whoever copied certificates that nobody has used yet uses them while it goes on, and
+/// the agent itself is back at once. Nothing of what was revoked goes on beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_used_first_during_a_revoke_keep_nothing_open() {
+    let secured = Secured::start().await;
+    let token = secured.join_token("rule", 3).await;
+    let member = secured.join("a1", &token).await.expect("joined");
+    let mut live = secured.agent(&member).await;
+    call(&mut live).await.expect("used");
+    let mut calls = Vec::new();
+    for n in 0..28 {
+        let mut client = secured.agent(&renew(&mut live).await.expect("renewed")).await;
+        let at = Duration::from_millis(n);
+        calls.push(async move {
+            tokio::time::sleep(at).await;
+            let (pieces, pushing) = tokio::sync::mpsc::channel::<v1::PushLogsRequest>(1);
+            let opened = client.push_logs(ReceiverStream::new(pushing)).await;
+            opened.ok().map(|stream| (stream.into_inner(), pieces))
+        });
+    }
+    let mut fleet = secured.fleet().await;
+    let request = secured.admin(v1::RevokeRequest {
+        agent_id: "a1".into(),
+        reason: "copied".into(),
+    });
+    let mut calls: tokio::task::JoinSet<_> = calls.into_iter().collect();
+    tokio::time::sleep(Duration::from_millis(12)).await;
+    fleet.revoke(request).await.expect("revoked");
+    let again = secured.join_with(&member.key, "a1", &token).await.expect("joins again");
+    let again = Member {
+        key: key_again(&member.key),
+        certificate: again,
+    };
+    let mut again = Open::by(&secured, &again).await;
+    let mut held = 0;
+    while let Some(call) = calls.join_next().await {
+        let Some((mut stream, _pieces)) = call.expect("ran") else {
+            continue;
+        };
+        held += usize::from(tokio::time::timeout(AT_ONCE, stream.message()).await.is_err());
+    }
+    assert_eq!(held, 0, "streams of revoked certificates are open");
+    call(&mut again.client)
+        .await
+        .expect("what joined after the revoke is good");
+    let silent = tokio::time::timeout(Duration::from_millis(50), again.pushed.message()).await;
+    silent.expect_err("and its connection stays");
+}
+
 #[tokio::test]
 async fn an_agent_that_is_gone_is_forgotten_and_a_banned_one_is_not() {
     let secured = Secured::start().await;
