@@ -165,3 +165,24 @@ async fn a_kill_between_a_join_and_the_disk_burns_no_token() {
         "the key of the join is no longer there by itself"
     );
 }
+
+/// An agent that slept past the end of its certificate, whose token is used up: what it got in exchange for that is not
+/// used before it is on disk, for what is there is exchanged again only until then.
+#[tokio::test]
+async fn a_kill_between_an_exchange_and_the_disk_locks_nobody_out() {
+    let mut world = joined("10s").await;
+    world.agents[0].child.signal(Signal::STOP).expect("stopped");
+    let blocked = in_the_way(&world);
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    world.agents[0].child.signal(Signal::CONT).expect("goes on");
+    let asked = async || world.manager.log().contains("an expired certificate was renewed");
+    world
+        .eventually("it is exchanged", SOON, asked)
+        .await
+        .expect("exchanged");
+    says(&world, NOT_ON_DISK).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.agents[0].kill().expect("killed");
+    std::fs::remove_dir(&blocked).expect("removed");
+    comes_back(&mut world).await;
+}

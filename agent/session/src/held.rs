@@ -53,13 +53,18 @@ pub struct Keeping {
 pub(crate) enum By {
     /// By what can be given again: without it the agent comes back all the same.
     WhatLasts,
-    /// By a join token, which may be good for no second join.
-    Token,
+    /// By what may be good for no second time: a join token, or a certificate that has ended and is exchanged only until
+    /// what it was exchanged for is used.
+    WhatIsUsedUp,
 }
 
 impl By {
     pub(crate) fn of(proof: &dyn ProofSource) -> Self {
-        if proof.lasts() { Self::WhatLasts } else { Self::Token }
+        if proof.lasts() {
+            Self::WhatLasts
+        } else {
+            Self::WhatIsUsedUp
+        }
     }
 }
 
@@ -124,7 +129,7 @@ impl Held {
         let use_at = match (by, self.in_use()) {
             (By::WhatLasts, Some(now)) if self.is_good() => now.last_tenth(),
             (By::WhatLasts, _) => Duration::ZERO,
-            (By::Token, _) => identity.last_tenth(),
+            (By::WhatIsUsedUp, _) => identity.last_tenth(),
         };
         self.next.send_replace(Some(Next {
             identity: Arc::new(identity),
@@ -150,7 +155,7 @@ impl Held {
             return Ok(false);
         };
         let now = unix_now();
-        if next.by == By::Token && now < next.use_at {
+        if next.by == By::WhatIsUsedUp && now < next.use_at {
             return Err(next.why);
         }
         self.take_unwritten(&next);

@@ -107,17 +107,21 @@ async fn near_the_end_of_the_old_one_the_new_one_is_used_and_told_of_until_it_is
     }
 }
 
-/// Guards a token that is good once: what it was used for is not used before a restart would find it.
+/// Guards what is good once, a token and a certificate that has ended: what it was used for is not used before a restart
+/// would find it.
 #[tokio::test]
-async fn what_a_token_was_used_for_waits_for_the_disk() {
-    let (held, disk) = held(None);
-    disk.fill();
-    assert_eq!(held.put(obtained("new", 0), By::Token).await, Err("full".into()));
-    assert_eq!(held.make_do(), Err("full".into()));
-    assert_eq!(in_use(&held), None);
-    disk.empty();
-    held.write().await.expect("written");
-    assert_eq!((in_use(&held), held.make_do()), (Some("new".into()), Ok(false)));
+async fn what_is_used_up_by_it_waits_for_the_disk() {
+    for before in [None, Some(obtained("ended", 101))] {
+        let was_in_use = before.as_ref().map(|before| before.join_rule.clone());
+        let (held, disk) = held(before);
+        disk.fill();
+        assert_eq!(held.put(obtained("new", 0), By::WhatIsUsedUp).await, Err("full".into()));
+        assert_eq!(held.make_do(), Err("full".into()));
+        assert_eq!(in_use(&held), was_in_use);
+        disk.empty();
+        held.write().await.expect("written");
+        assert_eq!((in_use(&held), held.make_do()), (Some("new".into()), Ok(false)));
+    }
 }
 
 /// Guards an agent that was away while it had two: the old one has ended or is refused, and the new one is not on disk.

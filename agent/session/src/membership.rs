@@ -284,7 +284,8 @@ impl Membership {
             _ => None,
         };
         let (identity, by) = match (renewed, proof) {
-            (Some(Ok(identity)), _) => (identity, By::WhatLasts),
+            // What is on disk is exchanged again, but not once this is used.
+            (Some(Ok(identity)), _) => (identity, By::WhatIsUsedUp),
             // The way to the manager is what failed.
             (Some(Err(error)), _) if !error.is_refusal() => return Err(error),
             (Some(Err(error)), Some(proof)) => {
