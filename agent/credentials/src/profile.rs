@@ -19,8 +19,14 @@ use crate::error::chain_of;
 /// Where everybody's programs are, beside `PATH`: hidden, they would be missing.
 const PROGRAMS: [&str; 5] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin"];
 
-/// What ends a word of a shell's command, or begins another one within it.
-const BETWEEN_WORDS: [char; 10] = [' ', '\t', '=', ',', ';', '|', '&', '<', '>', '('];
+/// What ends a word of a shell's command.
+const BETWEEN_WORDS: [char; 9] = [' ', '\t', ';', '|', '&', '<', '>', '(', '`'];
+
+/// What stands before a path within a word, as in `--key=/a`, `file:///a` and `@/a`; and in names of files.
+const WITHIN_WORDS: [char; 4] = ['=', ',', ':', '@'];
+
+/// Added to a character that a backslash stands before: none that means anything to a shell.
+const ESCAPED: u32 = 0xF_0000;
 
 /// What the AWS SDK makes of the profile; it reads the files when credentials are asked for.
 pub(crate) fn provider(profile: &str, region: Option<&str>, http: SharedHttpClient) -> ProfileFileCredentialsProvider {
@@ -69,18 +75,56 @@ fn files_of_command(command: &str, env: &Env) -> Vec<PathBuf> {
     let programs: Vec<_> = std::env::split_paths(path).chain(PROGRAMS.map(PathBuf::from)).collect();
     let is_own =
         |file: &PathBuf| !file.is_dir() && !file.parent().is_some_and(|above| programs.iter().any(|p| p == above));
-    let paths = words(command).into_iter().filter_map(|word| at_home(word, env));
+    let paths = words(command).into_iter().filter_map(|word| at_home(&word, env));
     paths.filter(is_own).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Everything that a shell could take for a word: what is between quotation marks, and the words within that.
-fn words(command: &str) -> Vec<&str> {
+/// Everything that a shell could take for a word: what is between quotation marks, and the words within that. And what
+/// could be a file within a word.
+fn words(command: &str) -> Vec<String> {
+    let command = escaped(command);
     let parts = command.split(['"', '\'']).enumerate();
     let words = parts.flat_map(|(at, part)| {
         let quoted = (at % 2 == 1).then_some(part);
         quoted.into_iter().chain(part.split(BETWEEN_WORDS))
     });
-    words.map(|word| word.trim_end_matches(')')).collect()
+    let words = words.map(|word| word.trim_end_matches(')'));
+    words
+        .flat_map(|word| std::iter::once(word).chain(within(word)))
+        .map(unescaped)
+        .collect()
+}
+
+/// The pieces of a word, each to the next sign that is in names of files too, and to the end.
+fn within(word: &str) -> impl Iterator<Item = &str> {
+    let ends = word
+        .match_indices(WITHIN_WORDS)
+        .map(|(at, sign)| &word[at + sign.len()..]);
+    let pieces = word.split(WITHIN_WORDS).chain(ends);
+    // After `https:` a host comes.
+    pieces.filter(|piece| !piece.starts_with("//") || piece.starts_with("///"))
+}
+
+/// A command in which nothing that a backslash stands before ends a word.
+fn escaped(command: &str) -> String {
+    let mut characters = command.chars();
+    let mut escaped = String::new();
+    while let Some(one) = characters.next() {
+        let next = (one == '\\').then(|| characters.next()).flatten();
+        escaped.push(next.map_or(one, |next| {
+            char::from_u32(ESCAPED + u32::from(next))
+                .filter(|_| next.is_ascii())
+                .unwrap_or(next)
+        }));
+    }
+    escaped
+}
+
+fn unescaped(word: &str) -> String {
+    let plain = |one: char| u32::from(one).checked_sub(ESCAPED).and_then(char::from_u32);
+    word.chars()
+        .map(|one| plain(one).filter(char::is_ascii).unwrap_or(one))
+        .collect()
 }
 
 /// An absolute path, or one in the user's home.
@@ -90,7 +134,7 @@ fn at_home(word: &str, env: &Env) -> Option<PathBuf> {
         .find_map(|home| word.strip_prefix(home));
     match of_home {
         Some(rest) => env.get("HOME").map(|home| Path::new(home).join(rest)),
-        None => word.starts_with('/').then(|| PathBuf::from(word)),
+        None => word.starts_with('/').then(|| Path::new(word).components().collect()),
     }
 }
 
@@ -134,6 +178,22 @@ mod tests {
                 vec!["/run/keys.json"],
             ),
             ("sh -c \"$(cat ${HOME}/command)\"", vec!["/home/agent/command"]),
+            ("/opt/x /etc/my\\ creds/key", vec!["/etc/my creds/key", "/opt/x"]),
+            (
+                "/opt/x file:///etc/key key:/etc/key2 @/etc/key3 `cat /etc/key4` --a=k:/etc/key5,b=/etc/key6",
+                vec![
+                    "/etc/key",
+                    "/etc/key2",
+                    "/etc/key3",
+                    "/etc/key4",
+                    "/etc/key5",
+                    "/etc/key5,b=/etc/key6",
+                    "/etc/key6",
+                    "/opt/x",
+                ],
+            ),
+            ("/opt/x --key=/etc/a:b", vec!["/etc/a", "/etc/a:b", "/opt/x"]),
+            ("curl https://host/etc/key", vec![]),
             ("aws-vault export work", vec![]),
         ] {
             let text = format!("[profile work]\ncredential_process = {command}\n");
