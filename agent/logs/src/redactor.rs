@@ -176,6 +176,14 @@ impl Redactor {
         Ok(())
     }
 
+    /// Builds now what texts are looked through with, for which the first one would wait else.
+    pub fn build(&self) {
+        let mut secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !secrets.forms.is_empty() {
+            drop(secrets.matcher());
+        }
+    }
+
     /// A new stream. Each stream of a child has its own.
     #[must_use]
     pub fn stream(&self) -> RedactedStream {

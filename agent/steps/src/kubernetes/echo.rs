@@ -100,21 +100,51 @@ impl Echo {
 
     /// What may be told and what not, at hand for several messages.
     pub(crate) fn words(&self, secrets: &Redactor) -> Words {
-        let mut own = BTreeSet::new();
-        of_task(&self.own, &mut own);
-        let mut values = BTreeSet::new();
-        of_secrets(&self.own, &mut values);
-        for live in &self.live {
-            of_secrets(live, &mut values);
-            of_cluster(live, &mut values);
+        Texts::of(&self.own, &self.live).words(secrets)
+    }
+}
+
+/// What may be told and what not, before anything is built to look for it.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    own: BTreeSet<String>,
+    hidden: BTreeSet<String>,
+}
+
+impl Texts {
+    /// `own` is the task's, `live` what is in the cluster.
+    pub(crate) fn of<'a>(own: &Value, live: impl IntoIterator<Item = &'a Value>) -> Self {
+        let mut told = BTreeSet::new();
+        of_task(own, &mut told);
+        let mut hidden = BTreeSet::new();
+        of_secrets(own, &mut hidden);
+        for live in live {
+            of_secrets(live, &mut hidden);
+            of_cluster(live, &mut hidden);
         }
+        hidden.retain(|value| !told.contains(value) && !DEFAULTS.contains(&value.as_str()));
+        Self { own: told, hidden }
+    }
+
+    /// Does it hide and let pass what `other` does? It may hide more.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.own == other.own && self.hidden.is_superset(&other.hidden)
+    }
+
+    /// How much is to be hidden.
+    pub(crate) fn hidden_bytes(&self) -> usize {
+        self.hidden.iter().map(String::len).sum()
+    }
+
+    /// Builds what looks for it: in time and memory much more than the texts.
+    pub(crate) fn words(&self, secrets: &Redactor) -> Words {
         let hidden = Redactor::new();
-        let complete = values
-            .iter()
-            .filter(|value| !own.contains(*value) && !DEFAULTS.contains(&value.as_str()))
-            .all(|value| hide(&hidden, value));
+        let complete = self.hidden.iter().all(|value| hide(&hidden, value));
+        if complete {
+            hidden.build();
+        }
         Words {
-            own,
+            own: self.own.clone(),
             hidden: complete.then_some(hidden),
             secrets: secrets.clone(),
         }

@@ -2,73 +2,130 @@
 //! the object and in the templates of its pods: an admission rule quotes them to the controller that it refuses, and the
 //! controller passes it on. Called by `looking` before anybody reads a word; what controllers and kubelets quote by
 //! themselves `rollout` takes out by where it stands.
+//!
+//! A rollout is looked at every second and its values hardly ever change, so what looks for them is kept, and made on a
+//! thread of its own.
+
+use std::collections::BTreeMap;
 
 use deputy_logs::Redactor;
+use deputy_task::outcome::Failure;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use serde_json::Value;
 
-use super::echo::{Echo, Words};
+use crate::failure::StepError;
 
-/// What is heard about one object.
+use super::echo::{Texts, Words};
+use super::object::ObjectRef;
+
+/// Values of all objects together that are kept in the form in which they are looked for, which takes up to a hundred
+/// and fifty times as much memory.
+const MAX_KEPT_BYTES: usize = 256 * 1024;
+
+/// What is looked for in what is said about each object that a step follows.
+#[derive(Default)]
 pub(crate) struct Hearing {
+    known: BTreeMap<String, Known>,
+}
+
+struct Known {
+    texts: Texts,
     words: Words,
+}
+
+/// What is said about an object.
+pub(crate) struct Said<'a> {
+    /// With its conditions.
+    pub(crate) object: &'a mut Value,
+    /// With their conditions, and why their containers wait.
+    pub(crate) pods: &'a mut [Pod],
+    /// By anybody about anything in the namespace.
+    pub(crate) events: &'a mut [Event],
 }
 
 impl Hearing {
     /// `own` is the task's: its values may be told. `templates` are where the values of pods come from. The task's
     /// secrets go out at once with what is in the cluster: whoever reads on cuts sentences at quotes and brackets, and
     /// of half a secret nobody knows that it is one.
-    pub(crate) fn new(own: &Value, live: &Value, templates: Vec<Value>, secrets: &Redactor) -> Self {
-        let mut there = templates;
-        there.push(live.clone());
-        let echo = Echo {
-            own: own.clone(),
-            live: there,
-        };
-        Self {
-            words: echo.words(secrets),
+    ///
+    /// # Errors
+    /// What looks for the values could not be made.
+    pub(crate) async fn clean(
+        &mut self,
+        object: &ObjectRef,
+        (own, templates): (&Value, &[Value]),
+        mut said: Said<'_>,
+        secrets: &Redactor,
+    ) -> Result<(), StepError> {
+        if said.messages().is_empty() {
+            return Ok(());
         }
+        let texts = Texts::of(own, templates.iter().chain([&*said.object]));
+        let words = self.words(object, texts, secrets).await?;
+        for message in said.messages() {
+            *message = words.heard(message);
+        }
+        Ok(())
     }
 
-    /// The object's conditions.
-    pub(crate) fn object(&self, live: &mut Value) {
-        let conditions = live.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    /// What hides `texts` and lets the task's own pass: that of the last look, unless there is something new.
+    async fn words(&mut self, object: &ObjectRef, texts: Texts, secrets: &Redactor) -> Result<&Words, StepError> {
+        let id = object.id();
+        let kept = self.known.remove(&id).filter(|known| known.texts.covers(&texts));
+        let known = match kept {
+            Some(known) => known,
+            None => {
+                let secrets = secrets.clone();
+                let build = move || Known {
+                    words: texts.words(&secrets),
+                    texts,
+                };
+                tokio::task::spawn_blocking(build).await.map_err(|_| {
+                    Failure::new(
+                        "kubernetes.unreadable",
+                        format!("looking through what the cluster says of {object} failed inside the agent"),
+                    )
+                })?
+            }
+        };
+        let others: usize = self.known.values().map(|known| known.texts.hidden_bytes()).sum();
+        if others + known.texts.hidden_bytes() > MAX_KEPT_BYTES {
+            self.known.clear();
+        }
+        Ok(&self.known.entry(id).or_insert(known).words)
+    }
+}
+
+impl Said<'_> {
+    fn messages(&mut self) -> Vec<&mut String> {
+        let mut all = Vec::new();
+        let conditions = self
+            .object
+            .pointer_mut("/status/conditions")
+            .and_then(Value::as_array_mut);
         for condition in conditions.into_iter().flatten() {
             if let Some(Value::String(message)) = condition.get_mut("message") {
-                *message = self.words.heard(message);
+                all.push(message);
             }
         }
-    }
-
-    /// Conditions of pods, and why their containers wait.
-    pub(crate) fn pods(&self, pods: &mut [Pod]) {
-        for status in pods.iter_mut().filter_map(|pod| pod.status.as_mut()) {
-            for condition in status.conditions.iter_mut().flatten() {
-                self.message(&mut condition.message);
-            }
+        for status in self.pods.iter_mut().filter_map(|pod| pod.status.as_mut()) {
+            let conditions = status.conditions.iter_mut().flatten();
+            all.extend(conditions.filter_map(|condition| condition.message.as_mut()));
             let init = status.init_container_statuses.iter_mut().flatten();
-            init.chain(status.container_statuses.iter_mut().flatten())
-                .for_each(|container| self.container(container));
+            all.extend(
+                init.chain(status.container_statuses.iter_mut().flatten())
+                    .filter_map(waiting),
+            );
         }
+        all.extend(self.events.iter_mut().filter_map(|event| event.message.as_mut()));
+        all.retain(|message| !message.is_empty());
+        all
     }
+}
 
-    fn container(&self, container: &mut ContainerStatus) {
-        let waiting = container.state.as_mut().and_then(|state| state.waiting.as_mut());
-        if let Some(waiting) = waiting {
-            self.message(&mut waiting.message);
-        }
-    }
-
-    /// What was said.
-    pub(crate) fn events(&self, events: &mut [Event]) {
-        events.iter_mut().for_each(|event| self.message(&mut event.message));
-    }
-
-    fn message(&self, message: &mut Option<String>) {
-        if let Some(message) = message {
-            *message = self.words.heard(message);
-        }
-    }
+/// Why it waits.
+fn waiting(container: &mut ContainerStatus) -> Option<&mut String> {
+    container.state.as_mut()?.waiting.as_mut()?.message.as_mut()
 }
 
 #[cfg(test)]
@@ -85,7 +142,7 @@ mod tests {
     const DENIED: &str = r#"admission webhook "rules.example" denied the request: env DB_PASSWORD=hunter2-of-the-cluster of container payments running payments:2 is plain text"#;
 
     /// What is told of a Deployment whose ReplicaSet may make no pod. Another manager set its password.
-    fn told(more: &str) -> String {
+    async fn told(more: &str) -> String {
         let template = |env: &str| {
             json!({"metadata": {"labels": {"app": "payments"}}, "spec": {"containers": [
             {"name": "payments", "image": "payments:2", "env": [{"name": "DB_PASSWORD", "value": env}, {"name": "MORE", "value": more}]}]}})
@@ -111,15 +168,16 @@ mod tests {
         .expect("pods");
         let own = json!({"kind": "Deployment", "metadata": {"name": "payments"}, "spec": {"template": {
             "spec": {"containers": [{"name": "payments", "image": "payments:2"}]}}}});
-        let hearing = Hearing::new(
-            &own,
-            &live.clone(),
-            vec![template("hunter1-of-the-cluster")],
-            &Redactor::new(),
-        );
-        hearing.object(&mut live);
-        hearing.events(&mut events);
-        hearing.pods(&mut pods);
+        let templates = [template("hunter1-of-the-cluster")];
+        let said = Said {
+            object: &mut live,
+            pods: &mut pods,
+            events: &mut events,
+        };
+        let mut hearing = Hearing::default();
+        let (object, secrets) = (payments(), Redactor::new());
+        let cleaned = hearing.clean(&object, (&own, &templates), said, &secrets);
+        cleaned.await.expect("cleaned");
         let deployment: Deployment = serde_json::from_value(live).expect("a Deployment");
         let mut lines = vec![in_short(&deployment::assess(&deployment, 7, &[], &[], &events))];
         let uids = BTreeSet::from(["rs".to_owned()]);
@@ -128,24 +186,63 @@ mod tests {
         lines.join("\n")
     }
 
-    /// Guards that a sentence is not cut within a secret before anybody looks for it.
-    #[test]
-    fn the_tasks_secrets_are_out_before_a_sentence_is_cut() {
-        let secrets = Redactor::new();
-        secrets.add_secret(br#"pass"word{1}of-the-task"#).expect("a secret");
-        let event = |message: &str| json!({"metadata": {}, "message": message, "involvedObject": {"uid": "rs"}});
-        let said = r#"Readiness probe failed: pass"word{1}of-the-task is no answer"#;
-        let mut events: Vec<Event> = serde_json::from_value(json!([event(said)])).expect("events");
-        Hearing::new(&json!({}), &json!({}), Vec::new(), &secrets).events(&mut events);
-        assert_eq!(
-            events[0].message.as_deref(),
-            Some("Readiness probe failed: *** is no answer")
-        );
+    fn payments() -> ObjectRef {
+        ObjectRef::secret("shop", "payments")
     }
 
-    #[test]
-    fn what_an_admission_rule_says_to_a_controller_is_told_without_what_others_wrote_into_the_template() {
-        let all = told("x");
+    /// What is told of `message` about an object that holds `live`.
+    async fn heard(hearing: &mut Hearing, live: Value, message: &str, secrets: &Redactor) -> String {
+        let mut object = json!({"spec": live});
+        let event = json!([{"metadata": {}, "message": message, "involvedObject": {"uid": "rs"}}]);
+        let mut events: Vec<Event> = serde_json::from_value(event).expect("events");
+        let said = Said {
+            object: &mut object,
+            pods: &mut [],
+            events: &mut events,
+        };
+        let object_ref = payments();
+        let cleaned = hearing.clean(&object_ref, (&Value::Null, &[]), said, secrets);
+        cleaned.await.expect("cleaned");
+        events[0].message.clone().expect("a message")
+    }
+
+    /// Guards that a sentence is not cut within a secret before anybody looks for it.
+    #[tokio::test]
+    async fn the_tasks_secrets_are_out_before_a_sentence_is_cut() {
+        let secrets = Redactor::new();
+        secrets.add_secret(br#"pass"word{1}of-the-task"#).expect("a secret");
+        let said = r#"Readiness probe failed: pass"word{1}of-the-task is no answer"#;
+        let told = heard(&mut Hearing::default(), json!({}), said, &secrets).await;
+        assert_eq!(told, "Readiness probe failed: *** is no answer");
+    }
+
+    /// Guards the agent's two workers: a rollout is looked at up to four times a second, for as long as it lasts.
+    #[tokio::test]
+    async fn what_looks_for_values_is_made_anew_only_when_there_is_a_new_one() {
+        let mut hearing = Hearing::default();
+        let secrets = Redactor::new();
+        assert_eq!(heard(&mut hearing, json!(["old-value"]), "", &secrets).await, "");
+        assert!(hearing.known.is_empty(), "made for nothing");
+        let both = json!(["old-value", "more-of-it"]);
+        let message = "old-value, more-of-it, new-value and of-the-task";
+        let first = heard(&mut hearing, both, message, &secrets).await;
+        assert_eq!(first, "***, ***, new-value and of-the-task");
+        secrets.add_secret(b"of-the-task").expect("a secret");
+        let again = heard(&mut hearing, json!(["old-value"]), message, &secrets).await;
+        assert_eq!(again, "***, ***, new-value and ***", "kept, beside the secrets of now");
+        let other = heard(&mut hearing, json!(["new-value"]), message, &secrets).await;
+        assert_eq!(other, "old-value, more-of-it, *** and ***");
+        let large = json!([format!("new-value {}", "x y".repeat(MAX_KEPT_BYTES / 3))]);
+        let texts = Texts::of(&Value::Null, []);
+        let words = texts.words(&secrets);
+        hearing.known.insert("another".into(), Known { texts, words });
+        heard(&mut hearing, large, message, &secrets).await;
+        assert_eq!(hearing.known.len(), 1, "more is kept than may be");
+    }
+
+    #[tokio::test]
+    async fn what_an_admission_rule_says_to_a_controller_is_told_without_what_others_wrote_into_the_template() {
+        let all = told("x").await;
         assert!(!all.contains("of-the-cluster"), "{all}");
         insta::assert_snapshot!(all, @r##"
         waiting for Deployment payments: 0 of 1 replicas updated
@@ -155,7 +252,7 @@ mod tests {
         ReplicaSet payments-5: pods : pods "payments-5-x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true (pod or container "payments" must set securityContext.runAsNonRoot=true)
         {"conditions":[{"message":"no node for ***","status":"False","type":"PodScheduled"}],"containerStatuses":[{"image":"","imageID":"","name":"payments","ready":false,"restartCount":0,"state":{"waiting":{"message":"it is ***","reason":"CreateContainerError"}}}]}
         "##);
-        let large = told(&"x".repeat(MAX_SECRET_BYTES + 1));
+        let large = told(&"x".repeat(MAX_SECRET_BYTES + 1)).await;
         let of_rules: Vec<&str> = large.lines().filter(|line| line.contains("webhook")).collect();
         assert!(!of_rules.join("\n").contains("of-the-cluster"), "{large}");
         insta::assert_snapshot!(of_rules.join("\n"), @r##"

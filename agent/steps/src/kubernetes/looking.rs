@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use deputy_logs::Redactor;
 use deputy_task::outcome::Failure;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, ReplicaSetSpec, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -19,7 +20,7 @@ use super::api::{Api, ApiError};
 use super::before::FIELD_MANAGER;
 use super::echo::said;
 use super::explain::Doing;
-use super::hearing::Hearing;
+use super::hearing::{Hearing, Said};
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
 use super::path;
 use super::reading::{Patience, patiently, read_object};
@@ -65,8 +66,13 @@ impl Looked {
     }
 }
 
-/// Looks once.
-pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<Looked, StepError> {
+/// Looks once. `hearing` is kept between looks.
+pub(crate) async fn look(
+    ctx: &StepContext,
+    api: &Api,
+    one: &Watched,
+    hearing: &mut Hearing,
+) -> Result<Looked, StepError> {
     let object = &one.object;
     let Some(mut live) = read_object(ctx, api, object, Patience::Endless).await? else {
         return Ok(gone(object, "was deleted while it was awaited"));
@@ -84,17 +90,14 @@ pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<
         return Ok(Looked::just(definition::assess_definition(&live)));
     }
     let secrets = ctx.host().log().redactor();
-    let heard = Hearing::new(&one.own, &live, Vec::new(), &secrets);
-    heard.object(&mut live);
-    let quick = assess(&live, one, &Around::default())?;
+    let mut around = Around::default();
+    clean(hearing, one, &mut live, &mut around, &secrets).await?;
+    let quick = assess(&live, one, &around)?;
     if !matches!(quick.progress, Progress::Waiting(_)) {
         return Ok(Looked::just(quick));
     }
-    let mut around = Around::read(ctx, api, object, &live).await?;
-    let heard = Hearing::new(&one.own, &live, around.templates(), &secrets);
-    heard.object(&mut live);
-    heard.pods(&mut around.pods);
-    heard.events(&mut around.events);
+    around = Around::read(ctx, api, object, &live).await?;
+    clean(hearing, one, &mut live, &mut around, &secrets).await?;
     let assessment = assess(&live, one, &around)?;
     let uids = around.uids(&one.uid);
     Ok(Looked {
@@ -103,6 +106,23 @@ pub(crate) async fn look(ctx: &StepContext, api: &Api, one: &Watched) -> Result<
         pods: around.pods,
         uids,
     })
+}
+
+/// Takes out of what is said what may not be told.
+async fn clean(
+    hearing: &mut Hearing,
+    one: &Watched,
+    live: &mut Value,
+    around: &mut Around,
+    secrets: &Redactor,
+) -> Result<(), StepError> {
+    let templates = around.templates();
+    let said = Said {
+        object: live,
+        pods: &mut around.pods,
+        events: &mut around.events,
+    };
+    hearing.clean(&one.object, (&one.own, &templates), said, secrets).await
 }
 
 fn gone(object: &ObjectRef, what: &str) -> Looked {

@@ -13,6 +13,7 @@ use crate::context::StepContext;
 use crate::failure::{Halt, StepError};
 
 use super::api::Api;
+use super::hearing::Hearing;
 use super::looking::{Looked, Watched, look};
 use super::object::ObjectRef;
 use super::rollout::assessment::{Problem, Progress};
@@ -74,6 +75,7 @@ pub(crate) async fn until_steady(
         api,
         first_seen: BTreeMap::new(),
         told: BTreeSet::new(),
+        hearing: Hearing::default(),
     };
     let mut steady = BTreeMap::new();
     let mut pause = FIRST_PAUSE;
@@ -115,6 +117,7 @@ struct Following<'a> {
     /// Since when each problem lasts without a break.
     first_seen: BTreeMap<String, Instant>,
     told: BTreeSet<String>,
+    hearing: Hearing,
 }
 
 impl Following<'_> {
@@ -149,7 +152,7 @@ impl Following<'_> {
             events,
             pods,
             uids,
-        } = look(self.ctx, self.api, one).await?;
+        } = look(self.ctx, self.api, one, &mut self.hearing).await?;
         for line in event::news(&events, &pods, &uids, &mut self.told) {
             self.ctx.narrate(line);
         }
