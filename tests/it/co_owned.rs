@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::git_server::GitServer;
 use deputy_tests::leaks::canary::note;
 use deputy_tests::proxy::rule::Matcher;
 use deputy_tests::refused::refused;
@@ -408,4 +411,96 @@ async fn what_a_rule_says_of_pods_is_told_without_what_others_wrote_into_their_t
     assert!(failure.summary.contains("=*** of app:2 is plain text"), "{failure:#?}");
     let told = format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"));
     assert!(!told.contains("live-"), "{told}");
+}
+
+/// Guards what cluster rules quote of the task's own: a Secret out of a file of a source, and a secret of the task with
+/// characters at which sentences are cut.
+#[tokio::test]
+async fn what_rules_quote_of_the_tasks_secrets_is_told_by_nobody() {
+    let cloud = Cloud::shared().await.expect("a cloud");
+    let builder = World::builder().cloud(&cloud).proxy_before_kubernetes();
+    let mut world = builder.start().await.expect("a world");
+    let password = format!("7Yx2mQ9v{{q-{:032x}", rand::random::<u128>());
+    note("a secret of the task in the environment of a pod", &password);
+    let server = GitServer::start(&world.folder().join("git"), "no-token").expect("a server");
+    let options = AgentOptions::default()
+        .env("DEPUTY_SECRET_PW", &password)
+        .env("GIT_SSL_CAINFO", &server.authority());
+    world.agent(options).await.expect("an agent");
+    let client = world.cluster_admin().await.expect("a client");
+    let trial = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+
+    let namespace = world.namespace("quoted-file").await.expect("a namespace");
+    let of_file = format!("of-the-file-{:032x}", rand::random::<u128>());
+    note("a Secret in a file of a source", &of_file);
+    let words = "'password ' + string(object.data.password) + ' is in no vault'";
+    rule(
+        &client,
+        &namespace,
+        ("CREATE", "secrets"),
+        ("!has(object.data.password)", words),
+    )
+    .await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let secret: Secret =
+        serde_json::from_value(json!({"metadata": {"name": "trial"}, "stringData": {"password": "trial"}}))
+            .expect("a secret");
+    in_force(|| secrets.create(&trial, &secret)).await;
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"password": of_file}});
+    let container = json!({"name": "app", "image": "app:1", "env": [{"name": "PASSWORD", "value": password}]});
+    let web = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container]}}}});
+    let files = |copy: &std::path::Path| {
+        std::fs::write(copy.join("db.yaml"), secret.to_string())?;
+        Ok(std::fs::write(copy.join("web.yaml"), web.to_string())?)
+    };
+    server.commit("open/app.git", files).expect("a commit");
+    let source = format!(
+        "{}  sources:\n    - name: app\n      git:\n        url: {}\n        ref: {{ branch: main }}\n",
+        recipe::AWS,
+        server.url("open/app.git")
+    );
+    let apply = |namespace: &str, file: &str| {
+        format!(
+            "    - name: deploy\n      kubernetesApply: {{ cluster: prod, namespace: {namespace}, source: app, files: [ {file} ] }}\n"
+        )
+    };
+    let document = recipe::task(&namespace, &source, &apply(&namespace, "db.yaml"));
+    let told = refused_by_rule(&world, &document).await;
+    assert!(told.contains("denied request: password ***"), "{told}");
+    let encoded = BASE64.encode(&of_file);
+    assert!(!told.contains("of-the-file-") && !told.contains(&encoded), "{told}");
+
+    let namespace = world.namespace("quoted-env").await.expect("a namespace");
+    let words = "'env PASSWORD=' + object.spec.containers[0].env[0].value + ' is plain text'";
+    let allows = "!has(object.spec.containers[0].env)";
+    rule(&client, &namespace, ("CREATE", "pods"), (allows, words)).await;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let container = json!({"name": "app", "image": "app:1", "env": [{"name": "PASSWORD", "value": "b"}]});
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "trial"}, "spec": {"containers": [container]}}))
+        .expect("a pod");
+    in_force(|| pods.create(&trial, &pod)).await;
+    let learns = "    - name: learn\n      shell: { secrets: { PW: { environment: DEPUTY_SECRET_PW } }, run: 'true', retrySafe: true }\n";
+    let steps = format!("{learns}{}", apply(&namespace, "web.yaml"));
+    let told = refused_by_rule(&world, &recipe::task(&namespace, &source, &steps)).await;
+    assert!(told.contains("env PASSWORD=*** is plain text"), "{told}");
+    assert!(!told.contains("7Yx2mQ9v"), "{told}");
+}
+
+/// All that is told of a task that a rule refuses.
+async fn refused_by_rule(world: &World, document: &str) -> String {
+    let task = world.submit(document).await.expect("queued");
+    let ended = world.ended(&task, SOON).await.expect("ended");
+    let failure = ended
+        .result
+        .clone()
+        .and_then(|result| result.failure)
+        .expect("a failure");
+    assert_eq!(failure.class, "kubernetes.admission", "{failure:#?}");
+    format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"))
 }
