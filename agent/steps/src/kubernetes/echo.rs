@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
 use serde_json::Value;
 
 use super::quoted::without_values;
-use super::refusal::{Complete, Refusal, is_of_pod_security, outline};
+use super::refusal::{Complete, Refusal, is_of_pod_security, outline, outline_of_volume};
 use super::vocabulary;
 
 /// Of one message; what is longer names every field that there is.
@@ -179,15 +179,18 @@ impl Words {
     }
 
     /// What controllers and others pass on, for [`said`] to go on with. Where values cannot be looked for, an outline of
-    /// what an admission rule says; what Kubernetes itself says quotes at known places.
+    /// what an API server refuses and of what a driver of volumes says; what Kubernetes itself says quotes at known places.
     pub(crate) fn heard(&self, message: &str) -> String {
         match &self.hidden {
             Some(hidden) => {
                 let is_known = |part: &str| self.is_known(part, message);
                 hidden.redact_unless_beside(&self.secrets, message, is_known)
             }
-            None if Refusal::of(message) == Refusal::Admission => self.told_in_outline(message),
-            None => self.secrets.redact(message),
+            None if Refusal::of(message) != Refusal::Other => self.told_in_outline(message),
+            None => match outline_of_volume(message) {
+                Some(told) => self.secrets.redact(&format!("{} {LEFT_OUT}", said(told))),
+                None => self.secrets.redact(message),
+            },
         }
     }
 
@@ -469,6 +472,32 @@ mod tests {
         insta::assert_snapshot!(told.join("\n"), @r##"
         pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "***" must not include "NET_ADMIN", "***" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")
         admission webhook "rules.example" denied the request: "***" *** of "app.example/team" in ["app", "side-car"]
+        "##);
+    }
+
+    /// Guards what is passed on of an object too large to be looked through: nobody but Kubernetes itself is quoted.
+    #[test]
+    fn what_is_passed_on_of_a_large_object_is_told_in_outline() {
+        let large = json!({"data": {"file": "x".repeat(MAX_SECRET_BYTES + 1)}});
+        let words = Echo {
+            own: job("app:2"),
+            live: vec![large],
+        }
+        .words(&Redactor::new());
+        let told = [
+            r#"Failed to create new replica set "web-5": admission webhook "w.example" denied the request: exceeded quota: canary"#,
+            r#"Error creating: Internal error occurred: failed calling webhook "w.example": failed to call webhook: canary"#,
+            r#"Error creating: pods "migrate" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2"#,
+            r#"MountVolume.SetUp failed for volume "config" : mount failed: exit status 32 of canary:/path"#,
+            "Back-off restarting failed container",
+        ]
+        .map(|message| said(&words.heard(message)));
+        insta::assert_snapshot!(told.join("\n"), @r##"
+        admission webhook "w.example" denied the request: (what it said is left out: it may repeat what is in the cluster)
+        failed calling webhook "w.example": (what it said is left out: it may repeat what is in the cluster)
+        pods "migrate" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2
+        MountVolume.SetUp failed for volume "config" (what it said is left out: it may repeat what is in the cluster)
+        Back-off restarting failed container
         "##);
     }
 

@@ -40,15 +40,27 @@ const SCHEMA: &str = "failed to create typed patch object";
 const AFTER_SUBJECT: [&str; 2] = ["\" is forbidden: ", "\" is invalid: "];
 const INTERNAL: &str = "Internal error occurred: ";
 
-/// What controllers say before they pass on why they could not make a pod.
-const PASSED_ON: [&str; 2] = ["Error creating: ", " failed error: "];
+/// What controllers say before they pass on why something could not be made or deleted: of pods of ReplicaSets, DaemonSets
+/// and Jobs; of the Jobs of CronJobs; of the ReplicaSets of Deployments; of pods and claims of StatefulSets. Between
+/// beginning and end are names.
+const PASSED_ON: [(&str, &str); 7] = [
+    ("Error creating: ", ""),
+    ("Error deleting: ", ""),
+    ("Error creating job: ", ""),
+    ("Failed to create new replica set \"", "\": "),
+    ("create ", " failed error: "),
+    ("update ", " failed error: "),
+    ("delete ", " failed error: "),
+];
+
+/// What kubelets and the attach controller say before what a driver printed.
+const OF_VOLUMES: [&str; 3] = ["MountVolume.", "AttachVolume.", "MapVolume."];
 
 impl Refusal {
     /// Of a message as it came. What begins as only the API server's own words do comes first: a webhook may say
     /// anything, of quotas and rights too.
     pub(crate) fn of(message: &str) -> Self {
         let (_, why) = subject(message);
-        let has = |words: &str| message.contains(words);
         if [WEBHOOK, POLICY, VIOLATES].iter().any(|known| why.starts_with(known)) {
             return Self::Admission;
         }
@@ -60,10 +72,16 @@ impl Refusal {
             (WEBHOOK, Self::Admission),
             (POLICY, Self::Admission),
             (VIOLATES, Self::Admission),
-            (RIGHTS, Self::Rights),
         ];
-        let found = by_words.into_iter().find(|(words, _)| has(words));
-        found.map_or(Self::Other, |(_, refusal)| refusal)
+        // Who passes words on speaks first.
+        let found = by_words
+            .into_iter()
+            .filter_map(|(words, refusal)| Some((message.find(words)?, refusal)));
+        match found.min_by_key(|(at, _)| *at) {
+            Some((_, refusal)) => refusal,
+            None if message.contains(RIGHTS) => Self::Rights,
+            None => Self::Other,
+        }
     }
 }
 
@@ -83,6 +101,12 @@ pub(super) fn outline(message: &str, own: &BTreeSet<String>) -> (String, Complet
     (subject + &who, complete)
 }
 
+/// What is said of a volume, up to where its driver speaks; none if it is of something else.
+pub(super) fn outline_of_volume(message: &str) -> Option<&str> {
+    let is_of_volume = OF_VOLUMES.iter().any(|known| message.starts_with(known));
+    is_of_volume.then(|| message.split(" : ").next().unwrap_or_default())
+}
+
 /// Is everything told?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Complete {
@@ -98,10 +122,8 @@ struct Subject<'a> {
 
 /// `deployments.apps "web" is forbidden: WHY`, or only why.
 fn subject(message: &str) -> (Option<Subject<'_>>, &str) {
-    let [creating, failed] = PASSED_ON;
-    let of_set = || message.starts_with("create Pod ").then(|| message.split_once(failed))?;
-    let passed_on = message.strip_prefix(creating).or_else(|| Some(of_set()?.1));
-    let message = passed_on.unwrap_or(message);
+    let passed_on = |(begin, end): (&str, &str)| Some(message.strip_prefix(begin)?.split_once(end)?.1);
+    let message = PASSED_ON.into_iter().find_map(passed_on).unwrap_or(message);
     let message = message.strip_prefix(INTERNAL).unwrap_or(message);
     let of_object = || {
         let (kind, rest) = message.split_once(" \"")?;
@@ -204,7 +226,7 @@ mod tests {
 
     /// As `k8s.io/apiserver` (admission's `ToStatusErr`, authorization's `Forbidden`), the quota and Pod Security
     /// admission plugins and RBAC's escalation check write them.
-    const SAID: [&str; 11] = [
+    const SAID: [&str; 16] = [
         r#"admission webhook "rules.example" denied the request: DB_PASSWORD=canary cannot be so: exceeded quota: no"#,
         r#"deployments.apps "web" is forbidden: admission webhook "rules.example" denied the request: canary"#,
         r#"deployments.apps "web" is forbidden: ValidatingAdmissionPolicy 'no-latest' with binding 'all' denied request: canary"#,
@@ -216,6 +238,11 @@ mod tests {
         r#"Internal error occurred: failed calling webhook "w.example": failed to call webhook: canary"#,
         r#"failed to create typed patch object (shop/web; /v1, Kind=Service): .spec.canary: field not declared in schema"#,
         r#"no such thing as canary"#,
+        r#"Failed to create new replica set "web-5": admission webhook "w.example" denied the request: exceeded quota: canary"#,
+        r#"create Claim data-web-0 for Pod web-0 in StatefulSet web failed error: persistentvolumeclaims "web" is forbidden: ValidatingAdmissionPolicy 'p' denied request: exceeded quota: canary"#,
+        r#"Error creating job: jobs.batch "web" is forbidden: admission webhook "w.example" denied the request: exceeded quota: canary"#,
+        r#"binding rejected: admission webhook "w.example" denied the request: exceeded quota: canary"#,
+        r#"Error deleting: Internal error occurred: failed calling webhook "w.example": exceeded quota: canary"#,
     ];
 
     #[test]
@@ -242,6 +269,11 @@ mod tests {
         WebhookUnreachable: failed calling webhook "w.example": …
         Schema: failed to create typed patch object (shop/web; /v1, Kind=Service): .spec.canary: field not declared in schema
         Other: …
+        Admission: admission webhook "w.example" denied the request: …
+        Admission: persistentvolumeclaims "web" is forbidden: ValidatingAdmissionPolicy 'p' denied request: …
+        Admission: jobs.batch "web" is forbidden: admission webhook "w.example" denied the request: …
+        Admission: …
+        WebhookUnreachable: failed calling webhook "w.example": …
         "##);
     }
 }
