@@ -49,6 +49,7 @@ pub(crate) fn check(root: &Path, sources: &[Source]) -> Result<Vec<Problem>> {
             }
         }
         problems.extend(doubled_rows(name, &text));
+        problems.extend(headless_rows(name, &text));
         if *name == "ARCHITECTURE.md" {
             problems.extend(named_files(root, name, &text));
         }
@@ -128,6 +129,19 @@ fn doubled_rows(name: &str, text: &str) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Tables that begin without a header: their rows are shown as one paragraph.
+fn headless_rows(name: &str, text: &str) -> Vec<Problem> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_row = |index: usize| lines.get(index).is_some_and(|line| line.starts_with('|'));
+    let begins =
+        (0..lines.len()).filter(|index| is_row(*index) && index.checked_sub(1).is_none_or(|before| !is_row(before)));
+    let headless = begins.filter(|index| !lines.get(index + 1).is_some_and(|line| line.starts_with("|---")));
+    let what = "a row of a table that has no header";
+    headless
+        .map(|index| problem(name, index + 1, what.into(), "move it to its table"))
+        .collect()
 }
 
 fn functions(sources: &[Source]) -> BTreeSet<&str> {
@@ -230,6 +244,14 @@ mod tests {
             .map(|found| found.line)
             .collect();
         assert_eq!(lines, [7, 8]);
+    }
+
+    /// A sentence between two rows ends their table.
+    #[test]
+    fn a_row_stands_below_a_header() {
+        let text = "| what |\n|---|\n| a |\n\nA sentence.\n| b |\n| c |\n\n| what |\n|---|\n| d |\n| what |";
+        let found = headless_rows("x.md", text);
+        assert_eq!(found.iter().map(|found| found.line).collect::<Vec<_>>(), [6]);
     }
 
     /// Two branches that each rewrote a row leave both.
