@@ -219,7 +219,7 @@ impl Around {
             }
             template
         };
-        specs.map(template).collect()
+        specs.map(template).chain(self.pods.iter().map(of_pod)).collect()
     }
 
     fn uids(&self, own: &str) -> BTreeSet<String> {
@@ -228,6 +228,31 @@ impl Around {
         uids.extend(self.replica_sets.iter().filter_map(|set| set.metadata.uid.clone()));
         uids
     }
+}
+
+/// What a pod of whatever revision was given: its containers, annotations and labels, but for what controllers and
+/// the API server put into each of them, which names pods, nodes and revisions.
+fn of_pod(pod: &Pod) -> Value {
+    const OF_CONTROLLERS: [&str; 9] = [
+        "pod-template-hash",
+        "controller-revision-hash",
+        "pod-template-generation",
+        "statefulset.kubernetes.io/pod-name",
+        "apps.kubernetes.io/pod-index",
+        "controller-uid",
+        "job-name",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+    ];
+    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
+    labels.retain(|key, _| !OF_CONTROLLERS.contains(&key.as_str()));
+    let spec = pod.spec.as_ref();
+    let mut containers = spec.map_or_else(Vec::new, |spec| spec.containers.clone());
+    containers.extend(spec.and_then(|spec| spec.init_containers.clone()).unwrap_or_default());
+    for container in &mut containers {
+        container.volume_mounts = None;
+    }
+    json!({"metadata": {"annotations": pod.metadata.annotations, "labels": labels}, "spec": containers})
 }
 
 async fn items<T: DeserializeOwned>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
@@ -327,5 +352,28 @@ mod tests {
         let live = json!({"metadata": {"managedFields": [
             {"manager": "deputy", "time": "2026-01-01T00:00:05Z"}, {"manager": "other", "time": "2026-02-01T00:00:00Z"}]}});
         assert_eq!(applied_at(&live).expect("time").to_string(), "2026-01-01T00:00:05Z");
+    }
+
+    /// Guards what an older revision had: its pods are the only ones that say so for StatefulSets and DaemonSets.
+    #[test]
+    fn what_pods_of_any_revision_were_given_is_known_and_their_names_are_not() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "db-0", "annotations": {"note": "old-note"}, "labels": {"app": "old-app",
+                "controller-revision-hash": "db-7", "statefulset.kubernetes.io/pod-name": "db-0", "apps.kubernetes.io/pod-index": "0"}},
+            "spec": {"nodeName": "node-1", "hostname": "db-0",
+                "initContainers": [{"name": "init", "args": ["old-argument"]}],
+                "containers": [{"name": "app", "env": [{"name": "PASSWORD", "value": "old-value"}],
+                    "volumeMounts": [{"name": "kube-api-access-x", "mountPath": "/var/run"}]}]}}))
+        .expect("a pod");
+        let around = Around {
+            pods: vec![pod],
+            ..Around::default()
+        };
+        let words = super::super::echo::Texts::of(&Value::Null, &around.templates()).words(&Redactor::new());
+        let said = "old-note old-app old-argument old-value of PASSWORD on node-1: db-0 of db-7 kube-api-access-x";
+        assert_eq!(
+            words.heard(said),
+            "*** *** *** *** of *** on node-1: db-0 of db-7 kube-api-access-x"
+        );
     }
 }
