@@ -9,9 +9,10 @@ use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
 use deputy_tests::git_server::GitServer;
 use deputy_tests::leaks::canary::note;
-use deputy_tests::proxy::rule::Matcher;
+use deputy_tests::proxy::rule::{Canned, Matcher};
 use deputy_tests::refused::refused;
 use deputy_tests::world::World;
+use futures::StreamExt;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -503,4 +504,53 @@ async fn refused_by_rule(world: &World, document: &str) -> String {
         .expect("a failure");
     assert_eq!(failure.class, "kubernetes.admission", "{failure:#?}");
     format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"))
+}
+
+/// Guards the bounds of an answer: a workload of thousands of pods is read in parts, from the beginning where the rest has gone.
+#[tokio::test]
+async fn many_pods_are_read_page_by_page_and_anew_when_a_page_has_gone() {
+    let world = world().await;
+    let namespace = world.namespace("pages").await.expect("a namespace");
+    let client = world.cluster_admin().await.expect("a client");
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "owner"}})).expect("a map");
+    let owner = maps.create(&PostParams::default(), &map).await.expect("an owner");
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
+    let of_others = |at: usize| -> Pod {
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid, "controller": true});
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("web-{at}"), "labels": {"app": "web"}, "ownerReferences": [owner]},
+            "spec": {"containers": [{"name": "app", "image": "app:1"}]}}))
+        .expect("a pod")
+    };
+    let made = futures::stream::iter(0..501).for_each_concurrent(20, |at| {
+        let (pods, pod) = (&pods, of_others(at));
+        async move { drop(pods.create(&PostParams::default(), &pod).await.expect("a pod")) }
+    });
+    made.await;
+    let proxy = world.kubernetes_proxy().expect("a proxy");
+    let rest = Matcher::on("kubernetes", "list pods").target_contains("continue=");
+    let gone = proxy.answer(rest, Canned::json_error(410, "Expired", "the list has gone"));
+    let web = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}}}});
+    let steps = format!(
+        "    - name: deploy\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        manifests: [ {web} ]\n"
+    );
+    let task = world
+        .submit(&recipe::task(&namespace, recipe::AWS, &steps))
+        .await
+        .expect("queued");
+    let until = tokio::time::Instant::now() + SOON;
+    loop {
+        let asked = proxy.calls_of("kubernetes", "list pods");
+        let rest = asked.iter().filter(|call| call.target.contains("continue="));
+        if gone.count() == 1 && rest.filter(|call| call.succeeded()).count() > 0 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "{}", world.report());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let state = world.tasks.get(&task).await.expect("read");
+    assert!(!matches!(state.state(), v1::TaskState::Failed), "{state:?}");
 }

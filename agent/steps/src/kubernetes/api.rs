@@ -12,7 +12,7 @@ use futures::future::poll_fn;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Body as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use crate::permit::Permit;
 use super::bearer::{Bearer, BearerError};
 use super::echo::{Echo, said};
 use super::guard::{Pass, Refused};
+use super::path;
 use super::refusal::Refusal;
 
 /// From sending a change to the end of its answer. Server-side apply through a slow admission
@@ -42,6 +43,20 @@ const ANSWER_BOUND: Bound = Bound {
     values: 1_000_000,
     depth: 127,
 };
+
+/// Objects of a list that are asked for at once: what kubectl asks for.
+const PAGE: usize = 500;
+
+/// Most objects of a list: the pods of a workload on twice as many nodes as Kubernetes is made for.
+const MAX_LISTED: usize = 10_000;
+
+/// A part of a list.
+#[derive(serde::Deserialize)]
+struct Page<T> {
+    items: Option<Vec<T>>,
+    #[serde(default)]
+    metadata: ListMeta,
+}
 
 /// An API server, as one identity.
 #[derive(Clone)]
@@ -127,7 +142,10 @@ impl ApiError {
     pub(crate) fn passes(&self) -> bool {
         match self {
             Self::NoAnswer { .. } => true,
-            Self::Status { code, .. } => code.is_server_error() || *code == StatusCode::TOO_MANY_REQUESTS,
+            // Gone is what a list goes on from: it can be read from its beginning.
+            Self::Status { code, .. } => {
+                code.is_server_error() || matches!(*code, StatusCode::TOO_MANY_REQUESTS | StatusCode::GONE)
+            }
             Self::NotSent | Self::Bearer(_) | Self::Unreadable(_) => false,
         }
     }
@@ -154,16 +172,40 @@ impl Api {
         self.ask(Method::GET, path, Vec::new()).await
     }
 
+    /// Reads a whole list, page by page. `path` has a query.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        whole(self.first(path, MAX_LISTED + 1, "application/json").await?)
+    }
+
     /// Reads what a list says of its objects' metadata, without the objects.
     pub(crate) async fn list_metadata(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        let mut request = request(Method::GET, path, "application/json", Vec::new())?;
-        let only = HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
-        request.headers_mut().insert(ACCEPT, only);
-        let answer = self.send(request).await?;
-        let mut list: Value = ANSWER_BOUND.read(&answer).map_err(|error| unreadable(&error))?;
-        match list.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => Ok(items),
-            _ => Ok(Vec::new()),
+        let only = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        whole(self.first(path, MAX_LISTED + 1, only).await?)
+    }
+
+    /// Reads the first objects of a list, `most` or somewhat more.
+    pub(crate) async fn list_first<T: DeserializeOwned>(&self, path: &str, most: usize) -> Result<Vec<T>, ApiError> {
+        self.first(path, most, "application/json").await
+    }
+
+    async fn first<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        most: usize,
+        accept: &'static str,
+    ) -> Result<Vec<T>, ApiError> {
+        let limit = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
+        let mut listed = Vec::new();
+        let mut next = limit.clone();
+        loop {
+            let mut request = request(Method::GET, &next, "application/json", Vec::new())?;
+            request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
+            let page: Page<T> = self.read(request).await?;
+            listed.extend(page.items.into_iter().flatten());
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) if listed.len() < most => next = format!("{limit}&continue={}", path::encoded(&token)),
+                _ => return Ok(listed),
+            }
         }
     }
 
@@ -183,13 +225,15 @@ impl Api {
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ApiError> {
-        let first = self
-            .send(request(method.clone(), path, "application/json", body.clone())?)
-            .await;
-        let answer = match first {
+        self.read(request(method, path, "application/json", body)?).await
+    }
+
+    /// Sends it, once more with a fresh token, and reads the answer.
+    async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, ApiError> {
+        let answer = match self.send(request.clone()).await {
             Err(error) if error.code() == Some(401) => {
                 self.bearer.forget().await;
-                self.send(request(method, path, "application/json", body)?).await?
+                self.send(request).await?
             }
             other => other?,
         };
@@ -333,6 +377,15 @@ pub(super) fn status(code: StatusCode, body: &[u8], echo: &Echo, secrets: &Redac
         refusal,
         status: Box::new(status),
     }
+}
+
+fn whole<T>(listed: Vec<T>) -> Result<Vec<T>, ApiError> {
+    if listed.len() > MAX_LISTED {
+        return Err(ApiError::Unreadable(format!(
+            "the list has more than {MAX_LISTED} objects"
+        )));
+    }
+    Ok(listed)
 }
 
 /// Where an answer is not as it should be, without what stands there.

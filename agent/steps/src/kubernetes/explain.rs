@@ -42,9 +42,9 @@ fn in_words(error: &ApiError, doing: &Doing, cluster: &str, server: &str, who: O
             format!("{what} was not sent to cluster {cluster}: the permit for it was over"),
         ),
         ApiError::Bearer(error) => bearer(error, cluster),
-        ApiError::Unreadable(_) => Failure::new(
+        ApiError::Unreadable(why) => Failure::new(
             "kubernetes.unreadable",
-            format!("cluster {cluster} gave an answer that cannot be read when asked to {verb} {what}"),
+            format!("cluster {cluster} gave an answer that cannot be read when asked to {verb} {what}: {why}"),
         ),
         ApiError::NoAnswer { detail, .. } => no_answer(detail, doing, cluster, server),
         ApiError::Status { code, refusal, status } => {

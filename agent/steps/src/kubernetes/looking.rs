@@ -9,14 +9,13 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, ReplicaSetSp
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::context::StepContext;
 use crate::failure::StepError;
 
-use super::api::{Api, ApiError};
+use super::api::Api;
 use super::before::FIELD_MANAGER;
 use super::echo::said;
 use super::explain::Doing;
@@ -28,7 +27,7 @@ use super::rollout::assessment::{Assessment, Progress};
 use super::rollout::{daemon_set, definition, deployment, event, job, stateful_set};
 
 /// Most warnings of a namespace that are read in one look.
-const MAX_EVENTS: u32 = 500;
+const MAX_EVENTS: usize = 2_000;
 
 /// An object to follow.
 #[derive(Debug, Clone)]
@@ -166,17 +165,11 @@ struct Around {
     events: Vec<Event>,
 }
 
-#[derive(Deserialize)]
-struct List<T> {
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
-}
-
 impl Around {
     async fn read(ctx: &StepContext, api: &Api, object: &ObjectRef, live: &Value) -> Result<Self, StepError> {
         let namespace = object.namespace.as_deref().unwrap_or("default");
         let selector = live.pointer("/spec/selector").cloned().unwrap_or_default();
-        let selector = encoded(&selector_text(&typed::<LabelSelector>(&selector)?));
+        let selector = path::encoded(&selector_text(&typed::<LabelSelector>(&selector)?));
         let list = |path: &str| format!("{path}?labelSelector={selector}");
         let replica_sets = if object.kind == "Deployment" {
             items(
@@ -256,8 +249,10 @@ fn of_pod(pod: &Pod) -> Value {
 }
 
 async fn items<T: DeserializeOwned>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
-    let list: List<T> = patiently(ctx, api, &Doing::new("read", what), Patience::Endless, || api.get(path)).await?;
-    Ok(list.items)
+    patiently(ctx, api, &Doing::new("read", what), Patience::Endless, || {
+        api.list(path)
+    })
+    .await
 }
 
 /// Events explain; a cluster that does not give them is followed without.
@@ -265,9 +260,8 @@ async fn events(api: &Api, namespace: &str, selector: &str) -> Vec<Event> {
     let Ok(list) = path::of_list("v1", "events", Some(namespace)) else {
         return Vec::new();
     };
-    let path = format!("{list}?limit={MAX_EVENTS}&fieldSelector={}", encoded(selector));
-    let answer: Result<List<Event>, ApiError> = api.get(&path).await;
-    answer.map(|list| list.items).unwrap_or_default()
+    let path = format!("{list}?fieldSelector={}", path::encoded(selector));
+    api.list_first(&path, MAX_EVENTS).await.unwrap_or_default()
 }
 
 fn is_unscheduled(pod: &Pod) -> bool {
@@ -319,20 +313,6 @@ fn selector_text(selector: &LabelSelector) -> String {
     labels.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
-/// Percent-encoded for a query.
-fn encoded(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes()
-        .map(|byte| {
-            if keep(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +324,7 @@ mod tests {
             {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]}))
             .expect("selector");
         assert_eq!(selector_text(&selector), "app=web,tier in (a,b),!old");
-        assert_eq!(encoded("app=web,!old"), "app%3Dweb%2C%21old");
+        assert_eq!(path::encoded("app=web,!old"), "app%3Dweb%2C%21old");
     }
 
     #[test]

@@ -20,6 +20,20 @@ pub(crate) fn of_version(api_version: &str) -> Result<String, Failure> {
     Ok(format!("{root}/{api_version}"))
 }
 
+/// Percent-encoded for a query.
+pub(crate) fn encoded(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| {
+            if keep(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
 /// The path of a resource's list.
 ///
 /// # Errors
