@@ -73,7 +73,9 @@ pub(crate) enum JoinError {
     Certificate(String),
     #[error("{0}")]
     Proof(String),
-    #[error("what a join token is used for has to be on disk before, and is not: {0}; make room in the state folder")]
+    #[error(
+        "what a join token or an ended certificate is exchanged for has to be on disk before it is used, and is not: {0}; make room in the state folder"
+    )]
     NotKept(String),
     #[error(
         "this machine's clock is {} {way} the manager's; with more than {} minutes nothing that is signed is believed: \

@@ -207,6 +207,8 @@ async fn what_was_revoked_is_cut_although_the_agent_has_joined_again() {
     assert_eq!(bench.registry.lapsed(), [], "the agent has one that is good");
     bench.registry.cut_refused();
     assert_eq!((is_cut(&stolen), is_cut(&own)), (true, false));
+    // Times are of milliseconds, and a connection is older than what takes its place.
+    tokio::time::sleep(Duration::from_millis(5)).await;
     let renewed = bench.registry.renew("a1", "3", &issued("4", "k")).await;
     renewed.expect("renewed");
     bench.first_use("4").await.expect("used");

@@ -87,8 +87,28 @@ pub(super) async fn talk(
         hello: Box::new(hello),
         outbound,
     };
-    if context.dispatcher.send(hello).await.is_ok() {
-        carry(context, session, frames).await;
+    if context.dispatcher.send(hello).await.is_err() {
+        return;
+    }
+    // A revoke ends the sessions that the dispatcher has. This one may have come to it after that.
+    if let Some(why) = ended(&context, &speaker.caller) {
+        tracing::warn!(session, why, "a session was ended as it began");
+        if context.dispatcher.send(Inbound::Closed { session }).await.is_err() {
+            tracing::debug!(session, "the dispatcher ended first");
+        }
+        return;
+    }
+    carry(context, session, frames).await;
+}
+
+/// Why an agent that was let in may not go on.
+fn ended(context: &Context, caller: &Caller) -> Option<String> {
+    let Caller::Agent { agent_id, serial, .. } = caller else {
+        return None;
+    };
+    match context.registry.agent(agent_id.as_str()) {
+        Some(agent) => agent.unended(serial).err(),
+        None => Some(format!("this manager knows no agent {agent_id}")),
     }
 }
 
