@@ -1,7 +1,6 @@
 //! The manager vouches for a task, and a role trusts its word: tokens from a real manager, verified by their signature,
 //! conditions on what they say.
 
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use deputy_proto::v1;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::cloud::Cloud;
+use deputy_tests::ports;
 use deputy_tests::world::World;
 use serde_json::{Value, json};
 
@@ -23,11 +23,6 @@ struct Issuing {
     host: String,
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("listens");
-    listener.local_addr().expect("bound")
-}
-
 impl Issuing {
     async fn start(host: &str, flags: &[&str]) -> Self {
         Self::start_with(host, flags, AgentOptions::default()).await
@@ -35,7 +30,7 @@ impl Issuing {
 
     async fn start_with(host: &str, flags: &[&str], agent: AgentOptions) -> Self {
         let cloud = Cloud::shared().await.expect("a cloud");
-        let (address, issuer) = (free_address(), format!("https://{host}"));
+        let (address, issuer) = (ports::free().expect("a port"), format!("https://{host}"));
         let mut all = vec![format!("--oidc-issuer={issuer}"), format!("--oidc-listen={address}")];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let world = World::builder().cloud(&cloud).manager(|manager| manager.flags = all);

@@ -40,6 +40,7 @@ pub mod command_output;
 pub mod child;
 pub mod wall_clock;
 pub mod programs;
+pub mod ports;
 pub mod skip;
 
 pub mod background;

@@ -1,8 +1,8 @@
 //! microburst as a child: a proxy in front of the emulated AWS that throttles, or refuses in AWS's own words, in the
-//! wire format of each service. What it did can be asked for.
+//! wire format of each service. What it did can be asked for. It has no way to say which port it took, and is told one.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::child::{Child, Output};
+use crate::ports;
 use crate::programs::{Tools, workspace};
 
 /// It answers within two seconds on a machine with nothing else to do.
@@ -26,7 +27,7 @@ pub struct Microburst {
 impl Microburst {
     /// In front of `upstream`, with these rules (microburst's own words). Its log and configuration are in `folder`.
     pub async fn before(upstream: SocketAddr, rules: &Value, folder: &Path) -> Result<Self> {
-        let address = free_port()?;
+        let address = ports::free()?;
         let config = folder.join("microburst.yaml");
         // JSON is YAML.
         let text = json!({ "upstream": format!("http://{upstream}"), "port": address.port(), "rules": rules });
@@ -82,12 +83,6 @@ impl Microburst {
         let (address, path) = (self.address, path.to_owned());
         tokio::task::spawn_blocking(move || get(address, &path)).await?
     }
-}
-
-/// A port that was free a moment ago; microburst has no way to say which one it took.
-fn free_port() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
 }
 
 fn get(address: SocketAddr, path: &str) -> Result<Value> {

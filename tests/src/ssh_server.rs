@@ -1,6 +1,6 @@
 //! An OpenSSH server on loopback for one user and one key, as whoever runs the tests.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::child::{Child, Output};
+use crate::ports;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -39,7 +40,7 @@ impl SshServer {
         let host_key = new_key(&folder.join("host-key"))?;
         let key = folder.join("user-key");
         std::fs::write(folder.join("authorized-keys"), new_key(&key)?)?;
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let port = ports::free()?.port();
         let path = |name: &str| folder.join(name).display().to_string();
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
