@@ -118,9 +118,9 @@ async fn check_out(
         Some(TreeProblem::Empty {
             within: within.to_owned(),
         })
-    } else if tree.files > limits.entries {
+    } else if tree.entries() > limits.entries {
         Some(TreeProblem::TooMany {
-            files: tree.files,
+            entries: tree.entries(),
             limit: limits.entries,
         })
     } else if tree.bytes > limits.bytes {

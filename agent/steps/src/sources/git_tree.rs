@@ -23,8 +23,8 @@ pub(super) enum TreeProblem {
     NoFolder { within: String },
     #[error("its subfolder {within:?} is behind too many links")]
     Loops { within: String },
-    #[error("it has {files} files; at most {limit}")]
-    TooMany { files: u64, limit: u64 },
+    #[error("it has {entries} files and folders; at most {limit}")]
+    TooMany { entries: u64, limit: u64 },
     #[error("its files have {bytes} bytes; at most {limit}")]
     TooLarge { bytes: u64, limit: u64 },
     #[error("its link {path:?} leads out of it, to {target:?}")]
@@ -46,11 +46,17 @@ impl TreeProblem {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tree {
     pub(super) files: u64,
+    folders: u64,
     pub(super) bytes: u64,
     submodules: u64,
 }
 
 impl Tree {
+    /// Files and folders.
+    pub(super) const fn entries(&self) -> u64 {
+        self.files.saturating_add(self.folders)
+    }
+
     /// For people.
     pub(super) fn summary(&self, commit: &str) -> String {
         let mut line = format!(
@@ -68,9 +74,10 @@ impl Tree {
 /// Reads the output of `git ls-tree -r -l -z`.
 pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
     let mut tree = Tree::default();
+    let mut folder: Vec<&str> = Vec::new();
     for line in listed.split_terminator('\0') {
         let unreadable = || TreeProblem::Unreadable(line.chars().take(200).collect());
-        let (about, _) = line.split_once('\t').ok_or_else(unreadable)?;
+        let (about, path) = line.split_once('\t').ok_or_else(unreadable)?;
         let mut words = about.split_whitespace();
         let (mode, size) = (
             words.next().ok_or_else(unreadable)?,
@@ -81,9 +88,20 @@ pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
             continue;
         }
         tree.files += 1;
+        // The list is in order, and folders are nobody's entries: a tree that stands in many places costs nothing there.
+        let mut around: Vec<&str> = path.split('/').collect();
+        around.pop();
+        let new = around.len() - shared(&around, &folder);
+        tree.folders = tree.folders.saturating_add(u64::try_from(new).unwrap_or(u64::MAX));
+        folder = around;
         tree.bytes = tree.bytes.saturating_add(size.parse().map_err(|_| unreadable())?);
     }
     Ok(tree)
+}
+
+/// How many folders two ways have in common.
+fn shared(one: &[&str], other: &[&str]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// Every link below `root`, which is none itself, leads to something below `root`, or to nothing below it.
@@ -130,6 +148,13 @@ mod tests {
         let tree = read(listed).expect("read");
         assert_eq!((tree.files, tree.bytes, tree.submodules), (2, 16, 1));
         assert!(tree.summary("0a").contains("1 submodules were left out"));
+        let listed = ["a/b/c/1", "a/b/c/2", "a/b/d/1", "a/b/d/e/f/1", "b/b/d/1", "c"];
+        let listed: String = listed
+            .iter()
+            .map(|path| format!("100644 blob 0a 1\t{path}\0"))
+            .collect();
+        let tree = read(&listed).expect("read");
+        assert_eq!((tree.files, tree.folders, tree.entries()), (6, 9, 15));
         assert!(read("nonsense").is_err() && read("100644 blob 0a many\tx").is_err());
     }
 
