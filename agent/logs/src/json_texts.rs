@@ -19,7 +19,10 @@ const NO_SECRETS: [&str; 8] = [
 ];
 
 /// Under these a text is a secret however short.
-const SECRETS: [&str; 4] = ["pass", "secret", "token", "key"];
+const SECRETS: [&str; 6] = ["pass", "secret", "token", "key", "pwd", "credential"];
+
+/// And under these names, which others are a part of: `author`, `shipping`.
+const SECRET_NAMES: [&str; 3] = ["auth", "pin", "pw"];
 
 /// As short as a secret may be.
 const MIN_NAMED_BYTES: usize = 4;
@@ -61,7 +64,8 @@ impl Texts {
             let mut after = value.get(range.end + 1..).unwrap_or_default().iter();
             after.find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
         };
-        if self.0.is_empty() {
+        // A number has no quotes to be found by: all of the value is one then.
+        if self.0.iter().any(|text| text.bytes().all(|byte| byte.is_ascii_digit())) {
             return Vec::new();
         }
         quoted(value)
@@ -110,16 +114,18 @@ fn collect(value: Value, name: &str, depth: usize, texts: &mut BTreeSet<String>)
             }
         }
         Value::Array(values) => values.into_iter().for_each(|value| collect(value, name, depth, texts)),
-        Value::Object(fields) => fields
-            .into_iter()
-            .for_each(|(name, value)| collect(value, &name, depth, texts)),
+        // What is below a name that says so, is one too: `{"passwords": {"app": …}}`.
+        Value::Object(fields) => fields.into_iter().for_each(|(inner, value)| {
+            let name = if is_named(name) { name } else { &inner };
+            collect(value, name, depth, texts);
+        }),
         Value::Bool(_) | Value::Null => {}
     }
 }
 
 fn is_named(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    SECRETS.iter().any(|word| name.contains(word))
+    SECRETS.iter().any(|word| name.contains(word)) || SECRET_NAMES.contains(&&*name)
 }
 
 fn is_secret(name: &str, text: &str) -> bool {
@@ -172,7 +178,9 @@ fn is_address(text: &str) -> bool {
     let Some((host, path)) = after.map(|after| after.split_once('/').unwrap_or((after, ""))) else {
         return false;
     };
-    is_host(host) && is_made_of(path, "-./_0123456789")
+    // A hook's address is its password: what has digits in a longer part may be.
+    let is_word = |part: &str| part.len() < 7 || is_made_of(part, "-._");
+    is_host(host) && is_made_of(path, "-./_0123456789") && path.split('/').all(is_word)
 }
 
 #[cfg(test)]
@@ -196,14 +204,18 @@ mod tests {
     fn what_things_are_called_is_no_secret_unless_its_name_says_so() {
         let value = r#"{"region": "eu-central-1", "accountId": "123456789012", "clusterName": "checkout",
             "endpoint": "db.example.com:5432", "issuer": "https://login.example.com/oauth2/v2", "masterSecretArn": "arn:aws:iam::1:role/x",
-            "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8"}"#;
+            "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8",
+            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse"}, "pw": "word", "author": "somebody"}"#;
         assert_eq!(
             texts_of(value),
             [
                 "Checkout-1",
                 "checkout",
+                "correcthorse",
                 "https://example.com/T0/Bx8",
-                "https://u:p@example.com/"
+                "https://hc.example.com/eb095278-f28d",
+                "https://u:p@example.com/",
+                "word",
             ]
         );
     }

@@ -329,10 +329,15 @@ impl RedactedStream {
         &self.out
     }
 
+    /// Is it nowhere near a secret?
+    fn is_idle(&self) -> bool {
+        self.state == NodeId::default() && self.held.bytes.is_empty() && self.held.masked.is_empty()
+    }
+
     /// Keeps the matcher only in the midst of what may be a secret: a quiet stream would else keep one for good that has
     /// been made anew since, and a task has two streams for every step.
     fn let_go(&mut self) {
-        if self.state == NodeId::default() && self.held.bytes.is_empty() && self.held.masked.is_empty() {
+        if self.is_idle() {
             self.matcher = Arc::default();
             self.version = 0;
         }
@@ -340,7 +345,9 @@ impl RedactedStream {
 
     /// The stream has ended: what was held back goes out. The stream may be used again.
     pub fn finish(&mut self) -> &[u8] {
-        self.refresh();
+        if !self.is_idle() {
+            self.refresh();
+        }
         let all = self.held.bytes.len();
         self.state = NodeId::default();
         self.held.masked.clear();

@@ -266,7 +266,7 @@ mod tests {
     /// Guards that what all keys and all documents begin with is not taken for a secret's.
     #[test]
     fn what_is_public_about_a_secret_is_not_hidden() {
-        let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n-----END PRIVATE KEY-----\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7yq2bVfLo\n-----END PRIVATE KEY-----\n";
         let set = r#"{"username": "administrator of it", "password": "hunter2-of-the-task"}"#;
         let is_hidden = |secret: &str, text: &str| {
             searched(secret.as_bytes())
@@ -275,10 +275,14 @@ mod tests {
         };
         for before in ["", "x", "xy"] {
             let encoded = |text: &str| STANDARD_NO_PAD.encode(format!("{before}{text}"));
-            assert!(!is_hidden(
-                key,
-                &encoded("-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIEAgAAuTANBgkqhki")
-            ));
+            for public in [
+                "-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIEAgAAuTANBgkqhkiG9w0BAQUFADBaMQswCQYDVQQGEwJJ",
+                "-----BEGIN CERTIFICATE-----\nMIIC5zCCAc+gAwIBAgIBADANBgkqhkiG9w0BAQsFADAVMRMwEQYDVQQDEwprdWJl",
+                "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA0Z3VS5JJcds3xfn",
+            ] {
+                assert!(!is_hidden(key, &encoded(public)), "{public}");
+            }
+            assert!(is_hidden(key, &encoded("AQC7yq2bVfLo")));
             assert!(!is_hidden(
                 set,
                 &encoded(r#"{"username": "administrator of it", "age": 7}"#)

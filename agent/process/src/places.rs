@@ -187,6 +187,9 @@ fn told(found: &Stat) -> (Identity, Kind) {
 
 /// Then no child does either.
 fn nobody_gets_there(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
+    matches!(
+        error.kind(),
+        NotFound | NotADirectory | PermissionDenied | InvalidFilename
+    )
 }

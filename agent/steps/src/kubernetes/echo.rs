@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use deputy_logs::redactor::MAX_SECRET_BYTES;
 use deputy_logs::{Redactor, SecretRefused};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause};
@@ -201,7 +202,8 @@ impl Words {
 
     /// Where values cannot be looked for: what stands at fixed places.
     fn told_in_outline(&self, message: &str) -> String {
-        self.secrets.redact(&self.outline(message))
+        // First the secrets: of half of one nobody knows that it is one.
+        self.outline(&self.secrets.redact(message))
     }
 
     fn outline(&self, message: &str) -> String {
@@ -333,14 +335,23 @@ fn of_secrets(object: &Value, values: &mut BTreeSet<String>) {
             held("stringData").for_each(|value| texts(value, values));
             for text in held("data").filter_map(Value::as_str) {
                 values.insert(text.to_owned());
-                let read = BASE64.decode(text).ok().and_then(|read| String::from_utf8(read).ok());
-                values.extend(read);
+                values.extend(decoded(text));
             }
         }
         Value::Object(map) => map.values().for_each(|value| of_secrets(value, values)),
         Value::Array(items) => items.iter().for_each(|item| of_secrets(item, values)),
         _ => {}
     }
+}
+
+/// As Kubernetes reads it: Go passes over the ends of lines, and over bits that nobody needs.
+fn decoded(text: &str) -> Option<String> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+    );
+    let digits: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    String::from_utf8(LENIENT.decode(digits).ok()?).ok()
 }
 
 /// The texts of an object of the cluster, but for what says which one it is and who owns what.
@@ -539,8 +550,7 @@ mod tests {
     /// Guards that a Secret's content is looked for in prose too, as `echo $PASSWORD` would print it.
     #[test]
     fn what_a_secret_holds_is_not_told_wherever_it_stands() {
-        let own =
-            json!({"kind": "Secret", "stringData": {"password": "own-in-clear"}, "data": {"n": "b3duLWVuY29kZWQ="}});
+        let own = json!({"kind": "Secret", "stringData": {"password": "own-in-clear"}, "data": {"n": "b3duLWVuY29k\r\nZWQ=\n", "m": "bG9vc2Ux"}});
         let live = json!({"kind": "Secret", "data": {"password": "bGl2ZS1vbmU=", "binary": "/////w=="}});
         let message = r#"admission webhook "w" denied the request: own-in-clear, own-encoded, b3duLWVuY29kZWQ=, live-one, bGl2ZS1vbmU= and /////w== are weak"#;
         let words = Echo { own, live: vec![live] }.words(&Redactor::new());

@@ -122,10 +122,11 @@ impl<'a> SecretWatch<'a> {
     fn look_again(&self, seen: &mut Seen) -> Result<(), Unhidden> {
         let version = self.file.version();
         let is_old = |changed: SystemTime| changed.elapsed().is_ok_and(|age| age > TICK);
-        if version.is_some_and(|(_, changed)| seen.version == version && is_old(changed)) {
+        if version.is_some() && seen.version == version {
             return Ok(());
         }
-        seen.version = version;
+        // What was changed just now may be changed once more at the same time.
+        seen.version = version.filter(|(_, changed)| is_old(*changed));
         let written = outputs::so_far(self.file).map_err(|problem| Unhidden::Unread {
             names: self.names.join(", "),
             problem,
