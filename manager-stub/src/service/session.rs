@@ -80,6 +80,9 @@ pub(super) async fn talk(
         return outbound.disconnect("identity", &why, STAY_AWAY_MS);
     }
     let (session, carrier) = (speaker.session, speaker.carrier);
+    if let Some(why) = ended(&context, &speaker.caller) {
+        return tracing::warn!(session, why, "a session was ended before it began");
+    }
     let hello = Inbound::Hello {
         session,
         carrier,
@@ -90,7 +93,7 @@ pub(super) async fn talk(
     if context.dispatcher.send(hello).await.is_err() {
         return;
     }
-    // A revoke ends the sessions that the dispatcher has. This one may have come to it after that.
+    // A revoke ends the sessions that the dispatcher has. This one may have come to it between the two.
     if let Some(why) = ended(&context, &speaker.caller) {
         tracing::warn!(session, why, "a session was ended as it began");
         if context.dispatcher.send(Inbound::Closed { session }).await.is_err() {
