@@ -94,11 +94,18 @@ fn collect_object(text: &str, depth: usize, texts: &mut BTreeSet<String>) {
     if text.trim_start().starts_with('{')
         && let Ok(value) = serde_json::from_str(text)
     {
-        collect(value, "", depth, texts);
+        collect(value, Name::default(), depth, texts);
     }
 }
 
-fn collect(value: Value, name: &str, depth: usize, texts: &mut BTreeSet<String>) {
+/// What a value is called, and whether something around it is called a secret: `{"passwords": {"app": …}}`.
+#[derive(Clone, Copy, Default)]
+struct Name<'a> {
+    own: &'a str,
+    is_below_secret: bool,
+}
+
+fn collect(value: Value, name: Name<'_>, depth: usize, texts: &mut BTreeSet<String>) {
     let Some(depth) = depth.checked_sub(1) else { return };
     match value {
         Value::String(text) => {
@@ -109,14 +116,17 @@ fn collect(value: Value, name: &str, depth: usize, texts: &mut BTreeSet<String>)
         }
         Value::Number(number) => {
             let digits = number.to_string();
-            if digits.len() >= MIN_DIGITS && is_named(name) {
+            if digits.len() >= MIN_DIGITS && (name.is_below_secret || is_named(name.own)) {
                 texts.insert(digits);
             }
         }
         Value::Array(values) => values.into_iter().for_each(|value| collect(value, name, depth, texts)),
-        // What is below a name that says so, is one too: `{"passwords": {"app": …}}`.
-        Value::Object(fields) => fields.into_iter().for_each(|(inner, value)| {
-            let name = if is_named(name) { name } else { &inner };
+        Value::Object(fields) => fields.into_iter().for_each(|(own, value)| {
+            let is_below_secret = name.is_below_secret || is_named(name.own);
+            let name = Name {
+                own: &own,
+                is_below_secret,
+            };
             collect(value, name, depth, texts);
         }),
         Value::Bool(_) | Value::Null => {}
@@ -128,12 +138,17 @@ fn is_named(name: &str) -> bool {
     SECRETS.iter().any(|word| name.contains(word)) || SECRET_NAMES.contains(&&*name)
 }
 
-fn is_secret(name: &str, text: &str) -> bool {
-    if NO_SECRETS.contains(&name) || text.starts_with("arn:aws") {
+fn is_secret(name: Name<'_>, text: &str) -> bool {
+    if NO_SECRETS.contains(&name.own) || text.starts_with("arn:aws") {
         return false;
     }
-    if is_named(name) {
+    if is_named(name.own) {
         return text.len() >= MIN_NAMED_BYTES;
+    }
+    if name.is_below_secret {
+        // Beside the password of a set there is where it is for.
+        let is_setting = ["true", "false"].contains(&text) || is_region(text) || is_host(text) || is_address(text);
+        return text.len() >= MIN_NAMED_BYTES && !is_setting;
     }
     text.len() >= MIN_TEXT_BYTES && !is_ordinary(text)
 }
@@ -205,7 +220,8 @@ mod tests {
         let value = r#"{"region": "eu-central-1", "accountId": "123456789012", "clusterName": "checkout",
             "endpoint": "db.example.com:5432", "issuer": "https://login.example.com/oauth2/v2", "masterSecretArn": "arn:aws:iam::1:role/x",
             "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8",
-            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse"}, "pw": "word", "author": "somebody"}"#;
+            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse"}, "pw": "word",
+            "credentials": {"host": "db.example.com", "username": "admin", "zone": "eu-central-1", "ssl": "true", "password": "hunter2"}, "author": "somebody"}"#;
         assert_eq!(
             texts_of(value),
             [
@@ -215,6 +231,7 @@ mod tests {
                 "https://example.com/T0/Bx8",
                 "https://hc.example.com/eb095278-f28d",
                 "https://u:p@example.com/",
+                "hunter2",
                 "word",
             ]
         );

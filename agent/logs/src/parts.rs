@@ -22,12 +22,22 @@ const DASHES: &[u8] = b"-----";
 /// Its label has at most so many bytes.
 const MAX_LABEL_BYTES: usize = 64;
 
-/// What names the algorithm of a key (RFC 8017, 5915 and 5958), as base64 of its DER has it: RSA, and P-256 alone and
-/// within PKCS #8. Certificates and public keys have the same. By its text, not its place: a short key begins at once.
-const ALGORITHMS: [&[u8]; 3] = [
+/// What names the algorithm of a key (RFC 8017, 5915, 5958 and 8018), as base64 of its DER has it: RSA and its kin at
+/// each of three shifts, elliptic curves alone and within PKCS #8, encryption by a password, Ed25519. Certificates and
+/// public keys have the same. By its text, not its place: a short key begins at once. A longer text before its beginning.
+const ALGORITHMS: [&[u8]; 12] = [
     b"BgkqhkiG9w0BAQEFAA",
     b"oAoGCCqGSM49",
     b"MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg",
+    b"BgkqhkiG9w0B",
+    b"CSqGSIb3DQEB",
+    b"KoZIhvcNAQ",
+    b"MAwGCCqGSIb3DQI",
+    b"ByqGSM49AgEG",
+    b"BggqhkjOPQMBBw",
+    b"BSuBBAAi",
+    b"BSuBBAAj",
+    b"AwBQYDK2Vw",
 ];
 
 /// What is long begins so, and with a length of two bytes.

@@ -12,7 +12,7 @@ use futures::future::poll_fn;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Body as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Status};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -49,6 +49,14 @@ const PAGE: usize = 500;
 
 /// Most objects of a list: the pods of a workload on twice as many nodes as Kubernetes is made for.
 const MAX_LISTED: usize = 10_000;
+
+/// Pages of a list, also of those without objects.
+const MAX_PAGES: usize = 200;
+
+/// An object of a list.
+pub(crate) trait Listed: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta> {}
+
+impl<T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>> Listed for T {}
 
 /// A part of a list.
 #[derive(serde::Deserialize)]
@@ -173,19 +181,26 @@ impl Api {
     }
 
     /// Reads a whole list, page by page. `path` has a query.
-    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
-        whole(self.first(path, MAX_LISTED + 1, "application/json").await?)
+    pub(crate) async fn list<T: Listed>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        whole(self.list_first(path, MAX_LISTED + 1).await?)
     }
 
     /// Reads what a list says of its objects' metadata, without the objects.
     pub(crate) async fn list_metadata(&self, path: &str) -> Result<Vec<Value>, ApiError> {
         let only = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-        whole(self.first(path, MAX_LISTED + 1, only).await?)
+        let without_fields = |object: &mut Value| {
+            let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+            metadata
+                .into_iter()
+                .for_each(|metadata| drop(metadata.remove("managedFields")));
+        };
+        whole(self.first(path, MAX_LISTED + 1, only, without_fields).await?)
     }
 
     /// Reads the first objects of a list, `most` or somewhat more.
-    pub(crate) async fn list_first<T: DeserializeOwned>(&self, path: &str, most: usize) -> Result<Vec<T>, ApiError> {
-        self.first(path, most, "application/json").await
+    pub(crate) async fn list_first<T: Listed>(&self, path: &str, most: usize) -> Result<Vec<T>, ApiError> {
+        let without_fields = |object: &mut T| object.metadata_mut().managed_fields = None;
+        self.first(path, most, "application/json", without_fields).await
     }
 
     async fn first<T: DeserializeOwned>(
@@ -193,20 +208,29 @@ impl Api {
         path: &str,
         most: usize,
         accept: &'static str,
+        without_fields: impl Fn(&mut T),
     ) -> Result<Vec<T>, ApiError> {
         let limit = format!("{path}{}limit={PAGE}", if path.contains('?') { '&' } else { '?' });
         let mut listed = Vec::new();
         let mut next = limit.clone();
-        loop {
+        for _ in 0..MAX_PAGES {
             let mut request = request(Method::GET, &next, "application/json", Vec::new())?;
             request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
             let page: Page<T> = self.read(request).await?;
-            listed.extend(page.items.into_iter().flatten());
+            // Who manages which field is the most of an object, and is asked of the followed one only.
+            let items = page.items.into_iter().flatten();
+            listed.extend(items.map(|mut item| {
+                without_fields(&mut item);
+                item
+            }));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) if listed.len() < most => next = format!("{limit}&continue={}", path::encoded(&token)),
                 _ => return Ok(listed),
             }
         }
+        Err(ApiError::Unreadable(format!(
+            "the list has more than {MAX_PAGES} pages"
+        )))
     }
 
     /// Reads one object; none if it is not there.

@@ -42,11 +42,12 @@ const FAULTS: [&str; 10] = [
 const LEFT_OUT: &str = "(what it said is left out: it may repeat what is in the cluster)";
 
 /// What the API server itself writes into objects, where nobody wrote anything.
-const DEFAULTS: [&str; 24] = [
+const DEFAULTS: [&str; 25] = [
     "default",
     "default-scheduler",
     "Always",
     "IfNotPresent",
+    "HTTP",
     "Never",
     "OnFailure",
     "ClusterFirst",
@@ -189,7 +190,7 @@ impl Words {
             }
             None if Refusal::of(message) != Refusal::Other => self.told_in_outline(message),
             None => match outline_of_volume(message) {
-                Some(told) => self.secrets.redact(&format!("{} {LEFT_OUT}", said(told))),
+                Some(told) => format!("{} {LEFT_OUT}", said(&self.secrets.redact(told))),
                 None => self.secrets.redact(message),
             },
         }
@@ -484,6 +485,18 @@ mod tests {
         pods "web" is forbidden: violates PodSecurity "baseline:latest": capabilities (containers "app", "side-car", "***" must not include "NET_ADMIN", "***" in securityContext.capabilities.add), seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")
         admission webhook "rules.example" denied the request: "***" *** of "app.example/team" in ["app", "side-car"]
         "##);
+    }
+
+    /// Guards that what the API server writes into every probe does not hide what is wrong with it.
+    #[test]
+    fn a_probes_fault_is_told_whatever_the_api_server_filled_in() {
+        let live = json!({"spec": {"readinessProbe": {"httpGet": {"path": "/", "scheme": "HTTP"}}}});
+        let words = Echo {
+            own: job("app:2"),
+            live: vec![live],
+        };
+        let fault = "Readiness probe failed: HTTP probe failed with statuscode: 503";
+        assert_eq!(words.words(&Redactor::new()).heard(fault), fault);
     }
 
     /// Guards what is passed on of an object too large to be looked through: nobody but Kubernetes itself is quoted.

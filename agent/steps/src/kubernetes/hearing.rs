@@ -1,5 +1,5 @@
 //! Takes out of what a cluster says about an object (conditions, states of containers, events) the values that stand in
-//! the object, in its ReplicaSets and in the containers, annotations and labels of its pods, of former revisions too: an
+//! the object, in its ReplicaSets and in the containers of its pods, of former revisions too: an
 //! admission rule quotes them to the controller that it refuses, and the
 //! controller passes it on. Called by `looking` before anybody reads a word; what controllers and kubelets quote by
 //! themselves `rollout` takes out by where it stands.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::context::StepContext;
 use crate::failure::StepError;
 
-use super::api::Api;
+use super::api::{Api, Listed};
 use super::before::FIELD_MANAGER;
 use super::echo::said;
 use super::explain::Doing;
@@ -223,32 +223,24 @@ impl Around {
     }
 }
 
-/// What a pod of whatever revision was given: its containers, annotations and labels, but for what controllers and
-/// the API server put into each of them, which names pods, nodes and revisions.
+/// What a pod of whatever revision was given: its containers, but for the region that is put into each of them. Not its
+/// annotations and labels: controllers and networks write into every pod what no other has.
 fn of_pod(pod: &Pod) -> Value {
-    const OF_CONTROLLERS: [&str; 9] = [
-        "pod-template-hash",
-        "controller-revision-hash",
-        "pod-template-generation",
-        "statefulset.kubernetes.io/pod-name",
-        "apps.kubernetes.io/pod-index",
-        "controller-uid",
-        "job-name",
-        "batch.kubernetes.io/controller-uid",
-        "batch.kubernetes.io/job-name",
-    ];
-    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
-    labels.retain(|key, _| !OF_CONTROLLERS.contains(&key.as_str()));
+    const REGION: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
     let spec = pod.spec.as_ref();
     let mut containers = spec.map_or_else(Vec::new, |spec| spec.containers.clone());
     containers.extend(spec.and_then(|spec| spec.init_containers.clone()).unwrap_or_default());
     for container in &mut containers {
         container.volume_mounts = None;
+        container
+            .env
+            .iter_mut()
+            .for_each(|env| env.retain(|one| !REGION.contains(&one.name.as_str())));
     }
-    json!({"metadata": {"annotations": pod.metadata.annotations, "labels": labels}, "spec": containers})
+    json!({ "spec": containers })
 }
 
-async fn items<T: DeserializeOwned>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
+async fn items<T: Listed>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
     patiently(ctx, api, &Doing::new("read", what), Patience::Endless, || {
         api.list(path)
     })
@@ -353,7 +345,7 @@ mod tests {
         let said = "old-note old-app old-argument old-value of PASSWORD on node-1: db-0 of db-7 kube-api-access-x";
         assert_eq!(
             words.heard(said),
-            "*** *** *** *** of *** on node-1: db-0 of db-7 kube-api-access-x"
+            "old-note old-app *** *** of *** on node-1: db-0 of db-7 kube-api-access-x"
         );
     }
 }

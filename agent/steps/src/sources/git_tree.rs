@@ -83,25 +83,28 @@ pub(super) fn read(listed: &str) -> Result<Tree, TreeProblem> {
             words.next().ok_or_else(unreadable)?,
             words.next_back().ok_or_else(unreadable)?,
         );
-        if mode == SUBMODULE {
-            tree.submodules += 1;
-            continue;
-        }
-        tree.files += 1;
         // The list is in order, and folders are nobody's entries: a tree that stands in many places costs nothing there.
         let mut around: Vec<&str> = path.split('/').collect();
         around.pop();
         let new = around.len() - shared(&around, &folder);
         tree.folders = tree.folders.saturating_add(u64::try_from(new).unwrap_or(u64::MAX));
         folder = around;
+        if mode == SUBMODULE {
+            // Left out, but for its folder.
+            tree.submodules += 1;
+            tree.folders = tree.folders.saturating_add(1);
+            continue;
+        }
+        tree.files += 1;
         tree.bytes = tree.bytes.saturating_add(size.parse().map_err(|_| unreadable())?);
     }
     Ok(tree)
 }
 
-/// How many folders two ways have in common.
+/// How many folders two ways have in common. Names that are no text all look alike here, and may be different ones.
 fn shared(one: &[&str], other: &[&str]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+    let is_same = |(one, other): &(&&str, &&str)| one == other && !one.contains(char::REPLACEMENT_CHARACTER);
+    one.iter().zip(other).take_while(is_same).count()
 }
 
 /// Every link below `root`, which is none itself, leads to something below `root`, or to nothing below it.
@@ -155,6 +158,9 @@ mod tests {
             .collect();
         let tree = read(&listed).expect("read");
         assert_eq!((tree.files, tree.folders, tree.entries()), (6, 9, 15));
+        let hidden =
+            "160000 commit 0c -\ta/b/sub\x00100644 blob 0a 1\td\u{fffd}/a/1\x00100644 blob 0a 1\td\u{fffd}/a/1\0";
+        assert_eq!(read(hidden).expect("read").folders, 3 + 2 + 2);
         assert!(read("nonsense").is_err() && read("100644 blob 0a many\tx").is_err());
     }
 
