@@ -102,5 +102,5 @@ pub fn note(name: &str, value: &str) {
 
 /// The first and last lines of every PEM text.
 fn is_common(line: &str) -> bool {
-    line.starts_with("-----")
+    line.trim_start().starts_with("-----")
 }
