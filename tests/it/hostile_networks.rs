@@ -197,7 +197,8 @@ async fn a_deployment_whose_answers_are_lost_changes_everything_once() {
     world.manager.kill().expect("killed");
     world.manager.start_again().await.expect("started");
     let ended = world.succeeded(&task, LONG).await.expect("succeeded");
-    assert_eq!((ended.run, ended.epoch), (1, 1), "one attempt");
+    // An offer whose answer was lost is made again, as another epoch; what was started goes on.
+    assert_eq!(ended.run, 1, "one run");
     let aws = world.proxy().expect("a proxy");
     assert_eq!(aws.successes("ecs", "UpdateService"), 1, "{}", aws.transcript());
     assert_eq!(
