@@ -190,15 +190,15 @@ async fn a_deployment_whose_answers_are_lost_changes_everything_once() {
     world.agent(behind(&hostile)).await.expect("joined");
     let (service, _) = recipe::service(&world, "polled").await;
     let task = world.submit(&recipe::ecs_update(&service, "")).await.expect("queued");
-    world
+    let running = world
         .wait_state(&task, v1::TaskState::Running, SOON)
         .await
         .expect("running");
     world.manager.kill().expect("killed");
     world.manager.start_again().await.expect("started");
     let ended = world.succeeded(&task, LONG).await.expect("succeeded");
-    // An offer whose answer was lost is made again, as another epoch; what was started goes on.
-    assert_eq!(ended.run, 1, "one run");
+    // An offer whose answer was lost is made again, before anything has started.
+    assert_eq!((ended.run, ended.epoch), (1, running.epoch), "one attempt");
     let aws = world.proxy().expect("a proxy");
     assert_eq!(aws.successes("ecs", "UpdateService"), 1, "{}", aws.transcript());
     assert_eq!(
