@@ -398,19 +398,8 @@ async fn what_a_rule_says_of_pods_is_told_without_what_others_wrote_into_their_t
         "    - name: deploy\n      kubernetesApply:\n        cluster: prod\n        namespace: {namespace}\n        forceConflicts: true\n        manifests: [ {} ]\n",
         web(1, "app:2", json!({}))
     );
-    let task = world
-        .submit(&recipe::task(&namespace, recipe::AWS, &steps))
-        .await
-        .expect("queued");
-    let ended = world.ended(&task, SOON).await.expect("ended");
-    let failure = ended
-        .result
-        .clone()
-        .and_then(|result| result.failure)
-        .expect("a failure");
-    assert_eq!(failure.class, "kubernetes.admission", "{failure:#?}");
+    let (failure, told) = refused_by_rule(&world, &recipe::task(&namespace, recipe::AWS, &steps)).await;
     assert!(failure.summary.contains("=*** of app:2 is plain text"), "{failure:#?}");
-    let told = format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"));
     assert!(!told.contains("live-"), "{told}");
 }
 
@@ -472,7 +461,7 @@ async fn what_rules_quote_of_the_tasks_secrets_is_told_by_nobody() {
         )
     };
     let document = recipe::task(&namespace, &source, &apply(&namespace, "db.yaml"));
-    let told = refused_by_rule(&world, &document).await;
+    let (_, told) = refused_by_rule(&world, &document).await;
     assert!(told.contains("denied request: password ***"), "{told}");
     let encoded = BASE64.encode(&of_file);
     assert!(!told.contains("of-the-file-") && !told.contains(&encoded), "{told}");
@@ -488,13 +477,13 @@ async fn what_rules_quote_of_the_tasks_secrets_is_told_by_nobody() {
     in_force(|| pods.create(&trial, &pod)).await;
     let learns = "    - name: learn\n      shell: { secrets: { PW: { environment: DEPUTY_SECRET_PW } }, run: 'true', retrySafe: true }\n";
     let steps = format!("{learns}{}", apply(&namespace, "web.yaml"));
-    let told = refused_by_rule(&world, &recipe::task(&namespace, &source, &steps)).await;
+    let (_, told) = refused_by_rule(&world, &recipe::task(&namespace, &source, &steps)).await;
     assert!(told.contains("env PASSWORD=*** is plain text"), "{told}");
     assert!(!told.contains("7Yx2mQ9v"), "{told}");
 }
 
-/// All that is told of a task that a rule refuses.
-async fn refused_by_rule(world: &World, document: &str) -> String {
+/// The failure of a task that a rule refuses, and all that is told of it.
+async fn refused_by_rule(world: &World, document: &str) -> (v1::Failure, String) {
     let task = world.submit(document).await.expect("queued");
     let ended = world.ended(&task, SOON).await.expect("ended");
     let failure = ended
@@ -503,7 +492,8 @@ async fn refused_by_rule(world: &World, document: &str) -> String {
         .and_then(|result| result.failure)
         .expect("a failure");
     assert_eq!(failure.class, "kubernetes.admission", "{failure:#?}");
-    format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"))
+    let told = format!("{ended:?}{:?}", world.logs(&task).await.expect("logs"));
+    (failure, told)
 }
 
 /// Guards the bounds of an answer: a workload of thousands of pods is read in parts, from the beginning where the rest has gone.

@@ -22,8 +22,9 @@ const MAX_STRIDE: usize = 6;
 /// Forms up to this length are brief: with the next longer one the stride is the longest.
 const MOST_BRIEF: usize = MIN_FORM_BYTES + MAX_STRIDE - 2;
 
-/// Each of the three has at least 2 KiB and at most 1 MiB, of which a core's own cache keeps what is used: the parts of a few keys are a hundred thousand forms,
-/// and of a filter that is nearly full every window sends the automaton on its slow way.
+/// Each of the three has at least 2 KiB and at most 1 MiB, of which a core's own cache keeps what is used: the parts of a
+/// few keys are a hundred thousand forms, and of a filter that is nearly full every window sends the automaton on its slow
+/// way.
 const MIN_BITS: u32 = 14;
 const MAX_BITS: u32 = 23;
 /// Bits for each window that is known.

@@ -28,16 +28,20 @@ const DIGITS: [&[u8; 16]; 2] = [b"0123456789abcdef", b"0123456789ABCDEF"];
 
 /// All forms, each of at least [`MIN_FORM_BYTES`] bytes.
 pub(crate) fn forms_of(value: &[u8]) -> HashSet<Form> {
-    let mut forms = whole_forms_of(value);
+    let texts = Texts::of(value);
+    let mut forms = whole_forms(value, &texts);
     if value.len() <= MAX_PARTED_BYTES {
-        let places = Texts::of(value).places_in(value);
-        add_parts(&mut forms, value, &Public::of(value, &places));
+        add_parts(&mut forms, value, &Public::of(value, &texts.places_in(value)));
     }
     forms
 }
 
 /// All but what stands in broken lines.
 pub(crate) fn whole_forms_of(value: &[u8]) -> HashSet<Form> {
+    whole_forms(value, &Texts::of(value))
+}
+
+fn whole_forms(value: &[u8], texts: &Texts) -> HashSet<Form> {
     let mut forms = HashSet::from([value.to_vec()]);
     let trimmed = value.trim_ascii();
     add_forms(&mut forms, trimmed);
@@ -45,7 +49,7 @@ pub(crate) fn whole_forms_of(value: &[u8]) -> HashSet<Form> {
         add_encoded(&mut forms, value);
     }
     add_lines(&mut forms, value);
-    for text in Texts::of(value).iter() {
+    for text in texts.iter() {
         add_forms(&mut forms, text.as_bytes());
         add_lines(&mut forms, text.as_bytes());
     }
@@ -146,18 +150,18 @@ fn hex(value: &[u8], digits: &[u8; 16]) -> Vec<u8> {
         .collect()
 }
 
+/// Every text that is looked for.
+#[cfg(test)]
+pub(crate) fn searched(secret: &[u8]) -> HashSet<Vec<u8>> {
+    let forms = forms_of(secret);
+    let searched = forms.iter().flat_map(Form::searched);
+    searched.map(<[u8]>::to_vec).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::parts::PART_BYTES;
-
-    fn searched(secret: &[u8]) -> HashSet<Vec<u8>> {
-        let forms = forms_of(secret);
-        forms
-            .iter()
-            .flat_map(|form| form.searched().map(<[u8]>::to_vec))
-            .collect()
-    }
 
     fn has(secret: &str, form: &str) -> bool {
         searched(secret.as_bytes()).contains(form.as_bytes())

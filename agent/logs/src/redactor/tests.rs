@@ -3,16 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret_forms::forms_of as all_forms_of;
-
-/// Every text that is looked for.
-fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
-    let forms = all_forms_of(secret);
-    forms
-        .iter()
-        .flat_map(|form| form.searched().map(<[u8]>::to_vec))
-        .collect()
-}
+use crate::secret_forms::searched;
 
 fn redactor(secrets: &[impl AsRef<[u8]>]) -> Redactor {
     let redactor = Redactor::new();
@@ -52,7 +43,7 @@ fn a_longer_secret_goes_on_behind_a_mask_after_another_was_added() {
 /// becomes one mask.
 fn plainly(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
     let mut hidden = vec![false; text.len()];
-    for form in secrets.iter().flat_map(|secret| forms_of(secret)) {
+    for form in secrets.iter().flat_map(|secret| searched(secret)) {
         for (at, window) in text.windows(form.len()).enumerate() {
             if window == form {
                 hidden[at..at + form.len()].fill(true);
@@ -162,7 +153,7 @@ proptest! {
     ) {
         prop_assume!(secret.trim_ascii().len() >= 12);
         let redactor = redactor(&[&secret]);
-        for form in forms_of(&secret) {
+        for form in searched(&secret) {
             let text = [b"\x01", &form[..], b"\x01"].concat();
             let out = redact_in_pieces(&redactor, &text, &cuts);
             prop_assert_eq!(&out[..], &b"\x01***\x01"[..], "{}", String::from_utf8_lossy(&form));
@@ -175,7 +166,7 @@ proptest! {
         text in "[abc ]{0,60}",
     ) {
         let redactor = redactor(&secrets);
-        let forms: Vec<_> = secrets.iter().flat_map(|secret| forms_of(secret)).collect();
+        let forms: Vec<_> = secrets.iter().flat_map(|secret| searched(secret)).collect();
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
         let mut stream = redactor.stream();
         stream.write(text.as_bytes());
@@ -233,7 +224,7 @@ fn sessions_that_are_over_make_room_and_nothing_else_does() {
     let quarter = Duration::from_secs(15 * 60);
     let lasting = "a-password-that-lasts";
     redactor
-        .add(lasting.as_bytes(), all_forms_of, None, begin)
+        .add(lasting.as_bytes(), forms_of, None, begin)
         .expect("a secret");
     let session = |number: u32| format!("session-{number}-{}", "0123456789abcdef".repeat(64));
     for number in 0..2_000 {
@@ -241,7 +232,7 @@ fn sessions_that_are_over_make_room_and_nothing_else_does() {
         // The password is also in what ends.
         let both = [session(number), lasting.to_owned()];
         for value in both {
-            let added = redactor.add(value.as_bytes(), all_forms_of, Some(now + quarter), now);
+            let added = redactor.add(value.as_bytes(), forms_of, Some(now + quarter), now);
             added.unwrap_or_else(|refused| panic!("renewal {number}: {refused}"));
         }
     }
