@@ -24,6 +24,11 @@ const SECRETS: [&str; 6] = ["pass", "secret", "token", "key", "pwd", "credential
 /// And under these names, which others are a part of: `author`, `shipping`.
 const SECRET_NAMES: [&str; 3] = ["auth", "pin", "pw"];
 
+/// Names of what says where something is: an address below the name of a secret is none.
+const PLACES: [&str; 8] = [
+    "host", "endpoint", "url", "uri", "address", "server", "domain", "issuer",
+];
+
 /// As short as a secret may be.
 const MIN_NAMED_BYTES: usize = 4;
 
@@ -146,8 +151,10 @@ fn is_secret(name: Name<'_>, text: &str) -> bool {
         return text.len() >= MIN_NAMED_BYTES;
     }
     if name.is_below_secret {
-        // Beside the password of a set there is where it is for.
-        let is_setting = ["true", "false"].contains(&text) || is_region(text) || is_host(text) || is_address(text);
+        // Beside the password of a set there is where it is for. What looks like a host may be a password there.
+        let own = name.own.to_ascii_lowercase();
+        let is_place = PLACES.iter().any(|place| own.contains(place)) && (is_host(text) || is_address(text));
+        let is_setting = ["true", "false"].contains(&text) || is_region(text) || is_place;
         return text.len() >= MIN_NAMED_BYTES && !is_setting;
     }
     text.len() >= MIN_TEXT_BYTES && !is_ordinary(text)
@@ -193,8 +200,9 @@ fn is_address(text: &str) -> bool {
     let Some((host, path)) = after.map(|after| after.split_once('/').unwrap_or((after, ""))) else {
         return false;
     };
-    // A hook's address is its password: what has digits in a longer part may be.
-    let is_word = |part: &str| part.len() < 7 || is_made_of(part, "-._");
+    // A hook's address is its password: what has digits in a longer part may be, but for an account.
+    let is_word =
+        |part: &str| part.len() < 7 || is_made_of(part, "-._") || part.bytes().all(|byte| byte.is_ascii_digit());
     is_host(host) && is_made_of(path, "-./_0123456789") && path.split('/').all(is_word)
 }
 
@@ -220,8 +228,10 @@ mod tests {
         let value = r#"{"region": "eu-central-1", "accountId": "123456789012", "clusterName": "checkout",
             "endpoint": "db.example.com:5432", "issuer": "https://login.example.com/oauth2/v2", "masterSecretArn": "arn:aws:iam::1:role/x",
             "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8",
-            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse"}, "pw": "word",
-            "credentials": {"host": "db.example.com", "username": "admin", "zone": "eu-central-1", "ssl": "true", "password": "hunter2"}, "author": "somebody"}"#;
+            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse", "db": "winter.sunday"}, "pw": "word",
+            "queue": "https://sqs.eu-central-1.amazonaws.com/123456789012/jobs", "tokens": {"hook": "https://h.example.com/abcdefgh"},
+            "credentials": {"host": "db.example.com", "username": "admin", "zone": "eu-central-1", "ssl": "true", "password": "hunter2",
+                "signInUrl": "https://login.example.com/oauth2", "vaultHost": "vault.example.com:8200"}, "author": "somebody"}"#;
         assert_eq!(
             texts_of(value),
             [
@@ -229,9 +239,11 @@ mod tests {
                 "checkout",
                 "correcthorse",
                 "https://example.com/T0/Bx8",
+                "https://h.example.com/abcdefgh",
                 "https://hc.example.com/eb095278-f28d",
                 "https://u:p@example.com/",
                 "hunter2",
+                "winter.sunday",
                 "word",
             ]
         );
