@@ -4,6 +4,7 @@
 //!
 //! Told are reasons, fields, kinds of fault and prose. A value is told only if it stands in the task's own manifest.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
 use base64::Engine;
@@ -114,15 +115,15 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// `own` is the task's, `live` what is in the cluster.
-    pub(crate) fn of<'a>(own: &Value, live: impl IntoIterator<Item = &'a Value>) -> Self {
+    /// `own` is the task's, `live` what is in the cluster, one after the other.
+    pub(crate) fn of(own: &Value, live: impl IntoIterator<Item = impl Borrow<Value>>) -> Self {
         let mut told = BTreeSet::new();
         of_task(own, &mut told);
         let mut hidden = BTreeSet::new();
         of_secrets(own, &mut hidden);
         for live in live {
-            of_secrets(live, &mut hidden);
-            of_cluster(live, &mut hidden);
+            of_secrets(live.borrow(), &mut hidden);
+            of_cluster(live.borrow(), &mut hidden);
         }
         hidden.retain(|value| !told.contains(value) && !DEFAULTS.contains(&value.as_str()));
         Self { own: told, hidden }

@@ -27,6 +27,8 @@ const MAX_KEPT_BYTES: usize = 256 * 1024;
 #[derive(Default)]
 pub(crate) struct Hearing {
     known: BTreeMap<String, Known>,
+    /// The last one for which there was no room.
+    apart: Option<(String, Known)>,
 }
 
 struct Known {
@@ -45,23 +47,18 @@ pub(crate) struct Said<'a> {
 }
 
 impl Hearing {
-    /// `own` is the task's: its values may be told. `templates` are where the values of pods come from. The task's
-    /// secrets go out at once with what is in the cluster: whoever reads on cuts sentences at quotes and brackets, and
-    /// of half a secret nobody knows that it is one.
+    /// `texts` are those of the object and of what its pods are made of. The task's secrets go out at once with them:
+    /// whoever reads on cuts sentences at quotes and brackets, and of half a secret nobody knows that it is one.
     ///
     /// # Errors
     /// What looks for the values could not be made.
     pub(crate) async fn clean(
         &mut self,
         object: &ObjectRef,
-        (own, templates): (&Value, &[Value]),
+        texts: Texts,
         mut said: Said<'_>,
         secrets: &Redactor,
     ) -> Result<(), StepError> {
-        if said.messages().is_empty() {
-            return Ok(());
-        }
-        let texts = Texts::of(own, templates.iter().chain([&*said.object]));
         let words = self.words(object, texts, secrets).await?;
         for message in said.messages() {
             *message = words.heard(message);
@@ -69,10 +66,13 @@ impl Hearing {
         Ok(())
     }
 
-    /// What hides `texts` and lets the task's own pass: that of the last look, unless there is something new.
+    /// What hides `texts` and lets the task's own pass: that of the last look, unless there is something new or too much
+    /// is kept for others.
     async fn words(&mut self, object: &ObjectRef, texts: Texts, secrets: &Redactor) -> Result<&Words, StepError> {
         let id = object.id();
-        let kept = self.known.remove(&id).filter(|known| known.texts.covers(&texts));
+        let apart = self.apart.take_if(|(of, _)| *of == id).map(|(_, known)| known);
+        let kept = self.known.remove(&id).or(apart);
+        let kept = kept.filter(|known| known.texts.covers(&texts));
         let known = match kept {
             Some(known) => known,
             None => {
@@ -90,14 +90,22 @@ impl Hearing {
             }
         };
         let others: usize = self.known.values().map(|known| known.texts.hidden_bytes()).sum();
-        if others + known.texts.hidden_bytes() > MAX_KEPT_BYTES {
-            self.known.clear();
-        }
-        Ok(&self.known.entry(id).or_insert(known).words)
+        let has_room = others + known.texts.hidden_bytes() <= MAX_KEPT_BYTES;
+        let kept = if has_room {
+            self.known.entry(id).or_insert(known)
+        } else {
+            &self.apart.insert((id, known)).1
+        };
+        Ok(&kept.words)
     }
 }
 
 impl Said<'_> {
+    /// Is there nothing to look through?
+    pub(crate) fn is_nothing(&mut self) -> bool {
+        self.messages().is_empty()
+    }
+
     fn messages(&mut self) -> Vec<&mut String> {
         let mut all = Vec::new();
         let conditions = self
@@ -169,7 +177,7 @@ mod tests {
         .expect("pods");
         let own = json!({"kind": "Deployment", "metadata": {"name": "payments"}, "spec": {"template": {
             "spec": {"containers": [{"name": "payments", "image": "payments:2"}]}}}});
-        let templates = [template("hunter1-of-the-cluster")];
+        let texts = Texts::of(&own, [&template("hunter1-of-the-cluster"), &live]);
         let said = Said {
             object: &mut live,
             pods: &mut pods,
@@ -177,7 +185,7 @@ mod tests {
         };
         let mut hearing = Hearing::default();
         let (object, secrets) = (payments(), Redactor::new());
-        let cleaned = hearing.clean(&object, (&own, &templates), said, &secrets);
+        let cleaned = hearing.clean(&object, texts, said, &secrets);
         cleaned.await.expect("cleaned");
         let deployment: Deployment = serde_json::from_value(live).expect("a Deployment");
         let mut lines = vec![in_short(&deployment::assess(&deployment, 7, &[], &[], &events))];
@@ -193,16 +201,27 @@ mod tests {
 
     /// What is told of `message` about an object that holds `live`.
     async fn heard(hearing: &mut Hearing, live: Value, message: &str, secrets: &Redactor) -> String {
+        heard_of(hearing, &payments(), live, message, secrets).await
+    }
+
+    async fn heard_of(
+        hearing: &mut Hearing,
+        object_ref: &ObjectRef,
+        live: Value,
+        message: &str,
+        secrets: &Redactor,
+    ) -> String {
         let mut object = json!({"spec": live});
         let event = json!([{"metadata": {}, "message": message, "involvedObject": {"uid": "rs"}}]);
         let mut events: Vec<Event> = serde_json::from_value(event).expect("events");
-        let said = Said {
+        let texts = Texts::of(&Value::Null, [&object]);
+        let mut said = Said {
             object: &mut object,
             pods: &mut [],
             events: &mut events,
         };
-        let object_ref = payments();
-        let cleaned = hearing.clean(&object_ref, (&Value::Null, &[]), said, secrets);
+        assert_eq!(said.is_nothing(), message.is_empty());
+        let cleaned = hearing.clean(object_ref, texts, said, secrets);
         cleaned.await.expect("cleaned");
         events[0].message.clone().expect("a message")
     }
@@ -223,7 +242,6 @@ mod tests {
         let mut hearing = Hearing::default();
         let secrets = Redactor::new();
         assert_eq!(heard(&mut hearing, json!(["old-value"]), "", &secrets).await, "");
-        assert!(hearing.known.is_empty(), "made for nothing");
         let both = json!(["old-value", "more-of-it"]);
         let message = "old-value, more-of-it, new-value and of-the-task";
         let first = heard(&mut hearing, both, message, &secrets).await;
@@ -234,11 +252,18 @@ mod tests {
         let other = heard(&mut hearing, json!(["new-value"]), message, &secrets).await;
         assert_eq!(other, "old-value, more-of-it, *** and ***");
         let large = json!([format!("new-value {}", "x y".repeat(MAX_KEPT_BYTES / 3))]);
-        let texts = Texts::of(&Value::Null, []);
-        let words = texts.words(&secrets);
-        hearing.known.insert("another".into(), Known { texts, words });
-        heard(&mut hearing, large, message, &secrets).await;
-        assert_eq!(hearing.known.len(), 1, "more is kept than may be");
+        let another = ObjectRef::secret("shop", "another");
+        for _ in 0..2 {
+            let told = heard_of(&mut hearing, &another, large.clone(), message, &secrets).await;
+            assert_eq!(
+                told, "old-value, more-of-it, new-value and ***",
+                "too much to be looked for"
+            );
+        }
+        let kept: Vec<&String> = hearing.known.keys().collect();
+        assert_eq!(kept, [&payments().id()], "more is kept than may be, or less");
+        let (apart, _) = hearing.apart.as_ref().expect("the last one");
+        assert_eq!(*apart, another.id());
     }
 
     #[tokio::test]

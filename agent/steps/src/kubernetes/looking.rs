@@ -1,13 +1,14 @@
 //! One look at one followed object: reads it and what belongs to it, and lets `rollout` judge.
 //! Called by `wait`, about once a second. It only reads.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use deputy_logs::Redactor;
 use deputy_task::outcome::Failure;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, ReplicaSetSpec, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Container, Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::failure::StepError;
 
 use super::api::{Api, Listed};
 use super::before::FIELD_MANAGER;
-use super::echo::said;
+use super::echo::{Texts, said};
 use super::explain::Doing;
 use super::hearing::{Hearing, Said};
 use super::object::{EFFECT_ANNOTATION, ObjectRef, annotation, metadata};
@@ -115,13 +116,14 @@ async fn clean(
     around: &mut Around,
     secrets: &Redactor,
 ) -> Result<(), StepError> {
-    let templates = around.templates();
-    let said = Said {
-        object: live,
-        pods: &mut around.pods,
-        events: &mut around.events,
-    };
-    hearing.clean(&one.object, (&one.own, &templates), said, secrets).await
+    if around.said(live).is_nothing() {
+        return Ok(());
+    }
+    let texts = Texts::of(
+        &one.own,
+        around.templates().map(Cow::Owned).chain([Cow::Borrowed(&*live)]),
+    );
+    hearing.clean(&one.object, texts, around.said(live), secrets).await
 }
 
 fn gone(object: &ObjectRef, what: &str) -> Looked {
@@ -201,8 +203,18 @@ impl Around {
         })
     }
 
-    /// What pods were and are made of: of another revision too, since what it says can be told with this one.
-    fn templates(&self) -> Vec<Value> {
+    /// What is said, beside what is said in the conditions of `live`.
+    fn said<'a>(&'a mut self, live: &'a mut Value) -> Said<'a> {
+        Said {
+            object: live,
+            pods: &mut self.pods,
+            events: &mut self.events,
+        }
+    }
+
+    /// What pods were and are made of: of another revision too, since what it says can be told with this one. One after
+    /// the other, and pods that are made alike only once: thousands of them take more memory than an agent has.
+    fn templates(&self) -> impl Iterator<Item = Value> {
         let specs = self.replica_sets.iter().map(|set| &set.spec);
         let template = |spec: &ReplicaSetSpec| {
             let mut template = json!({"spec": spec.template});
@@ -212,7 +224,15 @@ impl Around {
             }
             template
         };
-        specs.map(template).chain(self.pods.iter().map(of_pod)).collect()
+        let mut last = Vec::new();
+        let of_pods = self.pods.iter().filter_map(move |pod| {
+            let containers = containers_of(pod);
+            (containers != last).then(|| {
+                last = containers;
+                json!({ "spec": last })
+            })
+        });
+        specs.map(template).chain(of_pods)
     }
 
     fn uids(&self, own: &str) -> BTreeSet<String> {
@@ -223,21 +243,23 @@ impl Around {
     }
 }
 
-/// What a pod of whatever revision was given: its containers, but for the region that is put into each of them. Not its
-/// annotations and labels: controllers and networks write into every pod what no other has.
-fn of_pod(pod: &Pod) -> Value {
+/// What a pod of whatever revision was given: its containers, but for what they are called (a mesh puts its own into
+/// every pod) and the region that is put into each of them. Not its annotations and labels: controllers and networks
+/// write into every pod what no other has.
+fn containers_of(pod: &Pod) -> Vec<Container> {
     const REGION: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
     let spec = pod.spec.as_ref();
     let mut containers = spec.map_or_else(Vec::new, |spec| spec.containers.clone());
     containers.extend(spec.and_then(|spec| spec.init_containers.clone()).unwrap_or_default());
     for container in &mut containers {
+        container.name.clear();
         container.volume_mounts = None;
         container
             .env
             .iter_mut()
             .for_each(|env| env.retain(|one| !REGION.contains(&one.name.as_str())));
     }
-    json!({ "spec": containers })
+    containers
 }
 
 async fn items<T: Listed>(ctx: &StepContext, api: &Api, what: &str, path: &str) -> Result<Vec<T>, StepError> {
@@ -334,18 +356,27 @@ mod tests {
                 "controller-revision-hash": "db-7", "statefulset.kubernetes.io/pod-name": "db-0", "apps.kubernetes.io/pod-index": "0"}},
             "spec": {"nodeName": "node-1", "hostname": "db-0",
                 "initContainers": [{"name": "init", "args": ["old-argument"]}],
-                "containers": [{"name": "app", "env": [{"name": "PASSWORD", "value": "old-value"}],
+                "containers": [{"name": "some-proxy", "env": [{"name": "PASSWORD", "value": "old-value"}],
                     "volumeMounts": [{"name": "kube-api-access-x", "mountPath": "/var/run"}]}]}}))
         .expect("a pod");
+        let mut other = pod.clone();
+        other.metadata.name = Some("db-1".into());
+        let mount = |pod: &mut Pod, name: &str| {
+            let spec = pod.spec.as_mut().expect("a spec");
+            let mounts = spec.containers[0].volume_mounts.as_mut().expect("mounts");
+            mounts[0].name = name.into();
+        };
+        mount(&mut other, "kube-api-access-y");
         let around = Around {
-            pods: vec![pod],
+            pods: vec![pod, other],
             ..Around::default()
         };
-        let words = super::super::echo::Texts::of(&Value::Null, &around.templates()).words(&Redactor::new());
-        let said = "old-note old-app old-argument old-value of PASSWORD on node-1: db-0 of db-7 kube-api-access-x";
+        assert_eq!(around.templates().count(), 1, "pods that are made alike");
+        let words = Texts::of(&Value::Null, around.templates()).words(&Redactor::new());
+        let said = "old-note old-app old-argument old-value of PASSWORD in some-proxy on node-1: db-0 of db-7 kube-api-access-x";
         assert_eq!(
             words.heard(said),
-            "old-note old-app *** *** of *** on node-1: db-0 of db-7 kube-api-access-x"
+            "old-note old-app *** *** of *** in some-proxy on node-1: db-0 of db-7 kube-api-access-x"
         );
     }
 }
