@@ -1,7 +1,6 @@
 //! Every identity that an agent can begin with, each once: an agent with these surroundings deploys, and nothing of
 //! what it was given is anywhere else.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -9,6 +8,7 @@ use async_trait::async_trait;
 use deputy_tests::agent_process::AgentOptions;
 use deputy_tests::instance_metadata::InstanceMetadata;
 use deputy_tests::leaks::canary::Canaries;
+use deputy_tests::ports;
 use deputy_tests::service_account::ServiceAccount;
 use deputy_tests::world::World;
 use serde_json::json;
@@ -53,7 +53,7 @@ impl Ambient {
         if self != Self::Oidc {
             return Ok(Vec::new());
         }
-        let listen = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let listen = ports::free()?;
         Ok(vec![
             format!("--oidc-issuer=https://{ISSUER}"),
             format!("--oidc-listen={listen}"),
