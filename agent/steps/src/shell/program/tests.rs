@@ -1,6 +1,7 @@
 //! Shell steps with real shells, against a journal in memory.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -187,6 +188,35 @@ fn shell(run: &str) -> Shell {
     }
 }
 
+/// A script that can say `await NAME`: it goes on when the test has made that file in its home.
+fn awaiting(run: &str) -> Shell {
+    let file = "[ -e \"$HOME/$1\" ]";
+    shell(&format!(
+        "await() {{ for n in $(seq 1000); do {file} && return; sleep 0.01; done; echo \"no $1\" >&2; exit 9; }}; {run}"
+    ))
+}
+
+/// Runs an [`awaiting`] script, and makes each file when its time has come.
+async fn run_beside(
+    world: &World,
+    program: &ShellProgram,
+    files: &[(&str, &(dyn Fn() -> bool + Sync))],
+) -> Result<Outputs, StepError> {
+    let make = async {
+        for (name, is_time) in files {
+            while !is_time() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::fs::write(world.host.folder.path().join(name), "").expect("a file");
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        ran = program.run(&world.ctx) => ran,
+        never = make => match never {},
+    }
+}
+
 fn failure(result: Result<Outputs, StepError>) -> Failure {
     match result {
         Err(StepError::Failed(failure)) => *failure,
@@ -335,12 +365,13 @@ async fn secret_outputs_without_end_are_not_shown_when_no_more_can_be_hidden() {
     let world = world();
     let program = ShellProgram::new(Shell {
         secret_outputs: vec!["token".into()],
-        ..shell(
+        ..awaiting(
             "for n in $(seq 60); do token=$(head -c 45000 /dev/urandom | base64 -w0); echo token=$token > \"$DEPUTY_OUTPUT\"; \
-             echo \"round $n $token\"; sleep 0.03; done; echo token=short > \"$DEPUTY_OUTPUT\"",
+             echo \"round $n $token\"; await shown; sleep 0.03; done; echo token=short > \"$DEPUTY_OUTPUT\"",
         )
     });
-    let failure = failure(program.run(&world.ctx).await);
+    let is_shown = || world.lines.of(LogStream::Stdout).contains("round 1");
+    let failure = failure(run_beside(&world, &program, &[("shown", &is_shown)]).await);
     assert_eq!(failure.class, "shell.outputs");
     assert!(
         failure.summary.contains("secret output token: all secrets of a task"),
@@ -381,7 +412,7 @@ async fn what_follows_a_secret_output_that_cannot_be_hidden_is_not_shown_and_fai
         ),
         // Half of it is enough.
         (
-            "{ printf token=; head -c 70000 /dev/zero | tr '\\0' x; } > aside; mv aside $DEPUTY_OUTPUT; sleep 0.2; \
+            "{ printf token=; head -c 70000 /dev/zero | tr '\\0' x; } > aside; mv aside $DEPUTY_OUTPUT; await told; \
              echo word-of-the-tool >> $DEPUTY_OUTPUT",
             format!("secret output token: a secret of 70000 bytes {too_long}"),
             "a secret of at most 65536 bytes",
@@ -403,12 +434,14 @@ async fn what_follows_a_secret_output_that_cannot_be_hidden_is_not_shown_and_fai
         let world = world();
         let program = ShellProgram::new(Shell {
             secret_outputs: vec!["key".into(), "token".into()],
-            ..shell(&format!(
-                "echo before; sleep 0.2; {writes}; echo bearer word-of-the-tool; echo word-of-the-tool >&2; sleep 0.2; \
+            ..awaiting(&format!(
+                "echo before; await shown; {writes}; echo bearer word-of-the-tool; echo word-of-the-tool >&2; await told; \
                  rm $DEPUTY_OUTPUT; echo token=short-one > $DEPUTY_OUTPUT; echo after; sleep 0.2; echo word-of-the-tool"
             ))
         });
-        let failure = failure(program.run(&world.ctx).await);
+        let is_shown = || !world.lines.of(LogStream::Stdout).is_empty();
+        let is_told = || world.lines.of(LogStream::System).contains("not shown");
+        let failure = failure(run_beside(&world, &program, &[("shown", &is_shown), ("told", &is_told)]).await);
         assert_eq!(
             (failure.class.as_str(), failure.summary),
             (
@@ -443,12 +476,12 @@ async fn a_secret_output_is_hidden_however_it_was_written() {
         // Moved here, as long and as old as what was here.
         (
             "echo token=the-one-before-- > one; echo token=word-of-the-tool > two; touch -d 2020-01-01 one two; \
-             mv one $DEPUTY_OUTPUT; echo the-one-before--; sleep 0.2; mv two $DEPUTY_OUTPUT",
+             mv one $DEPUTY_OUTPUT; echo the-one-before--; await seen; mv two $DEPUTY_OUTPUT",
             "word-of-the-tool",
         ),
         // Gone before anything is printed.
         (
-            "echo token=word-of-the-tool > $DEPUTY_OUTPUT; sleep 0.5; echo token=another-one > $DEPUTY_OUTPUT",
+            "echo token=word-of-the-tool > $DEPUTY_OUTPUT; await seen; echo token=another-one > $DEPUTY_OUTPUT",
             "word-of-the-tool",
         ),
     ];
@@ -457,9 +490,12 @@ async fn a_secret_output_is_hidden_however_it_was_written() {
         let world = world();
         let program = ShellProgram::new(Shell {
             secret_outputs: vec!["token".into()],
-            ..shell(&format!("{writes}; printf 'bearer {prints}.\\n'; sleep 0.2; exit 1"))
+            ..awaiting(&format!("{writes}; printf 'bearer {prints}.\\n'; sleep 0.2; exit 1"))
         });
-        assert_eq!(failure(program.run(&world.ctx).await).class, "shell.exitCode");
+        let is_known = |value: &str| world.host.mask(value) != value;
+        let is_seen = || !world.lines.of(LogStream::Stdout).is_empty() || is_known("word-of-the-tool");
+        let failure = failure(run_beside(&world, &program, &[("seen", &is_seen)]).await);
+        assert_eq!(failure.summary, "the script of step build ended with exit code 1");
         shown.push(world.lines.of(LogStream::Stdout));
     }
     let hidden = "bearer ***.\n";
