@@ -8,6 +8,7 @@ use std::io;
 use std::time::SystemTime;
 
 use deputy_folder::{Folder, ReadError};
+use deputy_task::document::output_name;
 use deputy_task::record::MAX_RECORD_BYTES;
 use serde_json::{Map, Value};
 
@@ -16,8 +17,6 @@ pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024;
 
 /// What is left for outputs in a record, which holds more than them.
 const MAX_VALUES_BYTES: usize = MAX_RECORD_BYTES - 8 * 1024;
-
-const MAX_NAME_BYTES: usize = 128;
 
 /// May lines that cannot be read be shown?
 #[derive(Clone, Copy)]
@@ -203,12 +202,7 @@ fn parse(bytes: &[u8], quoting: Quoting<'_>) -> Result<Written, OutputProblem> {
 
 fn checked_name(line: usize, name: &str, quoting: Quoting<'_>) -> Result<String, OutputProblem> {
     let name = name.trim();
-    let good = name.len() <= MAX_NAME_BYTES
-        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    if good {
+    if output_name::is_good(name) {
         Ok(name.to_owned())
     } else {
         Err(OutputProblem::BadName {

@@ -24,6 +24,7 @@ pub mod step;
 pub mod origin;
 pub mod kubernetes_name;
 pub mod variable;
+pub mod output_name;
 pub mod secret;
 
 pub use aws::{BadRegion, EcsDocument, bucket_problem, ecs_spelling, is_region, region_of_arn};

@@ -217,6 +217,27 @@ fn names_that_lead_elsewhere_are_refused_at_their_line_and_key() {
     ");
 }
 
+/// Guards that no output is shown because its name in the document cannot be that of any.
+#[test]
+fn what_cannot_name_a_secret_output_is_refused_at_its_line_and_key() {
+    let text = task(
+        r#"  inputs: { which: { type: string, default: key } }
+  steps:
+    - name: a
+      shell:
+        run: "true"
+        secretOutputs: [token, "token ", "${{ inputs.which }}", db.password]
+"#,
+    );
+    let refused = read_text(&text, json!({})).expect_err("refused");
+    let places: Vec<String> = refused.items.iter().map(|item| item.one_line("task.yaml")).collect();
+    insta::assert_snapshot!(places.join("\n"), @r"
+    task.yaml:10:32: `token ` cannot be the name of an output (letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them)
+    task.yaml:10:42: expressions are not evaluated here
+    task.yaml:10:65: `db.password` cannot be the name of an output (letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them)
+    ");
+}
+
 #[test]
 fn yaml_of_old_does_not_surprise() {
     let text = task(

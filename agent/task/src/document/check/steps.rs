@@ -1,10 +1,11 @@
 //! Checks of the steps: names, times, conditions, and what each kind needs.
 
 use super::super::kubernetes_name::{namespace_problem, object_problem};
+use super::super::output_name;
 use super::super::source::Finding;
 use super::super::tree::{Entry, Node};
 use super::super::variable::MAX_VARIABLES;
-use super::expressions::Visible;
+use super::expressions::{Visible, contains_expression};
 use super::whole::Check;
 
 /// Most steps of a task.
@@ -115,7 +116,25 @@ impl<'a> Check<'a> {
                 self.variable_name(entry);
             }
         }
+        if let Some(names) = kind.value.get("secretOutputs") {
+            self.secret_outputs(names);
+        }
         self.step_secrets(kind);
+    }
+
+    /// What cannot be the name of an output hides none: the one that is meant would be shown.
+    fn secret_outputs(&mut self, names: &Node) {
+        for node in names.items() {
+            let Some(name) = node.text() else { continue };
+            if contains_expression(name) {
+                self.no_expressions(node);
+            } else if !output_name::is_good(name) {
+                self.findings.push(
+                    Finding::error(node.span, format!("`{name}` cannot be the name of an output"))
+                        .hint(output_name::RULE),
+                );
+            }
+        }
     }
 
     fn source(&mut self, node: &Node) {
