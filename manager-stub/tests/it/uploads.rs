@@ -15,15 +15,18 @@ use tonic::{Code, Status};
 
 use crate::agent::SOON;
 
-const LIMITS: UploadLimits = UploadLimits {
-    idle: Duration::from_millis(400),
-    total: Duration::from_secs(2),
-    at_once: 1,
-};
+/// Longer than any of these tests lasts: the limit that is not looked at.
+const NEVER: Duration = Duration::from_secs(60);
 
-async fn manager(folder: &Path) -> (Manager, TasksClient<Channel>) {
+/// A manager that takes one upload at a time, which may be silent and last for so long.
+async fn manager(folder: &Path, idle: Duration, total: Duration) -> (Manager, TasksClient<Channel>) {
+    let uploads = UploadLimits {
+        idle,
+        total,
+        at_once: 1,
+    };
     let settings = Settings {
-        uploads: LIMITS,
+        uploads,
         ..Settings::on_loopback(folder.to_owned())
     };
     let manager = Manager::start(settings).await.expect("up");
@@ -62,10 +65,26 @@ fn left_behind(folder: &Path) -> usize {
     project.map_or(0, Iterator::count)
 }
 
+/// An upload has a place, and its file.
+async fn until_under_way(folder: &Path) {
+    let begun = async {
+        while left_behind(folder) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, begun).await.expect("an upload begins");
+}
+
+/// The place is free again: the digest is another one, and the next upload is told so.
+async fn has_its_turn(tasks: &mut TasksClient<Channel>) {
+    let status = refused(tasks.put_bundle(stream::iter([piece()]))).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+}
+
 #[tokio::test]
 async fn an_upload_that_stalls_is_ended_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (manager, mut tasks) = manager(folder.path()).await;
+    let (manager, mut tasks) = manager(folder.path(), Duration::from_millis(400), NEVER).await;
     let stalled = stream::iter([piece()]).chain(stream::pending());
     let status = refused(tasks.put_bundle(stalled)).await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -82,26 +101,30 @@ async fn an_upload_that_stalls_is_ended_and_leaves_nothing() {
 #[tokio::test]
 async fn an_upload_that_never_ends_is_ended_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_manager, mut tasks) = manager(folder.path()).await;
+    let (_manager, mut tasks) = manager(folder.path(), NEVER, Duration::from_secs(2)).await;
     let status = refused(tasks.put_bundle(endless())).await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(status.message(), "the upload took longer than 2s: nothing was stored");
     assert_eq!(left_behind(folder.path()), 0);
+    has_its_turn(&mut tasks).await;
 }
 
 #[tokio::test]
 async fn one_upload_too_many_is_refused_and_has_its_turn_later() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_manager, mut tasks) = manager(folder.path()).await;
+    let (_manager, mut tasks) = manager(folder.path(), Duration::from_millis(1500), NEVER).await;
     let mut other = tasks.clone();
-    let (first, second) = tokio::join!(refused(tasks.put_bundle(endless())), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        refused(other.put_bundle(stream::iter([piece()]))).await
+    // The first one keeps its place until the second is refused; then it stalls.
+    let (stall, stalls) = tokio::sync::oneshot::channel::<()>();
+    let pieces = endless().take_until(stalls).chain(stream::pending());
+    let (first, second) = tokio::join!(refused(tasks.put_bundle(pieces)), async {
+        until_under_way(folder.path()).await;
+        let second = refused(other.put_bundle(stream::iter([piece()]))).await;
+        drop(stall);
+        second
     });
     assert_eq!(second.code(), Code::ResourceExhausted);
     assert!(second.message().contains("1 uploads are under way already"), "{second}");
     assert_eq!(first.code(), Code::DeadlineExceeded);
-    // Its turn: the digest is another one, and it is told so.
-    let status = refused(tasks.put_bundle(stream::iter([piece()]))).await;
-    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    has_its_turn(&mut tasks).await;
 }
