@@ -159,15 +159,17 @@ async fn who_administers_is_bound_to_no_project_and_makes_no_token_that_is_more(
 #[tokio::test]
 async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_restart() {
     let mut secured = Secured::start().await;
-    let (_, short) = grant(&secured, &[v1::Scope::Read], &[], 300).await;
     let (id, long) = grant(&secured, &[v1::Scope::Read], &[], 0).await;
     let list = "/deputy.v1.Tasks/List";
+    let channel = secured.channel(None).await;
+    let (_, short) = grant(&secured, &[v1::Scope::Read], &[], 2000).await;
+    // The one that ends soon is asked with at once.
     for token in [&short, &long] {
-        let (code, said) = called(secured.channel(None).await, list, bearer((), token)).await;
+        let (code, said) = called(channel.clone(), list, bearer((), token)).await;
         assert_eq!(code, Code::Ok, "{said}");
     }
-    tokio::time::sleep(Duration::from_millis(350)).await;
-    let (code, said) = called(secured.channel(None).await, list, bearer((), &short)).await;
+    tokio::time::sleep(Duration::from_millis(2050)).await;
+    let (code, said) = called(channel, list, bearer((), &short)).await;
     assert_eq!(code, Code::Unauthenticated);
     assert!(said.contains("has expired"), "{said}");
     let revoke = secured.admin(v1::RevokeTokenRequest { id });
@@ -180,10 +182,10 @@ async fn a_token_ends_when_it_expires_or_is_revoked_and_stays_ended_over_a_resta
     }
 }
 
-/// Follows a new task with this token, by both calls that last: how each ends.
-async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [Status; 2] {
+/// Follows a new task with a new token of this life, by both calls that last: how each ends.
+async fn followed(secured: &Secured, life_ms: i64, end: impl AsyncFnOnce(String)) -> [Status; 2] {
     let mut tasks = v1::tasks_client::TasksClient::new(secured.channel(None).await);
-    let request = crate::agent::submit_request(&format!("of {token}"), "");
+    let request = crate::agent::submit_request(&format!("for {life_ms}"), "");
     let submitted = tasks
         .submit(secured.admin(request))
         .await
@@ -198,10 +200,16 @@ async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [S
         follow: true,
         ..v1::TailLogsRequest::default()
     };
-    let mut watched = tasks.watch(bearer(watch, token)).await.expect("watched").into_inner();
-    let mut tailed = tasks.tail_logs(bearer(tail, token)).await.expect("tailed").into_inner();
+    // Made last: nothing but the calls themselves has to come within its life.
+    let (id, token) = grant(secured, &[v1::Scope::Read], &[], life_ms).await;
+    let mut watched = tasks.watch(bearer(watch, &token)).await.expect("watched").into_inner();
+    let mut tailed = tasks
+        .tail_logs(bearer(tail, &token))
+        .await
+        .expect("tailed")
+        .into_inner();
     watched.message().await.expect("good until now").expect("submitted");
-    end().await;
+    end(id).await;
     let within = Duration::from_secs(10);
     let last = async {
         loop {
@@ -220,13 +228,11 @@ async fn followed(secured: &Secured, token: &str, end: impl AsyncFnOnce()) -> [S
 #[tokio::test]
 async fn what_follows_a_task_ends_with_its_token() {
     let secured = Secured::start().await;
-    let (id, long) = grant(&secured, &[v1::Scope::Read], &[], 0).await;
-    let (_, short) = grant(&secured, &[v1::Scope::Read], &[], 2000).await;
-    let revoked = followed(&secured, &long, async || {
+    let revoked = followed(&secured, 0, async |id| {
         let revoke = secured.admin(v1::RevokeTokenRequest { id });
         secured.fleet().await.revoke_token(revoke).await.expect("revoked");
     });
-    let (revoked, expired) = tokio::join!(revoked, followed(&secured, &short, async || ()));
+    let (revoked, expired) = tokio::join!(revoked, followed(&secured, 3000, async |_| ()));
     for (ends, why) in [(revoked, "was revoked"), (expired, "has expired")] {
         for status in ends {
             assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
