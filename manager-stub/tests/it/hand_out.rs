@@ -4,7 +4,7 @@ use deputy_proto::v1;
 use deputy_proto::v1::session_response::Frame;
 use deputy_proto::v1::write_op::Op;
 
-use crate::agent::{Agent, World, complete, done, hello, intent, quick, start, submit_request};
+use crate::agent::{Agent, World, complete, done, hello, intent, start, submit_request};
 use deputy_manager::dispatcher::timing::Timing;
 
 #[tokio::test]
@@ -73,18 +73,20 @@ async fn slots_are_not_exceeded_and_a_completion_brings_the_next_task() {
 #[tokio::test]
 async fn a_task_that_is_not_started_goes_to_another_agent_and_the_late_start_is_stale() {
     let timing = Timing {
-        start_deadline: std::time::Duration::from_millis(300),
+        start_deadline: std::time::Duration::from_secs(1),
         ..Timing::default()
     };
     let world = World::start(timing).await;
     let mut slow = Agent::connect(&world, "slow", "i1").await;
     let id = world.submit("").await;
     let old = slow.assignment().await.attempt.expect("an attempt");
-    let mut other = Agent::connect(&world, "other", "i2").await;
+    // It takes nothing again, which the manager knows before the deadline passes.
     slow.send(v1::session_request::Frame::DrainNotice(v1::DrainNotice {
         reason: "busy".into(),
     }))
     .await;
+    slow.heartbeat().await;
+    let mut other = Agent::connect(&world, "other", "i2").await;
     let new = other.assignment().await.attempt.expect("an attempt");
     assert_eq!((new.task_id.as_str(), new.epoch), (id.as_str(), 2));
     assert_eq!(slow.write(&old, vec![start()]).await, [v1::WriteCode::StaleEpoch]);
@@ -128,7 +130,7 @@ async fn a_permanent_refusal_rejects_and_a_passing_one_asks_again() {
 
 #[tokio::test]
 async fn a_cancel_is_done_in_the_queue_and_a_wish_while_it_runs() {
-    let world = World::start(quick()).await;
+    let world = World::start(Timing::default()).await;
     let queued = world.submit("").await;
     let cancel = |task_id: &str| v1::CancelRequest {
         task_id: task_id.into(),
