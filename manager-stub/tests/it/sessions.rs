@@ -1,5 +1,7 @@
 //! Who may speak for an agent, versions, wishes, the fleet.
 
+use std::time::Duration;
+
 use deputy_manager::dispatcher::timing::Timing;
 use deputy_proto::v1;
 use deputy_proto::v1::session_response::Frame;
@@ -70,13 +72,15 @@ async fn a_living_instance_keeps_its_id_and_its_twin_is_refused() {
 
 #[tokio::test]
 async fn an_instance_that_is_silent_for_two_heartbeats_gives_way() {
-    let world = World::start(quick()).await;
+    let heartbeat = Duration::from_millis(500);
+    let world = World::start(Timing { heartbeat, ..quick() }).await;
     let mut silent = Agent::connect(&world, "a1", "i1").await;
-    tokio::time::sleep(quick().heartbeat * 3).await;
+    tokio::time::sleep(heartbeat * 2 + Duration::from_millis(50)).await;
     let mut newer = Agent::connect(&world, "a1", "i2").await;
     assert_eq!(code(silent.next().await), "superseded");
+    let channel = world.channel().await;
     newer.heartbeat().await;
-    let (_, refused) = Agent::dial(&world, hello("a1", "i1", 1)).await;
+    let (_, refused) = Agent::dial_over(channel, hello("a1", "i1", 1)).await;
     assert_eq!(refusal(refused).code, "identity_conflict");
 }
 
