@@ -2,17 +2,25 @@
 
 use std::time::Duration;
 
+use deputy_manager::dispatcher::timing::Timing;
 use deputy_proto::v1;
 use deputy_proto::v1::WriteCode::{Ok as Good, StaleEpoch};
 use deputy_proto::v1::write_op::Op;
 
 use crate::agent::{Agent, World, complete, done, held, hello, intent, quick, start};
 
+/// Runs out within a test, and not between two frames of an agent that lives.
+const LEASE: Duration = Duration::from_millis(1500);
+
 /// A task that runs on an agent which then falls silent, with this record in its journal.
 async fn lost(spec: &str, record: v1::Record) -> (World, Agent, v1::AttemptRef) {
-    let world = World::start(quick()).await;
-    let mut agent = Agent::connect(&world, "a1", "i1").await;
+    let timing = Timing {
+        lease_ttl: LEASE,
+        ..quick()
+    };
+    let world = World::start(timing).await;
     world.submit(spec).await;
+    let mut agent = Agent::connect(&world, "a1", "i1").await;
     let attempt = agent.assignment().await.attempt.expect("an attempt");
     assert_eq!(
         agent.write(&attempt, vec![start(), Op::Append(record)]).await,
@@ -196,8 +204,8 @@ async fn the_same_instance_takes_its_lost_task_up_again() {
 #[tokio::test]
 async fn heartbeats_keep_the_lease() {
     let (world, mut agent, old) = lost("", intent("one/a")).await;
-    for _ in 0..12 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..10 {
+        tokio::time::sleep(LEASE / 6).await;
         agent.heartbeat().await;
     }
     assert_eq!(world.task(&old.task_id).await.state(), v1::TaskState::Running);
