@@ -133,14 +133,22 @@ async fn an_agent_gets_tasks_of_the_pool_that_it_joined_and_of_no_other() {
     later.labels.insert("pool".into(), "prod".into());
     let frame = Some(Request::Capabilities(later));
     agent.frames.send(v1::SessionRequest { frame }).await.expect("sent");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let warned = async {
+        let mut warned = String::new();
+        while !warned.contains("it says of itself that its pool is prod") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            warned = secured
+                .listed("a1")
+                .await
+                .capabilities
+                .expect("offered")
+                .warnings
+                .join("");
+        }
+    };
+    tokio::time::timeout(SOON, warned).await.expect("a warning");
     let why = refusals(&secured, "default", &elsewhere).await;
     assert!(why[0].contains("it has pool=eu"), "{why:?}");
-    let mut fleet = secured.fleet().await;
-    let list = fleet.list(secured.admin(v1::FleetListRequest::default())).await;
-    let listed = list.expect("listed").into_inner().agents.remove(0);
-    let warned = listed.capabilities.expect("offered").warnings.join("");
-    assert!(warned.contains("it says of itself that its pool is prod"), "{warned}");
 }
 
 #[tokio::test]
