@@ -11,9 +11,9 @@ use deputy_proto::v1::join_rule::Proof;
 use deputy_proto::v1::tasks_client::TasksClient;
 use tonic::transport::Channel;
 
-use crate::agent::{Agent, submit_request};
+use crate::agent::{Agent, SOON, submit_request};
 use crate::secured::{Member, Secured};
-use crate::takeover::{at_work, goes_on, minted, renewed, says_hello, started};
+use crate::takeover::{GONE, at_work, goes_on, minted, renewed, says_hello, started};
 
 /// The pool of the token's subject.
 async fn pool_of(client: &mut AgentClient<Channel>, attempt: &v1::AttemptRef) -> String {
@@ -36,15 +36,15 @@ async fn changed(secured: &Secured) -> String {
     secured.join_token("rule", 5).await
 }
 
-/// Is a task of this project and pool given to the agent?
-async fn is_given(secured: &Secured, agent: &mut Agent, (project, pool): (&str, &str)) -> bool {
+/// Is a task of this project and pool given to the agent within this time?
+async fn is_given(secured: &Secured, agent: &mut Agent, (project, pool): (&str, &str), within: Duration) -> bool {
     let mut request = submit_request(project, &format!("  selector: \"pool == '{pool}'\"\n"));
     request.project = project.into();
     let queued = TasksClient::new(secured.channel(None).await)
         .submit(secured.admin(request))
         .await;
     queued.expect("queued");
-    let given = tokio::time::timeout(Duration::from_secs(1), agent.assignment()).await;
+    let given = tokio::time::timeout(within, agent.assignment()).await;
     given.is_ok_and(|given| given.attempt.is_some_and(|attempt| attempt.project == project))
 }
 
@@ -64,7 +64,7 @@ async fn a_join_whose_certificate_is_not_used_changes_nothing_of_a_living_agent(
     let (member, genuine, attempt) = at_work(&secured, &token).await;
     let other = changed(&secured).await;
     drop(genuine);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(GONE).await;
     let other = secured.join("a1", &other).await.expect("nobody is heard of");
     assert_eq!(other.certificate.pool, "us");
 
@@ -72,7 +72,7 @@ async fn a_join_whose_certificate_is_not_used_changes_nothing_of_a_living_agent(
     assert_eq!(listed(&secured).await, is_of("eu"));
     assert_eq!(pool_of(&mut secured.agent(&member).await, &attempt).await, "eu");
     assert!(
-        !is_given(&secured, &mut genuine, ("bank", "us")).await,
+        !is_given(&secured, &mut genuine, ("bank", "us"), Duration::from_secs(1)).await,
         "it joined for other projects"
     );
     genuine.heartbeat().await;
@@ -110,7 +110,7 @@ async fn what_a_join_gives_counts_from_the_first_use_of_its_certificate() {
     assert_eq!((certificate.pool.as_str(), listed(&secured).await), ("us", is_of("eu")));
     let member = Member { certificate, ..member };
     drop(genuine);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(GONE).await;
     let mut genuine = goes_on(&secured, &member, &attempt).await;
     assert_eq!(listed(&secured).await, is_of("us"));
     assert_eq!(pool_of(&mut secured.agent(&member).await, &attempt).await, "us");
@@ -119,7 +119,7 @@ async fn what_a_join_gives_counts_from_the_first_use_of_its_certificate() {
         "eu",
         "the connection's certificate says so"
     );
-    assert!(is_given(&secured, &mut genuine, ("bank", "us")).await);
+    assert!(is_given(&secured, &mut genuine, ("bank", "us"), SOON).await);
     drop(genuine);
 
     // Another key, after both were silent.
@@ -128,7 +128,7 @@ async fn what_a_join_gives_counts_from_the_first_use_of_its_certificate() {
         .make_rule("rule", "asia", &[], Proof::Token(v1::TokenRule {}))
         .await;
     let token = secured.join_token("rule", 1).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(GONE).await;
     let other = secured.join("a1", &token).await.expect("nobody is heard of");
     assert_eq!(listed(&secured).await, is_of("us"));
     let (_session, _) = says_hello(&secured, &other, "1111").await;
