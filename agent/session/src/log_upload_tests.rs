@@ -173,11 +173,14 @@ async fn no_more_than_the_window_is_in_flight() {
         log.writer("step").stdout(&[b'x'; 1024]);
     }
     let mut upload = manager.upload().await;
-    let mut received = 0;
-    while let Ok(Ok(Some(frame))) = tokio::time::timeout(Duration::from_millis(300), upload.inbound.message()).await {
-        received += frame.data.len();
-    }
     let window = usize::try_from(WINDOW_BYTES).expect("fits");
+    let mut received = 0;
+    while received < window {
+        received += next(&mut upload).await.expect("a frame").data.len();
+    }
+    while let Ok(frame) = tokio::time::timeout(Duration::from_millis(300), upload.inbound.message()).await {
+        received += frame.expect("no error").expect("no end").data.len();
+    }
     assert!(
         (window..window + MAX_LOG_FRAME_BYTES).contains(&received),
         "{received} bytes without an acknowledgement"
