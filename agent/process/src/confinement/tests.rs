@@ -218,14 +218,34 @@ async fn the_agent_itself_stays_outside() {
     fs::write(world.root.path().join("state/key"), "changed").expect("ours");
 }
 
+/// Waits until it is found, and has it begun at another time. Answers when it was begun.
+fn begun(ahead: &Ahead, at: impl FnOnce(Instant) -> Instant) -> Instant {
+    let mut place = ahead.0.lock().expect("no panic");
+    let Begun { when, made } = place.take().expect("nobody took it");
+    let (send, again) = mpsc::channel();
+    send.send(made.recv().expect("found")).expect("kept");
+    *place = Some(Begun {
+        when: at(when),
+        made: again,
+    });
+    when
+}
+
 #[tokio::test]
 async fn what_was_found_ahead_is_for_one_child_that_starts_soon() {
     const SCRIPT: &str = "echo mine > ./mine; cat $ROOT/beside $ROOT/later $ROOT/state/key 2>&1";
     let world = World::new();
     let seen = async |ahead| String::from_utf8_lossy(&world.sh_taking(ahead, SCRIPT).await.stdout).into_owned();
-    let old = world.confinement.ahead();
-    let ahead = world.confinement.ahead();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = Instant::now();
+    let (old, ahead) = (world.confinement.ahead(), world.confinement.ahead());
+    let after = Instant::now();
+    // A child that starts at once, however busy the machine is, and one that starts late.
+    for when in [
+        begun(&ahead, |_| after + Duration::from_secs(3600)),
+        begun(&old, |when| when - LONGEST_AHEAD),
+    ] {
+        assert!((before..=after).contains(&when), "its age counts from the beginning");
+    }
     fs::write(world.root.path().join("later"), "APPEARED").expect("a file");
     let first = seen(ahead.clone()).await;
     assert!(first.starts_with("open"), "{first}");
@@ -234,7 +254,6 @@ async fn what_was_found_ahead_is_for_one_child_that_starts_soon() {
         "it was looked for before: {first}"
     );
     assert!(world.root.path().join("tasks/mine/mine").exists());
-    tokio::time::sleep(LONGEST_AHEAD).await;
     for next in [ahead, old] {
         let next = seen(next).await;
         assert!(next.starts_with("openAPPEARED") && !next.contains("SECRET"), "{next}");
