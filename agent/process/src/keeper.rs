@@ -70,6 +70,8 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
+    use rustix::process::{Pid, Signal, kill_process_group};
+
     use super::*;
 
     fn uptime() -> Duration {
@@ -85,14 +87,19 @@ mod tests {
             .spawn()
             .expect("sleep");
         let mut keeper = Keeper::of(sleeper.id(), &Mark::new()).expect("a keeper");
+        // It stands still until it was told both, however long that takes.
+        let shell = keeper.shell.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let shell = shell.expect("it runs");
+        kill_process_group(shell, Signal::STOP).expect("stopped");
         keeper.until(uptime() + Duration::from_millis(200)).expect("told");
-        keeper.until(uptime() + Duration::from_millis(1200)).expect("told");
         let began = std::time::Instant::now();
+        keeper.until(uptime() + Duration::from_millis(1200)).expect("told");
+        kill_process_group(shell, Signal::CONT).expect("goes on");
         let status = tokio::task::spawn_blocking(move || sleeper.wait())
             .await
             .expect("joined");
         assert!(!status.expect("status").success());
-        assert!(began.elapsed() >= Duration::from_millis(1000), "{:?}", began.elapsed());
+        assert!(began.elapsed() >= Duration::from_millis(1150), "{:?}", began.elapsed());
         assert!(keeper.has_killed().await);
     }
 
