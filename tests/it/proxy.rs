@@ -1,11 +1,12 @@
 //! The recording proxy counts, holds, withholds and answers.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use deputy_tests::cloud::{AWAY, Cloud};
 use deputy_tests::container_credentials::{config, keys};
 use deputy_tests::proxy::relay::Proxy;
-use deputy_tests::proxy::rule::{Canned, Matcher};
+use deputy_tests::proxy::rule::{Canned, Handle, Matcher};
 
 async fn ecs(proxy: &Proxy, cloud: &Cloud) -> aws_sdk_ecs::Client {
     let root = keys(AWAY, "test", None);
@@ -49,6 +50,18 @@ async fn a_held_request_reaches_the_server_only_when_it_is_released() {
     assert_eq!(proxy.successes("ecs", "CreateCluster"), 1);
 }
 
+/// A caller that goes away once its request has come to the point of the rule, and is not answered before.
+async fn gives_up(request: impl Future<Output: Debug>, rule: &Handle) {
+    let mut request = std::pin::pin!(request);
+    tokio::select! {
+        answered = &mut request => panic!("answered: {answered:?}"),
+        reached = rule.reached() => reached.expect("reached"),
+    }
+    tokio::time::timeout(Duration::from_millis(300), request)
+        .await
+        .expect_err("nothing answers it");
+}
+
 #[tokio::test]
 async fn an_abandoned_request_is_never_carried_out_but_one_with_a_withheld_reply_is() {
     let cloud = Cloud::shared().await.expect("a cloud");
@@ -57,18 +70,11 @@ async fn an_abandoned_request_is_never_carried_out_but_one_with_a_withheld_reply
         .expect("a proxy");
     let ecs = ecs(&proxy, &cloud).await;
     let held = proxy.hold(Matcher::on("ecs", "CreateCluster").body_contains("never"));
-    let gone = ecs.create_cluster().cluster_name("never").send();
-    let _gone = tokio::time::timeout(Duration::from_millis(300), gone)
-        .await
-        .expect_err("held");
+    gives_up(ecs.create_cluster().cluster_name("never").send(), &held).await;
     assert_eq!(held.count(), 1);
     held.abandon();
     let withheld = proxy.withhold_reply(Matcher::on("ecs", "CreateCluster").body_contains("done"));
-    let gone = ecs.create_cluster().cluster_name("done").send();
-    let _gone = tokio::time::timeout(Duration::from_millis(1000), gone)
-        .await
-        .expect_err("withheld");
-    withheld.reached().await.expect("reached");
+    gives_up(ecs.create_cluster().cluster_name("done").send(), &withheld).await;
     drop(ecs);
     let calls = proxy.calls_of("ecs", "CreateCluster");
     let outcomes: Vec<_> = calls
@@ -85,7 +91,7 @@ async fn reads_lag_behind_a_change_when_the_test_wants_it() {
         .await
         .expect("a proxy");
     let ecs = ecs(&proxy, &cloud).await;
-    proxy.lag("ecs", Duration::from_millis(500));
+    proxy.lag("ecs", Duration::from_secs(600));
     let found = || async {
         let described = ecs
             .describe_clusters()
@@ -102,6 +108,8 @@ async fn reads_lag_behind_a_change_when_the_test_wants_it() {
         .await
         .expect("created");
     assert_eq!(found().await, 0, "{}", proxy.transcript());
+    // The same change is seen once it is as long ago as reads lag behind.
+    proxy.lag("ecs", Duration::from_millis(500));
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(found().await, 1, "{}", proxy.transcript());
 }
