@@ -53,22 +53,6 @@ fn has_all_lines(log: &str, to: u32) -> bool {
         && log.contains("last")
 }
 
-/// Everything that happened to a task that has ended.
-async fn events(world: &World, task: &str) -> Vec<String> {
-    let request = v1::WatchRequest {
-        task_id: task.into(),
-        ..v1::WatchRequest::default()
-    };
-    let mut watch = world.tasks.client().watch(request).await.expect("watched").into_inner();
-    let mut kinds = Vec::new();
-    while let Ok(Ok(Some(event))) = tokio::time::timeout(Duration::from_secs(2), watch.message()).await {
-        if !event.kind.is_empty() {
-            kinds.push(event.kind);
-        }
-    }
-    kinds
-}
-
 async fn ended_at_its_first_attempt(world: &World, task: &str, to: u32) {
     let ended = world.succeeded(task, LONG).await.expect("succeeded");
     assert_eq!((ended.run, ended.epoch), (1, 1), "one attempt");
@@ -174,7 +158,7 @@ async fn http2_that_breaks_while_a_task_runs_costs_nothing() {
         proxy.middlebox().set(treatment.clone());
         carried_by(&world, "exchange").await;
         ended_at_its_first_attempt(&world, &task, 100).await;
-        let events = events(&world, &task).await;
+        let events = recipe::events(&world, &task).await;
         assert!(events.contains(&"succeeded".to_owned()), "{treatment:?}: {events:?}");
         assert!(!events.contains(&"lost".to_owned()), "{treatment:?}: {events:?}");
     }

@@ -251,7 +251,7 @@ async fn check_load(world: &World, ids: Vec<(String, String)>, file: &Path) {
         let again = submit_until_acknowledged(&world.tasks, name, file).await;
         assert_eq!(&again.expect("answered"), id, "the same request is the same task");
     }
-    let told = futures::future::join_all(ids.iter().map(|(_, id)| ends(&world.tasks, id))).await;
+    let told = futures::future::join_all(ids.iter().map(|(_, id)| ends(world, id))).await;
     assert!(told.iter().all(|ends| ends == &["succeeded"]), "{told:?}");
     let mut expected: Vec<String> = ids.into_iter().map(|(name, _)| name).collect();
     let mut ran = recipe::lines(file);
@@ -267,21 +267,10 @@ async fn check_load(world: &World, ids: Vec<(String, String)>, file: &Path) {
 }
 
 /// Every end of a task that its events tell of.
-async fn ends(tasks: &Tasks, task: &str) -> Vec<String> {
-    let request = v1::WatchRequest {
-        task_id: task.into(),
-        ..v1::WatchRequest::default()
-    };
-    let mut events = tasks.client().watch(request).await.expect("watched").into_inner();
-    let mut ends = Vec::new();
-    // All of it is stored by now; then the stream is silent.
-    while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), events.message()).await {
-        let Some(event) = event.expect("an event") else { break };
-        if ["succeeded", "failed", "cancelled", "timedOut", "expired", "rejected"].contains(&event.kind.as_str()) {
-            ends.push(event.kind);
-        }
-    }
-    ends
+async fn ends(world: &World, task: &str) -> Vec<String> {
+    let mut events = recipe::events(world, task).await;
+    events.retain(|kind| recipe::is_end(kind));
+    events
 }
 
 /// Submits a client's share, each until it is acknowledged; name and id of each.

@@ -125,6 +125,34 @@ pub(crate) async fn failure(world: &World, task: &str, within: Duration) -> (v1:
     (ended, failure.expect("a failure"))
 }
 
+/// The kinds of all events of a task that has ended: to its end, however long that takes to come, and what still comes
+/// within a second of it.
+pub(crate) async fn events(world: &World, task: &str) -> Vec<String> {
+    let request = v1::WatchRequest {
+        task_id: task.into(),
+        ..v1::WatchRequest::default()
+    };
+    let mut watch = world.tasks.client().watch(request).await.expect("watched").into_inner();
+    let mut kinds: Vec<String> = Vec::new();
+    loop {
+        let ended = kinds.iter().any(|kind| is_end(kind));
+        let within = if ended { Duration::from_secs(1) } else { SOON };
+        // All of it is stored by now; then the stream is silent.
+        let Ok(event) = tokio::time::timeout(within, watch.message()).await else {
+            return kinds;
+        };
+        let Some(event) = event.expect("an event") else {
+            return kinds;
+        };
+        kinds.push(event.kind);
+    }
+}
+
+/// Is this kind of event the end of a run?
+pub(crate) fn is_end(kind: &str) -> bool {
+    ["succeeded", "failed", "cancelled", "timedOut", "expired", "rejected"].contains(&kind)
+}
+
 /// The lines of a file that scripts write; none while it is not there.
 pub(crate) fn lines(file: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
