@@ -121,10 +121,7 @@ async fn an_agent_joins_where_http2_stays_without_an_answer() {
 /// with the newest.
 #[tokio::test]
 async fn certificates_are_renewed_over_a_session_by_long_poll() {
-    let built = World::builder().manager(|manager| {
-        manager.flags.extend(["--certificate-life".to_owned(), "4s".to_owned()]);
-    });
-    let mut world = built.start().await.expect("a world");
+    let mut world = recipe::world_that_renews().await;
     let rules = Rules {
         // So that connections are made again and again.
         cut_idle: Some(Duration::from_millis(300)),
@@ -135,10 +132,27 @@ async fn certificates_are_renewed_over_a_session_by_long_poll() {
         .agent(behind(&proxy).flag("--transport", "exchange"))
         .await
         .expect("joined");
-    let task = world.submit(&counting("renewed", 100)).await.expect("queued");
-    ended_at_its_first_attempt(&world, &task, 100).await;
+    let go = world.folder().join("go");
+    let run = format!(
+        "i=0; until test -e {}; do echo line $((i += 1)); sleep 0.1; done; echo lines=$i; echo last",
+        go.display()
+    );
+    let task = world
+        .submit(&recipe::script("renewed", "", "", &run))
+        .await
+        .expect("queued");
+    world
+        .wait_state(&task, v1::TaskState::Running, SOON)
+        .await
+        .expect("running");
+    recipe::renewed_twice(&world).await;
+    std::fs::write(&go, "").expect("written");
+    let done = world.succeeded(&task, LONG).await.expect("succeeded");
+    assert_eq!((done.run, done.epoch), (1, 1), "one attempt");
+    let log = world.logs(&task).await.expect("logged");
+    let lines = log.lines().find_map(|line| line.strip_prefix("lines=")?.parse().ok());
+    assert!(has_all_lines(&log, lines.expect("how many there are")), "{log}");
     let log = world.agents[0].child.log();
-    assert!(log.matches("the certificate was renewed").count() >= 2, "{log}");
     assert_eq!(log.matches("session up").count(), 1, "{log}");
 }
 

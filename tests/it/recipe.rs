@@ -218,6 +218,33 @@ pub(crate) async fn world_with_slots(slots: u32) -> World {
     world
 }
 
+/// A world whose agents' certificates last eight seconds. Heartbeats are rare: what a busy machine delays breaks no
+/// session off.
+pub(crate) async fn world_that_renews() -> World {
+    let built = World::builder().manager(|manager| {
+        manager.flags.extend(["--certificate-life", "8s"].map(str::to_owned));
+        manager.heartbeat = Duration::from_secs(2);
+        manager.lease_ttl = Duration::from_secs(10);
+    });
+    built.start().await.expect("a world")
+}
+
+/// Waits until the first agent has renewed its certificate twice from now on.
+pub(crate) async fn renewed_twice(world: &World) {
+    let times = || {
+        world.agents[0]
+            .child
+            .log()
+            .matches("the certificate was renewed")
+            .count()
+    };
+    let before = times();
+    world
+        .eventually("two renewals", SOON, async || times() >= before + 2)
+        .await
+        .expect("renewed");
+}
+
 /// What somebody does at the manager's disk: reads the first such record of the task, and puts another in its place.
 pub(crate) fn tamper(
     world: &World,
