@@ -17,9 +17,14 @@ const LATER: Duration = Duration::from_secs(90);
 #[tokio::test]
 async fn an_agent_that_was_cut_off_goes_on_and_its_log_is_whole() {
     let world = World::with_one_agent().await.expect("a world");
-    let run = "for i in $(seq 1 240); do echo line-$i; sleep 0.05; done";
+    let (go, printed) = (world.folder().join("go"), world.folder().join("printed"));
+    let run = format!(
+        "i=0; until test -e {}; do echo line-$((i += 1)); sleep 0.05; done; echo $i > {}",
+        go.display(),
+        printed.display()
+    );
     let task = world
-        .submit(&recipe::script("steady", "", "", run))
+        .submit(&recipe::script("steady", "", "", &run))
         .await
         .expect("queued");
     let printing = async || {
@@ -42,15 +47,17 @@ async fn an_agent_that_was_cut_off_goes_on_and_its_log_is_whole() {
     link.cut();
     tokio::time::sleep(Duration::from_millis(700)).await;
     link.resume();
+    std::fs::write(&go, "").expect("written");
     let done = world.succeeded(&task, SOON).await.expect("succeeded");
     assert_eq!(
         (done.agent_id.as_str(), done.run, done.epoch),
         ("agent-1", 1, 1),
         "{done:#?}"
     );
+    let printed: u32 = recipe::lines(&printed).concat().parse().expect("how many there are");
     let logs = world.logs(&task).await.expect("logs");
     let lines: Vec<&str> = logs.lines().filter(|line| line.starts_with("line-")).collect();
-    let expected: Vec<String> = (1..=240).map(|i| format!("line-{i}")).collect();
+    let expected: Vec<String> = (1..=printed).map(|i| format!("line-{i}")).collect();
     assert_eq!(lines, expected, "{logs}");
 }
 
