@@ -402,8 +402,14 @@ async fn a_source_from_s3_is_fetched_with_the_identity_of_the_task_in_the_versio
     assert_eq!(recipe::lines(&seen), ["first"], "{}", world.report());
     assert_eq!(busy.count(), 2, "throttled, and asked again");
     // The first agent took the end of its log with it, so the log is never complete.
-    let logs = world.tasks.logs(&task).await.expect("logs");
-    assert!(logs.contains("AWS throttles s3:GetObject; waiting"), "{logs}");
+    let told = async || {
+        let logs = world.tasks.logs(&task).await.expect("logs");
+        logs.contains("AWS throttles s3:GetObject; waiting")
+    };
+    world
+        .eventually("the throttling is told", SOON, told)
+        .await
+        .expect("told");
 
     s3.put(&bucket, "link.tar", {
         symlink("/etc/hostname", content.join("out")).expect("a link");
