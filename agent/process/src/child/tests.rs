@@ -204,7 +204,10 @@ async fn a_grandchild_that_holds_the_pipe_open_delays_for_two_seconds_at_most() 
     let (ended, out) = run("sleep 100 & echo $!; exit 4").await;
     let took = out.took();
     assert_eq!((ended.exit, ended.leftovers), (Exit::Code(4), 1));
-    assert!(begun.elapsed() >= DRAIN && took < DRAIN + Duration::from_secs(2), "{took:?}");
+    assert!(
+        begun.elapsed() >= DRAIN && took < DRAIN + Duration::from_secs(2),
+        "{took:?}"
+    );
     assert!(!is_alive(&out.stdout));
 }
 
