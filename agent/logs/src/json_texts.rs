@@ -49,7 +49,7 @@ impl Texts {
     pub(crate) fn of(value: &[u8]) -> Self {
         let mut texts = BTreeSet::new();
         if let Ok(value) = std::str::from_utf8(value) {
-            collect_object(value, MAX_DEPTH, &mut texts);
+            collect_object(value, Name::default(), MAX_DEPTH, &mut texts);
         }
         Self(texts)
     }
@@ -95,11 +95,11 @@ fn quoted(value: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-fn collect_object(text: &str, depth: usize, texts: &mut BTreeSet<String>) {
+fn collect_object(text: &str, name: Name<'_>, depth: usize, texts: &mut BTreeSet<String>) {
     if text.trim_start().starts_with('{')
         && let Ok(value) = serde_json::from_str(text)
     {
-        collect(value, Name::default(), depth, texts);
+        collect(value, name, depth, texts);
     }
 }
 
@@ -114,7 +114,7 @@ fn collect(value: Value, name: Name<'_>, depth: usize, texts: &mut BTreeSet<Stri
     let Some(depth) = depth.checked_sub(1) else { return };
     match value {
         Value::String(text) => {
-            collect_object(&text, depth, texts);
+            collect_object(&text, name, depth, texts);
             if is_secret(name, text.trim()) {
                 texts.insert(text.trim().to_owned());
             }
@@ -151,9 +151,11 @@ fn is_secret(name: Name<'_>, text: &str) -> bool {
         return text.len() >= MIN_NAMED_BYTES;
     }
     if name.is_below_secret {
-        // Beside the password of a set there is where it is for. What looks like a host may be a password there.
+        // Beside the password of a set there is where it is for. What looks like a host may be a password there:
+        // `{"passwords": {"mailserver": "winter.sunday"}}`.
         let own = name.own.to_ascii_lowercase();
-        let is_place = PLACES.iter().any(|place| own.contains(place)) && (is_host(text) || is_address(text));
+        let is_whole_host = is_host(text) && (text.contains(':') || text.matches('.').count() > 1);
+        let is_place = PLACES.iter().any(|place| own.contains(place)) && (is_whole_host || is_address(text));
         let is_setting = ["true", "false"].contains(&text) || is_region(text) || is_place;
         return text.len() >= MIN_NAMED_BYTES && !is_setting;
     }
@@ -200,9 +202,9 @@ fn is_address(text: &str) -> bool {
     let Some((host, path)) = after.map(|after| after.split_once('/').unwrap_or((after, ""))) else {
         return false;
     };
-    // A hook's address is its password: what has digits in a longer part may be, but for an account.
-    let is_word =
-        |part: &str| part.len() < 7 || is_made_of(part, "-._") || part.bytes().all(|byte| byte.is_ascii_digit());
+    // A hook's address is its password: what has digits in a longer part may be, but for an account of AWS.
+    let is_account = |part: &str| part.len() == 12 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_word = |part: &str| part.len() < 7 || is_made_of(part, "-._") || is_account(part);
     is_host(host) && is_made_of(path, "-./_0123456789") && path.split('/').all(is_word)
 }
 
@@ -223,13 +225,29 @@ mod tests {
         assert!(texts_of("{ no JSON at all }").is_empty());
     }
 
+    /// As `jsonencode` within `jsonencode` writes it.
+    #[test]
+    fn an_object_in_the_text_of_a_secret_is_below_its_name() {
+        let value =
+            r#"{"passwords": "{\"app\":\"Hunter2\",\"db\":\"winter.sunday\"}", "note": "{\"app\":\"Hunter3\"}"}"#;
+        assert_eq!(
+            texts_of(value),
+            [
+                "Hunter2",
+                "winter.sunday",
+                r#"{"app":"Hunter2","db":"winter.sunday"}"#,
+                r#"{"app":"Hunter3"}"#
+            ]
+        );
+    }
+
     #[test]
     fn what_things_are_called_is_no_secret_unless_its_name_says_so() {
         let value = r#"{"region": "eu-central-1", "accountId": "123456789012", "clusterName": "checkout",
             "endpoint": "db.example.com:5432", "issuer": "https://login.example.com/oauth2/v2", "masterSecretArn": "arn:aws:iam::1:role/x",
             "secretName": "checkout", "note": "Checkout-1", "callback": "https://u:p@example.com/", "hook": "https://example.com/T0/Bx8",
-            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse", "db": "winter.sunday"}, "pw": "word",
-            "queue": "https://sqs.eu-central-1.amazonaws.com/123456789012/jobs", "tokens": {"hook": "https://h.example.com/abcdefgh"},
+            "ping": "https://hc.example.com/eb095278-f28d", "passwords": {"app": "correcthorse", "db": "winter.sunday", "mailserver": "summer.monday"}, "pw": "word",
+            "queue": "https://sqs.eu-central-1.amazonaws.com/123456789012/jobs", "zap": "https://hooks.example.com/catch/1234567/o8xyz1", "tokens": {"hook": "https://h.example.com/abcdefgh"},
             "credentials": {"host": "db.example.com", "username": "admin", "zone": "eu-central-1", "ssl": "true", "password": "hunter2",
                 "signInUrl": "https://login.example.com/oauth2", "vaultHost": "vault.example.com:8200"}, "author": "somebody"}"#;
         assert_eq!(
@@ -241,8 +259,10 @@ mod tests {
                 "https://example.com/T0/Bx8",
                 "https://h.example.com/abcdefgh",
                 "https://hc.example.com/eb095278-f28d",
+                "https://hooks.example.com/catch/1234567/o8xyz1",
                 "https://u:p@example.com/",
                 "hunter2",
+                "summer.monday",
                 "winter.sunday",
                 "word",
             ]
