@@ -20,7 +20,7 @@ use super::echo::{Texts, Words};
 use super::object::ObjectRef;
 
 /// Values of all objects together that are kept in the form in which they are looked for, which takes up to a hundred
-/// and fifty times as much memory.
+/// and fifty times as much memory. Beside them is kept what was made last for an object for which there was no room.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
 
 /// What is looked for in what is said about each object that a step follows.
@@ -64,6 +64,11 @@ impl Hearing {
             *message = words.heard(message);
         }
         Ok(())
+    }
+
+    /// Makes room: nothing more will be said about this object.
+    pub(crate) fn forget(&mut self, object: &ObjectRef) {
+        self.known.remove(&object.id());
     }
 
     /// What hides `texts` and lets the task's own pass: that of the last look, unless there is something new or too much
@@ -251,19 +256,25 @@ mod tests {
         assert_eq!(again, "***, ***, new-value and ***", "kept, beside the secrets of now");
         let other = heard(&mut hearing, json!(["new-value"]), message, &secrets).await;
         assert_eq!(other, "old-value, more-of-it, *** and ***");
-        let large = json!([format!("new-value {}", "x y".repeat(MAX_KEPT_BYTES / 3))]);
+        let large = json!(["y x".repeat(MAX_KEPT_BYTES / 3)]);
+        let texts = Texts::of(&Value::Null, [&large]);
+        let words = Texts::of(&Value::Null, [&Value::Null]).words(&secrets);
+        hearing.known.insert("large".into(), Known { texts, words });
         let another = ObjectRef::secret("shop", "another");
-        for _ in 0..2 {
-            let told = heard_of(&mut hearing, &another, large.clone(), message, &secrets).await;
+        for live in [json!(["new-value", "more-of-it"]), json!(["new-value"])] {
+            let told = heard_of(&mut hearing, &another, live, message, &secrets).await;
             assert_eq!(
-                told, "old-value, more-of-it, new-value and ***",
-                "too much to be looked for"
+                told, "old-value, ***, *** and ***",
+                "the last one is kept, though there is no room"
             );
         }
-        let kept: Vec<&String> = hearing.known.keys().collect();
-        assert_eq!(kept, [&payments().id()], "more is kept than may be, or less");
-        let (apart, _) = hearing.apart.as_ref().expect("the last one");
-        assert_eq!(*apart, another.id());
+        assert!(!hearing.known.contains_key(&another.id()), "more is kept than may be");
+        hearing.known.remove("large");
+        let told = heard_of(&mut hearing, &another, json!(["new-value"]), message, &secrets).await;
+        assert_eq!(told, "old-value, ***, *** and ***", "kept, now that there is room");
+        hearing.forget(&another);
+        let told = heard_of(&mut hearing, &another, json!(["new-value"]), message, &secrets).await;
+        assert_eq!(told, "old-value, more-of-it, *** and ***");
     }
 
     #[tokio::test]

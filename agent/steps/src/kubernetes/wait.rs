@@ -89,6 +89,7 @@ pub(crate) async fn until_steady(
             }
             match following.verdict(one).await? {
                 Ok(Verdict::Steady(found)) => {
+                    following.hearing.forget(&one.object);
                     steady.insert(id, found);
                 }
                 Ok(Verdict::Failed(failure)) => return Err(failure.into()),
