@@ -46,7 +46,8 @@ pub(super) enum OutputProblem {
     #[error("line {line} of the output file is neither `name=value` nor `name<<END`{shown}")]
     BadLine { line: usize, shown: String },
     #[error(
-        "line {line} of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_'{name}"
+        "line {line} of the output file has a name that is not made of {RULE}{name}",
+        RULE = output_name::RULE
     )]
     BadName { line: usize, name: String },
     #[error("line {line} of the output file begins a value of several lines that no line ends{shown}")]
@@ -254,9 +255,9 @@ mod tests {
         line 2 of the output file is neither `name=value` nor `name<<END`: nonsense
         line 1 of the output file is neither `name=value` nor `name<<END`: a<b
         line 1 of the output file is neither `name=value` nor `name<<END`: a<<
-        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': 1a
-        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a b
-        line 1 of the output file has a name that is not letters, digits, '_' or '-' beginning with a letter or '_': a.b
+        line 1 of the output file has a name that is not made of letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them: 1a
+        line 1 of the output file has a name that is not made of letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them: a b
+        line 1 of the output file has a name that is not made of letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them: a.b
         line 1 of the output file begins a value of several lines that no line ends: x<<END
         "#);
         let redacted = parse(

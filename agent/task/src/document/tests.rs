@@ -236,6 +236,13 @@ fn what_cannot_name_a_secret_output_is_refused_at_its_line_and_key() {
     task.yaml:10:42: expressions are not evaluated here
     task.yaml:10:65: `db.password` cannot be the name of an output (letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128 of them)
     ");
+    let many = vec!["x"; 101].join(", ");
+    let text = task(&format!(
+        "  steps:\n    - {{ name: a, shell: {{ run: 'true', secretOutputs: [{many}] }} }}\n"
+    ));
+    let refused = read_text(&text, json!({})).expect_err("refused");
+    let places: Vec<String> = refused.items.iter().map(|item| item.one_line("task.yaml")).collect();
+    insta::assert_snapshot!(places.join("\n"), @"task.yaml:6:40: the step has 101 secret outputs; at most 100");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use super::whole::Check;
 /// Most steps of a task.
 const MAX_STEPS: usize = 200;
 
+/// Most names in `secretOutputs` of a step: each line that its script writes is compared with all of them.
+const MAX_SECRET_OUTPUTS: usize = 100;
+
 /// Objects whose rollout can be followed.
 const WORKLOADS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
 
@@ -116,15 +119,20 @@ impl<'a> Check<'a> {
                 self.variable_name(entry);
             }
         }
-        if let Some(names) = kind.value.get("secretOutputs") {
+        if let Some(names) = kind.value.entry("secretOutputs") {
             self.secret_outputs(names);
         }
         self.step_secrets(kind);
     }
 
     /// What cannot be the name of an output hides none: the one that is meant would be shown.
-    fn secret_outputs(&mut self, names: &Node) {
-        for node in names.items() {
+    fn secret_outputs(&mut self, names: &Entry) {
+        let count = names.value.items().len();
+        if count > MAX_SECRET_OUTPUTS {
+            let message = format!("the step has {count} secret outputs; at most {MAX_SECRET_OUTPUTS}");
+            self.findings.push(Finding::error(names.key_span, message));
+        }
+        for node in names.value.items() {
             let Some(name) = node.text() else { continue };
             if contains_expression(name) {
                 self.no_expressions(node);
