@@ -91,28 +91,11 @@ async fn certificates_are_renewed_while_a_task_runs_and_its_session_stays() {
     let mut world = recipe::world_that_renews().await;
     world.agent(AgentOptions::default()).await.expect("joined");
     let before = agent_info(&world, "agent-1").await.expect("listed").certificate_ends_ms;
-    let go = world.folder().join("go");
-    let run = format!(
-        "until test -e {}; do echo waits; sleep 0.2; done; echo went",
-        go.display()
-    );
-    let task = world
-        .submit(&recipe::script("long", "", "", &run))
-        .await
-        .expect("queued");
-    world
-        .wait_state(&task, v1::TaskState::Running, SOON)
-        .await
-        .expect("running");
-    recipe::renewed_twice(&world).await;
-    std::fs::write(&go, "").expect("written");
-    let done = world.succeeded(&task, SOON).await.expect("succeeded");
-    assert_eq!((done.run, done.epoch), (1, 1), "one attempt");
-    let log = world.agents[0].child.log();
-    assert_eq!(log.matches("session up").count(), 1, "{log}");
+    let waiting = |go: &str| format!("until test -e {go}; do echo waits; sleep 0.2; done; echo went");
+    let log = recipe::ran_through_two_renewals(&world, waiting).await;
     let after = agent_info(&world, "agent-1").await.expect("listed").certificate_ends_ms;
     assert!(after >= before + 8_000, "{before} {after}");
-    assert!(world.logs(&task).await.expect("logged").contains("went"));
+    assert!(log.contains("went"));
 }
 
 /// An agent that was asleep while its certificate expired comes back by the key it has, without a token.

@@ -229,8 +229,19 @@ pub(crate) async fn world_that_renews() -> World {
     built.start().await.expect("a world")
 }
 
-/// Waits until the first agent has renewed its certificate twice from now on.
-pub(crate) async fn renewed_twice(world: &World) {
+/// Runs a script until the first agent has renewed its certificate twice, in one attempt over one session; answers what
+/// the script printed. It ends when there is the file whose path `script` is given.
+pub(crate) async fn ran_through_two_renewals(world: &World, script: impl FnOnce(&str) -> String) -> String {
+    let go = world.folder().join("go");
+    let run = script(&go.display().to_string());
+    let task = world
+        .submit(&self::script("renewed", "", "", &run))
+        .await
+        .expect("queued");
+    world
+        .wait_state(&task, v1::TaskState::Running, SOON)
+        .await
+        .expect("running");
     let times = || {
         world.agents[0]
             .child
@@ -243,6 +254,12 @@ pub(crate) async fn renewed_twice(world: &World) {
         .eventually("two renewals", SOON, async || times() >= before + 2)
         .await
         .expect("renewed");
+    std::fs::write(&go, "").expect("written");
+    let done = world.succeeded(&task, SOON).await.expect("succeeded");
+    assert_eq!((done.run, done.epoch), (1, 1), "one attempt");
+    let log = world.agents[0].child.log();
+    assert_eq!(log.matches("session up").count(), 1, "{log}");
+    world.logs(&task).await.expect("logged")
 }
 
 /// What somebody does at the manager's disk: reads the first such record of the task, and puts another in its place.
