@@ -213,7 +213,7 @@ impl Around {
     }
 
     /// What pods were and are made of: of another revision too, since what it says can be told with this one. One after
-    /// the other, and pods that are made alike only once: thousands of them take more memory than an agent has.
+    /// the other, and neighbours that are made alike only once: thousands of them take more memory than an agent has.
     fn templates(&self) -> impl Iterator<Item = Value> {
         let specs = self.replica_sets.iter().map(|set| &set.spec);
         let template = |spec: &ReplicaSetSpec| {
