@@ -50,12 +50,12 @@ def configure(options, port, socket):
     })
 
 
-def put_clusters_behind_eks(options, manifest):
+def put_clusters_behind_eks(options):
     from ministack.services import eks
 
     import cluster
 
-    clusters = cluster.Clusters(options.folder / "clusters", manifest)
+    clusters = cluster.Clusters(options.folder / "clusters", options.manifest)
     eks._get_docker = lambda: SimpleNamespace(containers=clusters)
     eks._next_port = ports.free
     return clusters
@@ -124,12 +124,11 @@ def main():
     # Answers go out on a copy of standard output; whatever else prints goes to the log with standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    manifest = json.loads(options.manifest.read_text())
     process.start_spawner()
     podman = containers.Service(options.folder / "podman") if options.containers else None
     port = ports.free()
     configure(options, port, podman and podman.socket)
-    clusters = put_clusters_behind_eks(options, manifest)
+    clusters = put_clusters_behind_eks(options)
     if options.session_seconds:
         sessions.cut_short(options.session_seconds)
     import web_identity

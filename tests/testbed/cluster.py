@@ -1,6 +1,7 @@
 """A real Kubernetes from processes, in the shape of what MiniStack believes to be a k3s container."""
 
 import io
+import json
 import os
 import pathlib
 import ssl
@@ -44,7 +45,8 @@ class Clusters(dict):
         self.folder, self.manifest = folder, manifest
 
     def create(self, **kwargs):
-        cluster = Cluster(kwargs, self.folder, self.manifest)
+        # Its programs may have been built since the cloud began.
+        cluster = Cluster(kwargs, self.folder, json.loads(self.manifest.read_text()))
         self[cluster.id] = cluster
         return cluster
 
