@@ -1,8 +1,12 @@
 //! The test bed itself: the emulated cloud enforces what the product's tests rely on.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use aws_credential_types::Credentials;
 use deputy_tests::cloud::{AWAY, Cloud};
 use deputy_tests::container_credentials::{config, keys, root_config};
+use deputy_tests::programs::Tools;
 
 async fn deployer(cloud: &Cloud, external_id: Option<&str>) -> Result<Credentials, aws_sdk_sts::Error> {
     let scenery = cloud.scenery();
@@ -56,4 +60,20 @@ async fn a_cluster_of_eks_is_a_real_kubernetes() {
         described.cluster().and_then(|c| c.endpoint()),
         Some(cluster.endpoint.as_str())
     );
+}
+
+/// The demonstration on a bare machine starts the cloud while the programs of Kubernetes are still being built.
+#[tokio::test]
+async fn a_cluster_is_made_of_programs_that_were_built_after_the_cloud_began() {
+    let built = std::fs::read(Tools::load().expect("tools").manifest()).expect("the manifest");
+    let mut before: BTreeMap<String, PathBuf> = serde_json::from_slice(&built).expect("programs");
+    before.retain(|program, _| program == "python");
+    assert_eq!(before.len(), 1, "nothing that the cloud itself begins with");
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = folder.path().join("manifest.json");
+    std::fs::write(&manifest, serde_json::to_vec(&before).expect("JSON")).expect("the manifest before");
+    let tools = Tools::of_manifest(manifest.clone()).expect("tools");
+    let cloud = Cloud::of_tools(&tools).await.expect("a cloud");
+    std::fs::write(&manifest, built).expect("the manifest after");
+    cloud.kubernetes().await.expect("a cluster");
 }

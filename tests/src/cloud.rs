@@ -104,17 +104,21 @@ impl Cloud {
 
     /// A new one of the caller's own.
     pub async fn start(tasks: EcsTasks) -> Result<Arc<Self>> {
-        Self::started(tasks, None).await
+        Self::started(&Tools::load()?, tasks, None).await
+    }
+
+    /// A new one of the caller's own, of these programs.
+    pub async fn of_tools(tools: &Tools) -> Result<Arc<Self>> {
+        Self::started(tools, EcsTasks::Pretended, None).await
     }
 
     /// A new one of the caller's own, whose role sessions and EKS tokens end after this many seconds, whatever was
     /// asked for.
     pub async fn with_sessions_of(seconds: u32) -> Result<Arc<Self>> {
-        Self::started(EcsTasks::Pretended, Some(seconds)).await
+        Self::started(&Tools::load()?, EcsTasks::Pretended, Some(seconds)).await
     }
 
-    async fn started(tasks: EcsTasks, session_seconds: Option<u32>) -> Result<Arc<Self>> {
-        let tools = Tools::load()?;
+    async fn started(tools: &Tools, tasks: EcsTasks, session_seconds: Option<u32>) -> Result<Arc<Self>> {
         // Removed by the cloud itself: a shared one outlives every destructor of this process.
         let folder = tempfile::Builder::new().prefix("deputy-cloud-").tempdir()?.keep();
         let keep = std::env::var_os("DEPUTY_KEEP").is_some();

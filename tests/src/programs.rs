@@ -27,7 +27,11 @@ pub struct Binaries {
 impl Tools {
     /// Reads the manifest in the cache.
     pub fn load() -> Result<Self> {
-        let manifest = cache()?.join("tools/manifest.json");
+        Self::of_manifest(cache()?.join("tools/manifest.json"))
+    }
+
+    /// Reads a manifest somewhere else.
+    pub fn of_manifest(manifest: PathBuf) -> Result<Self> {
         let bytes = std::fs::read(&manifest)
             .with_context(|| format!("{} is missing; hint: cargo xtask tools", manifest.display()))?;
         let programs = serde_json::from_slice(&bytes).with_context(|| manifest.display().to_string())?;
