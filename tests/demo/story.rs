@@ -202,6 +202,10 @@ async fn kubernetes(told: &mut Told, world: &mut World, cloud: &Cloud) -> Result
         "the cluster knows the deployer's role, and the task in its session name",
         log.contains("assumed-role/deployer/deputy-").into(),
     )?;
+    told.check(
+        "the token in that kubeconfig is made by aws-iam-authenticator",
+        (log.contains("aws-iam-authenticator") && !log.contains("by the agent itself")).into(),
+    )?;
     let made = cloud.kubernetes().await?.mutations("shop")?;
     let patches = made
         .iter()

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::child::{Child, Output};
 use crate::leaks::canary::note;
 use crate::link::Link;
-use crate::programs::Binaries;
+use crate::programs::{Binaries, path_with_tools};
 
 /// A metadata service that nobody runs: the machine's own is beyond this world.
 pub(crate) const NO_METADATA: [(&str, &str); 2] = [
@@ -165,6 +165,8 @@ impl Start {
     }
 
     fn surround(&self, command: &mut Command) {
+        // Looked up at each start: tools may have been built since the one before.
+        command.env("PATH", path_with_tools());
         command.env("HOME", &self.folder).env("TMPDIR", &self.folder);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let more = &self.options.environment;

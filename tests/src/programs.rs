@@ -1,6 +1,7 @@
 //! Where the programs are: those that `cargo xtask tools` made, and those under test.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +102,19 @@ impl Binaries {
             cli: find("deputy-under-test")?,
         })
     }
+}
+
+/// PATH with the Kubernetes programs in front, where they have been built.
+pub(crate) fn path_with_tools() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = Tools::load().ok();
+    let folder = |name: &str| tools.as_ref()?.get(name).ok()?.parent().map(Path::to_owned);
+    let mut folders: Vec<PathBuf> = ["aws-iam-authenticator", "kubectl"]
+        .into_iter()
+        .filter_map(folder)
+        .collect();
+    folders.extend(std::env::split_paths(&path));
+    std::env::join_paths(folders).unwrap_or(path)
 }
 
 fn cache() -> Result<PathBuf> {

@@ -22,7 +22,7 @@ use crate::leaks::{pool_keys, whole_run::WholeRun};
 use crate::link::Link;
 use crate::manager_process::{ManagerOptions, ManagerProcess};
 use crate::microburst::Microburst;
-use crate::programs::{Binaries, Tools};
+use crate::programs::{Binaries, path_with_tools};
 use crate::proxy::relay::Proxy;
 use crate::tasks::Tasks;
 
@@ -250,7 +250,7 @@ impl World {
         let link = Link::to(self.manager.address()?).await?;
         let folder = options.folder.clone().unwrap_or_else(|| self.agent_folder(&id));
         let mut start = Start::new(&self.binaries, &folder, options);
-        start.environment = self.agent_environment();
+        start.environment = self.aws_environment();
         start.ca_file = self.manager.access()?.ca_file;
         start.join_token.clone_from(&self.join_token);
         self.agents.push(AgentProcess::start(&id, link, start)?);
@@ -552,19 +552,6 @@ impl World {
         }
         environment
     }
-}
-
-/// PATH with the Kubernetes programs in front, where they have been built.
-fn path_with_tools() -> OsString {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let tools = Tools::load().ok();
-    let folder = |name: &str| tools.as_ref()?.get(name).ok()?.parent().map(Path::to_owned);
-    let mut folders: Vec<PathBuf> = ["aws-iam-authenticator", "kubectl"]
-        .into_iter()
-        .filter_map(folder)
-        .collect();
-    folders.extend(std::env::split_paths(&path));
-    std::env::join_paths(folders).unwrap_or(path)
 }
 
 impl Drop for World {

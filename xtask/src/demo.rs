@@ -25,9 +25,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     ensure::ensure(root, &[Half::Aws])?;
     let kubernetes = ensure::ensure_in_background(root, &[Half::Kubernetes]);
     let demo = program::build(root, "deputy-demo", Profile::Dev)?;
-    if let Some(status) = kubernetes.status() {
-        eprintln!("  … beside the demonstration: {status}");
-    }
     let mut arguments = Vec::new();
     if options.keep {
         arguments.push("--keep");

@@ -11,12 +11,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::install::{Install, MARKER};
 use super::manifest::{self, Programs};
 use super::prerequisite;
-use super::progress::{Line, Progress, Quiet};
+use super::progress::{Beside, Line, Progress};
 use super::recipe::{Half, TOOLS, Tool};
 
 /// Tools that are being made beside other work.
 pub(crate) struct Background {
-    progress: Arc<Quiet>,
     failed: Arc<AtomicBool>,
     thread: JoinHandle<Result<Programs>>,
 }
@@ -32,11 +31,6 @@ pub(crate) struct Standing {
 }
 
 impl Background {
-    /// What is being worked on, for a line of the caller's own; `None` between tools and at the end.
-    pub(crate) fn status(&self) -> Option<String> {
-        self.progress.status()
-    }
-
     /// Whether it has ended without all tools.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -66,22 +60,17 @@ pub(crate) fn ensure(root: &Path, halves: &[Half]) -> Result<Programs> {
     ensure_with(root, halves, &Line::new())
 }
 
-/// The same in a thread of its own, silently.
+/// The same in a thread of its own, beside something else that prints.
 pub(crate) fn ensure_in_background(root: &Path, halves: &'static [Half]) -> Background {
-    let progress = Arc::new(Quiet::default());
     let failed = Arc::new(AtomicBool::new(false));
     let root = root.to_owned();
-    let (told, marked) = (Arc::clone(&progress), Arc::clone(&failed));
+    let marked = Arc::clone(&failed);
     let thread = std::thread::spawn(move || {
-        let outcome = ensure_with(&root, halves, told.as_ref());
+        let outcome = ensure_with(&root, halves, &Beside::default());
         marked.store(outcome.is_err(), Ordering::Release);
         outcome
     });
-    Background {
-        progress,
-        failed,
-        thread,
-    }
+    Background { failed, thread }
 }
 
 /// How things stand with every tool.

@@ -21,11 +21,21 @@ pub(crate) struct Line {
     state: Mutex<LineState>,
 }
 
-/// For work beside something else that prints: says where it is when asked.
+/// For work beside something else that prints: whole lines only, and few of them.
 #[derive(Default)]
-pub(crate) struct Quiet {
-    now: Mutex<Option<(String, Instant)>>,
+pub(crate) struct Beside {
+    now: Mutex<Option<BesideState>>,
 }
+
+struct BesideState {
+    label: String,
+    work: String,
+    since: Instant,
+    told: Instant,
+}
+
+/// How long somebody who waits for work beside his own hears nothing of it.
+const SILENCE: Duration = Duration::from_secs(20);
 
 struct LineState {
     terminal: bool,
@@ -89,24 +99,36 @@ impl Progress for Line {
     }
 }
 
-impl Quiet {
-    /// What is being worked on, and for how long already.
-    pub(crate) fn status(&self) -> Option<String> {
-        lock(&self.now)
-            .as_ref()
-            .map(|(what, since)| format!("{what} ({})", elapsed(since.elapsed())))
-    }
-}
-
-impl Progress for Quiet {
+impl Progress for Beside {
     fn begin(&self, label: &str, work: &str) {
-        *lock(&self.now) = Some((format!("{label}: {work}"), Instant::now()));
+        eprintln!("  … {label:<32} {work}");
+        let now = Instant::now();
+        *lock(&self.now) = Some(BesideState {
+            label: label.to_owned(),
+            work: work.to_owned(),
+            since: now,
+            told: now,
+        });
     }
 
-    fn tick(&self) {}
+    fn tick(&self) {
+        let mut now = lock(&self.now);
+        let Some(state) = now.as_mut().filter(|state| state.told.elapsed() >= SILENCE) else {
+            return;
+        };
+        state.told = Instant::now();
+        eprintln!(
+            "  … {:<32} {}, {}",
+            state.label,
+            state.work,
+            elapsed(state.since.elapsed())
+        );
+    }
 
-    fn end(&self, _outcome: &str) {
-        *lock(&self.now) = None;
+    fn end(&self, outcome: &str) {
+        if let Some(state) = lock(&self.now).take() {
+            eprintln!("  ✓ {:<32} {outcome}, {}", state.label, elapsed(state.since.elapsed()));
+        }
     }
 }
 
