@@ -168,6 +168,8 @@ async fn answer(stream: TcpStream, guard: Arc<Guard>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Clients ask once in a while: a connection that waits for more only takes the place of others.
+        .keep_alive(false)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
@@ -349,6 +351,18 @@ mod tests {
             !asked.is_ok_and(|asked| asked.is_ok_and(|answer| answer.contains("SECRET"))),
             "it dies with its handle"
         );
+    }
+
+    /// Guards the places of others: nobody stays connected to ask again, with a token or without.
+    #[tokio::test]
+    async fn a_connection_ends_with_its_answer() {
+        let endpoint = open().await;
+        for (token, status) in [(endpoint.token.to_string(), "200"), ("wrong".to_owned(), "401")] {
+            let stays = get(PATH, &endpoint.address.to_string(), &token).replace("Connection: close\r\n", "");
+            let answer = tokio::time::timeout(CONNECTION_TIMEOUT / 2, ask(endpoint.address, stays)).await;
+            let answer = answer.expect("closed");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
     }
 
     /// Guards that the log's redactor knows what is given out, or it is not given.
