@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use deputy_tests::agent_process::AgentOptions;
-use deputy_tests::cloud::Cloud;
+use deputy_tests::cloud::{AWAY, Cloud, HOME};
 use deputy_tests::demo_world::{self, JOIN_RULE};
 use deputy_tests::programs::workspace;
+use deputy_tests::proxy::rule::{Canned, Matcher};
 use deputy_tests::wall_clock::WallClock;
 use deputy_tests::world::World;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn world() -> World {
     let cloud = Cloud::shared().await.expect("a cloud");
@@ -429,4 +430,62 @@ async fn roles_of_the_policy_are_tried_as_far_as_that_says_something() {
     let (code, assumed) = examined(&world, &[], &arguments, deployer).await;
     says(&assumed, "good", "can be assumed");
     assert_eq!(code, Some(0), "{assumed:#}");
+}
+
+/// Guards an agent whose policy names roles that tasks reach through one another, and those that are for other agents: what
+/// cannot be assumed from here is no reason not to work where other roles can. AWS's reason is replayed: the emulator gives
+/// none (<https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html>).
+#[tokio::test]
+async fn a_role_that_tasks_reach_through_another_is_tried_through_it() {
+    let world = world().await;
+    let cloud = world.cloud().expect("a cloud");
+    let role = async |name: &str, trusts: &str| {
+        let name = world.unique(name);
+        let wish =
+            json!({ "wish": "role", "account": AWAY, "name": name, "trusts": trusts, "actions": ["sts:AssumeRole"] });
+        let made = cloud.wish(wish).await.expect("a role");
+        made["arn"].as_str().expect("an ARN").to_owned()
+    };
+    let hub = role("hub", &cloud.scenery().agent_role).await;
+    let spoke = role("spoke", &hub).await;
+    let elsewhere = format!("arn:aws:iam::{AWAY}:role/{}", world.unique("elsewhere"));
+    let why = "because no identity-based policy allows the sts:AssumeRole action";
+    let denied = format!(
+        "<ErrorResponse><Error><Code>AccessDenied</Code><Message>User: arn:aws:sts::{HOME}:assumed-role/deputy-agent/ecs-task \
+         is not authorized to perform: sts:AssumeRole on resource: {elsewhere} {why}</Message></Error></ErrorResponse>"
+    );
+    let name = elsewhere.rsplit('/').next().expect("a name");
+    let asked = Matcher::on("sts", "AssumeRole").body_contains(name).always();
+    let _answering = world.proxy().expect("a proxy").answer(asked, Canned::xml(403, denied));
+    let policy = |roles: &[&String]| {
+        let rules = roles.iter().enumerate().map(|(number, role)| {
+            format!("@id(\"{number}\") permit (principal, action == Action::\"assumeRole\", resource == Role::\"{role}\");\n")
+        });
+        let file = world.folder().join(format!("policy-of-{}.cedar", roles.len()));
+        std::fs::write(&file, rules.collect::<String>()).expect("written");
+        file.display().to_string()
+    };
+
+    let of_all = policy(&[&spoke, &hub, &elsewhere]);
+    let seen = world
+        .doctor(&["-o", "json", "--policy-file", &of_all])
+        .await
+        .expect("run");
+    let report: Value = serde_json::from_str(&seen.stdout).unwrap_or_else(|error| panic!("{error}: {seen:?}"));
+    says(finding(&report, &hub), "good", "can be assumed: ");
+    says(
+        finding(&report, &spoke),
+        "good",
+        &format!("through {hub}: can be assumed: "),
+    );
+    let denied = finding(&report, &elsewhere);
+    says(denied, "warning", "identity");
+    assert!(
+        hint_of(denied).contains(&format!("if tasks come to it by other roles: --role ROLE,{elsewhere}")),
+        "{denied:#}"
+    );
+    assert_eq!(seen.code, Some(0), "{report:#}");
+
+    let (code, denied) = examined(&world, &[], &["--policy-file", &policy(&[&elsewhere])], &elsewhere).await;
+    assert_eq!((code, &denied["verdict"]), (Some(1), &json!("bad")), "{denied:#}");
 }

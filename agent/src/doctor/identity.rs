@@ -15,6 +15,9 @@ use super::report::{Finding, Verdict};
 const AMBIENT: &str = "AWS identity";
 const ROLES: &str = "roles";
 
+/// Roles that can be assumed are tried as ways to those that cannot, so many of them.
+const WAYS: usize = 8;
+
 /// In CloudTrail the examination's sessions have this name.
 const SESSION_NAME: &str = "deputy-doctor";
 
@@ -35,6 +38,16 @@ impl Chain {
 
     fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)
+    }
+
+    /// This one and then the roles of `next`.
+    fn then(&self, next: &Self) -> Self {
+        Self(self.0.iter().chain(&next.0).cloned().collect())
+    }
+
+    /// As `--role` takes it.
+    fn argument(&self) -> String {
+        self.0.join(",")
     }
 }
 
@@ -93,7 +106,7 @@ pub(crate) async fn metadata(env: &Env, own: AmbientKind) -> Finding {
 }
 
 /// Each role: assumable from here or not, and why not. Those of the policy come without the external ids that tasks
-/// give.
+/// give, and may be reached through one another.
 pub(crate) async fn roles(
     identities: &Identities,
     region: &str,
@@ -105,6 +118,31 @@ pub(crate) async fn roles(
     }
     for chain in of_policy {
         findings.push(of_the_policy(chain, become_last(identities, region, chain)).await);
+    }
+    let all = asked.iter().chain(of_policy).zip(&findings);
+    let ways = all.filter(|(_, finding)| finding.verdict == Verdict::Good);
+    let ways: Vec<Chain> = ways.map(|(chain, _)| chain.clone()).take(WAYS).collect();
+    for (chain, finding) in of_policy.iter().zip(&mut findings[asked.len()..]) {
+        for way in &ways {
+            if finding.verdict == Verdict::Good {
+                break;
+            }
+            let longer = way.then(chain);
+            let through = of_the_policy(&longer, become_last(identities, region, &longer)).await;
+            // What is not known through a role is more than what is certainly not so without it.
+            if through.verdict == Verdict::Good || finding.verdict == Verdict::Bad && through.verdict != Verdict::Bad {
+                *finding = through;
+            }
+        }
+        // It may be for other agents, or at the end of a way that only tasks name.
+        if finding.verdict == Verdict::Bad && !ways.is_empty() {
+            finding.verdict = Verdict::Warning;
+            finding.hint = format!(
+                "{}; if tasks come to it by other roles: --role ROLE,{}",
+                finding.hint,
+                chain.last()
+            );
+        }
     }
     if !of_policy.is_empty() && findings.iter().all(|finding| finding.verdict != Verdict::Good) {
         findings.push(no_role(of_policy.len()));
@@ -171,21 +209,29 @@ async fn of_the_policy(chain: &Chain, identity: Asked) -> Finding {
         Ok(identity) => identity.caller().await,
         Err(error) => Err(error),
     };
-    match caller {
+    let mut finding = match caller {
         Err(CredentialsError::AssumeRoleDenied(hop)) if hop.may_want_external_id => {
             let what = format!(
                 "not tried with an external id, which tasks may give and is not known here; without one: {}",
                 hop.cause
             );
             let mut finding = Finding::new(ROLES, role, Verdict::Warning, what).hint(format!(
-                "give --role {role}#EXTERNAL-ID; if it asks for none: {}",
+                "give --role {}#EXTERNAL-ID; if it asks for none: {}",
+                chain.argument(),
                 hop.hint
             ));
             finding.detail = hop.raw;
             finding
         }
         caller => told(role, ROLES, caller),
+    };
+    if let [way @ .., _] = chain.0.as_slice()
+        && !way.is_empty()
+    {
+        let way: Vec<&str> = way.iter().map(|arn| arn.split('#').next().unwrap_or(arn)).collect();
+        finding.summary = format!("through {}: {}", way.join(", "), finding.summary);
     }
+    finding
 }
 
 async fn who(check: &str, area: &'static str, identity: Asked) -> Finding {
