@@ -27,14 +27,18 @@ pub(crate) struct Suite {
     pub(crate) managers: usize,
     pub(crate) canaries: usize,
     pub(crate) leaks: BTreeSet<Hit>,
+    /// Tests that could not run here, each with the reason.
+    pub(crate) skipped: Vec<String>,
 }
 
 /// Runs the test program, whose output is ours, and looks everything through.
 pub(crate) fn run(program: &Path) -> Result<Suite> {
     let folder = tempfile::Builder::new().prefix("deputy-leaks-").tempdir()?;
+    let skipped = folder.path().join("skipped");
     let status = Command::new(program)
         .current_dir(workspace().join("tests"))
         .env(whole_run::VARIABLE, folder.path())
+        .env("DEPUTY_SKIPPED_FILE", &skipped)
         .env("RUST_TEST_THREADS", TEST_THREADS)
         .env("INSTA_UPDATE", "no")
         .status()
@@ -43,7 +47,11 @@ pub(crate) fn run(program: &Path) -> Result<Suite> {
         status.success(),
         "a test failed; a search is worth something only where all have run"
     );
-    look_through(&WholeRun::in_folder(folder.path()))
+    let mut suite = look_through(&WholeRun::in_folder(folder.path()))?;
+    if skipped.exists() {
+        suite.skipped = std::fs::read_to_string(skipped)?.lines().map(str::to_owned).collect();
+    }
+    Ok(suite)
 }
 
 fn look_through(run: &WholeRun) -> Result<Suite> {

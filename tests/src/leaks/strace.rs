@@ -148,6 +148,9 @@ impl Trace {
     }
 }
 
+/// Files, although they are among the devices.
+const MEMORY_FILES: [&str; 2] = ["/dev/shm/", "/dev/mqueue/"];
+
 /// The path behind a file descriptor; none for pipes, sockets and devices.
 fn target(rest: &str) -> Option<String> {
     let shown = rest.split_once('<')?.1;
@@ -156,7 +159,8 @@ fn target(rest: &str) -> Option<String> {
         return None;
     }
     let path = String::from_utf8_lossy(&unescaped(shown)).into_owned();
-    (!path.starts_with("/dev/")).then_some(path)
+    let is_device = path.starts_with("/dev/") && !MEMORY_FILES.iter().any(|folder| path.starts_with(folder));
+    (!is_device).then_some(path)
 }
 
 fn after_target(rest: &str) -> &str {
@@ -192,10 +196,13 @@ mod tests {
         }
         let folder = tempfile::tempdir().expect("a folder");
         let trace = folder.path().join("trace");
-        let script = "echo written > out; printf piped | cat > /dev/null; MARK=in-environment /bin/echo in-arguments";
+        let shared = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+        let shared = shared.path().join("out");
+        let script = "echo written > out; printf piped | cat > /dev/null; MARK=in-environment /bin/echo in-arguments; echo in-memory > SHARED";
+        let script = script.replace("SHARED", &shared.display().to_string());
         let run = Command::new("strace")
             .args(arguments(&trace))
-            .args(["/bin/sh", "-c", script])
+            .args(["/bin/sh", "-c", &script])
             .current_dir(folder.path())
             .output();
         assert!(run.expect("strace is installed").status.success());
@@ -211,6 +218,10 @@ mod tests {
         assert_eq!(
             place_of("written\n").as_deref(),
             Some(format!("write to {}", folder.path().join("out").display()).as_str())
+        );
+        assert_eq!(
+            place_of("in-memory\n").as_deref(),
+            Some(format!("write to {}", shared.display()).as_str())
         );
         let arguments = trace
             .seen
