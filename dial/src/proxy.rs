@@ -211,6 +211,25 @@ fn proxy(text: &str) -> Result<Proxy, BadProxy> {
     })
 }
 
+/// What is secret in the address of a proxy, of any scheme, in the ways in which programs show it: the password, and user
+/// and password together as they are sent, both as they are written and as they are meant. Nothing if it names no password.
+#[must_use]
+pub fn secrets(address: &str) -> Vec<Vec<u8>> {
+    let after_scheme = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let Some((user, _)) = after_scheme.rsplit_once('@') else {
+        return Vec::new();
+    };
+    let Some((_, password)) = user.split_once(':').filter(|(_, password)| !password.is_empty()) else {
+        return Vec::new();
+    };
+    let mut secrets = Vec::new();
+    for written in [password, user] {
+        secrets.push(written.as_bytes().to_vec());
+        secrets.extend(percent_decoded(written).filter(|meant| meant != written.as_bytes()));
+    }
+    secrets
+}
+
 /// `%40` is `@`: passwords with special characters are written so in URLs.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();

@@ -38,6 +38,9 @@ const SCRIPT_FILE: &str = "/script";
 /// The token of a private repository.
 pub(crate) const GIT_CANARY: &str = "the token of a repository";
 
+/// The password of the customer's proxy, which platforms name in the agent's environment.
+pub(crate) const PROXY_CANARY: &str = "the password of a proxy";
+
 /// While somebody else builds them.
 const TOOLS_WITHIN: Duration = Duration::from_secs(900);
 
@@ -105,6 +108,9 @@ impl fmt::Display for Found {
                 self.suite.canaries,
                 self.suite.leaks.len()
             )?;
+            for skipped in &self.suite.skipped {
+                writeln!(f, "  not run here: {skipped}")?;
+            }
         }
         writeln!(f, "every step and every identity, over canaries:")?;
         writeln!(f, "  {} tasks", self.tasks)?;
@@ -204,9 +210,22 @@ impl Recorded {
             .slots(2)
             .env(SECRET_VARIABLE, &password)
             .env(GIT_VARIABLE, &self.canaries.make_plain(GIT_CANARY))
+            // All is on this machine: nothing goes through it.
+            .env("NO_PROXY", "*")
+            .env("HTTPS_PROXY", &self.proxy())
             .env("GIT_SSL_CAINFO", &authority.display().to_string());
         self.world.agent(options).await?;
         Ok(())
+    }
+
+    /// The address of a proxy whose password has to be written in another way than it is sent.
+    fn proxy(&self) -> String {
+        let password = self.canaries.make(PROXY_CANARY);
+        let written = password.bytes().map(|byte| match byte {
+            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        });
+        format!("http://deputy:{}@127.0.0.1:9", written.collect::<String>())
     }
 
     /// Every secret that is or was anywhere in this world.

@@ -30,6 +30,7 @@ printf '%q\n' "$PASSWORD"
 for c in $(seq 1 3); do printf '%s' "${PASSWORD:0:10}"; sleep 0.05; printf '%s\n' "${PASSWORD:10}"; done
 curl -s -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" "$AWS_CONTAINER_CREDENTIALS_FULL_URI"; echo
 AWS_PROGRAM sts get-caller-identity --region eu-west-1 --output json
+python3 -c 'import base64, os, urllib.parse as u; a = u.urlsplit(os.environ["HTTPS_PROXY"]); print(a.geturl(), a.password, u.unquote(a.password), base64.b64encode(u.unquote(a.username + ":" + a.password).encode()).decode())'
 echo "password=$PASSWORD" >> "$DEPUTY_OUTPUT"
 kubectl get secrets -n shop -o name || true
 false_name_of_$PASSWORD 2>&1 || true"#;

@@ -30,7 +30,8 @@ const NO_LANDLOCK: &str =
     "run the agent on Linux 5.13 or newer, with `landlock` among its security modules and let through by seccomp";
 
 /// What no domain hides.
-const READABLE: &str = "can read the arguments of other tasks' processes (/proc/PID/cmdline)";
+const READABLE: &str =
+    "can read the arguments of other tasks' processes (/proc/PID/cmdline) and hold up their credential endpoints";
 
 /// Less room than this for workspaces is soon used up.
 const LITTLE_DISK: u64 = 256 << 20;

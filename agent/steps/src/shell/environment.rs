@@ -70,24 +70,32 @@ pub(super) fn allowed(inherited: impl IntoIterator<Item = (OsString, OsString)>)
 
 /// Children reach the credential endpoint on loopback past any proxy.
 pub(super) fn bypass_proxies_for_loopback(environment: &mut Environment) {
-    for name in ["NO_PROXY", "no_proxy"] {
-        let list = environment.entry(name.into()).or_default();
+    let spelled = ["NO_PROXY", "no_proxy"];
+    let said = spelled.map(|name| {
+        environment
+            .get(&OsString::from(name))
+            .filter(|list| !list.is_empty())
+            .cloned()
+    });
+    for (name, own) in spelled.into_iter().zip(said.clone()) {
+        // Some programs read the one first, some the other: where only one is given, both mean it.
+        let mut list = own
+            .or_else(|| said.iter().flatten().next().cloned())
+            .unwrap_or_default();
         if !list.is_empty() {
             list.push(",");
         }
         list.push("127.0.0.1,localhost");
+        environment.insert(name.into(), list);
     }
 }
 
-/// Passwords in the addresses of proxies: the script may print its environment.
-pub(super) fn proxy_passwords(environment: &Environment) -> Vec<String> {
-    let passwords = PROXIES.iter().filter_map(|name| {
-        let address = environment.get(&OsString::from(name))?.to_str()?;
-        let after_scheme = address.split_once("://").map_or(address, |(_, rest)| rest);
-        let (user_info, _) = after_scheme.rsplit_once('@')?;
-        Some(user_info.split_once(':')?.1.to_owned())
-    });
-    passwords.filter(|password| !password.is_empty()).collect()
+/// What is secret in the addresses of proxies: the script may print its environment, and programs what they send.
+pub(super) fn proxy_secrets(environment: &Environment) -> Vec<Vec<u8>> {
+    let addresses = PROXIES
+        .iter()
+        .filter_map(|name| environment.get(&OsString::from(name))?.to_str());
+    addresses.flat_map(deputy_dial::proxy::secrets).collect()
 }
 
 /// Are these names that a step may set, with values that a process can have? A document that got past its checks is
@@ -188,22 +196,35 @@ mod tests {
         assert_eq!(names(&[]), ["PATH", "TERM"]);
     }
 
+    /// Guards the customer's list for programs that read the spelling that he did not use: curl and Python read small
+    /// letters first, Go capitals.
     #[test]
-    fn loopback_joins_what_already_goes_past_the_proxy() {
-        let mut environment = allowed([("NO_PROXY".into(), ".corp.example".into())]);
-        bypass_proxies_for_loopback(&mut environment);
-        let told = |name: &str| environment.get(&OsString::from(name)).cloned().unwrap_or_default();
-        assert_eq!(told("NO_PROXY"), ".corp.example,127.0.0.1,localhost");
-        assert_eq!(told("no_proxy"), "127.0.0.1,localhost");
+    fn loopback_joins_what_already_goes_past_the_proxy_in_both_spellings() {
+        let lists = |given: &[(&str, &str)]| {
+            let mut environment = allowed(given.iter().map(|(name, list)| (name.into(), list.into())));
+            bypass_proxies_for_loopback(&mut environment);
+            ["NO_PROXY", "no_proxy"].map(|name| environment[&OsString::from(name)].clone().into_string().expect("text"))
+        };
+        let corp = ".corp.example,127.0.0.1,localhost";
+        assert_eq!(lists(&[("NO_PROXY", ".corp.example")]), [corp, corp]);
+        assert_eq!(lists(&[("no_proxy", ".corp.example")]), [corp, corp]);
+        assert_eq!(lists(&[("NO_PROXY", ""), ("no_proxy", ".corp.example")]), [corp, corp]);
+        let each_its_own = lists(&[("NO_PROXY", ".corp.example"), ("no_proxy", "other")]);
+        assert_eq!(each_its_own, [corp, "other,127.0.0.1,localhost"]);
+        assert_eq!(lists(&[]), ["127.0.0.1,localhost"; 2]);
     }
 
     #[test]
-    fn passwords_of_proxies_are_found() {
+    fn passwords_of_proxies_are_found_as_they_are_written_and_as_they_are_sent() {
         let environment = allowed([
             ("HTTPS_PROXY".into(), "http://user:p%40ss@proxy:3128".into()),
             ("http_proxy".into(), "proxy:3128".into()),
+            ("ALL_PROXY".into(), "socks5://me:plain@proxy".into()),
+            ("all_proxy".into(), "http://only-a-user@proxy".into()),
         ]);
-        assert_eq!(proxy_passwords(&environment), ["p%40ss"]);
+        let found = proxy_secrets(&environment);
+        let expected = ["p%40ss", "p@ss", "user:p%40ss", "user:p@ss", "plain", "me:plain"];
+        assert_eq!(found, expected.map(|secret| secret.as_bytes().to_vec()));
     }
 
     #[test]

@@ -89,8 +89,8 @@ impl Prepared {
     pub(super) async fn make(ctx: &StepContext, shell: &Shell) -> Result<Self, StepError> {
         environment::check_step_variables(shell)?;
         let mut environment = environment::allowed(std::env::vars_os());
-        for password in environment::proxy_passwords(&environment) {
-            known(ctx, password.as_bytes())?;
+        for secret in environment::proxy_secrets(&environment) {
+            known(ctx, &secret)?;
         }
         let interpreter = find(shell.shell, &environment)?;
         let source = source_folder(ctx, shell).await?;
