@@ -172,7 +172,9 @@ proptest! {
         stream.write(text.as_bytes());
         let held = stream.held.bytes.len();
         prop_assert!(held < longest);
-        let end = &text.as_bytes()[text.len() - held..];
+        // It may have begun within what is a mask already: of `caca` and `caba`, in `cacab`.
+        let begun = held + stream.held.masked.len();
+        let end = &text.as_bytes()[text.len() - begun..];
         prop_assert!(held == 0 || forms.iter().any(|form| form.starts_with(end)));
     }
 }
