@@ -488,17 +488,18 @@ async fn put_out_lapsed(registry: Registry, ending: CancellationToken) {
     }
 }
 
-/// Forgets agents that will not come back: with pods that come and go every start is an agent.
+/// Forgets agents that will not come back: with pods that come and go every start is an agent. Not at once: on a machine
+/// that has just started the clock may be months ahead until it is set.
 async fn forget_over(registry: Registry, ending: CancellationToken) {
     loop {
+        tokio::select! {
+            () = ending.cancelled() => return,
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+        }
         match registry.forget_over(millis(unix_now())).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "agents were forgotten whose last certificates ended long ago"),
             Err(error) => tracing::warn!(%error, "agents that are gone could not be forgotten; it is tried again"),
-        }
-        tokio::select! {
-            () = ending.cancelled() => return,
-            () = tokio::time::sleep(FORGET_EVERY) => {}
         }
     }
 }
@@ -665,19 +666,20 @@ mod tests {
             .reads();
         let registry = Registry::load(empty.as_ref(), manager.dispatcher.clone(), TaskTracker::new()).expect("loaded");
         let now_ms = millis(unix_now());
+        let rule = crate::join::JoinRule {
+            name: "rule".into(),
+            pool: "eu".into(),
+            projects: Vec::new(),
+            proof: crate::join::RuleProof::Token,
+            created_at_ms: now_ms,
+            created_by: String::new(),
+        };
+        registry.create_rule(rule.clone()).await.expect("a rule");
         for id in ["a1", "a2"] {
-            let rule = crate::join::JoinRule {
-                name: "rule".into(),
-                pool: "eu".into(),
-                projects: Vec::new(),
-                proof: crate::join::RuleProof::Token,
-                created_at_ms: now_ms,
-                created_by: String::new(),
-            };
             let joining = crate::registry::Joining {
                 agent_id: id.parse().expect("an id"),
                 subject: "token:rule".into(),
-                rule,
+                rule: rule.clone(),
                 token: None,
                 line: None,
             };

@@ -280,6 +280,14 @@ fn admitted(known: &Known, joining: &Joining, key: &str) -> Result<(Edit, AgentR
         let used = known.join_tokens.pending(&token.id, Some(token.used(attempt)));
         edit.join_tokens.push(used);
     }
+    // AWS or a cluster was asked meanwhile, which takes seconds.
+    let rule = &joining.rule;
+    if known.rules.get(&rule.name) != Some(rule) {
+        return Err(BookError::Denied(format!(
+            "the join rule {} was changed or removed while it was looked at; join again",
+            rule.name
+        )));
+    }
     if before.is_none() {
         room(known.agents.len(), MAX_AGENTS, "agents")?;
     }

@@ -84,6 +84,7 @@ impl Bench {
             registry,
             _folder: folder,
         };
+        bench.registry.create_rule(rule()).await.expect("a rule");
         bench.join("1", "k").await;
         bench.first_use("1").await.expect("used");
         let renewed = bench.registry.renew("a1", "1", &issued("2", "k")).await;
@@ -92,23 +93,8 @@ impl Bench {
     }
 
     async fn join(&self, serial: &str, line: &str) {
-        let rule = JoinRule {
-            name: "rule".into(),
-            pool: "eu".into(),
-            projects: Vec::new(),
-            proof: RuleProof::Token,
-            created_at_ms: 0,
-            created_by: String::new(),
-        };
-        let joining = Joining {
-            agent_id: a1(),
-            subject: "token:rule".into(),
-            rule,
-            token: None,
-            line: None,
-        };
         self.registry
-            .join(joining, &issued(serial, line))
+            .join(joining(rule()), &issued(serial, line))
             .await
             .expect("joined");
     }
@@ -135,6 +121,27 @@ impl Bench {
         assert!(futures::poll!(&mut asked).is_pending());
         drop(turn);
         tokio::join!(revoke, asked).1
+    }
+}
+
+fn rule() -> JoinRule {
+    JoinRule {
+        name: "rule".into(),
+        pool: "eu".into(),
+        projects: Vec::new(),
+        proof: RuleProof::Token,
+        created_at_ms: 0,
+        created_by: String::new(),
+    }
+}
+
+fn joining(rule: JoinRule) -> Joining {
+    Joining {
+        agent_id: a1(),
+        subject: "token:rule".into(),
+        rule,
+        token: None,
+        line: None,
     }
 }
 
@@ -228,4 +235,25 @@ async fn a_revoke_cuts_what_another_key_was_spared() {
     assert_eq!((is_cut(&old), is_cut(&new)), (true, false));
     bench.revoke().await;
     assert!(is_cut(&new));
+}
+
+/// Guards a revoke that comes with the end of a rule: AWS or a cluster is asked for seconds, and what it answers then counts
+/// for the rule that was looked at.
+#[tokio::test]
+async fn a_rule_that_has_gone_or_changed_while_the_proof_was_looked_at_lets_nobody_in() {
+    let bench = Bench::new().await;
+    let looked_at = joining(rule());
+    bench.revoke().await;
+    bench.registry.remove_rule("rule").await.expect("removed");
+    let gone = bench.registry.join(looked_at.clone(), &issued("3", "k")).await;
+    assert!(why(gone).contains("the join rule rule was changed or removed"));
+    let narrower = JoinRule {
+        projects: vec!["shop".parse().expect("a project")],
+        ..rule()
+    };
+    bench.registry.create_rule(narrower.clone()).await.expect("made again");
+    let changed = bench.registry.join(looked_at, &issued("3", "k")).await;
+    assert!(why(changed).contains("join again"));
+    let again = bench.registry.join(joining(narrower), &issued("3", "k")).await;
+    again.expect("by the rule that there is");
 }
