@@ -20,6 +20,7 @@ const NO_LANDLOCK: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [ 
 
 /// What a step sees of the container, and a process that it leaves behind with nothing that tells whose it is.
 const LOOKS: &str = r#"id -u; id -g
+echo "named $(id -un)"
 grep -e CapEff -e CapBnd -e NoNewPrivs /proc/self/status
 touch /nothing 2> /dev/null || echo "root is read-only"
 touch /tmp/something && echo "tmp is not"
@@ -127,6 +128,7 @@ async fn the_agent_serves_from_a_container_without_any_privilege() {
     let nothing = "0000000000000000";
     for line in [
         "65532\n65532\n",
+        "named deputy",
         &format!("CapBnd:\t{nothing}"),
         &format!("CapEff:\t{nothing}"),
         "NoNewPrivs:\t1",

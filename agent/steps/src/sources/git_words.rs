@@ -85,6 +85,12 @@ pub(super) fn explain(name: &str, source: &GitSource, recorded: Option<&str>, st
             format!("{url} leads to another address, and redirects are not followed"),
             "write the address it leads to",
         )
+    } else if said(&["No user exists for uid"]) {
+        (
+            "source.noUser",
+            "ssh works for no user without a name, and the agent's has none".to_owned(),
+            "give the agent's user a line in /etc/passwd of its image, or fetch over https",
+        )
     } else if said(&["transport", "not allowed"]) {
         (
             "source.refused",
@@ -160,6 +166,11 @@ mod tests {
         };
         for (stderr, recorded, class) in [
             ("fatal: Authentication failed for 'https://…'", None, "source.denied"),
+            (
+                "No user exists for uid 65532\r\nfatal: Could not read from remote repository.",
+                None,
+                "source.noUser",
+            ),
             (
                 "fatal: could not read Username for 'https://…': terminal prompts disabled",
                 None,
