@@ -48,8 +48,14 @@ impl ToolLookup {
     /// `PATH` and the executable of this process.
     #[must_use]
     pub fn from_process() -> Self {
+        Self::of_path(std::env::var_os("PATH").unwrap_or_default())
+    }
+
+    /// Another `PATH`, and the executable of this process.
+    #[must_use]
+    pub fn of_path(path: OsString) -> Self {
         Self {
-            path: std::env::var_os("PATH").unwrap_or_default(),
+            path,
             own_exe: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("deputy-agent")),
         }
     }

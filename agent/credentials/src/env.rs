@@ -47,6 +47,14 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     }
 }
 
+impl Env {
+    /// `AWS_ENDPOINT_URL`, unless configured endpoints are to be ignored.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        let ignored = self.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+        self.get("AWS_ENDPOINT_URL").filter(|_| !ignored)
+    }
+}
+
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -99,6 +107,7 @@ mod tests {
         .into_iter()
         .collect();
         assert_eq!(endpoint_of(&ignored, "ECS"), None);
+        assert_eq!((env.endpoint(), ignored.endpoint()), (Some("http://all"), None));
     }
 
     #[test]

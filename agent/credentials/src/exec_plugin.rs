@@ -71,6 +71,8 @@ impl ExecPlugin {
         let env = vec![
             ("AWS_REGION".to_owned(), cluster.region.clone()),
             ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS".to_owned(), "true".to_owned()),
+            ("AWS_USE_DUALSTACK_ENDPOINT".to_owned(), "false".to_owned()),
+            ("AWS_USE_FIPS_ENDPOINT".to_owned(), "false".to_owned()),
             // The authenticator's SDK would sign for the global STS endpoint in us-east-1.
             ("AWS_STS_REGIONAL_ENDPOINTS".to_owned(), "regional".to_owned()),
         ];

@@ -535,7 +535,7 @@ impl Agent {
             // Our links are the cache: they renew earlier than the SDK's would.
             .identity_cache(IdentityCache::no_cache())
             .service_config(self.env.clone());
-        config.set_endpoint_url(self.env.get("AWS_ENDPOINT_URL").map(str::to_owned));
+        config.set_endpoint_url(self.env.endpoint().map(str::to_owned));
         config.set_app_name(AppName::new("deputy").ok());
         if self.env.is_true("AWS_USE_FIPS_ENDPOINT") {
             config = config.use_fips(true);

@@ -21,7 +21,12 @@ const AREA: &str = "clusters";
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Looks at each cluster with that identity. A kubeconfig without any secret lies in `folder` meanwhile.
-pub(crate) async fn findings(identity: Asked, names: &[String], proxy: &ProxyRule, folder: &Path) -> Vec<Finding> {
+pub(crate) async fn findings(
+    identity: Asked,
+    names: &[String],
+    (tools, proxy): (&ToolLookup, &ProxyRule),
+    folder: &Path,
+) -> Vec<Finding> {
     if names.is_empty() {
         return vec![Finding::skipped(
             AREA,
@@ -33,7 +38,7 @@ pub(crate) async fn findings(identity: Asked, names: &[String], proxy: &ProxyRul
         Ok(identity) => identity,
         Err(error) => return vec![Finding::failed(AREA, &names.join(", "), error.failure())],
     };
-    let program = ToolLookup::from_process().token_program().await;
+    let program = tools.token_program().await;
     let mut findings = vec![token_program(&program)];
     for name in names {
         findings.extend(cluster(&identity, name, (&program, proxy), folder).await);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deputy_credentials::authenticator::ToolLookup;
 use deputy_credentials::env::Env;
 
 use super::identity::{self, Chain};
@@ -85,7 +86,9 @@ async fn all(config: &Config, questions: &Questions, report: &mut Report) {
     let entering = identity::identity_of(&identities, region, asked.first());
     match tempfile::tempdir() {
         Ok(folder) => {
-            report.extend(cluster::findings(entering, &questions.clusters, &config.proxy, folder.path()).await)
+            let tools = ToolLookup::of_path(path);
+            report
+                .extend(cluster::findings(entering, &questions.clusters, (&tools, &config.proxy), folder.path()).await)
         }
         Err(error) => report.add(cluster::no_folder(&error)),
     }
