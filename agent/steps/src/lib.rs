@@ -13,6 +13,7 @@ pub mod kubernetes;
 pub mod noop;
 
 mod aws;
+mod proxies;
 
 pub mod program;
 pub mod context;

@@ -9,6 +9,8 @@ use deputy_task::document::step::Shell;
 use deputy_task::document::variable::{refusal, way_out};
 use deputy_task::outcome::Failure;
 
+use crate::proxies;
+
 /// Let through by name.
 const ALLOWED: &[&str] = &[
     "PATH",
@@ -39,15 +41,6 @@ const ALLOWED: &[&str] = &[
 
 /// Let through by how they begin. Endpoint addresses are no identity.
 const ALLOWED_PREFIXES: &[&str] = &["LC_", "AWS_ENDPOINT_URL"];
-
-const PROXIES: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-];
 
 /// What every script finds even if the agent was started with nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -82,20 +75,15 @@ pub(super) fn bypass_proxies_for_loopback(environment: &mut Environment) {
         let mut list = own
             .or_else(|| said.iter().flatten().next().cloned())
             .unwrap_or_default();
-        if !list.is_empty() {
-            list.push(",");
+        list = proxies::around(&list);
+        if list != "*" {
+            if !list.is_empty() {
+                list.push(",");
+            }
+            list.push("127.0.0.1,localhost");
         }
-        list.push("127.0.0.1,localhost");
         environment.insert(name.into(), list);
     }
-}
-
-/// What is secret in the addresses of proxies: the script may print its environment, and programs what they send.
-pub(super) fn proxy_secrets(environment: &Environment) -> Vec<Vec<u8>> {
-    let addresses = PROXIES
-        .iter()
-        .filter_map(|name| environment.get(&OsString::from(name))?.to_str());
-    addresses.flat_map(deputy_dial::proxy::secrets).collect()
 }
 
 /// Are these names that a step may set, with values that a process can have? A document that got past its checks is
@@ -212,19 +200,8 @@ mod tests {
         let each_its_own = lists(&[("NO_PROXY", ".corp.example"), ("no_proxy", "other")]);
         assert_eq!(each_its_own, [corp, "other,127.0.0.1,localhost"]);
         assert_eq!(lists(&[]), ["127.0.0.1,localhost"; 2]);
-    }
-
-    #[test]
-    fn passwords_of_proxies_are_found_as_they_are_written_and_as_they_are_sent() {
-        let environment = allowed([
-            ("HTTPS_PROXY".into(), "http://user:p%40ss@proxy:3128".into()),
-            ("http_proxy".into(), "proxy:3128".into()),
-            ("ALL_PROXY".into(), "socks5://me:plain@proxy".into()),
-            ("all_proxy".into(), "http://only-a-user@proxy".into()),
-        ]);
-        let found = proxy_secrets(&environment);
-        let expected = ["p%40ss", "p@ss", "user:p%40ss", "user:p@ss", "plain", "me:plain"];
-        assert_eq!(found, expected.map(|secret| secret.as_bytes().to_vec()));
+        assert_eq!(lists(&[("NO_PROXY", "*")]), ["*", "*"]);
+        assert_eq!(lists(&[("no_proxy", "a, *")]), ["*", "*"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::environment::{self, Environment};
 use super::outputs::{self, OutputFile, OutputProblem, Quoting, Written};
 use crate::context::StepContext;
 use crate::failure::StepError;
+use crate::proxies;
 use crate::secrets::Secrets;
 
 /// How the executor says that a task has no AWS identity.
@@ -89,9 +90,7 @@ impl Prepared {
     pub(super) async fn make(ctx: &StepContext, shell: &Shell) -> Result<Self, StepError> {
         environment::check_step_variables(shell)?;
         let mut environment = environment::allowed(std::env::vars_os());
-        for secret in environment::proxy_secrets(&environment) {
-            known(ctx, &secret)?;
-        }
+        proxies::hide(ctx, |name| environment.get(OsStr::new(name)).cloned())?;
         let interpreter = find(shell.shell, &environment)?;
         let source = source_folder(ctx, shell).await?;
         let workspace = ctx.workspace().await?;

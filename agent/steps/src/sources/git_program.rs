@@ -16,6 +16,7 @@ use super::git_words;
 use super::limits::SourceLimits;
 use crate::context::StepContext;
 use crate::failure::{Halt, StepError};
+use crate::proxies;
 
 /// One command of git, fetching included. The step's own time may end it earlier.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -36,14 +37,10 @@ const MAX_STDERR_BYTES: usize = 8 * 1024;
 const NARROWER: &str = "name a `subfolder` that has what the steps need";
 
 /// Handed on to git: how it gets out, and whom it trusts.
-const INHERITED: [&str; 12] = [
+const INHERITED: [&str; 8] = [
     "PATH",
-    "HTTPS_PROXY",
-    "https_proxy",
     "ALL_PROXY",
     "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
     "GIT_SSL_CAINFO",
     "GIT_SSL_CAPATH",
     "SSL_CERT_FILE",
@@ -111,6 +108,7 @@ impl<'a> Git<'a> {
             )
             .hint("install git on the agent")
         })?;
+        proxies::hide(ctx, |name| std::env::var_os(name))?;
         Ok(Self {
             ctx,
             name,
@@ -235,6 +233,7 @@ fn environment(folder: &Path, access: Access) -> Vec<(OsString, OsString)> {
         .into_iter()
         .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
     let mut environment: Vec<(OsString, OsString)> = inherited.collect();
+    environment.extend(proxies::as_for_the_agent(|name| std::env::var_os(name)));
     let mut set = |name: &str, value: OsString| environment.push((name.into(), value));
     set("HOME", folder.into());
     for (name, value) in [
