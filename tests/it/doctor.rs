@@ -489,3 +489,23 @@ async fn a_role_that_tasks_reach_through_another_is_tried_through_it() {
     let (code, denied) = examined(&world, &[], &["--policy-file", &policy(&[&elsewhere])], &elsewhere).await;
     assert_eq!((code, &denied["verdict"]), (Some(1), &json!("bad")), "{denied:#}");
 }
+
+/// Guards that doctor looks for the authenticator where the agent will: `PATH` has one here, the agent's tools have none.
+#[tokio::test]
+async fn the_authenticator_is_looked_for_among_the_agents_tools() {
+    let world = world().await;
+    let cluster = world.kubernetes().await.expect("a cluster");
+    let folder = world.folder().join("no-tools");
+    std::fs::create_dir(&folder).expect("a folder");
+    let of_cluster = ["--cluster", &*cluster.name];
+    let (_, found) = examined(&world, &[], &of_cluster, "tokens").await;
+    says(&found, "good", "aws-iam-authenticator");
+    let tools = folder.display().to_string();
+    let elsewhere = [&of_cluster[..], &["--tools-path", &*tools]].concat();
+    let (_, found) = examined(&world, &[], &elsewhere, "tokens").await;
+    says(
+        &found,
+        "good",
+        "by the agent itself: there is no aws-iam-authenticator in PATH",
+    );
+}

@@ -18,6 +18,9 @@ const ROLES: &str = "roles";
 /// Roles that can be assumed are tried as ways to those that cannot, so many of them.
 const WAYS: usize = 8;
 
+/// So often in all: each try is two calls of STS, and a refused one an event in CloudTrail.
+const TRIES: usize = 32;
+
 /// In CloudTrail the examination's sessions have this name.
 const SESSION_NAME: &str = "deputy-doctor";
 
@@ -122,11 +125,13 @@ pub(crate) async fn roles(
     let all = asked.iter().chain(of_policy).zip(&findings);
     let ways = all.filter(|(_, finding)| finding.verdict == Verdict::Good);
     let ways: Vec<Chain> = ways.map(|(chain, _)| chain.clone()).take(WAYS).collect();
+    let mut tries = 0;
     for (chain, finding) in of_policy.iter().zip(&mut findings[asked.len()..]) {
         for way in &ways {
-            if finding.verdict == Verdict::Good {
+            if finding.verdict == Verdict::Good || tries == TRIES {
                 break;
             }
+            tries += 1;
             let longer = way.then(chain);
             let through = of_the_policy(&longer, become_last(identities, region, &longer)).await;
             // What is not known through a role is more than what is certainly not so without it.
