@@ -226,10 +226,11 @@ pub fn secrets(address: &str) -> Vec<Vec<u8>> {
     for written in [password, user] {
         secrets.push(written.as_bytes().to_vec());
         secrets.extend(percent_decoded(written).filter(|meant| meant != written.as_bytes()));
-        // Where a program believes that the host ends, if the password should have been written with escapes.
-        let cut = written.find(['/', '?', '#']).map(|at| &written[..at]);
-        let cut = cut.filter(|cut| !cut.is_empty() && !cut.ends_with(':'));
-        secrets.extend(cut.map(|cut| cut.as_bytes().to_vec()));
+    }
+    // Where a program believes that the host ends, if the password should have been written with escapes. The beginning
+    // of a password alone may be any word.
+    if let Some(at) = password.find(['/', '?', '#']).filter(|at| *at > 0) {
+        secrets.push(user.as_bytes()[..user.len() - password.len() + at].to_vec());
     }
     secrets
 }

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use deputy_dial::proxy::ProxyRule;
 use deputy_task::outcome::Failure;
 
 use crate::context::StepContext;
@@ -16,14 +17,17 @@ const ADDRESSES: [&str; 6] = [
     "all_proxy",
 ];
 
+const HTTPS: u16 = 443;
+
 /// What is reached directly, for curl, git and Python: a star counts for the agent in any list, for these only where it
 /// stands alone; and `*.name` they know as `.name`.
 pub(crate) fn around(list: &OsStr) -> OsString {
     let Some(text) = list.to_str() else {
         return list.to_owned();
     };
-    let entries = text.split([',', ' ']).filter(|entry| !entry.is_empty());
+    let entries = text.split(|of: char| of == ',' || of.is_whitespace());
     let told: Vec<&str> = entries
+        .filter(|entry| !entry.is_empty())
         .map(|entry| if entry.starts_with("*.") { &entry[1..] } else { entry })
         .collect();
     if told.contains(&"*") {
@@ -33,18 +37,23 @@ pub(crate) fn around(list: &OsStr) -> OsString {
     }
 }
 
-/// The proxy variables of a program that is to go where the agent goes: what counts for the agent, in both spellings.
+/// The proxy variables of git, which is to go where the agent goes: what counts for the agent, in both spellings. Entries
+/// of `NO_PROXY` with a port are those for 443. Without a proxy of the agent's they are as they are.
 pub(crate) fn as_for_the_agent(env: impl Fn(&str) -> Option<OsString>) -> Vec<(OsString, OsString)> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    let mut told = Vec::new();
-    for (capitals, small) in [("HTTPS_PROXY", "https_proxy"), ("NO_PROXY", "no_proxy")] {
-        let Some(value) = set(capitals).or_else(|| set(small)) else {
-            continue;
-        };
-        let value = if capitals == "NO_PROXY" { around(&value) } else { value };
-        told.extend([capitals, small].map(|name| (name.into(), value.clone())));
+    let rule = ProxyRule::of(&|name| env(name)?.into_string().ok());
+    let told = rule.ok().and_then(|rule| rule.told(HTTPS));
+    let both =
+        |name: &str, value: OsString| [name.to_owned(), name.to_lowercase()].map(|name| (name.into(), value.clone()));
+    match told {
+        Some(told) => {
+            let list = around(OsStr::new(&told.around));
+            [both("HTTPS_PROXY", told.proxy.into()), both("NO_PROXY", list)].concat()
+        }
+        None => ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"]
+            .into_iter()
+            .filter_map(|name| Some((name.into(), env(name)?)))
+            .collect(),
     }
-    told
 }
 
 /// Makes what is secret in the addresses of proxies known to the redactor: a script may print its environment, and
@@ -102,23 +111,24 @@ mod tests {
             let told = told.map(|(name, value)| format!("{}={}", name.display(), value.display()));
             told.collect::<Vec<_>>()
         };
-        assert_eq!(
-            told(&[
-                ("HTTPS_PROXY", "http://a:1"),
-                ("https_proxy", "http://b:1"),
-                ("no_proxy", "*.corp")
-            ]),
-            [
-                "HTTPS_PROXY=http://a:1",
-                "https_proxy=http://a:1",
-                "NO_PROXY=.corp",
-                "no_proxy=.corp"
-            ]
-        );
-        assert_eq!(
-            told(&[("HTTPS_PROXY", ""), ("https_proxy", "http://b:1")]),
-            ["HTTPS_PROXY=http://b:1", "https_proxy=http://b:1"]
-        );
+        let proxies = [("HTTPS_PROXY", "http://a:1"), ("https_proxy", "http://b:1")];
+        let here = "localhost,127.0.0.0/8,::1";
+        for (given, list) in [
+            ("*.corp", format!("corp,{here}")),
+            ("b.example:443\nc.example:1", format!("b.example,{here}")),
+            ("a,*", "*".to_owned()),
+        ] {
+            let expected = [
+                "HTTPS_PROXY=http://a:1".to_owned(),
+                "https_proxy=http://a:1".to_owned(),
+                format!("NO_PROXY={list}"),
+                format!("no_proxy={list}"),
+            ];
+            assert_eq!(told(&[&proxies[..], &[("no_proxy", given)]].concat()), expected);
+        }
+        let of_blanks = told(&[("HTTPS_PROXY", " "), ("https_proxy", "http://b:1")]);
+        assert_eq!(of_blanks[..2], ["HTTPS_PROXY=http://b:1", "https_proxy=http://b:1"]);
+        assert_eq!(told(&[("no_proxy", "a")]), ["no_proxy=a"], "for ALL_PROXY");
         assert_eq!(told(&[]), [""; 0]);
     }
 
@@ -136,7 +146,6 @@ mod tests {
             "user:p%40ss",
             "user:p@ss",
             "plain/text",
-            "plain",
             "me:plain/text",
             "me:plain",
         ];

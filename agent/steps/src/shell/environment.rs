@@ -65,17 +65,14 @@ pub(super) fn allowed(inherited: impl IntoIterator<Item = (OsString, OsString)>)
 pub(super) fn bypass_proxies_for_loopback(environment: &mut Environment) {
     let spelled = ["NO_PROXY", "no_proxy"];
     let said = spelled.map(|name| {
-        environment
-            .get(&OsString::from(name))
-            .filter(|list| !list.is_empty())
-            .cloned()
+        let list = environment.get(&OsString::from(name));
+        list.map(|list| proxies::around(list)).filter(|list| !list.is_empty())
     });
     for (name, own) in spelled.into_iter().zip(said.clone()) {
         // Some programs read the one first, some the other: where only one is given, both mean it.
         let mut list = own
             .or_else(|| said.iter().flatten().next().cloned())
             .unwrap_or_default();
-        list = proxies::around(&list);
         if list != "*" {
             if !list.is_empty() {
                 list.push(",");
