@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::install::{Install, MARKER};
 use super::manifest::{self, Programs};
 use super::prerequisite;
-use super::progress::{Beside, Line, Progress};
+use super::progress::{Line, Progress};
 use super::recipe::{Half, TOOLS, Tool};
 
 /// Tools that are being made beside other work.
@@ -66,7 +66,7 @@ pub(crate) fn ensure_in_background(root: &Path, halves: &'static [Half]) -> Back
     let root = root.to_owned();
     let marked = Arc::clone(&failed);
     let thread = std::thread::spawn(move || {
-        let outcome = ensure_with(&root, halves, &Beside::default());
+        let outcome = ensure_with(&root, halves, &Line::beside());
         marked.store(outcome.is_err(), Ordering::Release);
         outcome
     });

@@ -16,46 +16,58 @@ pub(crate) trait Progress: Sync {
     fn end(&self, outcome: &str);
 }
 
-/// For people who wait for it.
+/// A line for each tool.
 pub(crate) struct Line {
     state: Mutex<LineState>,
 }
 
-/// For work beside something else that prints: whole lines only, and few of them.
-#[derive(Default)]
-pub(crate) struct Beside {
-    now: Mutex<Option<BesideState>>,
-}
-
-struct BesideState {
-    label: String,
-    work: String,
-    since: Instant,
-    told: Instant,
+/// Who reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Somebody at a terminal: one line that is written again and again.
+    Terminal,
+    /// Who reads a log: when it begins and when it is done.
+    Log,
+    /// Who waits beside something else that prints: whole lines only, and one whenever nothing was heard for [`SILENCE`].
+    Beside,
 }
 
 /// How long somebody who waits for work beside his own hears nothing of it.
 const SILENCE: Duration = Duration::from_secs(20);
 
 struct LineState {
-    terminal: bool,
+    manner: Manner,
     label: String,
     work: String,
     since: Instant,
+    told: Instant,
     frame: usize,
 }
 
 impl Line {
     /// On standard error, so that a table on standard output stays clean.
     pub(crate) fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        Self::of(if std::io::stderr().is_terminal() {
+            Manner::Terminal
+        } else {
+            Manner::Log
+        })
+    }
+
+    /// The same for work beside something else that prints.
+    pub(crate) fn beside() -> Self {
+        Self::of(Manner::Beside)
+    }
+
+    fn of(manner: Manner) -> Self {
         let now = Instant::now();
         Self {
             state: Mutex::new(LineState {
-                terminal,
+                manner,
                 label: String::new(),
                 work: String::new(),
                 since: now,
+                told: now,
                 frame: 0,
             }),
         }
@@ -68,67 +80,47 @@ impl Progress for Line {
         label.clone_into(&mut state.label);
         work.clone_into(&mut state.work);
         state.since = Instant::now();
-        if !state.terminal {
+        state.told = state.since;
+        if state.manner != Manner::Terminal {
             eprintln!("  … {label:<32} {work}");
         }
     }
 
     fn tick(&self) {
         let mut state = lock(&self.state);
-        if state.terminal {
-            state.frame = (state.frame + 1) % FRAMES.len();
-            let frame = FRAMES[state.frame];
-            eprint!(
-                "\r\x1b[2K  {frame} {:<32} {} {}",
-                state.label,
-                state.work,
-                elapsed(state.since.elapsed())
-            );
-            let _ = std::io::stderr().flush();
+        match state.manner {
+            Manner::Terminal => {
+                state.frame = (state.frame + 1) % FRAMES.len();
+                let frame = FRAMES[state.frame];
+                eprint!(
+                    "\r\x1b[2K  {frame} {:<32} {} {}",
+                    state.label,
+                    state.work,
+                    elapsed(state.since.elapsed())
+                );
+                let _ = std::io::stderr().flush();
+            }
+            Manner::Beside if state.told.elapsed() >= SILENCE => {
+                state.told = Instant::now();
+                let so_far = elapsed(state.since.elapsed());
+                eprintln!("  … {:<32} {}, {so_far}", state.label, state.work);
+            }
+            Manner::Log | Manner::Beside => {}
         }
     }
 
     fn end(&self, outcome: &str) {
         let state = lock(&self.state);
-        let lead = if state.terminal { "\r\x1b[2K" } else { "" };
+        let lead = if state.manner == Manner::Terminal {
+            "\r\x1b[2K"
+        } else {
+            ""
+        };
         eprintln!(
             "{lead}  ✓ {:<32} {outcome}, {}",
             state.label,
             elapsed(state.since.elapsed())
         );
-    }
-}
-
-impl Progress for Beside {
-    fn begin(&self, label: &str, work: &str) {
-        eprintln!("  … {label:<32} {work}");
-        let now = Instant::now();
-        *lock(&self.now) = Some(BesideState {
-            label: label.to_owned(),
-            work: work.to_owned(),
-            since: now,
-            told: now,
-        });
-    }
-
-    fn tick(&self) {
-        let mut now = lock(&self.now);
-        let Some(state) = now.as_mut().filter(|state| state.told.elapsed() >= SILENCE) else {
-            return;
-        };
-        state.told = Instant::now();
-        eprintln!(
-            "  … {:<32} {}, {}",
-            state.label,
-            state.work,
-            elapsed(state.since.elapsed())
-        );
-    }
-
-    fn end(&self, outcome: &str) {
-        if let Some(state) = lock(&self.now).take() {
-            eprintln!("  ✓ {:<32} {outcome}, {}", state.label, elapsed(state.since.elapsed()));
-        }
     }
 }
 
