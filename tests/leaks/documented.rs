@@ -6,8 +6,7 @@ use deputy_tests::container_credentials::{SECRET_KEY, SESSION_TOKEN};
 use deputy_tests::leaks::scan::Hit;
 
 /// What a container platform gives an agent in its environment.
-const FROM_PLATFORM: [&str; 6] = [
-    crate::run::PROXY_CANARY,
+const FROM_PLATFORM: [&str; 5] = [
     crate::run::GIT_CANARY,
     crate::run::SECRET_VARIABLE_CANARY,
     "the token of the credential endpoint",
@@ -64,7 +63,7 @@ pub(crate) fn is_documented(hit: &Hit, agent: &Path, caller: Caller) -> bool {
         && hit.place.starts_with("execve of ")
         && hit.place.ends_with(", environment")
         && hit.place.contains("/git");
-    // What goes through the customer's proxy has its address, with the password.
+    // The agent and what goes through the customer's proxy have its address, with the password.
     let to_proxied = hit.canary == crate::run::PROXY_CANARY
         && hit.form == "URL"
         && hit.place.starts_with("execve of ")

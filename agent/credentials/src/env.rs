@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
+/// Where every service is.
+const ENDPOINT: &str = "AWS_ENDPOINT_URL";
+
 /// Variables by name. Cheap to clone; `Debug` shows names only, for values may be keys.
 #[derive(Clone, Default)]
 pub struct Env(Arc<BTreeMap<String, String>>);
@@ -34,6 +37,25 @@ impl Env {
     pub fn is_true(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
+
+    /// `AWS_ENDPOINT_URL`, unless configured endpoints are to be ignored.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        self.get(ENDPOINT).filter(|_| !self.ignores(ENDPOINT))
+    }
+
+    /// The same for a service, as variables name it (`S3`), whose own endpoint wins.
+    pub(crate) fn endpoint_of(&self, service: &str) -> Option<&str> {
+        self.of_service(ENDPOINT, service)
+    }
+
+    fn of_service(&self, name: &str, service: &str) -> Option<&str> {
+        let own = self.get(&format!("{name}_{service}"));
+        own.or_else(|| self.get(name)).filter(|_| !self.ignores(name))
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        name == ENDPOINT && self.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
@@ -47,14 +69,6 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     }
 }
 
-impl Env {
-    /// `AWS_ENDPOINT_URL`, unless configured endpoints are to be ignored.
-    pub(crate) fn endpoint(&self) -> Option<&str> {
-        let ignored = self.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
-        self.get("AWS_ENDPOINT_URL").filter(|_| !ignored)
-    }
-}
-
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -64,13 +78,8 @@ impl fmt::Debug for Env {
 /// `AWS_ENDPOINT_URL_<SERVICE>`, as every AWS SDK reads it. Profiles are not read: an agent has none.
 impl LoadServiceConfig for Env {
     fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
-        if key.env() == "AWS_ENDPOINT_URL" && self.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") {
-            return None;
-        }
         let service = key.service_id().to_uppercase().replace([' ', '-'], "_");
-        self.get(&format!("{}_{service}", key.env()))
-            .or_else(|| self.get(key.env()))
-            .map(str::to_owned)
+        self.of_service(key.env(), &service).map(str::to_owned)
     }
 }
 

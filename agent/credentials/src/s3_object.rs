@@ -264,8 +264,6 @@ fn askable(asked: &ObjectAsked<'_>, region: &str) -> Result<(), ObjectError> {
 
 /// By the bucket's own host, or by path: at an endpoint of the environment, and where the bucket's name is no host name.
 fn address(env: &Env, asked: &ObjectAsked<'_>, region: &str) -> String {
-    let ignored = env.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
-    let own = env.get("AWS_ENDPOINT_URL_S3").or(env.get("AWS_ENDPOINT_URL"));
     let suffix = dns_suffix(region);
     let service = if env.is_true("AWS_USE_FIPS_ENDPOINT") {
         "s3-fips"
@@ -282,7 +280,7 @@ fn address(env: &Env, asked: &ObjectAsked<'_>, region: &str) -> String {
         .bucket
         .bytes()
         .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    let mut url = match own.filter(|_| !ignored) {
+    let mut url = match env.endpoint_of("S3") {
         Some(endpoint) => format!("{}/{bucket}/{key}", endpoint.trim_end_matches('/')),
         None if is_host => format!("https://{bucket}.{service}{stack}.{region}.{suffix}/{key}"),
         None => format!("https://{service}{stack}.{region}.{suffix}/{bucket}/{key}"),

@@ -186,6 +186,18 @@ impl StepContext {
         &self.host
     }
 
+    /// Makes a value known to the redactor before `what` can be printed.
+    ///
+    /// # Errors
+    /// There is no more room for it.
+    pub(crate) fn hide(&self, what: &str, secret: &[u8]) -> Result<(), Failure> {
+        let added = self.host.add_secret(secret, None);
+        added.map_err(|refused| {
+            Failure::new("secret.tooLong", format!("{what} cannot be hidden: {refused}"))
+                .hint("give the task fewer or shorter secrets and secret outputs")
+        })
+    }
+
     /// Changes the world once. `look` tells whether an interrupted earlier try happened; `act` is
     /// one API call (or one child process) and gets the permit to transmit.
     ///

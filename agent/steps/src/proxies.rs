@@ -59,16 +59,9 @@ pub(crate) fn as_for_the_agent(env: impl Fn(&str) -> Option<OsString>) -> Vec<(O
 /// Makes what is secret in the addresses of proxies known to the redactor: a script may print its environment, and
 /// programs print what they send and what they cannot read.
 pub(crate) fn hide(ctx: &StepContext, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
-    for secret in secrets(env) {
-        ctx.host().add_secret(&secret, None).map_err(|refused| {
-            Failure::new(
-                "secret.tooLong",
-                format!("the password of a proxy cannot be hidden: {refused}"),
-            )
-            .hint("give the task fewer or shorter secrets and secret outputs")
-        })?;
-    }
-    Ok(())
+    secrets(env)
+        .iter()
+        .try_for_each(|secret| ctx.hide("the password of a proxy", secret))
 }
 
 fn secrets(env: impl Fn(&str) -> Option<OsString>) -> Vec<Vec<u8>> {

@@ -244,7 +244,7 @@ async fn open_endpoint(
         Failure::new("aws.endpoint", "the script cannot be given AWS credentials").caused_by(&error)
     })?;
     for secret in endpoint.secrets() {
-        known(ctx, secret.as_bytes())?;
+        ctx.hide("what the script is given", secret.as_bytes())?;
     }
     environment.extend(
         endpoint
@@ -259,18 +259,6 @@ async fn open_endpoint(
     environment.extend(retries.map(|(name, value)| (name.into(), value.into())));
     environment::bypass_proxies_for_loopback(environment);
     Ok(endpoint)
-}
-
-/// What the script is given, the redactor knows.
-fn known(ctx: &StepContext, secret: &[u8]) -> Result<(), Failure> {
-    let added = ctx.host().add_secret(secret, None);
-    added.map_err(|refused| {
-        Failure::new(
-            "secret.tooLong",
-            format!("what the script is given cannot be hidden: {refused}"),
-        )
-        .hint("give the task fewer or shorter secrets and secret outputs")
-    })
 }
 
 async fn kubeconfig(ctx: &StepContext, cluster: &str, folder: &Path) -> Result<Kubeconfig, StepError> {
